@@ -1,0 +1,33 @@
+"""Engine groups as Serve deployments, named after the group. Replica counts and resources come from serve_config.yaml."""
+
+from collections.abc import Callable
+
+from ray import serve
+
+from deployments.remote import report_to_ingress
+from deployments.replica import EngineReplica, Report
+from serve_app.config import EngineSettings, ModelSettings
+from serve_app.types import ReplicaReport
+
+INGRESS = "ingress"
+"""Name of the ingress deployment."""
+
+
+def build_group(name: str, settings: EngineSettings, model: ModelSettings) -> serve.Application:
+    """Return the deployment of one group. Its defaults bound every queue; the configuration file overrides them by name."""
+    deployment = serve.deployment(
+        name=name,
+        max_ongoing_requests=64,
+        max_queued_requests=256,
+        health_check_period_s=5,
+        health_check_timeout_s=40,
+        graceful_shutdown_timeout_s=630,
+    )(EngineReplica)
+    return deployment.bind(name, settings, model, _identity)
+
+
+def _identity() -> tuple[str, Report]:
+    """Return this replica's id and its way to report; called inside the replica."""
+    context = serve.get_replica_context()
+    send: Callable[[ReplicaReport], None] = report_to_ingress(INGRESS, context.app_name)
+    return context.replica_id.unique_id, send

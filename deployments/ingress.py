@@ -1,0 +1,84 @@
+"""The ingress deployment: the HTTP application over remote groups. Up long before the engines are."""
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
+
+from deployments.groups import INGRESS
+from deployments.remote import RemoteEngine
+from serve_app.chat.tokenizer import Tokenizer
+from serve_app.config import AppSettings
+from serve_app.dialects import openai, reasoning
+from serve_app.gateway import Gateway
+from serve_app.http import create_app
+from serve_app.models.catalog import Catalog, locate
+from serve_app.routing.fleet import Fleet, FleetView
+from serve_app.types import ReplicaReport
+
+logger = logging.getLogger(__name__)
+
+DIALECTS = (openai.DIALECT, reasoning.DIALECT)
+
+
+@serve.ingress()
+class Ingress:
+    """Serves every dialect; learns from the replicas' reports which groups are ready."""
+
+    def __init__(self, settings: AppSettings, groups: Mapping[str, DeploymentHandle[Any]]) -> None:
+        """Load the tokenizer and build the gateway; touches no engine."""
+        self._settings = settings
+        self._fleet = FleetView(settings.engines, settings.routing.stale_after_s)
+        self._announced = False
+        routing = settings.routing
+        self._gateway = Gateway(
+            settings=settings,
+            tokenizer=Tokenizer.load(locate(settings.model, weights=False)),
+            catalog=Catalog(settings.model, created=int(time.time())),
+            generators={name: RemoteEngine(name, handle, routing.accept_timeout_s) for name, handle in groups.items()},
+            fleet=self._snapshot,
+        )
+
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Return the application; Serve calls this once, after construction."""
+        return create_app(self._gateway, DIALECTS)
+
+    async def report(self, report: ReplicaReport) -> None:
+        """Take what a replica tells about itself."""
+        self._fleet.record(report, time.monotonic())
+        if not self._announced and self._snapshot().ready:
+            self._announced = True
+            print(_announcement(self._settings), flush=True)
+
+    def _snapshot(self) -> Fleet:
+        return self._fleet.snapshot(time.monotonic())
+
+
+def build_ingress(settings: AppSettings, groups: Mapping[str, serve.Application]) -> serve.Application:
+    """Return the ingress bound to its groups."""
+    deployment = serve.deployment(
+        name=INGRESS,
+        max_ongoing_requests=2 * settings.limits.max_concurrent_requests,
+        health_check_period_s=5,
+        graceful_shutdown_timeout_s=settings.limits.request_timeout_s + 30,
+    )(Ingress)
+    return deployment.bind(settings, dict(groups))
+
+
+def _announcement(settings: AppSettings) -> str:
+    model = settings.model.name
+    url = settings.public_url
+    json = "-H 'content-type: application/json'"
+    chat = f'{{"model":"{model}","messages":[{{"role":"user","content":"Who are you?"}}]'
+    return "\n".join(
+        (
+            "Every engine group is ready. Try:",
+            f"curl {url}/v1/chat/completions {json} -d '{chat}}}'",
+            f"curl -N {url}/v1/chat/completions {json} -d '{chat},\"stream\":true}}'",
+            f'curl {url}/reasoning {json} -d \'{{"prompt":"A train travels 240 km in 3 hours. How fast is it?"}}\'',
+        )
+    )

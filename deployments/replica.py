@@ -1,0 +1,189 @@
+"""One replica of an engine group: loads the engine, proves it with a token, then serves token events.
+
+A plain class; `deployments.groups` makes it a Serve deployment. Construction takes as long as loading, so that Serve routes to
+replicas that can answer only; meanwhile the phase is told to every ingress.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
+
+from serve_app.config import EngineSettings, ModelSettings
+from serve_app.engines.base import Engine
+from serve_app.engines.registry import build_engine
+from serve_app.errors import EngineDead, ServeError
+from serve_app.models.catalog import locate
+from serve_app.models.export import derive
+from serve_app.types import EngineLoad, Finished, Phase, ReplicaReport, Sampling, TokenDelta, TokenEvent, TokenRequest
+
+logger = logging.getLogger(__name__)
+
+REPORT_EVERY_S = 1.0
+_FLUSH_AFTER_S = 0.02
+_WARM_PROMPT = (0,)
+
+Report = Callable[[ReplicaReport], None]
+"""Tells every ingress; must not block and must not raise."""
+Batch = tuple[TokenEvent, ...]
+
+
+class EngineReplica:
+    """An engine, its phase, and its stream in batches."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits asynchronous constructors
+        self, group: str, settings: EngineSettings, model: ModelSettings, identity: Callable[[], tuple[str, Report]]
+    ) -> None:
+        """Load and warm the engine; raises `EngineDead` with the reason when it cannot be had.
+
+        `identity` is called in the replica's process and returns its id and its way to report.
+        """
+        self._group = group
+        self._replica_id, self._send = identity()
+        self._phase, self._reason = Phase.STARTING, ""
+        self._engine: Engine | None = None
+        self._reporter = asyncio.create_task(self._report_forever())
+        began = time.monotonic()
+        try:
+            await self._load(settings, model)
+        except Exception as error:
+            self._reason = (
+                error.message if isinstance(error, ServeError) else f"{type(error).__name__}; the replica's log says more"
+            )
+            logger.exception("group %s could not start", group)
+            self._enter(Phase.FAILED)
+            await asyncio.sleep(0.5)  # let the report leave before the process does
+            self._reporter.cancel()
+            raise
+        logger.info("group %s ready after %.1f s", group, time.monotonic() - began)
+
+    async def _load(self, settings: EngineSettings, model: ModelSettings) -> None:
+        self._enter(Phase.LOADING)
+        model_dir = await asyncio.to_thread(locate, model, weights=True)
+        # Off the loop: importing a runtime can take 10 s, and the phase must be told meanwhile.
+        engine = await asyncio.to_thread(lambda: build_engine(settings, derive(model_dir, settings)))
+        await engine.start()
+        self._engine = engine
+        self._enter(Phase.WARMING)
+        request = TokenRequest(request_id="warm-up", prompt=_WARM_PROMPT, sampling=Sampling(temperature=0.0, max_tokens=1))
+        events = [event async for event in engine.generate(request)]
+        if not events or not isinstance(events[-1], Finished):
+            raise EngineDead("the engine loaded but generated nothing")
+        self._enter(Phase.READY)
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        self._send(self.report())
+
+    def report(self) -> ReplicaReport:
+        """Return what this replica tells every ingress."""
+        engine = self._engine
+        return ReplicaReport(
+            group=self._group,
+            replica_id=self._replica_id,
+            phase=self._phase,
+            reason=self._reason,
+            info=engine.info if engine else None,
+            load=engine.load() if engine else EngineLoad(),
+        )
+
+    async def _report_forever(self) -> None:
+        while True:
+            self._send(self.report())
+            await asyncio.sleep(REPORT_EVERY_S)
+
+    async def generate(self, request: TokenRequest) -> AsyncGenerator[Batch, None]:
+        """Yield an empty batch on acceptance, then batches of events, the last ending with `Finished`.
+
+        The first token leaves at once; later ones wait for company at most 20 ms, since each batch costs a message. Failures are
+        raised as `ServeError`s after what was generated before them.
+        """
+        yield ()
+        engine = self._engine
+        if engine is None:
+            raise EngineDead(f"group {self._group} has no engine")
+        stream = engine.generate(request)
+        try:
+            async for batch in coalesce(stream, _FLUSH_AFTER_S):
+                yield batch
+        finally:
+            await stream.aclose()
+
+    def load(self) -> EngineLoad:
+        """Return what the engine is doing now."""
+        return self.report().load
+
+    async def check_health(self) -> None:
+        """Raise `EngineDead` when the engine died or hangs; Serve then replaces this replica."""
+        if self._engine is not None:
+            await self._engine.check_health()
+
+    async def close(self) -> None:
+        """Release the engine; Serve calls it as the destructor."""
+        self._reporter.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._reporter
+        if self._engine is not None:
+            await self._engine.close()
+
+    async def __del__(self) -> None:
+        """Serve awaits this at shutdown."""
+        await self.close()
+
+
+async def coalesce(stream: AsyncGenerator[TokenEvent, None], wait_s: float) -> AsyncGenerator[Batch, None]:
+    """Yield the stream's events in batches, neighbouring deltas merged.
+
+    The first event is yielded at once. After that a batch holds what came while the previous one was sent, or within `wait_s`.
+    """
+    buffer: list[TokenEvent] = []
+    arrived = asyncio.Event()
+    failure: list[BaseException] = []
+    ended = False
+
+    async def pump() -> None:
+        nonlocal ended
+        try:
+            async for event in stream:
+                buffer.append(event)
+                arrived.set()
+        except Exception as error:
+            failure.append(error)
+        finally:
+            ended = True
+            arrived.set()
+
+    task = asyncio.create_task(pump())
+    sent_s = 0.0
+    try:
+        while not ended or buffer:
+            await arrived.wait()
+            pause = sent_s + wait_s - time.monotonic()
+            if pause > 0 and not ended:
+                await asyncio.sleep(pause)
+            arrived.clear()
+            batch, buffer[:] = merge(buffer), []
+            if batch:
+                sent_s = time.monotonic()
+                yield batch
+            if ended:
+                arrived.set()
+        if failure:
+            raise failure[0]
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def merge(events: list[TokenEvent]) -> Batch:
+    """Join neighbouring `TokenDelta`s; the meaning stays the same."""
+    merged: list[TokenEvent] = []
+    for event in events:
+        last = merged[-1] if merged else None
+        if isinstance(event, TokenDelta) and isinstance(last, TokenDelta):
+            merged[-1] = TokenDelta(last.ids + event.ids, last.logprobs + event.logprobs)
+        else:
+            merged.append(event)
+    return tuple(merged)

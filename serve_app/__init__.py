@@ -1,0 +1,1 @@
+"""The application: dialects, gateway, routing and engines. Ray is imported by `serve_app.app` only."""

@@ -1,0 +1,130 @@
+"""What a dialect is: endpoints, and a codec for each. Data and pure functions; knows no web framework, no gateway, no engine."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from serve_app.errors import InvalidRequest, ServeError
+from serve_app.models.catalog import Catalog
+from serve_app.types import Completion, GenerateRequest, InvalidValue, Sampling, TextEvent
+
+JsonObject = dict[str, Any]
+
+
+class WireBody(BaseModel):
+    """Base of request bodies: unknown fields are tolerated, wrong types are not, NaN and Infinity neither."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
+
+
+Body = TypeVar("Body", bound=WireBody)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Generic[Body]):
+    """A decoded request: what the gateway is asked, and what the answer repeats of the body."""
+
+    request: GenerateRequest
+    body: Body
+    stream: bool
+    model: str
+    """The name that the answer carries."""
+    created: int
+    """Unix seconds."""
+
+
+class StreamEncoder(Protocol):
+    """Encodes one stream; has the state of one answer."""
+
+    media_type: str
+
+    def push(self, event: TextEvent) -> Iterable[bytes]:
+        """Return the bytes that tell `event`; after the last `Finished`, also those that end the stream."""
+        ...
+
+    def fail(self, error: ServeError) -> Iterable[bytes]:
+        """Return the bytes that end a stream already begun with an error."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """Figures of an answer that some dialects show."""
+
+    engine: str
+    seconds: float
+    """From the request's arrival to the end of its answer."""
+
+
+class Codec(Protocol[Body]):
+    """One generating endpoint. Stateless."""
+
+    body: type[Body]
+
+    def decode(self, body: Body, request_id: str) -> tuple[GenerateRequest, bool]:
+        """Return what is asked and whether the answer is streamed; raises `ServeError` or `InvalidValue`."""
+        ...
+
+    def encode(self, completion: Completion, call: Call[Body], served: Served) -> JsonObject:
+        """Return the whole answer."""
+        ...
+
+    def encoder(self, call: Call[Body]) -> StreamEncoder:
+        """Return the encoder of a streamed answer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """POST endpoint that generates."""
+
+    path: str
+    codec: Codec[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """GET endpoint that reads the catalog; path parameters are passed by name."""
+
+    path: str
+    answer: Callable[[Catalog, Mapping[str, str]], JsonObject]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """One API: its endpoints and the shape of its errors."""
+
+    name: str
+    prefix: str
+    """Unknown paths below it are answered in this dialect; the longest matching prefix wins."""
+    endpoints: tuple[Generate | Lookup, ...]
+    encode_error: Callable[[ServeError, str], JsonObject]
+    """(error, request id) -> body."""
+
+
+def parse(body_type: type[Body], raw: bytes) -> Body:
+    """Return the body in `raw`, whatever its content type was; raises `InvalidRequest` naming the field and the fault."""
+    try:
+        return body_type.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    if not field:
+        raise InvalidRequest(f"The body is not valid JSON of the expected form: {first['msg']}")
+    raise InvalidRequest(f"{field}: {first['msg']}", param=field)
+
+
+def sampling(**fields: Any) -> Sampling:
+    """Return `Sampling` from the fields that are not None; raises `InvalidRequest` for values out of range."""
+    try:
+        return Sampling(**{name: value for name, value in fields.items() if value is not None})
+    except InvalidValue as error:
+        raise InvalidRequest(str(error), param=error.field) from error
+
+
+def dump(value: JsonObject) -> bytes:
+    """Return compact JSON in UTF-8."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

@@ -1,0 +1,75 @@
+"""The reasoning API as pure functions."""
+
+from collections.abc import Mapping
+
+from serve_app.dialects.base import Call, Dialect, Generate, JsonObject, Lookup, Served, StreamEncoder, sampling
+from serve_app.dialects.reasoning.wire import ReasoningBody
+from serve_app.errors import ServeError, Unsupported
+from serve_app.models.catalog import Catalog
+from serve_app.types import Chat, Completion, GenerateRequest, Message, Task
+
+_INSTRUCTIONS = {
+    Task.REASONING: "Reason step by step, then state the conclusion.",
+    Task.MATH: "Work the problem out step by step, then state the result.",
+    Task.CODING: "Answer with clean code and comments that explain it.",
+}
+
+
+class ReasoningCodec:
+    """POST /reasoning."""
+
+    body = ReasoningBody
+
+    def decode(self, body: ReasoningBody, request_id: str) -> tuple[GenerateRequest, bool]:
+        """See `Codec.decode`. The task chooses both the group and the system message."""
+        task = Task(body.task_type)
+        messages = (Message(role="system", content=_INSTRUCTIONS[task]), Message(role="user", content=body.prompt))
+        request = GenerateRequest(
+            request_id=request_id,
+            prompts=(Chat(messages=messages),),
+            sampling=sampling(temperature=body.temperature, max_tokens=body.max_length),
+            task=task,
+        )
+        return request, False
+
+    def encode(self, completion: Completion, call: Call[ReasoningBody], served: Served) -> JsonObject:
+        """See `Codec.encode`."""
+        choice = completion.choices[0]
+        usage, decode_s = choice.finished.usage, choice.finished.timings.decode_s
+        return {
+            "generated_text": choice.text,
+            "task_type": call.body.task_type,
+            "inference_time": served.seconds,
+            "model": call.model,
+            "engine": served.engine,
+            "finish_reason": choice.finished.reason,
+            "usage": {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens},
+            "tokens_per_second": usage.completion_tokens / served.seconds if served.seconds > 0 else 0.0,
+            "decode_time": decode_s,
+        }
+
+    def encoder(self, call: Call[ReasoningBody]) -> StreamEncoder:
+        """Refuse: this API has no streamed form."""
+        raise Unsupported("the reasoning API does not stream; use /v1/chat/completions")
+
+
+def encode_error(error: ServeError, request_id: str) -> JsonObject:
+    """Return the error as text, with its code, the field at fault and the request's id."""
+    return {"error": error.message, "code": error.code, "param": error.param, "request_id": request_id}
+
+
+def _describe(catalog: Catalog, _: Mapping[str, str]) -> JsonObject:
+    return {
+        "name": "phi-serve",
+        "model": catalog.settings.name,
+        "endpoints": ["/reasoning", "/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/livez", "/docs"],
+        "capabilities": [str(task) for task in _INSTRUCTIONS],
+    }
+
+
+DIALECT = Dialect(
+    name="reasoning",
+    prefix="/",
+    endpoints=(Generate("/reasoning", ReasoningCodec()), Lookup("/", _describe)),
+    encode_error=encode_error,
+)

@@ -1,0 +1,184 @@
+"""The ONNX engine: one thread owns graph, pool and batch; the event loop talks to it through an inbox.
+
+The thread runs a step, hands all its events to the loop in one call, and looks at the inbox before the next step. onnxruntime
+releases the GIL while it computes, so the loop stays responsive.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable
+from pathlib import Path
+
+from serve_app.config import OnnxSettings
+from serve_app.engines.onnx.batch import Batch, Sequence
+from serve_app.engines.onnx.graph import Graph
+from serve_app.engines.onnx.kv_pool import KvPool
+from serve_app.engines.throughput import Throughput
+from serve_app.errors import ContextOverflow, EngineDead, GenerationFailed, InvalidRequest, Overloaded, ServeError
+from serve_app.types import Capability, EngineInfo, EngineKind, EngineLoad, Finished, TokenDelta, TokenEvent, TokenRequest
+
+logger = logging.getLogger(__name__)
+
+_Outbox = asyncio.Queue[TokenEvent | ServeError]
+_Outcome = Iterable[tuple[Sequence, TokenEvent | ServeError]]
+
+
+class OnnxEngine:
+    """Continuous batching over an exported graph; see `serve_app.engines.base` for the contract."""
+
+    def __init__(self, settings: OnnxSettings, model_dir: Path) -> None:
+        """Keep the settings; `model_dir` holds the exported `model.onnx`."""
+        self._settings = settings
+        self._model_dir = model_dir
+        self._batch: Batch | None = None
+        self._vocabulary_size = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._inbox: deque[Callable[[Batch], None]] = deque()
+        self._wake = threading.Event()
+        self._closing = False
+        self._fatal: str | None = None
+        self._step_began_s: float | None = None
+        self._outboxes: dict[Sequence, _Outbox] = {}
+        self._throughput = Throughput()
+
+    @property
+    def info(self) -> EngineInfo:
+        """See `Engine.info`."""
+        return EngineInfo(
+            kind=EngineKind.ONNX,
+            context_length=self._settings.max_model_len,
+            capabilities=frozenset({Capability.LOGPROBS, Capability.LOGIT_BIAS}),
+            max_concurrency=self._settings.slots,
+            precision=self._settings.precision,
+        )
+
+    async def start(self) -> None:
+        """Load the graph, reserve the KV pool and start the thread."""
+        self._loop = asyncio.get_running_loop()
+        self._batch = await asyncio.to_thread(self._load)
+        self._thread = threading.Thread(target=self._run, args=(self._batch,), name="onnx-engine", daemon=True)
+        self._thread.start()
+
+    def _load(self) -> Batch:
+        settings = self._settings
+        graph = Graph(self._model_dir, provider=settings.provider, threads=settings.threads)
+        pool = KvPool(graph.kv_shape, settings.slots + 1, settings.max_model_len)
+        graph.attach(pool)
+        self._vocabulary_size = graph.vocabulary_size
+        logger.info("onnx KV pool: %s", pool.plan())
+        return Batch(graph, pool, prefill_chunk=settings.prefill_chunk)
+
+    async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
+        """See `Engine.generate`. Raises `Overloaded` when too many wait, `ContextOverflow` when the prompt leaves no room."""
+        sequence = self._admit(request)
+        outbox: _Outbox = asyncio.Queue()
+        self._outboxes[sequence] = outbox
+        self._tell(lambda batch: batch.submit(sequence))
+        try:
+            while True:
+                event = await outbox.get()
+                if isinstance(event, ServeError):
+                    raise event
+                yield event
+                if isinstance(event, Finished):
+                    return
+        finally:
+            del self._outboxes[sequence]
+            self._tell(lambda batch: batch.cancel(sequence))
+
+    def _admit(self, request: TokenRequest) -> Sequence:
+        settings = self._settings
+        if self._batch is None or self._fatal is not None:
+            raise EngineDead(f"the ONNX engine is not running{': ' + self._fatal if self._fatal else ''}")
+        room = settings.max_model_len - len(request.prompt)
+        if room < 1:
+            raise ContextOverflow(
+                f"the prompt has {len(request.prompt)} tokens, the context {settings.max_model_len}; shorten the prompt"
+            )
+        if max(request.prompt) >= self._vocabulary_size:
+            raise InvalidRequest(f"prompt token ids must be below {self._vocabulary_size}", param="prompt")
+        asked = (*request.sampling.logit_bias, *request.sampling.stop_token_ids)
+        if asked and max(asked) >= self._vocabulary_size:
+            raise InvalidRequest(f"token ids must be below {self._vocabulary_size}", param="logit_bias")
+        if len(self._outboxes) >= settings.slots + settings.max_waiting:
+            raise Overloaded("the ONNX group's queue is full; try again later", retry_after_s=1.0)
+        return Sequence(request, min(room, request.sampling.max_tokens or room))
+
+    async def check_health(self) -> None:
+        """Raise `EngineDead` when the thread ended or a step takes longer than `step_timeout_s`."""
+        if self._fatal is not None or self._thread is None or not self._thread.is_alive():
+            raise EngineDead(f"the ONNX engine's thread ended: {self._fatal or 'no reason recorded'}")
+        began = self._step_began_s
+        if began is not None and time.monotonic() - began > self._settings.step_timeout_s:
+            raise EngineDead(f"an ONNX step has taken over {self._settings.step_timeout_s:g} s")
+
+    def load(self) -> EngineLoad:
+        """See `Engine.load`."""
+        batch, settings = self._batch, self._settings
+        if batch is None:
+            return EngineLoad()
+        waiting = list(batch.waiting)
+        return EngineLoad(
+            running=batch.active,
+            waiting=len(waiting),
+            waiting_tokens=sum(sequence.unread for sequence in waiting),
+            kv_usage=batch.cached_tokens / (settings.slots * settings.max_model_len),
+            tokens_per_second=self._throughput.rate(),
+        )
+
+    async def close(self) -> None:
+        """Fail what runs, end the thread."""
+        self._closing = True
+        self._wake.set()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, self._settings.step_timeout_s)
+
+    def _tell(self, command: Callable[[Batch], None]) -> None:
+        self._inbox.append(command)
+        self._wake.set()
+
+    def _run(self, batch: Batch) -> None:
+        """The thread's life."""
+        reason = "the engine was closed"
+        try:
+            while not self._closing:
+                self._wake.clear()
+                while self._inbox:
+                    self._inbox.popleft()(batch)
+                if batch.active or batch.waiting:
+                    self._step(batch)
+                else:
+                    self._wake.wait()
+        except BaseException as error:
+            logger.exception("the ONNX engine's thread ended")
+            reason = type(error).__name__
+        self._fatal = reason
+        self._post([(row, EngineDead("the ONNX engine stopped")) for row in batch.clear()])
+
+    def _step(self, batch: Batch) -> None:
+        self._step_began_s = time.monotonic()
+        try:
+            events = batch.step()
+        except Exception:
+            # A fault inside onnxruntime leaves the session usable; whoever was in the batch is told, everyone else goes on.
+            logger.exception("an ONNX step failed")
+            self._post([(row, GenerationFailed("the ONNX engine failed while computing")) for row in batch.clear()])
+            return
+        finally:
+            self._step_began_s = None
+        self._throughput.add(sum(isinstance(event, TokenDelta) for _, event in events))
+        self._post(events)
+
+    def _post(self, events: _Outcome) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._deliver, events)
+
+    def _deliver(self, events: _Outcome) -> None:
+        for sequence, event in events:
+            outbox = self._outboxes.get(sequence)
+            if outbox is not None:
+                outbox.put_nowait(event)

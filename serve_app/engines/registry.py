@@ -1,0 +1,27 @@
+"""Builds an engine by its kind, importing its runtime only then.
+
+So the ingress and the nodes of one group need none of the other groups' wheels.
+"""
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from serve_app.config import FakeSettings, OnnxSettings, VllmSettings
+from serve_app.types import EngineKind
+
+if TYPE_CHECKING:
+    from serve_app.engines.base import Engine
+
+_MODULES = {
+    EngineKind.VLLM: ("serve_app.engines.vllm", "VllmEngine"),
+    EngineKind.ONNX: ("serve_app.engines.onnx.engine", "OnnxEngine"),
+    EngineKind.FAKE: ("serve_app.engines.fake", "FakeEngine"),
+}
+
+
+def build_engine(settings: VllmSettings | OnnxSettings | FakeSettings, model_dir: Path) -> "Engine":
+    """Return the engine for `settings`, not yet started, over the model in `model_dir` (Hugging Face layout)."""
+    module, name = _MODULES[settings.kind]
+    engine: Engine = getattr(importlib.import_module(module), name)(settings, model_dir)
+    return engine

@@ -1,0 +1,317 @@
+"""vLLM's AsyncLLM, token-in/token-out, on GPUs or CPUs.
+
+vLLM trusts its caller: a float among the token ids hangs its core for good, and `check_health` notices only dead processes. The
+request types are exact by construction (`serve_app.types`), and health is a round trip to the core.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vllm import SamplingParams
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMValidationError
+from vllm.inputs.engine import tokens_input
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+from vllm.v1.metrics.loggers import AggregateStatLoggerBase
+
+from serve_app.config import VllmSettings
+from serve_app.engines.throughput import Throughput
+from serve_app.errors import ContextOverflow, EngineDead, GenerationFailed, InvalidRequest
+from serve_app.types import (
+    Capability,
+    EngineInfo,
+    EngineKind,
+    EngineLoad,
+    Finished,
+    FinishReason,
+    Sampling,
+    Timings,
+    TokenDelta,
+    TokenEvent,
+    TokenLogprob,
+    TokenRequest,
+    Usage,
+)
+
+logger = logging.getLogger(__name__)
+
+_CPU_QUANTIZATION = {"compressed-tensors": "", "awq": "avx512f", "gptq": "avx512f"}
+"""Methods with CPU kernels, and the processor flag they need."""
+
+
+class _LatestStats(AggregateStatLoggerBase):
+    """Keeps the scheduler's last figures; vLLM pushes them every step."""
+
+    last: "_LatestStats | None" = None
+
+    def __init__(self, vllm_config: Any, engine_indexes: list[int] | None = None) -> None:
+        """Take vLLM's arguments by their names."""
+        self.scheduler: Any = None
+        _LatestStats.last = self
+
+    def record(self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0) -> None:
+        """Keep the figures."""
+        if scheduler_stats is not None:
+            self.scheduler = scheduler_stats
+
+    def log_engine_initialized(self) -> None:
+        """Say nothing."""
+
+
+class VllmEngine:
+    """AsyncLLM behind the engine contract; see `serve_app.engines.base`."""
+
+    def __init__(self, settings: VllmSettings, model_dir: Path) -> None:
+        """Keep the settings; `start` does the work."""
+        self._settings = settings
+        self._model_dir = model_dir
+        self._llm: AsyncLLM | None = None
+        self._vocabulary_size = 0
+        self._stats: _LatestStats | None = None
+        self._running = 0
+        self._throughput = Throughput()
+
+    @property
+    def info(self) -> EngineInfo:
+        """See `Engine.info`."""
+        return EngineInfo(
+            kind=EngineKind.VLLM,
+            context_length=self._settings.max_model_len,
+            capabilities=frozenset({Capability.LOGPROBS, Capability.LOGIT_BIAS}),
+            max_concurrency=self._settings.max_num_seqs,
+            precision=self._settings.quantization or self._settings.dtype,
+        )
+
+    async def start(self) -> None:
+        """Check that the settings can run here, then start the core process. Takes 10 to 60 s on CPUs."""
+        require_runnable(self._settings, self._model_dir, _cpu_flags())
+        _set_environment(self._settings)
+        try:
+            self._llm = await asyncio.to_thread(self._construct)
+        except Exception as error:
+            logger.exception("vLLM did not start")
+            raise EngineDead(f"vLLM did not start: {_first_line(error)}") from error
+        self._stats = _LatestStats.last
+
+    def _construct(self) -> AsyncLLM:
+        config = AsyncEngineArgs(**_engine_args(self._settings, self._model_dir)).create_engine_config()
+        self._vocabulary_size = int(config.model_config.get_vocab_size())
+        return AsyncLLM.from_vllm_config(config, disable_log_stats=True, stat_loggers=[_LatestStats])
+
+    async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
+        """See `Engine.generate`."""
+        llm = self._require()
+        self._check(request)
+        room = self._settings.max_model_len - len(request.prompt)
+        params = _sampling_params(request.sampling, min(room, request.sampling.max_tokens or room))
+        prompt: Any = tokens_input(list(request.prompt), cache_salt=request.cache_salt)
+        began = time.monotonic()
+        first: float | None = None
+        generated = 0
+        self._running += 1
+        with _translated():
+            stream = llm.generate(prompt, params, request.request_id)
+            try:
+                async for output in stream:
+                    first = first or time.monotonic()
+                    part = output.outputs[0]
+                    ids = tuple(int(token) for token in part.token_ids)
+                    generated += len(ids)
+                    self._throughput.add(len(ids))
+                    reason = _finish_reason(part.finish_reason)
+                    kept = ids[:-1] if reason is FinishReason.STOP else ids
+                    if kept:
+                        yield TokenDelta(kept, _logprobs(part.logprobs, kept, request.sampling.logprobs))
+                    if reason is not None:
+                        now = time.monotonic()
+                        usage = Usage(
+                            prompt_tokens=len(request.prompt),
+                            completion_tokens=generated,
+                            cached_tokens=int(output.num_cached_tokens or 0),
+                        )
+                        yield Finished(reason=reason, usage=usage, timings=Timings(prefill_s=first - began, decode_s=now - first))
+                        return
+            finally:
+                self._running -= 1
+                await stream.aclose()
+
+    def _require(self) -> AsyncLLM:
+        if self._llm is None:
+            raise EngineDead("vLLM is not running")
+        return self._llm
+
+    def _check(self, request: TokenRequest) -> None:
+        length = self._settings.max_model_len
+        if len(request.prompt) >= length:
+            raise ContextOverflow(f"the prompt has {len(request.prompt)} tokens, the context {length}; shorten the prompt")
+        asked = (*request.prompt, *request.sampling.logit_bias, *request.sampling.stop_token_ids)
+        if max(asked) >= self._vocabulary_size:
+            raise InvalidRequest(f"token ids must be below {self._vocabulary_size}", param="prompt")
+
+    async def check_health(self) -> None:
+        """Raise `EngineDead` unless the core answers a round trip in time; a step in progress is waited for."""
+        llm = self._require()
+        try:
+            await asyncio.wait_for(llm.is_sleeping(), self._settings.health_timeout_s)
+        except TimeoutError as error:
+            raise EngineDead(f"vLLM's core has not answered for {self._settings.health_timeout_s:g} s") from error
+        except Exception as error:
+            raise EngineDead(f"vLLM's core is dead: {_first_line(error)}") from error
+
+    def load(self) -> EngineLoad:
+        """See `Engine.load`."""
+        scheduler = self._stats.scheduler if self._stats else None
+        waiting = int(scheduler.num_waiting_reqs) if scheduler and self._running else 0
+        return EngineLoad(
+            running=max(0, self._running - waiting),
+            waiting=waiting,
+            waiting_tokens=int(self._llm.get_num_queued_tokens()) if self._llm else 0,
+            kv_usage=float(scheduler.kv_cache_usage) if scheduler and self._running else 0.0,
+            tokens_per_second=self._throughput.rate(),
+        )
+
+    async def close(self) -> None:
+        """End the core process."""
+        if self._llm is not None:
+            self._llm.shutdown()
+            self._llm = None
+
+
+def require_runnable(settings: VllmSettings, model_dir: Path, cpu_flags: frozenset[str]) -> None:
+    """Raise `EngineDead` with the reason and the alternatives when `settings` cannot run on this checkpoint and device."""
+    stored = json.loads((model_dir / "config.json").read_text()).get("quantization_config", {}).get("quant_method")
+    asked = settings.quantization
+    if asked and asked != "fp8" and not stored:
+        raise EngineDead(
+            f"quantization: {asked} is set, but {model_dir.name} is not quantized; "
+            f"remove the line or point model.path at a checkpoint quantized with {asked}"
+        )
+    if asked and stored and not stored.startswith(asked.split("_")[0]):
+        raise EngineDead(
+            f"quantization: {asked} is set, but {model_dir.name} is quantized with {stored}; set quantization: {stored}"
+        )
+    method = asked or stored
+    if settings.device == "cpu" and method:
+        needed = _CPU_QUANTIZATION.get(method)
+        if needed is None or (needed and needed not in cpu_flags):
+            why = "has no CPU kernel" if needed is None else f"needs the processor feature {needed}, which this one lacks"
+            raise EngineDead(
+                f"quantization: {method} {why}. Alternatives: the unquantized checkpoint with dtype float32, an int8 W8A8 "
+                "(compressed-tensors) checkpoint, or the onnx group with precision int4."
+            )
+
+
+def _cpu_flags() -> frozenset[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.split(":", 1)[1] for line in lines if line.startswith("flags")), "").split())
+
+
+def _set_environment(settings: VllmSettings) -> None:
+    """Set what vLLM reads from the environment only; it is inherited by the core process."""
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    if settings.enforce_eager:
+        # vLLM compiles its logprob ranking lazily even in eager mode: the first such request would stall the core for 20 s.
+        os.environ["TORCH_COMPILE_DISABLE"] = "1"
+    if settings.device == "cpu":
+        # Automatic binding reserves a core and pins every replica to the same one.
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+        # Keeps the CPU platform from adding a worker process to the core process.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+
+
+def _engine_args(settings: VllmSettings, model_dir: Path) -> dict[str, Any]:
+    args: dict[str, Any] = {
+        "model": str(model_dir),
+        "dtype": settings.dtype,
+        "max_model_len": settings.max_model_len,
+        "max_num_seqs": settings.max_num_seqs,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "quantization": settings.quantization,
+        "enforce_eager": settings.enforce_eager,
+        "generation_config": "vllm",
+    }
+    if settings.device == "cpu":
+        args |= {"kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30), "distributed_executor_backend": "uni"}
+    else:
+        args |= {"gpu_memory_utilization": settings.gpu_memory_utilization}
+    if settings.ngram_speculation:
+        args["speculative_config"] = {
+            "method": "ngram",
+            "num_speculative_tokens": settings.ngram_speculation,
+            "prompt_lookup_max": 4,
+        }
+    return args
+
+
+def _sampling_params(sampling: Sampling, max_tokens: int) -> SamplingParams:
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        logit_bias=dict(sampling.logit_bias) or None,
+        seed=sampling.seed,
+        max_tokens=max_tokens,
+        min_tokens=min(sampling.min_tokens, max_tokens),
+        stop_token_ids=list(sampling.stop_token_ids),
+        ignore_eos=True,  # the request names every stop token itself
+        logprobs=sampling.logprobs,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def _finish_reason(reason: str | None) -> FinishReason | None:
+    if reason is None:
+        return None
+    if reason == "error":
+        raise GenerationFailed("vLLM ended the generation with an error")
+    if reason == "abort":
+        raise EngineDead("vLLM is shutting down and aborted the generation")
+    return FinishReason(reason)
+
+
+def _logprobs(parts: Any, ids: tuple[int, ...], count: int | None) -> tuple[TokenLogprob, ...]:
+    if count is None or parts is None:
+        return ()
+    result = []
+    for token, entries in zip(ids, parts, strict=False):
+        ranked = sorted((entry.rank, other, entry.logprob) for other, entry in entries.items() if entry.rank <= count)
+        top = tuple((int(other), float(value)) for _, other, value in ranked)
+        result.append(TokenLogprob(token, float(entries[token].logprob), top))
+    return tuple(result)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn vLLM's exceptions into ours."""
+    try:
+        yield
+    except EngineDeadError as error:
+        raise EngineDead("vLLM's core died") from error
+    except VLLMValidationError as error:
+        raise InvalidRequest(_first_line(error)) from error
+    except EngineGenerateError as error:
+        raise GenerationFailed("vLLM failed to generate") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

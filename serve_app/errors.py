@@ -1,0 +1,163 @@
+"""Errors that a client may see, and how they look from outside.
+
+bytes --decode--> call --admit, choose--> route --attempt--> events --encode--> bytes
+      RequestError     CapacityError          EngineError
+
+    ServeError(message, *, retry_after_s=None)            code, status, retryable
+    ├─ RequestError      the client must change the request; never retried
+    │   InvalidRequest 400 · Unauthenticated 401 · Forbidden 403 · ModelNotFound 404 · NotFound 404 · MethodNotAllowed 405
+    │   ContextOverflow 400 · TooLarge 413 · Unsupported 400
+    ├─ CapacityError     nobody can take it now; try again
+    │   Overloaded 503 · QuotaExceeded 429 · NoEngine 503 · DeadlineExceeded 504
+    └─ EngineError       an engine failed
+        GenerationFailed 500 · IncompleteGeneration 502 · EngineDead 503
+
+Foreign exceptions become one of these inside each engine and in `deployments.remote`, nowhere else. Render `exc.message`, never
+`str(exc)`: through a Ray handle the latter is the remote traceback. Only `message` is positional, or Ray loses the type.
+"""
+
+from typing import ClassVar
+
+
+class ServeError(Exception):
+    """Base of everything a client may be told. `message` says what is wrong and what to do."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, param: str | None = None) -> None:
+        """Keep the message; `param` names the field at fault, `retry_after_s` is seconds to wait."""
+        super().__init__(message)
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.param = param
+
+
+class RequestError(ServeError):
+    """The request itself is at fault."""
+
+    code = "invalid_request"
+    status = 400
+
+
+class InvalidRequest(RequestError):
+    """A field is missing, of the wrong type or out of range."""
+
+
+class Unauthenticated(RequestError):
+    """No valid credentials."""
+
+    code = "unauthenticated"
+    status = 401
+
+
+class Forbidden(RequestError):
+    """Valid credentials without the right."""
+
+    code = "forbidden"
+    status = 403
+
+
+class NotFound(RequestError):
+    """No such endpoint."""
+
+    code = "not_found"
+    status = 404
+
+
+class ModelNotFound(NotFound):
+    """No such model."""
+
+    code = "model_not_found"
+
+
+class MethodNotAllowed(RequestError):
+    """The endpoint exists for another HTTP method."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+class ContextOverflow(RequestError):
+    """The prompt does not fit into the context of any group."""
+
+    code = "context_length_exceeded"
+
+
+class TooLarge(RequestError):
+    """The body exceeds the configured size."""
+
+    code = "request_too_large"
+    status = 413
+
+
+class Unsupported(RequestError):
+    """A feature that no configured group has."""
+
+    code = "unsupported"
+
+
+class CapacityError(ServeError):
+    """Nothing is wrong with the request, but nobody can serve it now."""
+
+    code = "overloaded"
+    status = 503
+    retryable = True
+
+
+class Overloaded(CapacityError):
+    """Every queue that could take the request is full."""
+
+
+class QuotaExceeded(CapacityError):
+    """The client sent more than it may."""
+
+    code = "quota_exceeded"
+    status = 429
+
+
+class NoEngine(CapacityError):
+    """No configured group is ready for this request."""
+
+    code = "no_engine_ready"
+
+
+class DeadlineExceeded(CapacityError):
+    """The time given for the request is over."""
+
+    code = "deadline_exceeded"
+    status = 504
+    retryable = False
+
+
+class EngineError(ServeError):
+    """An engine failed while it had the request."""
+
+    code = "engine_error"
+    retryable = True
+
+
+class GenerationFailed(EngineError):
+    """The engine reported an error for this generation."""
+
+    code = "generation_failed"
+
+
+class IncompleteGeneration(EngineError):
+    """The stream ended before the generation did."""
+
+    code = "incomplete_generation"
+    status = 502
+
+
+class EngineDead(EngineError):
+    """The engine or its replica died or hangs."""
+
+    code = "engine_dead"
+    status = 503
+
+
+def internal_error(request_id: str) -> ServeError:
+    """Return the anonymous 500 for anything unforeseen; the log has the details under the same id."""
+    return ServeError(f"Internal error. Quote request {request_id} when you report it.")

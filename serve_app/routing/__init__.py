@@ -1,0 +1,1 @@
+"""Routing: which task a request is, and which engine group answers it."""

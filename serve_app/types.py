@@ -1,0 +1,381 @@
+"""Values that cross the layers: prompts, sampling parameters, token and text events.
+
+Plain frozen dataclasses, so they cross Ray unchanged. Knows no web framework, dialect, engine or clock: durations are seconds,
+instants do not appear. What is constructed is valid: a `Sampling` or `TokenRequest` that exists can be given to any engine.
+"""
+
+import math
+from collections.abc import AsyncIterable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeAlias
+
+MAX_TOKENS = 1 << 20
+"""Upper bound of `max_tokens`; above the context of every model served here."""
+MAX_LOGPROBS = 20
+"""Most alternatives per token, the limit that OpenAI and vLLM share."""
+MAX_SEED = 1 << 63
+"""Seeds are below this; vLLM passes them to a 64-bit generator."""
+
+
+class Task(StrEnum):
+    """What a request asks for; routing prefers groups per task."""
+
+    GENERAL = "general"
+    MATH = "math"
+    CODING = "coding"
+    REASONING = "reasoning"
+    TOOLS = "tools"
+
+
+class EngineKind(StrEnum):
+    """The engine implementations. A new engine is one member here and one file in `serve_app/engines`."""
+
+    VLLM = "vllm"
+    ONNX = "onnx"
+    FAKE = "fake"
+
+
+class Capability(StrEnum):
+    """Features that not every engine has; a request that needs one is only sent where it exists."""
+
+    LOGPROBS = "logprobs"
+    LOGIT_BIAS = "logit_bias"
+
+
+class Phase(StrEnum):
+    """Life of a replica, in order; `failed` may follow any of them."""
+
+    STARTING = "starting"
+    LOADING = "loading"
+    WARMING = "warming"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class FinishReason(StrEnum):
+    """Why a generation ended. There is no `error`: failures are exceptions."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+class InvalidValue(ValueError):
+    """A value outside its range; `field` names it. Decoders turn it into a client error."""
+
+    def __init__(self, field_name: str, message: str) -> None:
+        """Keep the field's name beside the message."""
+        super().__init__(f"{field_name} {message}")
+        self.field = field_name
+
+
+def _require_number(name: str, value: object, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidValue(name, "must be a finite number")
+    if not low <= value <= high:
+        raise InvalidValue(name, f"must be between {low:g} and {high:g}, got {value:g}")
+
+
+def _require_integer(name: str, value: object, low: int, high: int) -> None:
+    # type() and not isinstance(): a bool or a numpy integer inside a request hangs vLLM's core for good.
+    if type(value) is not int:
+        raise InvalidValue(name, "must be an integer")
+    if not low <= value <= high:
+        raise InvalidValue(name, f"must be between {low} and {high}, got {value if abs(value) < 10**24 else 'a larger number'}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is drawn. Neutral defaults; raises `InvalidValue` on construction when out of range.
+
+    Order of application, the same in every engine: penalties, logit_bias, min_tokens, temperature, then top_k, top_p, min_p.
+    """
+
+    temperature: float = 1.0
+    """0 to 2; 0 is greedy."""
+    top_p: float = 1.0
+    """Nucleus mass, above 0 and at most 1."""
+    top_k: int = 0
+    """Number of most likely tokens kept; 0 keeps all."""
+    min_p: float = 0.0
+    """Keeps tokens at least this fraction as likely as the likeliest, 0 to 1."""
+    repetition_penalty: float = 1.0
+    """Divides the logits of tokens in prompt or output, above 0 and at most 10."""
+    presence_penalty: float = 0.0
+    """Subtracted once from tokens in the output, -2 to 2."""
+    frequency_penalty: float = 0.0
+    """Subtracted per occurrence in the output, -2 to 2."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Added to logits by token id, each -100 to 100."""
+    seed: int | None = None
+    """0 to 2**63 - 1; the same seed gives the same tokens on the same engine."""
+    max_tokens: int | None = None
+    """Most tokens generated; the gateway fills in what the context leaves."""
+    min_tokens: int = 0
+    """Stop tokens are forbidden until this many tokens."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Generation ends at these; the gateway adds the model's own."""
+    ignore_eos: bool = False
+    """Do not end at the model's own stop tokens."""
+    logprobs: int | None = None
+    """None: no logprobs; otherwise the sampled token's and this many of the likeliest, 0 to 20."""
+
+    def __post_init__(self) -> None:
+        """Check every field; raise `InvalidValue` for the first that is wrong."""
+        _require_number("temperature", self.temperature, 0, 2)
+        _require_number("top_p", self.top_p, 0, 1)
+        if self.top_p == 0:
+            raise InvalidValue("top_p", "must be above 0; use temperature 0 for greedy decoding")
+        _require_integer("top_k", self.top_k, 0, (1 << 31) - 1)
+        _require_number("min_p", self.min_p, 0, 1)
+        _require_number("repetition_penalty", self.repetition_penalty, 0.01, 10)
+        _require_number("presence_penalty", self.presence_penalty, -2, 2)
+        _require_number("frequency_penalty", self.frequency_penalty, -2, 2)
+        for token, bias in self.logit_bias.items():
+            _require_integer("logit_bias", token, 0, (1 << 31) - 1)
+            _require_number("logit_bias", bias, -100, 100)
+        if self.seed is not None:
+            _require_integer("seed", self.seed, 0, MAX_SEED - 1)
+        if self.max_tokens is not None:
+            _require_integer("max_tokens", self.max_tokens, 1, MAX_TOKENS)
+        _require_integer("min_tokens", self.min_tokens, 0, MAX_TOKENS)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise InvalidValue("min_tokens", f"must not exceed max_tokens ({self.max_tokens}), got {self.min_tokens}")
+        for token in self.stop_token_ids:
+            _require_integer("stop_token_ids", token, 0, (1 << 31) - 1)
+        if self.logprobs is not None:
+            _require_integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRequest:
+    """One generation for an engine: prompt token ids and how to sample.
+
+    Raises `InvalidValue` when the prompt is empty or holds anything but plain non-negative integers.
+    """
+
+    request_id: str
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    cache_salt: str | None = None
+    """Prefix caches are shared only between requests of equal salt."""
+    timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the token ids' exact type; one float among them would hang vLLM for good."""
+        if not self.prompt:
+            raise InvalidValue("prompt", "must not be empty")
+        if any(type(token) is not int or token < 0 for token in self.prompt):
+            raise InvalidValue("prompt", "must hold non-negative integer token ids")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Natural-log probability of a sampled token and of the likeliest alternatives, before penalties and temperature."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Exact token counts. `completion_tokens` includes the stop token that ended the generation."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Seconds spent waiting for a slot, computing the prompt, and generating; measured by the engine."""
+
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDelta:
+    """New token ids, stop tokens excluded; `logprobs` is empty or has one entry per id."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The one end of every stream."""
+
+    reason: FinishReason
+    usage: Usage
+    timings: Timings = Timings()
+    choice: int = 0
+    """Which of the request's choices ended; engines leave it 0."""
+
+
+TokenEvent: TypeAlias = TokenDelta | Finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextLogprob:
+    """A token's logprob with its bytes, as the dialects show it."""
+
+    token: str
+    raw: bytes
+    logprob: float
+    top: tuple[tuple[str, bytes, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextDelta:
+    """New text of one choice; never half a character."""
+
+    text: str
+    logprobs: tuple[TextLogprob, ...] = ()
+    choice: int = 0
+
+
+TextEvent: TypeAlias = TextDelta | Finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletedChoice:
+    """One finished choice: its text, its tokens' logprobs in order, and its end."""
+
+    text: str
+    logprobs: tuple[TextLogprob, ...]
+    finished: Finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A whole answer, choices in order."""
+
+    choices: tuple[CompletedChoice, ...]
+
+
+async def fold(events: AsyncIterable[TextEvent]) -> Completion:
+    """Collect a stream of text events into the answer it adds up to. Raises what the stream raises."""
+    texts: dict[int, list[TextDelta]] = {}
+    ends: dict[int, Finished] = {}
+    async for event in events:
+        if isinstance(event, Finished):
+            ends[event.choice] = event
+        else:
+            texts.setdefault(event.choice, []).append(event)
+    return Completion(
+        choices=tuple(
+            CompletedChoice(
+                text="".join(delta.text for delta in texts.get(choice, ())),
+                logprobs=tuple(entry for delta in texts.get(choice, ()) for entry in delta.logprobs),
+                finished=ends[choice],
+            )
+            for choice in sorted(ends)
+        )
+    )
+
+
+def total_usage(ends: Iterable[Finished], n: int) -> Usage:
+    """Add up the choices of a request with `n` choices per prompt; each prompt counts once."""
+    ends = list(ends)
+    firsts = [end for end in ends if end.choice % n == 0]
+    return Usage(
+        prompt_tokens=sum(end.usage.prompt_tokens for end in firsts),
+        completion_tokens=sum(end.usage.completion_tokens for end in ends),
+        cached_tokens=sum(end.usage.cached_tokens for end in firsts),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chat:
+    """A conversation that the gateway renders with the model's chat template."""
+
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawText:
+    """Text given to the model as it is; control tokens written in it count as control tokens."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawTokens:
+    """Token ids given to the model as they are."""
+
+    ids: tuple[int, ...]
+
+
+Prompt: TypeAlias = Chat | RawText | RawTokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """What a dialect asks of the gateway: one or more prompts, `n` choices of each.
+
+    Choice numbers run prompt by prompt: choice `p * n + k` is the k-th answer to prompt p.
+    """
+
+    request_id: str
+    prompts: tuple[Prompt, ...]
+    sampling: Sampling = Sampling()
+    model: str | None = None
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    echo: bool = False
+    """Put the prompt's text before the answer."""
+    task: Task | None = None
+    """Given by the client; wins over classification."""
+    group: str | None = None
+    """Engine group given by the client; wins over every preference."""
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """What an engine is and can do; constant after its start."""
+
+    kind: EngineKind
+    context_length: int
+    """Most tokens of prompt and answer together."""
+    capabilities: frozenset[Capability]
+    max_concurrency: int
+    """Generations that run at once; more wait in the engine."""
+    precision: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLoad:
+    """What an engine is doing now."""
+
+    running: int = 0
+    waiting: int = 0
+    waiting_tokens: int = 0
+    kv_usage: float = 0.0
+    """Fraction of the KV cache in use, 0 to 1."""
+    tokens_per_second: float = 0.0
+    """Generated over the last seconds, all requests together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaReport:
+    """What a replica tells every ingress once a second."""
+
+    group: str
+    replica_id: str
+    phase: Phase
+    reason: str = ""
+    """Why it failed; empty otherwise."""
+    info: EngineInfo | None = None
+    load: EngineLoad = EngineLoad()
