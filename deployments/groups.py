@@ -13,6 +13,13 @@ INGRESS = "ingress"
 """Name of the ingress deployment."""
 
 
+class _ServedReplica(EngineReplica):
+    """An `EngineReplica` with the destructor that Serve awaits when it stops a replica."""
+
+    async def __del__(self) -> None:
+        await self.close()
+
+
 def build_group(name: str, settings: EngineSettings, model: ModelSettings) -> serve.Application:
     """Return the deployment of one group. Its defaults bound every queue; the configuration file overrides them by name."""
     deployment = serve.deployment(
@@ -22,7 +29,7 @@ def build_group(name: str, settings: EngineSettings, model: ModelSettings) -> se
         health_check_period_s=5,
         health_check_timeout_s=40,
         graceful_shutdown_timeout_s=630,
-    )(EngineReplica)
+    )(_ServedReplica)
     return deployment.bind(name, settings, model, _identity)
 
 

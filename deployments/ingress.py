@@ -9,6 +9,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
+from deployments.asgi import ServeShim
 from deployments.groups import INGRESS
 from deployments.remote import RemoteEngine
 from serve_app.chat.tokenizer import Tokenizer
@@ -45,7 +46,7 @@ class Ingress:
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the application; Serve calls this once, after construction."""
-        return create_app(self._gateway, DIALECTS)
+        return ServeShim(create_app(self._gateway, DIALECTS))
 
     async def report(self, report: ReplicaReport) -> None:
         """Take what a replica tells about itself."""

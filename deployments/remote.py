@@ -41,6 +41,8 @@ class RemoteEngine:
                     await anext(response)
                 async for batch in response:
                     for event in batch:
+                        if isinstance(event, ServeError):
+                            raise event
                         yield event
             finally:
                 response.cancel()  # type: ignore[no-untyped-call]
@@ -55,9 +57,6 @@ def _translated(group: str) -> Iterator[None]:
     except ServeError:
         raise
     except RayTaskError as error:
-        cause = error.as_instanceof_cause()  # type: ignore[no-untyped-call]
-        if isinstance(cause, ServeError):
-            raise cause from error
         logger.exception("group %s failed", group)
         raise GenerationFailed(f"group {group} failed while generating") from error
     except BackPressureError as error:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 
 from serve_app.config import EngineSettings, ModelSettings
 from serve_app.engines.base import Engine
@@ -26,7 +26,8 @@ _WARM_PROMPT = (0,)
 
 Report = Callable[[ReplicaReport], None]
 """Tells every ingress; must not block and must not raise."""
-Batch = tuple[TokenEvent, ...]
+Batch = tuple[TokenEvent | ServeError, ...]
+"""What crosses Ray at once. A `ServeError` comes last: raised, Serve would log a client's mistake as a fault of ours."""
 
 
 class EngineReplica:
@@ -96,17 +97,20 @@ class EngineReplica:
     async def generate(self, request: TokenRequest) -> AsyncGenerator[Batch, None]:
         """Yield an empty batch on acceptance, then batches of events, the last ending with `Finished`.
 
-        The first token leaves at once; later ones wait for company at most 20 ms, since each batch costs a message. Failures are
-        raised as `ServeError`s after what was generated before them.
+        The first token leaves at once; later ones wait for company at most 20 ms, since each batch costs a message. A failure is
+        the last item, after what was generated before it.
         """
         yield ()
-        engine = self._engine
-        if engine is None:
-            raise EngineDead(f"group {self._group} has no engine")
-        stream = engine.generate(request)
+        if self._engine is None:
+            yield (EngineDead(f"group {self._group} has no engine"),)
+            return
+        stream = self._engine.generate(request)
         try:
-            async for batch in coalesce(stream, _FLUSH_AFTER_S):
-                yield batch
+            async with aclosing(coalesce(stream, _FLUSH_AFTER_S)) as batches:
+                async for batch in batches:
+                    yield batch
+        except ServeError as error:
+            yield (error,)
         finally:
             await stream.aclose()
 
@@ -120,19 +124,15 @@ class EngineReplica:
             await self._engine.check_health()
 
     async def close(self) -> None:
-        """Release the engine; Serve calls it as the destructor."""
+        """Release the engine."""
         self._reporter.cancel()
         with suppress(asyncio.CancelledError):
             await self._reporter
         if self._engine is not None:
             await self._engine.close()
 
-    async def __del__(self) -> None:
-        """Serve awaits this at shutdown."""
-        await self.close()
 
-
-async def coalesce(stream: AsyncGenerator[TokenEvent, None], wait_s: float) -> AsyncGenerator[Batch, None]:
+async def coalesce(stream: AsyncGenerator[TokenEvent, None], wait_s: float) -> AsyncGenerator[tuple[TokenEvent, ...], None]:
     """Yield the stream's events in batches, neighbouring deltas merged.
 
     The first event is yielded at once. After that a batch holds what came while the previous one was sent, or within `wait_s`.
@@ -177,7 +177,7 @@ async def coalesce(stream: AsyncGenerator[TokenEvent, None], wait_s: float) -> A
             await task
 
 
-def merge(events: list[TokenEvent]) -> Batch:
+def merge(events: list[TokenEvent]) -> tuple[TokenEvent, ...]:
     """Join neighbouring `TokenDelta`s; the meaning stays the same."""
     merged: list[TokenEvent] = []
     for event in events:

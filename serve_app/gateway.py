@@ -6,6 +6,7 @@ Knows groups only as things that generate token events, and clients only as `Gen
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -109,8 +110,9 @@ class Gateway:
         self.active += 1
         try:
             jobs = await self._prepare(request, telling)
-            async for event in _merge([self._run(job) for job in jobs]):
-                yield event
+            async with aclosing(_merge([self._run(job) for job in jobs])) as events:
+                async for event in events:
+                    yield event
         finally:
             self.active -= 1
 
@@ -154,7 +156,6 @@ class Gateway:
             raise ContextOverflow(
                 f"This model's maximum context length is {max(lengths)} tokens, but the prompt has at least {least} tokens. "
                 "Shorten the prompt.",
-                param="messages",
             )
 
     def _echo(self, prompt: Prompt, ids: tuple[int, ...]) -> str:

@@ -67,6 +67,7 @@ class InvalidValue(ValueError):
         """Keep the field's name beside the message."""
         super().__init__(f"{field_name} {message}")
         self.field = field_name
+        self.fault = message
 
 
 def _require_number(name: str, value: object, low: float, high: float) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -110,19 +111,29 @@ def parse(body_type: type[Body], raw: bytes) -> Body:
     try:
         return body_type.model_validate_json(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
+        faults = [(fault["loc"], fault["msg"]) for fault in error.errors(include_url=False, include_input=False)]
+    place, message = faults[0]
+    # Where a field may have several forms, pydantic puts the form's name ('str', 'list[int]') into the place of each fault.
+    at = next((i for i, part in enumerate(place) if isinstance(part, str) and (part == "str" or "[" in part)), None)
+    if at is not None:
+        forms = dict.fromkeys(str(other[at]) for other, _ in faults if other[:at] == place[:at] and len(other) > at)
+        place, message = place[:at], f"expected {' or '.join(forms)}"
+    field = ".".join(map(str, place))
     if not field:
-        raise InvalidRequest(f"The body is not valid JSON of the expected form: {first['msg']}")
-    raise InvalidRequest(f"{field}: {first['msg']}", param=field)
+        raise InvalidRequest(f"The body is not valid JSON of the expected form: {message}")
+    raise InvalidRequest(f"{field}: {message}", param=field)
 
 
-def sampling(**fields: Any) -> Sampling:
-    """Return `Sampling` from the fields that are not None; raises `InvalidRequest` for values out of range."""
+def sampling(names: Mapping[str, str] = MappingProxyType({}), /, **fields: Any) -> Sampling:
+    """Return `Sampling` from the fields that are not None; raises `InvalidRequest` for values out of range.
+
+    `names` maps our field names to the dialect's own where they differ, for the message.
+    """
     try:
         return Sampling(**{name: value for name, value in fields.items() if value is not None})
     except InvalidValue as error:
-        raise InvalidRequest(str(error), param=error.field) from error
+        field = names.get(error.field, error.field)
+        raise InvalidRequest(f"{field} {error.fault}", param=field) from error
 
 
 def dump(value: JsonObject) -> bytes:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 
 from serve_app.chat.tokenizer import Tokenizer
@@ -70,8 +71,9 @@ class FakeEngine:
         self._running += 1
         started = time.monotonic()
         try:
-            async for event in self._play(request, started - arrived):
-                yield event
+            async with aclosing(self._play(request, started - arrived)) as events:
+                async for event in events:
+                    yield event
         finally:
             self._running -= 1
             self._slots.release()

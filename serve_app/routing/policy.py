@@ -76,7 +76,6 @@ def _refusal(order: list[Group], obstacles: dict[str, str], prompt_tokens: int) 
         return ContextOverflow(
             f"This model's maximum context length is {longest} tokens, but the prompt has {prompt_tokens} tokens and one "
             "at least is needed for the answer. Shorten the prompt.",
-            param="messages",
         )
     if "not-ready" not in found:
         return Unsupported(f"no engine group can serve this request: {_list(obstacles)}")

@@ -27,7 +27,7 @@ class ReasoningCodec:
         request = GenerateRequest(
             request_id=request_id,
             prompts=(Chat(messages=messages),),
-            sampling=sampling(temperature=body.temperature, max_tokens=body.max_length),
+            sampling=sampling({"max_tokens": "max_length"}, temperature=body.temperature, max_tokens=body.max_length),
             task=task,
         )
         return request, False
@@ -35,7 +35,7 @@ class ReasoningCodec:
     def encode(self, completion: Completion, call: Call[ReasoningBody], served: Served) -> JsonObject:
         """See `Codec.encode`."""
         choice = completion.choices[0]
-        usage, decode_s = choice.finished.usage, choice.finished.timings.decode_s
+        usage = choice.finished.usage
         return {
             "generated_text": choice.text,
             "task_type": call.body.task_type,
@@ -45,7 +45,6 @@ class ReasoningCodec:
             "finish_reason": choice.finished.reason,
             "usage": {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens},
             "tokens_per_second": usage.completion_tokens / served.seconds if served.seconds > 0 else 0.0,
-            "decode_time": decode_s,
         }
 
     def encoder(self, call: Call[ReasoningBody]) -> StreamEncoder:

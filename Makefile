@@ -1,0 +1,62 @@
+# `make help` lists the targets. Everything runs in .venv; nothing is installed twice.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TORCH := torch==2.13.0
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve check test test-unit bench lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## create .venv and install the pinned dependencies
+
+# --no-deps: the lock is complete, and vllm's unneeded CUDA builds of torchvision and torchaudio must stay out.
+# The CPU build of torch is not on PyPI: pip takes it from a configured wheel folder, else uv knows PyTorch's own index.
+$(STAMP): requirements/cpu.txt pyproject.toml
+	@echo "==> creating $(VENV) with $$($(PYTHON) --version)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "==> installing $(TORCH)+cpu"
+	@$(BIN)/python -c 'import importlib.metadata as m; assert m.version("torch") == "2.13.0+cpu"' 2>/dev/null \
+		|| $(PIP_INSTALL) --no-deps '$(TORCH)+cpu' 2>/dev/null \
+		|| { $(PIP_INSTALL) uv && VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --torch-backend cpu '$(TORCH)'; }
+	@echo "==> installing the pinned dependencies (requirements/cpu.txt, about 3.6 GB, some minutes)"
+	@$(PIP_INSTALL) --no-deps -r requirements/cpu.txt
+	@echo "==> installing phi-serve itself"
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+serve: $(STAMP) ## start Ray and serve serve_config.yaml on http://localhost:8000 (Ctrl-C stops both)
+	@echo "==> starting Ray and the application; curl http://localhost:8000/health shows its progress"
+	@$(BIN)/serve run serve_config.yaml
+
+check: $(STAMP) ## ruff, mypy strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(STAMP) ## every test: unit, contract over every engine, golden bytes, the app on Ray
+	$(BIN)/pytest
+
+test-unit: $(STAMP) ## the tests that need neither Ray nor an engine (seconds)
+	$(BIN)/pytest tests/unit tests/golden
+
+bench: $(STAMP) ## overhead of the whole path over the bare engine, at 1, 8 and 32 streams
+	$(BIN)/python -m benchmarks.overhead
+
+# The locks name versions only: no URLs, no indexes.
+UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --override requirements/overrides.txt --python-version 3.11 \
+	--no-emit-find-links --no-emit-index-url --no-header
+lock: $(STAMP) ## compile requirements/*.txt anew from pyproject.toml
+	$(PIP_INSTALL) uv
+	$(UV_COMPILE) --extra cpu --extra dev --torch-backend cpu --output-file requirements/cpu.txt \
+		|| $(UV_COMPILE) --extra cpu --extra dev --find-links "$$PIP_FIND_LINKS" --output-file requirements/cpu.txt
+	$(UV_COMPILE) --extra gpu --output-file requirements/gpu.txt
+
+clean: ## remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info

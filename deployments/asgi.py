@@ -1,0 +1,33 @@
+"""What the application must not notice of Serve's HTTP path. Knows nothing of the application."""
+
+from ray.exceptions import TaskCancelledError
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class ServeShim:
+    """Translates between Serve's proxy and an ordinary ASGI application.
+
+    A client that leaves reaches the application as `http.disconnect`, not as Ray's cancellation error. The application's own
+    `x-request-id` is dropped, since Serve adds the same one to every answer.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap `app`."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+
+        async def receive_plainly() -> Message:
+            try:
+                return await receive()
+            except TaskCancelledError:
+                return {"type": "http.disconnect"}
+
+        async def send_once(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                del MutableHeaders(scope=message)["x-request-id"]
+            await send(message)
+
+        await self._app(scope, receive_plainly, send_once)

@@ -1,0 +1,104 @@
+"""The exact bytes of every dialect, kept in files beside this one. `UPDATE_GOLDEN=1 pytest tests/golden` rewrites them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from serve_app.chat.text_stream import TextStream
+from serve_app.chat.tokenizer import Tokenizer
+from serve_app.dialects import openai, reasoning
+from serve_app.dialects.base import Call, Dialect, Generate, Served, dump, parse
+from serve_app.errors import ContextOverflow, EngineDead, Overloaded, ServeError
+from serve_app.types import Finished, FinishReason, TextDelta, TextEvent, TextLogprob, Timings, TokenDelta, Usage, fold
+
+HERE = Path(__file__).parent / "bytes"
+BODIES = {
+    "/v1/chat/completions": b'{"messages":[{"role":"user","content":"hi"}],"stream_options":{"include_usage":true},"stream":true}',
+    "/v1/completions": b'{"prompt":"hi","stream":true}',
+    "/reasoning": b'{"prompt":"hi","task_type":"math"}',
+}
+
+
+def _end(reason: FinishReason, tokens: int) -> Finished:
+    usage = Usage(prompt_tokens=7, completion_tokens=tokens)
+    return Finished(reason=reason, usage=usage, timings=Timings(decode_s=0.5))
+
+
+def _split_utf8(tokenizer: Tokenizer) -> list[TextEvent]:
+    """An emoji whose bytes come one token at a time."""
+    by_bytes = {tokenizer.raw(token): token for token in range(tokenizer.vocabulary_size) if len(tokenizer.raw(token)) == 1}
+    stream = TextStream(tokenizer)
+    deltas = [stream.push(TokenDelta((by_bytes[bytes([byte])],))) for byte in "a\U0001f600".encode()]
+    return [*(delta for delta in deltas if delta), _end(FinishReason.STOP, 6)]
+
+
+CASES: dict[str, list[TextEvent]] = {
+    "ok": [TextDelta(text="Hello"), TextDelta(text=' "you"\n'), _end(FinishReason.STOP, 3)],
+    "length": [TextDelta(text="Hel"), _end(FinishReason.LENGTH, 1)],
+    "empty": [_end(FinishReason.STOP, 1)],
+}
+LOGPROBS = TextDelta(text="Hi", logprobs=(TextLogprob(token="Hi", raw=b"Hi", logprob=-0.5, top=(("Hi", b"Hi", -0.5),)),))
+DIALECTS = {"openai": openai.DIALECT, "reasoning": reasoning.DIALECT}
+ENDPOINTS = [
+    (dialect, endpoint) for dialect in DIALECTS.values() for endpoint in dialect.endpoints if isinstance(endpoint, Generate)
+]
+
+
+def _call(endpoint: Generate, body: bytes) -> Call:  # type: ignore[type-arg]
+    parsed = parse(endpoint.codec.body, body)
+    request, stream = endpoint.codec.decode(parsed, "req-1")
+    return Call(request=request, body=parsed, stream=stream, model="phi-4-mini-instruct", created=1_700_000_000)
+
+
+def _compare(name: str, produced: bytes) -> None:
+    file = HERE / f"{name.strip('/').replace('/', '-')}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        HERE.mkdir(exist_ok=True)
+        file.write_bytes(produced)
+    assert produced == file.read_bytes()
+
+
+async def _both(endpoint: Generate, call: Call, events: list[TextEvent], case: str) -> None:  # type: ignore[type-arg]
+    async def play():  # type: ignore[no-untyped-def]
+        for event in events:
+            yield event
+
+    whole = endpoint.codec.encode(await fold(play()), call, Served(engine="onnx", seconds=2.0))
+    _compare(f"{endpoint.path}-{case}-whole", dump(whole))
+    if call.stream:
+        encoder = endpoint.codec.encoder(call)
+        _compare(f"{endpoint.path}-{case}-stream", b"".join(chunk for event in events for chunk in encoder.push(event)))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("dialect", "endpoint"), ENDPOINTS, ids=[endpoint.path for _, endpoint in ENDPOINTS])
+async def test_answers(dialect: Dialect, endpoint: Generate, case: str) -> None:
+    await _both(endpoint, _call(endpoint, BODIES[endpoint.path]), CASES[case], case)
+
+
+@pytest.mark.parametrize(("dialect", "endpoint"), ENDPOINTS, ids=[endpoint.path for _, endpoint in ENDPOINTS])
+async def test_split_characters(dialect: Dialect, endpoint: Generate, tokenizer: Tokenizer) -> None:
+    await _both(endpoint, _call(endpoint, BODIES[endpoint.path]), _split_utf8(tokenizer), "split-utf8")
+
+
+@pytest.mark.parametrize(
+    ("path", "extra"), [("/v1/chat/completions", b',"logprobs":true,"top_logprobs":1}'), ("/v1/completions", b',"logprobs":1}')]
+)
+async def test_logprobs(path: str, extra: bytes) -> None:
+    endpoint = next(endpoint for _, endpoint in ENDPOINTS if endpoint.path == path)
+    await _both(endpoint, _call(endpoint, BODIES[path][:-1] + extra), [LOGPROBS, CASES["empty"][0]], "logprobs")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_an_error_midway(path: str) -> None:
+    endpoint = next(endpoint for _, endpoint in ENDPOINTS if endpoint.path == path)
+    encoder = endpoint.codec.encoder(_call(endpoint, BODIES[path]))
+    chunks = [*encoder.push(TextDelta(text="Hel")), *encoder.fail(EngineDead("a replica of group onnx died"))]
+    _compare(f"{path}-error-midway-stream", b"".join(chunks))
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("error", [ContextOverflow("too long", param="messages"), Overloaded("full"), EngineDead("died")])
+def test_errors(dialect: str, error: ServeError) -> None:
+    _compare(f"{dialect}-{error.code}", dump(DIALECTS[dialect].encode_error(error, "req-1")))

@@ -1,0 +1,64 @@
+"""The whole application over fake engines, without Ray: what the HTTP suites drive."""
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+
+from serve_app.chat.tokenizer import Tokenizer
+from serve_app.config import AppSettings
+from serve_app.dialects import openai, reasoning
+from serve_app.engines.fake import FakeEngine
+from serve_app.engines.registry import build_engine
+from serve_app.gateway import Gateway
+from serve_app.http import create_app
+from serve_app.models.catalog import EMBEDDED, Catalog
+from serve_app.routing.fleet import FleetView
+from serve_app.types import Phase, ReplicaReport
+
+
+@dataclass
+class App:
+    """A client of the application, and its engines."""
+
+    client: httpx.AsyncClient
+    gateway: Gateway
+    engines: dict[str, FakeEngine]
+
+    def requests(self) -> Iterator[object]:
+        for engine in self.engines.values():
+            yield from engine.requests
+
+
+@asynccontextmanager
+async def running(**engines: dict[str, object]) -> AsyncIterator[App]:
+    """Serve fake groups given as `name={settings}`; a group with `absent: True` never reports."""
+    absent = {name for name, fields in engines.items() if fields.pop("absent", False)}
+    settings = AppSettings.model_validate(
+        {
+            "engines": {name: {"kind": "fake", "tokens_per_second": 5000} | fields for name, fields in engines.items()},
+            "limits": {"max_body_bytes": 100_000, "request_timeout_s": 5},
+        }
+    )
+    view = FleetView(settings.engines, 60)
+    built: dict[str, FakeEngine] = {}
+    for name, engine_settings in settings.engines.items():
+        engine = build_engine(engine_settings, EMBEDDED)
+        assert isinstance(engine, FakeEngine)
+        await engine.start()
+        built[name] = engine
+        if name not in absent:
+            report = ReplicaReport(group=name, replica_id="0", phase=Phase.READY, info=engine.info)
+            view.record(report, time.monotonic())
+    gateway = Gateway(
+        settings=settings,
+        tokenizer=Tokenizer.load(EMBEDDED),
+        catalog=Catalog(settings.model, created=1),
+        generators=built,
+        fleet=lambda: view.snapshot(time.monotonic()),
+    )
+    transport = httpx.ASGITransport(create_app(gateway, (openai.DIALECT, reasoning.DIALECT)), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield App(client, gateway, built)

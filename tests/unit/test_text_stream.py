@@ -1,0 +1,81 @@
+"""Text is the same however its tokens are cut, never half a character, never past a stop string."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_app.chat.text_stream import TextStream
+from serve_app.chat.tokenizer import Tokenizer
+from serve_app.models.catalog import EMBEDDED
+from serve_app.types import TokenDelta
+
+TOKENIZER = Tokenizer.load(EMBEDDED)
+TEXTS = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=60)
+
+
+def _play(ids: list[int], stop: tuple[str, ...], cuts: list[int]) -> tuple[str, TextStream]:
+    stream = TextStream(TOKENIZER, stop)
+    parts = []
+    bounds = [0, *sorted({cut % (len(ids) + 1) for cut in cuts}), len(ids)]
+    for low, high in itertools.pairwise(bounds):
+        if (delta := stream.push(TokenDelta(tuple(ids[low:high])))) is not None:
+            parts.append(delta.text)
+        if stream.stopped:
+            break
+    if (rest := stream.flush()) is not None:
+        parts.append(rest.text)
+    return "".join(parts), stream
+
+
+@given(TEXTS, st.lists(st.integers(0, 200), max_size=8))
+def test_text_survives_any_cut(text: str, cuts: list[int]) -> None:
+    assert _play(TOKENIZER.encode(text, special=False), (), cuts)[0] == text
+
+
+@given(TEXTS, st.text(min_size=1, max_size=4), st.lists(st.integers(0, 200), max_size=8))
+def test_the_answer_ends_before_the_first_stop_string(text: str, stop: str, cuts: list[int]) -> None:
+    ids = TOKENIZER.encode(text, special=False)
+    decoded = _play(ids, (), [])[0]
+    played, stream = _play(ids, (stop,), cuts)
+    assert played == decoded.split(stop, 1)[0]
+    assert stream.stopped == (stop in decoded)
+
+
+def test_a_stop_string_across_tokens_never_shows() -> None:
+    ids = TOKENIZER.encode("one two END three", special=False)
+    stream = TextStream(TOKENIZER, ("END",))
+    seen = []
+    for token in ids:
+        delta = stream.push(TokenDelta((token,)))
+        seen.append(delta.text if delta else "")
+        if stream.stopped:
+            break
+    assert "".join(seen) == "one two "
+    assert stream.tokens < len(ids)
+
+
+def test_half_a_character_is_held_back() -> None:
+    ids = [token for token in range(TOKENIZER.vocabulary_size) if TOKENIZER.raw(token) in (b"\xf0", b"\x9f", b"\x98", b"\x80")]
+    by_bytes = {TOKENIZER.raw(token): token for token in ids}
+    stream = TextStream(TOKENIZER)
+    first = [stream.push(TokenDelta((by_bytes[raw],))) for raw in (b"\xf0", b"\x9f", b"\x98")]
+    assert first == [None, None, None]
+    last = stream.push(TokenDelta((by_bytes[b"\x80"],)))
+    assert last is not None
+    assert last.text == "\U0001f600"
+
+
+def test_an_unfinished_character_ends_as_a_replacement() -> None:
+    half = next(token for token in range(TOKENIZER.vocabulary_size) if TOKENIZER.raw(token) == b"\xf0")
+    stream = TextStream(TOKENIZER)
+    assert stream.push(TokenDelta((half,))) is None
+    rest = stream.flush()
+    assert rest is not None
+    assert rest.text == "�"
+
+
+@pytest.mark.parametrize("token", ["<|end|>", "<|system|>"])
+def test_control_tokens_are_not_text(token: str) -> None:
+    assert TextStream(TOKENIZER).push(TokenDelta((TOKENIZER.token_id(token),))) is None
