@@ -1,0 +1,56 @@
+"""Every engine, started once for the whole suite."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from serve_app.config import EngineSettings, FakeSettings, OnnxSettings, VllmSettings
+from serve_app.engines.base import Engine
+from serve_app.engines.registry import build_engine
+from serve_app.models.export import derive
+
+SETTINGS: dict[str, EngineSettings] = {
+    "fake": FakeSettings(tokens_per_second=500, text="one two three four five six seven eight", slots=16),
+    "onnx": OnnxSettings(slots=8, max_waiting=64, prefill_chunk=256),
+    "vllm": VllmSettings(max_num_seqs=8, kv_cache_gib=0.5),
+}
+
+
+async def _started(settings: EngineSettings, model_dir: Path) -> AsyncIterator[Engine]:
+    engine = build_engine(settings, derive(model_dir, settings))
+    await engine.start()
+    yield engine
+    await engine.close()
+
+
+@pytest.fixture(scope="session")
+async def fake_engine(model_dir: Path) -> AsyncIterator[Engine]:
+    async for engine in _started(SETTINGS["fake"], model_dir):
+        yield engine
+
+
+@pytest.fixture(scope="session")
+async def onnx_engine(model_dir: Path) -> AsyncIterator[Engine]:
+    async for engine in _started(SETTINGS["onnx"], model_dir):
+        yield engine
+
+
+@pytest.fixture(scope="session")
+async def vllm_engine(model_dir: Path) -> AsyncIterator[Engine]:
+    async for engine in _started(SETTINGS["vllm"], model_dir):
+        yield engine
+
+
+@pytest.fixture(params=list(SETTINGS))
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Every engine in turn."""
+    found: Engine = request.getfixturevalue(f"{request.param}_engine")
+    return found
+
+
+@pytest.fixture(params=["onnx", "vllm"])
+def model_engine(request: pytest.FixtureRequest) -> Engine:
+    """Every engine that runs the model."""
+    found: Engine = request.getfixturevalue(f"{request.param}_engine")
+    return found

@@ -1,0 +1,54 @@
+"""The same greedy tokens from transformers, ONNX Runtime and vLLM in float32, for prompts of 5 to 3,000 tokens."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve_app.chat.template import ChatTemplate
+from serve_app.chat.tokenizer import Tokenizer
+from serve_app.engines.base import Engine
+from serve_app.types import Chat, Message
+from tests.contract.play import ask, play, prompt
+
+NEW_TOKENS = 24
+LENGTHS = (5, 9, 17, 33, 64, 100, 127, 128, 129, 255, 256, 257, 400, 600, 1000, 1500, 2000, 2047, 2500, 3000)
+
+
+@pytest.fixture(scope="session")
+def reference(model_dir: Path) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+
+    def generate(ids: tuple[int, ...]) -> tuple[int, ...]:
+        with torch.inference_mode():
+            out = model.generate(
+                torch.tensor([ids]), max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=None,
+                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+            )  # fmt: skip
+        return tuple(out[0, len(ids) :].tolist())
+
+    return generate
+
+
+async def _prompts(tokenizer: Tokenizer) -> list[tuple[int, ...]]:
+    """Random ids say little about a trained model; so every length also ends in a real question."""
+    question = await ChatTemplate(tokenizer).render(Chat(messages=(Message(role="user", content="What is 12 + 30?"),)))
+    return [prompt(length) if length < 40 else prompt(length - len(question)) + question for length in LENGTHS]
+
+
+async def test_20_prompts_give_equal_tokens_on_every_engine(
+    onnx_engine: Engine, vllm_engine: Engine, reference: Any, tokenizer: Tokenizer
+) -> None:
+    prompts = await _prompts(tokenizer)
+    wanted = [reference(ids) for ids in prompts]
+    for engine in (onnx_engine, vllm_engine):
+        alone = [(await play(engine, ask(ids, max_tokens=NEW_TOKENS)))[0] for ids in prompts]
+        together = [
+            result[0] for result in await asyncio.gather(*(play(engine, ask(ids, max_tokens=NEW_TOKENS)) for ids in prompts))
+        ]
+        assert alone == wanted, engine.info.kind
+        assert together == wanted, engine.info.kind

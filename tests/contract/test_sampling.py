@@ -1,0 +1,106 @@
+"""What every engine that runs a model must make of the sampling parameters."""
+
+import asyncio
+import math
+
+import numpy as np
+import pytest
+
+from serve_app.engines.base import Engine
+from serve_app.engines.onnx.sampling import Sampler
+from serve_app.types import FinishReason, Sampling
+from tests.contract.play import ask, play, prompt
+
+
+async def test_the_stop_token_ends_the_answer_uncounted_in_text_counted_in_usage(model_engine: Engine) -> None:
+    whole, _, _ = await play(model_engine, ask(prompt(25)))
+    stop = whole[6]
+    first = whole.index(stop)
+    ids, end, _ = await play(model_engine, ask(prompt(25), stop_token_ids=(stop,)))
+    assert ids == whole[:first]
+    assert (end.reason, end.usage.completion_tokens) == (FinishReason.STOP, first + 1)
+
+
+async def test_min_tokens_holds_the_stop_back(model_engine: Engine) -> None:
+    first = (await play(model_engine, ask(prompt(25))))[0][0]
+    ids, end, _ = await play(model_engine, ask(prompt(25), stop_token_ids=(first,), min_tokens=5))
+    assert len(ids) >= 5
+    assert first not in ids[:5]
+    assert end.usage.completion_tokens >= 5
+
+
+async def test_a_seeded_sample_does_not_depend_on_its_neighbours(model_engine: Engine) -> None:
+    requests = [(prompt(5 + 40 * i, i), i) for i in range(12)]
+
+    async def draw(number: int) -> tuple[int, ...]:
+        ids, seed = requests[number]
+        return (await play(model_engine, ask(ids, temperature=1.0, seed=seed)))[0]
+
+    alone = [await draw(number) for number in range(12)]
+    together = await asyncio.gather(*(draw(number) for number in range(12)))
+    assert together == alone
+
+
+async def test_different_seeds_differ(model_engine: Engine) -> None:
+    draws = {(await play(model_engine, ask(prompt(20), temperature=1.5, seed=seed)))[0] for seed in range(6)}
+    assert len(draws) > 1
+
+
+async def test_logit_bias_forces_and_forbids(model_engine: Engine) -> None:
+    forced, _, _ = await play(model_engine, ask(prompt(20), logit_bias={777: 100.0}, max_tokens=4))
+    assert forced == (777,) * 4
+    first = (await play(model_engine, ask(prompt(20), max_tokens=1)))[0][0]
+    forbidden, _, _ = await play(model_engine, ask(prompt(20), logit_bias={first: -100.0}, max_tokens=1))
+    assert forbidden[0] != first
+
+
+async def test_logprobs_are_sorted_and_lead_with_the_greedy_choice(model_engine: Engine) -> None:
+    ids, _, logprobs = await play(model_engine, ask(prompt(20), logprobs=4, max_tokens=6))
+    assert [entry.token for entry in logprobs] == list(ids)
+    for entry in logprobs:
+        assert len(entry.top) == 4
+        assert entry.top[0] == (entry.token, pytest.approx(entry.logprob))
+        values = [value for _, value in entry.top]
+        assert values == sorted(values, reverse=True)
+        assert all(value <= 0 and math.isfinite(value) for value in values)
+
+
+async def test_logprobs_without_alternatives(model_engine: Engine) -> None:
+    _, _, logprobs = await play(model_engine, ask(prompt(20), logprobs=0, max_tokens=3))
+    assert [len(entry.top) for entry in logprobs] == [0, 0, 0]
+
+
+async def test_both_engines_agree_on_logprobs_and_penalties(onnx_engine: Engine, vllm_engine: Engine) -> None:
+    wish = {"logprobs": 3, "repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_penalty": 0.7, "max_tokens": 24}
+    one = await play(onnx_engine, ask(prompt(40), **wish))
+    other = await play(vllm_engine, ask(prompt(40), **wish))
+    assert one[0] == other[0]
+    for mine, theirs in zip(one[2], other[2], strict=True):
+        assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-3)
+
+
+@pytest.mark.parametrize("wish", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}])
+async def test_the_narrowest_filters_are_greedy(model_engine: Engine, wish: dict[str, float]) -> None:
+    greedy = (await play(model_engine, ask(prompt(33))))[0]
+    assert (await play(model_engine, ask(prompt(33), temperature=1.0, **wish)))[0] == greedy
+
+
+LOGITS = np.log(np.array([0.4, 0.3, 0.15, 0.1, 0.05], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        ({}, [0.4, 0.3, 0.15, 0.1, 0.05]),
+        ({"top_k": 2}, [4 / 7, 3 / 7, 0, 0, 0]),
+        ({"top_p": 0.6}, [4 / 7, 3 / 7, 0, 0, 0]),
+        ({"min_p": 0.3}, [0.4 / 0.85, 0.3 / 0.85, 0.15 / 0.85, 0, 0]),
+        ({"temperature": 0.5}, [0.16 / 0.285, 0.09 / 0.285, 0.0225 / 0.285, 0.01 / 0.285, 0.0025 / 0.285]),
+        ({"logit_bias": {0: -100.0}}, [0, 0.5, 0.25, 1 / 6, 1 / 12]),
+        ({"top_k": 3, "top_p": 0.5}, [4 / 7, 3 / 7, 0, 0, 0]),
+    ],
+)
+def test_the_onnx_sampler_draws_the_stated_distribution(sampling: dict[str, object], expected: list[float]) -> None:
+    sampler = Sampler(Sampling(seed=1, **sampling), (0,))  # type: ignore[arg-type]
+    draws = np.bincount([sampler.draw(LOGITS)[0] for _ in range(20_000)], minlength=5) / 20_000
+    assert np.abs(draws - np.array(expected)).max() < 0.015
