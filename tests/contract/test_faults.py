@@ -1,0 +1,156 @@
+"""Engines that hang, die or cannot run: noticed, told, and survived where possible."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from serve_app.config import OnnxSettings, VllmSettings
+from serve_app.engines.base import Engine
+from serve_app.engines.onnx.engine import OnnxEngine
+from serve_app.engines.registry import build_engine
+from serve_app.errors import EngineDead, GenerationFailed, Overloaded
+from serve_app.models.export import derive
+from tests.contract.play import ask, play, prompt
+
+
+def _core_pids() -> list[int]:
+    """Child processes of ours that call themselves EngineCore."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
+            title = (status.parent / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(fields["PPid"]) == os.getpid() and b"EngineCore" in title:
+            found.append(int(fields["Pid"]))
+    return found
+
+
+async def test_a_hung_and_a_dead_vllm_core_are_noticed(model_dir: Path) -> None:
+    before = set(_core_pids())
+    engine = build_engine(VllmSettings(max_num_seqs=2, max_model_len=512, health_timeout_s=3), model_dir)
+    await engine.start()
+    try:
+        (core,) = set(_core_pids()) - before
+        await engine.check_health()
+        os.kill(core, signal.SIGSTOP)
+        with pytest.raises(EngineDead, match="not answered"):
+            await engine.check_health()
+        os.kill(core, signal.SIGCONT)
+        await engine.check_health()
+        assert len((await play(engine, ask(prompt(10), max_tokens=3)))[0]) == 3
+
+        stream = engine.generate(ask(prompt(10), max_tokens=400))
+        await anext(stream)
+        os.kill(core, signal.SIGKILL)
+        began = time.monotonic()
+        with pytest.raises(EngineDead):
+            async for _ in stream:
+                pass
+        assert time.monotonic() - began < 5
+        with pytest.raises(EngineDead):
+            await engine.check_health()
+    finally:
+        await engine.close()
+
+
+async def test_what_the_cpu_cannot_run_is_refused_with_the_alternatives(tmp_path: Path) -> None:
+    from serve_app.engines.vllm import require_runnable
+
+    config = tmp_path / "config.json"
+    config.write_text("{}")
+    with pytest.raises(EngineDead, match="is not quantized"):
+        require_runnable(VllmSettings(quantization="awq"), tmp_path, frozenset({"avx512f"}))
+    config.write_text(json.dumps({"quantization_config": {"quant_method": "awq"}}))
+    with pytest.raises(EngineDead, match=r"awq needs the processor feature avx512f.*Alternatives.*onnx"):
+        require_runnable(VllmSettings(), tmp_path, frozenset())
+    with pytest.raises(EngineDead, match="is quantized with awq"):
+        require_runnable(VllmSettings(quantization="gptq"), tmp_path, frozenset({"avx512f"}))
+    require_runnable(VllmSettings(device="cuda", quantization="awq"), tmp_path, frozenset())
+    config.write_text(json.dumps({"quantization_config": {"quant_method": "bitsandbytes"}}))
+    with pytest.raises(EngineDead, match="bitsandbytes has no CPU kernel"):
+        require_runnable(VllmSettings(), tmp_path, frozenset({"avx512f"}))
+
+
+async def _onnx(model_dir: Path, **settings: object) -> OnnxEngine:
+    chosen = OnnxSettings.model_validate({"slots": 2, "max_model_len": 512, "step_timeout_s": 0.5} | settings)
+    engine = build_engine(chosen, derive(model_dir, chosen))
+    assert isinstance(engine, OnnxEngine)
+    await engine.start()
+    return engine
+
+
+async def test_a_hung_onnx_step_is_noticed(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = await _onnx(model_dir)
+    await engine.check_health()
+    release = asyncio.Event()
+    assert engine._batch is not None
+    real = engine._batch.step
+
+    def hang() -> object:
+        deadline = time.monotonic() + 20
+        while not release.is_set() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return real()
+
+    monkeypatch.setattr(engine._batch, "step", hang)
+    request = asyncio.create_task(play(engine, ask(prompt(10), max_tokens=3)))
+    await asyncio.sleep(1.0)
+    with pytest.raises(EngineDead, match="step has taken"):
+        await engine.check_health()
+    release.set()
+    assert len((await request)[0]) == 3
+    await engine.check_health()
+    await engine.close()
+
+
+async def test_a_failing_onnx_step_fails_its_batch_only(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = await _onnx(model_dir)
+    with monkeypatch.context() as patch:
+        assert engine._batch is not None
+        patch.setattr(engine._batch, "step", lambda: 1 / 0)
+        with pytest.raises(GenerationFailed):
+            await play(engine, ask(prompt(10)))
+    assert len((await play(engine, ask(prompt(10), max_tokens=3)))[0]) == 3
+    await engine.close()
+    with pytest.raises(EngineDead):
+        await play(engine, ask(prompt(10)))
+
+
+async def test_a_full_onnx_queue_refuses(model_dir: Path) -> None:
+    engine = await _onnx(model_dir, slots=1, max_waiting=1)
+    streams = [engine.generate(ask(prompt(10, i), max_tokens=400, ignore_eos=True)) for i in range(2)]
+    tasks = [asyncio.ensure_future(anext(stream)) for stream in streams]
+    await asyncio.sleep(0.1)
+    with pytest.raises(Overloaded) as refused:
+        await play(engine, ask(prompt(10)))
+    assert refused.value.retry_after_s
+    for task, stream in zip(tasks, streams, strict=True):
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await stream.aclose()
+    await engine.close()
+
+
+async def test_a_missing_onnx_provider_is_named(model_dir: Path) -> None:
+    with pytest.raises(EngineDead, match=r"CUDAExecutionProvider.*gpu extra"):
+        await _onnx(model_dir, provider="cuda")
+
+
+async def test_int4_results_do_not_depend_on_the_neighbours(model_dir: Path) -> None:
+    engine: Engine = await _onnx(model_dir, precision="int4", slots=4, prefill_chunk=16)
+    requests = [(prompt(5 + 33 * i, i), i) for i in range(6)]
+
+    async def draw(number: int) -> tuple[int, ...]:
+        ids, seed = requests[number]
+        return (await play(engine, ask(ids, temperature=1.0, seed=seed)))[0]
+
+    alone = [await draw(number) for number in range(6)]
+    assert await asyncio.gather(*(draw(number) for number in range(6))) == alone
+    await engine.close()
