@@ -32,7 +32,7 @@ $(STAMP): requirements/cpu.txt pyproject.toml
 
 serve: $(STAMP) ## start Ray and serve serve_config.yaml on http://localhost:8000 (Ctrl-C stops both)
 	@echo "==> starting Ray and the application; curl http://localhost:8000/health shows its progress"
-	@$(BIN)/serve run serve_config.yaml
+	@set -a; . cluster/serve.env; exec $(BIN)/serve run serve_config.yaml
 
 check: $(STAMP) ## ruff, mypy strict, import-linter
 	$(BIN)/ruff check .

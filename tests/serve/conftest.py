@@ -1,128 +1,18 @@
-"""The shipped configuration on a Ray of its own, started once for the suite with `serve run`, as a user would."""
+"""The running application, started once for the suite."""
 
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-import httpx
-import openai
 import pytest
-import yaml
 
-ROOT = Path(__file__).parents[2]
-START_LIMIT_S = 240
-
-
-@dataclass
-class LiveApp:
-    """The running application and what was seen while it started."""
-
-    url: str
-    log: Path
-    config: dict[str, Any]
-    seen: list[tuple[float, int, dict[str, str]]] = field(default_factory=list)
-    """(seconds since `serve run`, status of /health, phase per group), one entry per change."""
-    first_answer_s: dict[str, float] = field(default_factory=dict)
-    """Seconds from `serve run` to the first streamed token, per group."""
-
-    def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0, timeout=120)
-
-    def loads(self, group: str) -> list[Any]:
-        """Ask every replica of a group for its load, past all caches."""
-        from ray import serve
-
-        return list(serve.get_deployment_handle(group, "phi-serve").broadcast("load").results(timeout_s=10))
-
-    def pids(self, group: str) -> list[int]:
-        """Process ids of a group's replicas, from Ray's own books."""
-        from ray.util.state import list_actors
-
-        actors = list_actors(filters=[("state", "=", "ALIVE")], limit=1000, detail=True)
-        return [actor.pid for actor in actors if f"#{group}#" in (actor.name or "")]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _configuration(port: int) -> dict[str, Any]:
-    """The shipped file with another port, and a slow scripted group beside the real ones."""
-    config: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
-    config["http_options"]["port"] = port
-    application = config["applications"][0]
-    application["args"]["public_url"] = f"http://127.0.0.1:{port}"
-    application["args"]["engines"]["slow"] = {"kind": "fake", "tokens_per_second": 2, "text": "one two three four"}
-    application["deployments"].append({"name": "slow", "ray_actor_options": {"num_cpus": 0.01}})
-    return config
-
-
-def _watch(app: LiveApp, process: subprocess.Popen[bytes], began: float) -> None:
-    """Record what the ingress says until every group is ready."""
-    while time.monotonic() - began < START_LIMIT_S:
-        assert process.poll() is None, f"serve run ended:\n{app.log.read_text()[-4000:]}"
-        try:
-            health = httpx.get(f"{app.url}/health", timeout=5)
-            phases = {name: group["phase"] for name, group in health.json()["groups"].items()}
-        except (httpx.HTTPError, ValueError, KeyError):
-            time.sleep(0.2)
-            continue
-        if not app.seen or app.seen[-1][1:] != (health.status_code, phases):
-            app.seen.append((time.monotonic() - began, health.status_code, phases))
-        for group, phase in phases.items():
-            if phase == "ready" and group not in app.first_answer_s:
-                _stream_one_token(app, group)
-                app.first_answer_s[group] = time.monotonic() - began
-        if health.status_code == 200:
-            return
-        time.sleep(0.2)
-    pytest.fail(f"not ready after {START_LIMIT_S} s: {app.seen}\n{app.log.read_text()[-4000:]}")
-
-
-def _stream_one_token(app: LiveApp, group: str) -> None:
-    stream = app.client().chat.completions.create(
-        model="phi-4-mini-instruct",
-        messages=[{"role": "user", "content": "hi"}],
-        max_tokens=1,
-        stream=True,
-        extra_headers={"x-engine": group},
-        extra_body={"ignore_eos": True},
-    )
-    assert list(stream)
+from benchmarks.live import LiveApp, live, shipped_config
 
 
 @pytest.fixture(scope="session")
 def app() -> Iterator[LiveApp]:
-    import ray
-
-    scratch = Path(tempfile.mkdtemp(prefix="phi-", dir="/tmp"))  # short: Ray's socket paths are limited to 107 bytes
-    port = _free_port()
-    config = _configuration(port)
-    file = scratch / "config.yaml"
-    file.write_text(yaml.safe_dump(config))
-    app = LiveApp(f"http://127.0.0.1:{port}", scratch / "serve.log", config)
-    ray.init(address="local", num_cpus=2, namespace="serve", _temp_dir=str(scratch / "ray"), log_to_driver=False)
-    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_DEDUP_LOGS": "0"}
-    command = [str(Path(sys.executable).parent / "serve"), "run", str(file)]
-    began = time.monotonic()
-    with app.log.open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
-    try:
-        _watch(app, process, began)
+    """The shipped configuration with a slow scripted group beside the real ones."""
+    config = shipped_config()
+    application = config["applications"][0]
+    application["args"]["engines"]["slow"] = {"kind": "fake", "tokens_per_second": 2, "text": "one two three four"}
+    application["deployments"].append({"name": "slow", "ray_actor_options": {"num_cpus": 0.01}})
+    with live(config) as app:
         yield app
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
-        ray.shutdown()
-        shutil.rmtree(scratch, ignore_errors=True)

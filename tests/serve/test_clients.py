@@ -6,7 +6,7 @@ import httpx
 import openai
 import pytest
 
-from tests.serve.conftest import LiveApp
+from benchmarks.live import LiveApp
 
 MODEL = "phi-4-mini-instruct"
 GROUPS = ["vllm", "onnx"]

@@ -7,7 +7,7 @@ import time
 import httpx
 import pytest
 
-from tests.serve.conftest import LiveApp
+from benchmarks.live import LiveApp
 
 CHAT = "/v1/chat/completions"
 LONG = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3500, "ignore_eos": True}
