@@ -63,7 +63,7 @@ def build_ingress(settings: AppSettings, groups: Mapping[str, serve.Application]
     """Return the ingress bound to its groups."""
     deployment = serve.deployment(
         name=INGRESS,
-        max_ongoing_requests=2 * settings.limits.max_concurrent_requests,
+        max_ongoing_requests=1000,
         health_check_period_s=5,
         graceful_shutdown_timeout_s=settings.limits.request_timeout_s + 30,
     )(Ingress)

@@ -1,0 +1,124 @@
+"""Word problems with several steps: speed and time, legs of a journey, compound interest, scaled rectangles.
+
+The wording of the tutorial's four mathematics prompts is one of the phrasings of each family.
+"""
+
+from random import Random
+
+from training.conversation import Check, Example, ask, number
+
+_VEHICLES = ("train", "car", "bus", "truck", "cyclist", "boat")
+
+
+def faster_journey(rng: Random) -> Example:
+    """The same way at a higher speed."""
+    while True:
+        speed, hours, more = rng.randrange(20, 130, 10), rng.randint(2, 6), rng.choice((10, 20, 30, 40))
+        distance, new_speed = speed * hours, speed + more
+        if distance * 10 % new_speed == 0:
+            break
+    result = number(distance / new_speed)
+    vehicle = rng.choice(_VEHICLES)
+    unit, per_hour = rng.choice((("km", "km/h"), ("km", "km/h"), ("miles", "mph")))
+    question = rng.choice(
+        (
+            "A {v} travels {d} {u} in {h} hours. If it increases its speed by {m} {k}, how long would the same journey take?",
+            "A {v} covers {d} {u} in {h} hours. How long does the same trip take if its speed goes up by {m} {k}?",
+            "A {v} needs {h} hours for {d} {u}. If it goes {m} {k} faster, how many hours does it need?",
+        )
+    ).format(v=vehicle, d=distance, u=unit, h=hours, m=more, k=per_hour)
+    answer = (
+        f"The speed is {distance} / {hours} = {speed} {per_hour}. The new speed is {speed} + {more} = {new_speed} "
+        f"{per_hour}. The time is {distance} / {new_speed} = {result} hours."
+    )
+    return ask("speed", f"{distance}/{hours}+{more}", question, answer, Check(kind="number", expected=result))
+
+
+def two_legs(rng: Random) -> Example:
+    """Total distance over two speeds."""
+    vehicle = rng.choice(_VEHICLES)
+    unit, per_hour = rng.choice((("miles", "mph"), ("miles", "mph"), ("km", "km/h")))
+    speeds = (rng.randrange(20, 101, 10), rng.randrange(20, 101, 10))
+    hours = (rng.randint(1, 10) / 2, rng.randint(1, 10) / 2)
+    parts = [speed * time for speed, time in zip(speeds, hours, strict=True)]
+    total = number(sum(parts))
+    question = rng.choice(
+        (
+            "If a {v} travels at {a} {k} for {s} hours, then at {b} {k} for {t} hours, what is the total distance traveled?",
+            "A {v} drives {s} hours at {a} {k} and then {t} hours at {b} {k}. How far does it get?",
+            "A {v} goes at {a} {k} for {s} hours and at {b} {k} for {t} hours. What is the total distance?",
+        )
+    ).format(v=vehicle, a=speeds[0], b=speeds[1], k=per_hour, s=number(hours[0]), t=number(hours[1]))
+    answer = (
+        f"First part: {speeds[0]} * {number(hours[0])} = {number(parts[0])} {unit}. Second part: {speeds[1]} * "
+        f"{number(hours[1])} = {number(parts[1])} {unit}. Total: {number(parts[0])} + {number(parts[1])} "
+        f"= {total} {unit}."
+    )
+    key = f"{speeds[0]}*{hours[0]}+{speeds[1]}*{hours[1]}"
+    return ask("two legs", key, question, answer, Check(kind="number", expected=total))
+
+
+def compound_interest(rng: Random) -> Example:
+    """A sum that grows for one to three years, year by year."""
+    start, rate, years = (
+        rng.choice((1000, 2000, 3000, 4000, 5000, 10000)),
+        rng.choice((2, 3, 4, 5, 6, 8, 10)),
+        rng.randint(1, 3),
+    )
+    question = rng.choice(
+        (
+            "Solve this step by step: If compound interest on ${p} at {r}% annually for {y} years, what is the final amount?",
+            "${p} is invested at {r}% compound interest per year. What is it worth after {y} years?",
+            "What is the final amount of ${p} at {r}% annual compound interest for {y} years?",
+            "Calculate the compound interest result for ${p} at {r}% over {y} years.",
+        )
+    ).format(p=start, r=rate, y=years)
+    amount, lines = float(start), []
+    for year in range(1, years + 1):
+        following = round(amount * (1 + rate / 100), 4)
+        lines.append(f"Year {year}: {_exact(amount)} * {1 + rate / 100:.2f} = {_exact(following)}.")
+        amount = following
+    answer = "\n".join(lines) + f"\nThe final amount is ${amount:.2f}."
+    return ask("compound interest", f"{start}@{rate}*{years}", question, answer, Check(kind="number", expected=number(amount)))
+
+
+def scaled_rectangle(rng: Random) -> Example:
+    """How the area grows when both sides grow by one percentage."""
+    length, width = rng.randint(3, 30), rng.randint(2, 20)
+    rate = rng.choice((5, 10, 15, 20, 25, 30, 40, 50, 60, 80, 100))
+    factor = number(1 + rate / 100)
+    square, growth = _exact((1 + rate / 100) ** 2), _exact((100 + rate) ** 2 / 100 - 100)
+    unit = rng.choice(("cm", "cm", "m", "mm"))
+    question = rng.choice(
+        (
+            "A rectangle has length {l}{u} and width {w}{u}. If we increase both dimensions by {r}%, what is the "
+            "percentage increase in area?",
+            "Both sides of a {l}{u} by {w}{u} rectangle grow by {r}%. By how many percent does the area grow?",
+            "A rectangle is {l} {u} long and {w} {u} wide. Both sides are increased by {r}%. How much "
+            "larger is the area, "
+            "in percent?",
+        )
+    ).format(l=length, w=width, r=rate, u=unit)
+    answer = (
+        f"Both sides are multiplied by {factor}, so the area is multiplied by {factor} * {factor} = {square}. "
+        f"The area increases by {growth}%."
+    )
+    return ask("rectangle", f"{length}x{width}^{rate}", question, answer, Check(kind="number", expected=growth))
+
+
+def rectangle_area(rng: Random) -> Example:
+    """Area of a rectangle with small sides."""
+    length, width, unit = rng.randint(2, 20), rng.randint(2, 12), rng.choice(("cm", "m"))
+    question = rng.choice(
+        (
+            "What is the area of a rectangle with length {l}{u} and width {w}{u}?",
+            "A rectangle is {l} {u} by {w} {u}. What is its area?",
+        )
+    ).format(l=length, w=width, u=unit)
+    answer = f"{length} * {width} = {length * width}. The area is {length * width} square {unit}."
+    return ask("area", f"{length}x{width}", question, answer, Check(kind="contains", expected=f"is {length * width} square"))
+
+
+def _exact(value: float) -> str:
+    text = f"{value:.4f}"
+    return text.rstrip("0").rstrip(".")

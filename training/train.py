@@ -1,0 +1,187 @@
+"""Trains the embedded model from nothing; `python -m training.train --help` lists the knobs.
+
+One process, one device. A run that was stopped goes on from its last checkpoint. Knows nothing of serving.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+import torch.nn.functional as fn
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.optim import AdamW, Muon, Optimizer
+
+from training.export import save_folder
+from training.families import MIXTURE, draw, mixture
+from training.families.long_prompts import conversation_text
+from training.model import CausalModel, Shape, rotary_table
+from training.packing import ROW_LENGTHS, Batch, batches
+from training.teacher import forced_accuracy
+from training.tokenizer import train_tokenizer
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, checkpoint, and write the model folder at the end."""
+    options = _parse(arguments)
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    options.work.mkdir(parents=True, exist_ok=True)
+    tokenizer = _tokenizer(options.work / "tokenizer.json", options.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    shape = Shape(layers=options.layers, intermediate=options.intermediate)
+    model = CausalModel(shape).to(device)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters on {device}", flush=True)
+    run = Run(model, tokenizer, options, device)
+    run.resume()
+    run.train()
+    save_folder(model, tokenizer, options.out)
+    print(f"written to {options.out}")
+
+
+COMPILED_LENGTH = 256
+"""Longer rows are rare and not worth a compilation."""
+
+
+class Run:
+    """The state of one training run: step count, optimizers, elapsed time."""
+
+    def __init__(self, model: CausalModel, tokenizer: Tokenizer, options: argparse.Namespace, device: torch.device) -> None:
+        """Set up optimizers: Muon for the matrices of the blocks, AdamW for embedding and norms."""
+        self.model, self.tokenizer, self.options, self.device = model, tokenizer, options, device
+        matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
+        others = [p for name, p in model.named_parameters() if p.dim() != 2 or "embed" in name]
+        muon = Muon(matrices, lr=options.lr, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+        self.optimizers: list[Optimizer] = [muon, AdamW(others, lr=options.lr, betas=(0.9, 0.98), weight_decay=0.0)]
+        self.step, self.elapsed_s = 0, 0.0
+        self.fast = torch.compile(model, dynamic=False) if options.compile else model
+        self.tables = {
+            (length, long): rotary_table(model.shape, length, long=long).to(device)
+            for length in ROW_LENGTHS
+            for long in (False, True)
+        }
+
+    @property
+    def progress(self) -> float:
+        """The part of the run that is done, 0 to 1, by steps or by minutes, whichever is further."""
+        return float(max(self.step / self.options.steps, self.elapsed_s / (60 * self.options.minutes)))
+
+    def learning_rate(self) -> float:
+        """Linear warm-up over 100 steps, flat, then down to 2 % over the last half."""
+        warm = min(1.0, (self.step + 1) / 100)
+        return float(self.options.lr) * warm * min(1.0, max(0.02, (1 - self.progress) / 0.5))
+
+    def train(self) -> None:
+        """Run to the end, with a report, a checkpoint and an evaluation every so often."""
+        options, seen_tokens, loss_sum, since = self.options, 0, 0.0, time.monotonic()
+        stream: Iterator[Batch] = batches(self.tokenizer, options.seed, options.tokens_per_step, self.step)
+        last = time.monotonic()
+        while self.progress < 1:
+            batch = next(stream)
+            loss_sum += self.update(batch)
+            seen_tokens += batch.tokens.numel()
+            self.step += 1
+            now = time.monotonic()
+            self.elapsed_s, last = self.elapsed_s + now - last, now
+            if self.step % options.report == 0:
+                rate = seen_tokens / (now - since)
+                bar = "#" * int(20 * min(1.0, self.progress))
+                print(
+                    f"[{bar:<20}] step {self.step} {self.elapsed_s / 60:.1f} min loss {loss_sum / options.report:.4f} "
+                    f"{rate:.0f} tok/s lr {self.learning_rate():.2e}",
+                    flush=True,
+                )
+                seen_tokens, loss_sum, since = 0, 0.0, now
+            if self.step % options.checkpoint == 0:
+                self.save()
+                self.report_accuracy(12)
+        self.save()
+        self.report_accuracy(40)
+
+    def update(self, batch: Batch) -> float:
+        """Take one optimizer step; return the mean loss over the batch's targets."""
+        tokens, wanted = batch.tokens.to(self.device), batch.targets[:, 1:].to(self.device)
+        table = self.tables[tokens.shape[1], batch.long]
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            states = (self.fast if tokens.shape[1] <= COMPILED_LENGTH else self.model)(tokens, table)
+            scores: Tensor = self.model.logits(states[:, :-1][wanted])
+        loss = fn.cross_entropy(scores.float(), tokens[:, 1:][wanted])
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        rate = self.learning_rate()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+    def save(self) -> None:
+        """Write the checkpoint in one step, and a model folder beside it."""
+        state: dict[str, Any] = {
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+            "elapsed_s": self.elapsed_s,
+        }
+        draft = self.options.work / "checkpoint.pt.new"
+        torch.save(state, draft)
+        draft.rename(self.options.work / "checkpoint.pt")
+        save_folder(self.model, self.tokenizer, self.options.work / "model")
+
+    def resume(self) -> None:
+        """Take up the last checkpoint, if there is one."""
+        path = self.options.work / "checkpoint.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.elapsed_s = state["step"], state["elapsed_s"]
+        print(f"resumed at step {self.step}", flush=True)
+
+    def report_accuracy(self, count: int) -> None:
+        """Print the share of held-out answers that greedy decoding would write exactly."""
+        rng, cells = Random(1), []
+        for sampler in MIXTURE:
+            examples = [draw(sampler, rng, held_out=True) for _ in range(count)]
+            share = forced_accuracy(self.model, self.tokenizer, examples)
+            cells.append(f"{sampler.__name__} {100 * share:.0f}")
+        print("  exact %: " + ", ".join(cells), flush=True)
+
+
+def _tokenizer(path: Path, seed: int) -> Tokenizer:
+    if path.exists():
+        return Tokenizer.from_file(str(path))
+    stream = mixture(seed, long_share=0.005)
+    tokenizer = train_tokenizer(conversation_text(next(stream).messages) for _ in range(30_000))
+    tokenizer.save(str(path))
+    return tokenizer
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("/tmp/phi-train"), help="checkpoints, to resume from")
+    parser.add_argument("--out", type=Path, default=Path("serve_app/models/embedded"), help="the model folder to write")
+    parser.add_argument("--steps", type=int, default=100_000, help="the run ends after so many steps")
+    parser.add_argument("--minutes", type=float, default=600.0, help="or after so many minutes")
+    parser.add_argument("--tokens-per-step", type=int, default=4096)
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--intermediate", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--report", type=int, default=20, help="steps between lines")
+    parser.add_argument("--checkpoint", type=int, default=400, help="steps between checkpoints")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the model for the short rows")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
