@@ -23,6 +23,8 @@ from serve_app.types import ReplicaReport
 
 logger = logging.getLogger(__name__)
 
+_QUESTION = "A train travels 240 km in 3 hours. If it increases its speed by 20 km/h, how long would the same journey take?"
+
 DIALECTS = (openai.DIALECT, reasoning.DIALECT)
 
 
@@ -80,6 +82,6 @@ def _announcement(settings: AppSettings) -> str:
             "Every engine group is ready. Try:",
             f"curl {url}/v1/chat/completions {json} -d '{chat}}}'",
             f"curl -N {url}/v1/chat/completions {json} -d '{chat},\"stream\":true}}'",
-            f'curl {url}/reasoning {json} -d \'{{"prompt":"A train travels 240 km in 3 hours. How fast is it?"}}\'',
+            f'curl {url}/reasoning {json} -d \'{{"prompt":"{_QUESTION}","task_type":"math"}}\'',
         )
     )
