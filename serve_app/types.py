@@ -41,6 +41,7 @@ class Capability(StrEnum):
 
     LOGPROBS = "logprobs"
     LOGIT_BIAS = "logit_bias"
+    MIN_P = "min_p"
 
 
 class Phase(StrEnum):

@@ -47,7 +47,7 @@ class FakeEngine:
         return EngineInfo(
             kind=EngineKind.FAKE,
             context_length=self._settings.max_model_len,
-            capabilities=frozenset({Capability.LOGPROBS, Capability.LOGIT_BIAS}),
+            capabilities=frozenset({Capability.LOGPROBS, Capability.LOGIT_BIAS, Capability.MIN_P}),
             max_concurrency=self._settings.slots,
             precision="none",
         )

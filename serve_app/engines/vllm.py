@@ -44,6 +44,7 @@ from serve_app.types import (
 
 logger = logging.getLogger(__name__)
 
+_NOT_WHILE_DRAFTING = frozenset({Capability.LOGIT_BIAS, Capability.MIN_P})
 _CPU_QUANTIZATION = {"compressed-tensors": "", "awq": "avx512f", "gptq": "avx512f"}
 """Methods with CPU kernels, and the processor flag they need."""
 
@@ -86,7 +87,8 @@ class VllmEngine:
         return EngineInfo(
             kind=EngineKind.VLLM,
             context_length=self._settings.max_model_len,
-            capabilities=frozenset({Capability.LOGPROBS, Capability.LOGIT_BIAS}),
+            # vLLM refuses these two beside drafted tokens.
+            capabilities=frozenset(Capability) - (_NOT_WHILE_DRAFTING if self._settings.ngram_speculation else frozenset()),
             max_concurrency=self._settings.max_num_seqs,
             precision=self._settings.quantization or self._settings.dtype,
         )

@@ -56,6 +56,8 @@ def _needs(request: GenerateRequest) -> set[Capability]:
         needs.add(Capability.LOGPROBS)
     if request.sampling.logit_bias:
         needs.add(Capability.LOGIT_BIAS)
+    if request.sampling.min_p > 0:
+        needs.add(Capability.MIN_P)
     return needs
 
 

@@ -51,7 +51,7 @@ class OnnxEngine:
         return EngineInfo(
             kind=EngineKind.ONNX,
             context_length=self._settings.max_model_len,
-            capabilities=frozenset({Capability.LOGPROBS, Capability.LOGIT_BIAS}),
+            capabilities=frozenset({Capability.LOGPROBS, Capability.LOGIT_BIAS, Capability.MIN_P}),
             max_concurrency=self._settings.slots,
             precision=self._settings.precision,
         )
