@@ -18,6 +18,7 @@ from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs.engine import tokens_input
+from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
@@ -95,6 +96,7 @@ class VllmEngine:
 
     async def start(self) -> None:
         """Check that the settings can run here, then start the core process. Takes 10 to 60 s on CPUs."""
+        require_device(self._settings.device, current_platform.device_type)
         require_runnable(self._settings, self._model_dir, _cpu_flags())
         _set_environment(self._settings)
         try:
@@ -186,6 +188,15 @@ class VllmEngine:
         if self._llm is not None:
             self._llm.shutdown()
             self._llm = None
+
+
+def require_device(asked: str, built_for: str) -> None:
+    """Raise `EngineDead` when the installed vLLM computes elsewhere than `device` says."""
+    if asked != built_for:
+        raise EngineDead(
+            f"device: {asked} is set, but the installed vLLM runs on {built_for or 'no device it can see'}; "
+            f"set device: {built_for or 'cpu'}, or install the {'gpu' if asked == 'cuda' else 'cpu'} extra on a machine with that device"
+        )
 
 
 def require_runnable(settings: VllmSettings, model_dir: Path, cpu_flags: frozenset[str]) -> None:

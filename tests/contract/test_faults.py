@@ -78,6 +78,11 @@ async def test_what_the_cpu_cannot_run_is_refused_with_the_alternatives(tmp_path
         require_runnable(VllmSettings(), tmp_path, frozenset({"avx512f"}))
 
 
+async def test_a_vllm_built_for_another_device_is_refused(model_dir: Path) -> None:
+    with pytest.raises(EngineDead, match=r"device: cuda is set, but the installed vLLM runs on cpu.*gpu extra"):
+        await build_engine(VllmSettings(device="cuda"), model_dir).start()
+
+
 async def _onnx(model_dir: Path, **settings: object) -> OnnxEngine:
     chosen = OnnxSettings.model_validate({"slots": 2, "max_model_len": 512, "step_timeout_s": 0.5} | settings)
     engine = build_engine(chosen, derive(model_dir, chosen))
