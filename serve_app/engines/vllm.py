@@ -193,9 +193,11 @@ class VllmEngine:
 def require_device(asked: str, built_for: str) -> None:
     """Raise `EngineDead` when the installed vLLM computes elsewhere than `device` says."""
     if asked != built_for:
+        have = built_for or "no device it can see"
+        extra = "gpu" if asked == "cuda" else "cpu"
         raise EngineDead(
-            f"device: {asked} is set, but the installed vLLM runs on {built_for or 'no device it can see'}; "
-            f"set device: {built_for or 'cpu'}, or install the {'gpu' if asked == 'cuda' else 'cpu'} extra on a machine with that device"
+            f"device: {asked} is set, but the installed vLLM runs on {have}; "
+            f"set device: {built_for or 'cpu'}, or install the {extra} extra on a machine with that device"
         )
 
 
