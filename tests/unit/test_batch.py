@@ -51,14 +51,14 @@ def _expected(prompt: tuple[int, ...], limit: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
-@given(st.integers(0, 2**32), st.integers(1, 5), st.integers(2, 9))
-def test_every_schedule_gives_every_sequence_its_own_tokens(seed: int, slots: int, chunk: int) -> None:
+@given(st.integers(0, 2**32), st.integers(1, 5), st.integers(2, 9), st.integers(1, 2))
+def test_every_schedule_gives_every_sequence_its_own_tokens(seed: int, slots: int, chunk: int, min_rows: int) -> None:
     draw = random.Random(seed)
     pool = KvPool(SHAPE, slots + 1, 64)
     for array in pool.layers[0]:
         array[:] = -1000  # garbage beyond a sequence's length must not matter
     decoder = SumDecoder(pool)
-    batch = Batch(decoder, pool, prefill_chunk=chunk)
+    batch = Batch(decoder, pool, prefill_chunk=chunk, min_rows=min_rows)
     got: dict[Sequence, list[int]] = {}
     ends: dict[Sequence, Finished] = {}
     cancelled: set[Sequence] = set()
@@ -97,12 +97,12 @@ def test_every_schedule_gives_every_sequence_its_own_tokens(seed: int, slots: in
             assert got[sequence] == _expected(sequence.request.prompt, sequence.limit)
             assert ends[sequence].usage.completion_tokens == sequence.limit
     assert decoder.smallest_chunk >= 2
-    assert decoder.smallest_step >= 2
+    assert decoder.smallest_step >= min_rows
 
 
 def test_a_waiting_sequence_joins_as_soon_as_a_slot_is_free() -> None:
     pool = KvPool(SHAPE, 2, 64)
-    batch = Batch(SumDecoder(pool), pool, prefill_chunk=8)
+    batch = Batch(SumDecoder(pool), pool, prefill_chunk=8, min_rows=2)
     first, second = (
         Sequence(TokenRequest(request_id=str(i), prompt=(1, 2, 3), sampling=Sampling(temperature=0.0)), limit=3) for i in range(2)
     )

@@ -4,8 +4,9 @@ Continuous batching over contiguous slots. Rows 0 to D-1 are decoding, the rows 
 sequence joins and leaves between two steps, and the hole it leaves is filled by moving a neighbour's cache. Each step advances all
 decoding rows by one token and computes at most one prompt chunk, so that a long prompt delays its neighbours by one chunk at most.
 
-Rows never influence each other: with int4 weights a one-row product sums in another order than a many-row one, so a lone decoding
-row runs as two (the spare slot is the dummy) and no prompt chunk has one token; a prompt's last single token is decoded instead.
+Rows never influence each other: with int4 weights a one-row product sums in another order than a many-row one, so there a lone
+decoding row runs as two (`min_rows`; the spare slot is the dummy). No prompt chunk has one token; a prompt's last single token is
+decoded instead.
 
 Single-threaded; the engine's thread owns it. Knows nothing of asyncio.
 """
@@ -70,8 +71,9 @@ Step = list[tuple[Sequence, TokenEvent]]
 class Batch:
     """Waiting and active sequences over one KV pool. The pool has one slot more than `slots`: the spare dummy row."""
 
-    def __init__(self, graph: Decoder, pool: KvPool, *, prefill_chunk: int) -> None:
-        """Schedule over all but the last slot of `pool`."""
+    def __init__(self, graph: Decoder, pool: KvPool, *, prefill_chunk: int, min_rows: int) -> None:
+        """Schedule over all but the last slot of `pool`; decode at least `min_rows` (1 or 2) rows at a time."""
+        self._min_rows = min_rows
         self._graph = graph
         self._pool = pool
         self._slots = pool.slots - 1
@@ -129,12 +131,12 @@ class Batch:
 
     def _decode(self, events: Step) -> None:
         rows = self._rows[: self._decoding]
-        padded = max(2, len(rows))
+        padded = max(self._min_rows, len(rows))
         ids, pasts = np.zeros(padded, np.int64), np.zeros(padded, np.int64)
         for at, row in enumerate(rows):
             ids[at], pasts[at] = row.pending, row.computed
-        if len(rows) == 1:
-            self._fill_dummy(ids, pasts)
+        if padded > len(rows):
+            self._fill_dummy(pasts)
         logits = self._graph.advance(ids, pasts)
         for at, row in enumerate(rows):
             row.computed += 1
@@ -143,7 +145,7 @@ class Batch:
             if rows[at].generated >= rows[at].limit:
                 self._remove(at)
 
-    def _fill_dummy(self, ids: NDArray[np.int64], pasts: NDArray[np.int64]) -> None:
+    def _fill_dummy(self, pasts: NDArray[np.int64]) -> None:
         """Let the second row of a lone decode rewrite a position that its owner, if any, computes anew."""
         if len(self._rows) > 1:
             pasts[1] = self._rows[1].computed

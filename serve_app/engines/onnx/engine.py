@@ -70,7 +70,7 @@ class OnnxEngine:
         graph.attach(pool)
         self._vocabulary_size = graph.vocabulary_size
         logger.info("onnx KV pool: %s", pool.plan())
-        return Batch(graph, pool, prefill_chunk=settings.prefill_chunk)
+        return Batch(graph, pool, prefill_chunk=settings.prefill_chunk, min_rows=2 if settings.precision == "int4" else 1)
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
         """See `Engine.generate`. Raises `Overloaded` when too many wait, `ContextOverflow` when the prompt leaves no room."""
