@@ -1,13 +1,10 @@
 """Engine groups as Serve deployments, named after the group. Replica counts and resources come from serve_config.yaml."""
 
-from collections.abc import Callable
-
 from ray import serve
 
 from deployments.remote import report_to_ingress
 from deployments.replica import EngineReplica, Report
 from serve_app.config import EngineSettings, ModelSettings
-from serve_app.types import ReplicaReport
 
 INGRESS = "ingress"
 """Name of the ingress deployment."""
@@ -36,5 +33,4 @@ def build_group(name: str, settings: EngineSettings, model: ModelSettings) -> se
 def _identity() -> tuple[str, Report]:
     """Return this replica's id and its way to report; called inside the replica."""
     context = serve.get_replica_context()
-    send: Callable[[ReplicaReport], None] = report_to_ingress(INGRESS, context.app_name)
-    return context.replica_id.unique_id, send
+    return context.replica_id.unique_id, report_to_ingress(INGRESS, context.app_name)

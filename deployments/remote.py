@@ -5,19 +5,21 @@ The one place where Ray's exceptions become ours.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, cast
 
+import grpc
 from ray import serve
-from ray.exceptions import RayActorError, RayError, RayTaskError, TaskCancelledError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.exceptions import RayActorError, TaskCancelledError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from serve_app.errors import EngineDead, GenerationFailed, NoEngine, Overloaded, ServeError
 from serve_app.types import ReplicaReport, TokenEvent, TokenRequest
 
 logger = logging.getLogger(__name__)
+
+_REPORT_TIMEOUT_S = 3.0
 
 
 class RemoteEngine:
@@ -36,58 +38,60 @@ class RemoteEngine:
         Serve waits for ever for a replica to appear, so acceptance (the replica's empty first batch) has a deadline.
         """
         response = cast(DeploymentResponseGenerator[Any], self._generate.remote(request))
-        with _translated(self._group):
-            try:
-                async with asyncio.timeout(self._accept_timeout_s):
-                    await anext(response)
-                async for batch in response:
-                    for event in batch:
-                        if isinstance(event, ServeError):
-                            raise event
-                        yield event
-            finally:
-                response.cancel()  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def _translated(group: str) -> Iterator[None]:
-    try:
-        yield
-    except TimeoutError as error:
-        raise NoEngine(f"no replica of group {group} took the request in time", retry_after_s=5.0) from error
-    except ServeError:
-        raise
-    except RayTaskError as error:
-        logger.exception("group %s failed", group)
-        raise GenerationFailed(f"group {group} failed while generating") from error
-    except BackPressureError as error:
-        raise Overloaded(f"group {group} has its queue full; try again later", retry_after_s=1.0) from error
-    except DeploymentUnavailableError as error:
-        raise NoEngine(f"group {group} is not available", retry_after_s=5.0) from error
-    except RayActorError as error:
-        raise EngineDead(f"a replica of group {group} died") from error
-    except TaskCancelledError as error:
-        raise EngineDead(f"a replica of group {group} dropped the request") from error
-    except (RayError, RayServeException) as error:
-        logger.exception("group %s failed", group)
-        raise GenerationFailed(f"group {group} could not be reached") from error
-
-
-def report_to_ingress(ingress: str, app_name: str) -> Callable[[ReplicaReport], None]:
-    """Return a function that tells every ingress replica; it never blocks and never raises."""
-    handle = serve.get_deployment_handle(ingress, app_name)
-    pending: set[asyncio.Task[None]] = set()
-
-    async def deliver(report: ReplicaReport) -> None:
         try:
-            await handle.broadcast("report", report).results_async(timeout_s=5)
-        except (RayError, RayServeException, TimeoutError) as error:
+            await self._accepted(response)
+            async for batch in response:
+                for event in batch:
+                    if isinstance(event, ServeError):
+                        raise event
+                    yield event
+        except ServeError:
+            raise
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # ours: the client left or the time is over
+            raise EngineDead(f"a replica of group {self._group} dropped the request") from error
+        except Exception as error:
+            raise translate(self._group, error) from error
+        finally:
+            response.cancel()  # type: ignore[no-untyped-call]
+
+    async def _accepted(self, response: DeploymentResponseGenerator[Any]) -> None:
+        try:
+            async with asyncio.timeout(self._accept_timeout_s):
+                first = await anext(response, None)
+        except TimeoutError as error:
+            raise NoEngine(f"no replica of group {self._group} took the request in time", retry_after_s=5.0) from error
+        if first is None:
+            raise EngineDead(f"a replica of group {self._group} ended the stream before it began")
+
+
+def translate(group: str, error: Exception) -> ServeError:
+    """Return what a foreign exception of a handle means. What nobody foresaw is logged whole and told in one sentence."""
+    match error:
+        case BackPressureError():
+            return Overloaded(f"group {group} has its queue full; try again later", retry_after_s=1.0)
+        case DeploymentUnavailableError():
+            return NoEngine(f"group {group} is not available", retry_after_s=5.0)
+        case RayActorError() | grpc.RpcError():
+            return EngineDead(f"a replica of group {group} died")
+        case TaskCancelledError():
+            return EngineDead(f"a replica of group {group} dropped the request")
+    logger.error("group %s failed", group, exc_info=error)
+    return GenerationFailed(f"group {group} failed while generating")
+
+
+def report_to_ingress(ingress: str, app_name: str) -> Callable[[ReplicaReport], Awaitable[bool]]:
+    """Return a function that tells every ingress replica and says whether one took it; it never raises."""
+    handle = serve.get_deployment_handle(ingress, app_name)
+
+    async def deliver(report: ReplicaReport) -> bool:
+        try:
+            await handle.broadcast("report", report).results_async(timeout_s=_REPORT_TIMEOUT_S)
+        except Exception as error:
             logger.debug("no ingress took the report: %s", type(error).__name__)
+            return False
+        return True
 
-    def send(report: ReplicaReport) -> None:
-        if len(pending) < 3:
-            task = asyncio.get_running_loop().create_task(deliver(report))
-            pending.add(task)
-            task.add_done_callback(pending.discard)
-
-    return send
+    return deliver

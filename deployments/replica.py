@@ -7,7 +7,7 @@ replicas that can answer only; meanwhile the phase is told to every ingress.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 
 from serve_app.config import EngineSettings, ModelSettings
@@ -23,9 +23,10 @@ logger = logging.getLogger(__name__)
 REPORT_EVERY_S = 1.0
 _FLUSH_AFTER_S = 0.02
 _WARM_PROMPT = (0,)
+_LAST_REPORT_TRIES = 10
 
-Report = Callable[[ReplicaReport], None]
-"""Tells every ingress; must not block and must not raise."""
+Report = Callable[[ReplicaReport], Awaitable[bool]]
+"""Tells every ingress and says whether one took it; must not raise."""
 Batch = tuple[TokenEvent | ServeError, ...]
 """What crosses Ray at once. A `ServeError` comes last: raised, Serve would log a client's mistake as a fault of ours."""
 
@@ -44,6 +45,7 @@ class EngineReplica:
         self._replica_id, self._send = identity()
         self._phase, self._reason = Phase.STARTING, ""
         self._engine: Engine | None = None
+        self._news = asyncio.Event()
         self._reporter = asyncio.create_task(self._report_forever())
         began = time.monotonic()
         try:
@@ -53,9 +55,8 @@ class EngineReplica:
                 error.message if isinstance(error, ServeError) else f"{type(error).__name__}; the replica's log says more"
             )
             logger.exception("group %s could not start", group)
-            self._enter(Phase.FAILED)
-            await asyncio.sleep(0.5)  # let the report leave before the process does
-            self._reporter.cancel()
+            self._phase = Phase.FAILED
+            await self._tell_before_leaving()
             raise
         logger.info("group %s ready after %.1f s", group, time.monotonic() - began)
 
@@ -73,9 +74,17 @@ class EngineReplica:
             raise EngineDead("the engine loaded but generated nothing")
         self._enter(Phase.READY)
 
-    def _enter(self, phase: Phase) -> None:
-        self._phase = phase
-        self._send(self.report())
+    def _enter(self, phase: Phase, reason: str = "") -> None:
+        self._phase, self._reason = phase, reason
+        self._news.set()
+
+    async def _tell_before_leaving(self) -> None:
+        """Deliver the last report; the process is about to end, and the reason would end with it."""
+        self._reporter.cancel()
+        for _ in range(_LAST_REPORT_TRIES):
+            if await self._send(self.report()):
+                return
+            await asyncio.sleep(REPORT_EVERY_S)
 
     def report(self) -> ReplicaReport:
         """Return what this replica tells every ingress."""
@@ -90,9 +99,12 @@ class EngineReplica:
         )
 
     async def _report_forever(self) -> None:
+        """Report every second, and at once when the phase changes."""
         while True:
-            self._send(self.report())
-            await asyncio.sleep(REPORT_EVERY_S)
+            self._news.clear()
+            await self._send(self.report())
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), REPORT_EVERY_S)
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[Batch, None]:
         """Yield an empty batch on acceptance, then batches of events, the last ending with `Finished`.
@@ -101,8 +113,8 @@ class EngineReplica:
         the last item, after what was generated before it.
         """
         yield ()
-        if self._engine is None:
-            yield (EngineDead(f"group {self._group} has no engine"),)
+        if self._engine is None or self._phase is not Phase.READY:
+            yield (EngineDead(f"a replica of group {self._group} is {self._phase}"),)
             return
         stream = self._engine.generate(request)
         try:
@@ -119,9 +131,19 @@ class EngineReplica:
         return self.report().load
 
     async def check_health(self) -> None:
-        """Raise `EngineDead` when the engine died or hangs; Serve then replaces this replica."""
-        if self._engine is not None:
+        """Raise `EngineDead` when the engine died or hangs; Serve then replaces this replica.
+
+        Serve acts on the third failure; the ingress is told of the first, so that requests go elsewhere meanwhile.
+        """
+        if self._engine is None:
+            return
+        try:
             await self._engine.check_health()
+        except ServeError as error:
+            self._enter(Phase.FAILED, error.message)
+            raise
+        if self._phase is Phase.FAILED:
+            self._enter(Phase.READY)
 
     async def close(self) -> None:
         """Release the engine."""

@@ -125,8 +125,8 @@ class LimitSettings(Settings):
     """Bound of `n`."""
     max_prompts: int = Field(16, ge=1)
     """Prompts in one /v1/completions call."""
-    max_concurrent_requests: int = Field(256, ge=1)
-    """Requests one ingress replica works on at once; more get 503 with Retry-After."""
+    max_concurrent_generations: int = Field(256, ge=1)
+    """Generations (prompts times `n`) one ingress replica works on at once; more get 503 with Retry-After."""
     request_timeout_s: float = Field(600.0, gt=0)
     """Longest time one request may take, waiting included."""
 

@@ -4,6 +4,7 @@ Knows groups only as things that generate token events, and clients only as `Gen
 """
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -45,6 +46,9 @@ from serve_app.types import (
     TokenRequest,
     Usage,
 )
+
+_RETRY_PAUSE_S = 0.1
+"""Mean pause before a group is asked again."""
 
 
 class Generator(Protocol):
@@ -91,7 +95,7 @@ class Gateway:
     fleet: Callable[[], Fleet]
     """Returns the groups' state now."""
     active: int = 0
-    """Requests being worked on."""
+    """Generations being worked on."""
     _template: ChatTemplate = field(init=False)
     _policy: Policy = field(init=False)
 
@@ -105,16 +109,17 @@ class Gateway:
 
         `telling` is complete when the first event is out. Raises `ServeError` only.
         """
-        if self.active >= self.settings.limits.max_concurrent_requests:
+        cost = len(request.prompts) * request.n
+        if self.active and self.active + cost > self.settings.limits.max_concurrent_generations:
             raise Overloaded("too many requests are being served; try again later", retry_after_s=1.0)
-        self.active += 1
+        self.active += cost
         try:
             jobs = await self._prepare(request, telling)
             async with aclosing(_merge([self._run(job) for job in jobs])) as events:
                 async for event in events:
                     yield event
         finally:
-            self.active -= 1
+            self.active -= cost
 
     async def _prepare(self, request: GenerateRequest, telling: Telling) -> list[_Job]:
         limits = self.settings.limits
@@ -134,7 +139,7 @@ class Gateway:
         for choice in range(len(prompts) * request.n):
             number, copy = divmod(choice, request.n)
             token_request = self._token_request(request, prompts[number], choice, copy, timeout_s)
-            text = TextStream(self.tokenizer, request.stop, choice)
+            text = TextStream(self.tokenizer, request.stop, choice=choice, min_tokens=request.sampling.min_tokens)
             prefix = self._echo(request.prompts[number], prompts[number]) if request.echo else ""
             jobs.append(_Job(token_request, route.candidates, text, prefix, telling, deadline))
         return jobs
@@ -142,16 +147,17 @@ class Gateway:
     async def _render(self, prompt: Prompt, fleet: Fleet) -> tuple[int, ...]:
         """Return the prompt's token ids, refusing early what cannot fit whatever its tokens are."""
         if isinstance(prompt, Chat):
-            self._require_room(sum(len(message.content.encode()) for message in prompt.messages), fleet)
+            control_tokens = 2 * len(prompt.messages)
+            self._require_room(sum(len(message.content.encode()) for message in prompt.messages), control_tokens, fleet)
             return await self._template.render(prompt)
         if isinstance(prompt, RawText):
-            self._require_room(len(prompt.text.encode()), fleet)
+            self._require_room(len(prompt.text.encode()), 0, fleet)
             return tuple(await self.tokenizer.encode_async(prompt.text, special=True))
         return prompt.ids
 
-    def _require_room(self, text_bytes: int, fleet: Fleet) -> None:
+    def _require_room(self, text_bytes: int, control_tokens: int, fleet: Fleet) -> None:
         lengths = [group.info.context_length for group in fleet.groups if group.info is not None]
-        least = text_bytes // self.tokenizer.longest_token_bytes
+        least = control_tokens + text_bytes // self.tokenizer.longest_token_bytes
         if len(lengths) == len(fleet.groups) and least > max(lengths):
             raise ContextOverflow(
                 f"This model's maximum context length is {max(lengths)} tokens, but the prompt has at least {least} tokens. "
@@ -179,12 +185,14 @@ class Gateway:
 
     async def _run(self, job: _Job) -> AsyncGenerator[TextEvent, None]:
         """One choice, from the first attempt to its `Finished`."""
-        if job.prefix:
-            yield TextDelta(text=job.prefix, choice=job.text.choice)
         began = time.monotonic()
         tokens = self._attempt(job)
+        echoed = not job.prefix
         try:
             async for event in tokens:
+                if not echoed:
+                    echoed = True  # only now that an engine has answered: what comes first commits the headers
+                    yield TextDelta(text=job.prefix, choice=job.text.choice)
                 if isinstance(event, Finished):
                     if (rest := job.text.flush()) is not None:
                         yield rest
@@ -204,11 +212,18 @@ class Gateway:
         raise IncompleteGeneration("the engine's stream ended before the answer did; try again")
 
     async def _attempt(self, job: _Job) -> AsyncGenerator[TokenEvent, None]:
-        """Try the candidates in turn until one yields; after its first token, its failures are final."""
+        """Try the candidates in turn until one yields; after its first token, its failures are final.
+
+        A group that is full is not asked again; one that failed is, after a short pause.
+        """
         last: ServeError = NoEngine("no attempt was made")
-        attempts = self.settings.routing.max_attempts
-        for attempt in range(attempts):
+        full: set[str] = set()
+        for attempt in range(self.settings.routing.max_attempts):
             group = job.candidates[attempt % len(job.candidates)]
+            if group in full:
+                break
+            if attempt >= len(job.candidates):
+                await asyncio.sleep(random.uniform(0.5, 1.5) * _RETRY_PAUSE_S)
             job.telling.attempts = max(job.telling.attempts, attempt + 1)
             job.telling.engine = group
             if group != job.candidates[0]:
@@ -224,6 +239,8 @@ class Gateway:
                 if yielded or not error.retryable:
                     raise
                 last = error
+                if isinstance(error, Overloaded):
+                    full.add(group)
             finally:
                 await stream.aclose()
         raise last

@@ -3,16 +3,18 @@
 Knows dialects as data; knows nothing of what their bodies mean.
 """
 
+import asyncio
 import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -20,10 +22,11 @@ from serve_app.dialects.base import Call, Codec, Dialect, Generate, JsonObject, 
 from serve_app.errors import InvalidRequest, MethodNotAllowed, NotFound, ServeError, TooLarge, internal_error
 from serve_app.gateway import Gateway, Telling
 from serve_app.routing.fleet import Fleet
-from serve_app.types import Phase, Task, TextEvent, fold
+from serve_app.types import Completion, Phase, Task, TextEvent, fold
 
 logger = logging.getLogger(__name__)
 
+_CLIENT_GONE = 499
 _REQUEST_ID = re.compile(r"[!-~]{1,200}")
 
 
@@ -100,6 +103,8 @@ async def _guarded(dialect: Dialect, request: Request, answer: Callable[[Telling
         return response
     except ServeError as error:
         return _error_response(dialect, error, telling)
+    except ClientDisconnect:
+        return Response(status_code=_CLIENT_GONE)  # for the access log; nobody reads it
     except Exception:
         logger.exception("request %s failed", telling.request_id)
         return _error_response(dialect, internal_error(telling.request_id), telling)
@@ -121,10 +126,7 @@ async def respond(codec: Codec[Any], gateway: Gateway, request: Request, telling
     encoder = codec.encoder(call) if stream else None
     events = gateway.generate(wanted, telling)
     if encoder is None:
-        try:
-            completion = await fold(events)
-        finally:
-            await events.aclose()
+        completion = await _fold_while_connected(request, events)
         served = Served(engine=telling.engine or "", seconds=time.monotonic() - arrived)
         return _json(codec.encode(completion, call, served), 200, _headers(telling))
     try:
@@ -135,6 +137,26 @@ async def respond(codec: Codec[Any], gateway: Gateway, request: Request, telling
     headers = _headers(telling) | {"cache-control": "no-cache", "x-accel-buffering": "no"}
     chunks = _encode(first, events, encoder, telling)
     return _EventResponse(events, chunks, media_type=encoder.media_type, headers=headers)
+
+
+async def _fold_while_connected(request: Request, events: AsyncGenerator[TextEvent, None]) -> Completion:
+    """Collect the whole answer; a client that leaves meanwhile aborts it, raising `ClientDisconnect`."""
+
+    async def disconnected() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    answer, gone = asyncio.ensure_future(fold(events)), asyncio.ensure_future(disconnected())
+    try:
+        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ClientDisconnect
+        return await answer
+    finally:
+        for task in (answer, gone):
+            task.cancel()
+        await asyncio.gather(answer, gone, return_exceptions=True)
+        await events.aclose()
 
 
 async def _encode(

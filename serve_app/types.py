@@ -90,7 +90,7 @@ def _require_integer(name: str, value: object, low: int, high: int) -> None:
 class Sampling:
     """How the next token is drawn. Neutral defaults; raises `InvalidValue` on construction when out of range.
 
-    Order of application, the same in every engine: penalties, logit_bias, min_tokens, temperature, then top_k, top_p, min_p.
+    Order of application, vLLM's and so every engine's: logit_bias, min_tokens, penalties, temperature, min_p, top_k, top_p.
     """
 
     temperature: float = 1.0
@@ -112,7 +112,7 @@ class Sampling:
     seed: int | None = None
     """0 to 2**63 - 1; the same seed gives the same tokens on the same engine."""
     max_tokens: int | None = None
-    """Most tokens generated; the gateway fills in what the context leaves."""
+    """Most tokens generated; None, like any number above it, means what the context leaves."""
     min_tokens: int = 0
     """Stop tokens are forbidden until this many tokens."""
     stop_token_ids: tuple[int, ...] = ()
@@ -182,7 +182,10 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Exact token counts. `completion_tokens` includes the stop token that ended the generation."""
+    """Exact token counts. `completion_tokens` includes the stop token that ended the generation.
+
+    `cached_tokens` is the engine's word at the end of a generation; where a stop string ends it earlier, it is 0.
+    """
 
     prompt_tokens: int
     completion_tokens: int

@@ -17,8 +17,9 @@ class TextStream:
     `flush`. Once `stopped` is true nothing more may be pushed, and no part of the stop string was or will be returned.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...] = (), choice: int = 0) -> None:
-        """Prepare for one choice; `stop` strings must not be empty."""
+    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...] = (), *, choice: int = 0, min_tokens: int = 0) -> None:
+        """Prepare for one choice; `stop` strings must not be empty, and count only in what follows `min_tokens` tokens."""
+        self._min_tokens = min_tokens
         self._tokenizer = tokenizer
         self._stop = stop
         self.choice = choice
@@ -59,7 +60,7 @@ class TextStream:
 
     def _release(self, text: str) -> str:
         """Add decoded text and return what can no longer be part of a stop string."""
-        if not self._stop:
+        if not self._stop or self.tokens <= self._min_tokens:
             return text
         if not text:
             return ""

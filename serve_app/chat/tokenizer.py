@@ -35,8 +35,11 @@ class Tokenizer:
     @classmethod
     def load(cls, model_dir: Path) -> "Tokenizer":
         """Read tokenizer.json and the stop ids beside it; raises `FileNotFoundError` when there is none."""
-        file = str(model_dir / "tokenizer.json")
-        return cls(RustTokenizer.from_file(file), RustTokenizer.from_file(file), _read_stop_ids(model_dir))
+        text = (model_dir / "tokenizer.json").read_text(encoding="utf-8")
+        plain = json.loads(text)
+        for token in plain["added_tokens"]:
+            token["special"] = True  # others are recognised in text even where control tokens are off
+        return cls(RustTokenizer.from_str(json.dumps(plain)), RustTokenizer.from_str(text), _read_stop_ids(model_dir))
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         """Return token ids; `special` says whether control tokens written in the text count as such."""

@@ -66,7 +66,7 @@ class Codec(Protocol[Body]):
     body: type[Body]
 
     def decode(self, body: Body, request_id: str) -> tuple[GenerateRequest, bool]:
-        """Return what is asked and whether the answer is streamed; raises `ServeError` or `InvalidValue`."""
+        """Return what is asked and whether the answer is streamed; raises `ServeError`."""
         ...
 
     def encode(self, completion: Completion, call: Call[Body], served: Served) -> JsonObject:

@@ -79,7 +79,6 @@ class VllmEngine:
         self._llm: AsyncLLM | None = None
         self._vocabulary_size = 0
         self._stats: _LatestStats | None = None
-        self._running = 0
         self._throughput = Throughput()
 
     @property
@@ -103,7 +102,7 @@ class VllmEngine:
             self._llm = await asyncio.to_thread(self._construct)
         except Exception as error:
             logger.exception("vLLM did not start")
-            raise EngineDead(f"vLLM did not start: {_first_line(error)}") from error
+            raise EngineDead(f"vLLM did not start ({type(error).__name__}); the replica's log says why") from error
         self._stats = _LatestStats.last
 
     def _construct(self) -> AsyncLLM:
@@ -121,7 +120,6 @@ class VllmEngine:
         began = time.monotonic()
         first: float | None = None
         generated = 0
-        self._running += 1
         with _translated():
             stream = llm.generate(prompt, params, request.request_id)
             try:
@@ -145,7 +143,6 @@ class VllmEngine:
                         yield Finished(reason=reason, usage=usage, timings=Timings(prefill_s=first - began, decode_s=now - first))
                         return
             finally:
-                self._running -= 1
                 await stream.aclose()
 
     def _require(self) -> AsyncLLM:
@@ -169,17 +166,19 @@ class VllmEngine:
         except TimeoutError as error:
             raise EngineDead(f"vLLM's core has not answered for {self._settings.health_timeout_s:g} s") from error
         except Exception as error:
-            raise EngineDead(f"vLLM's core is dead: {_first_line(error)}") from error
+            raise EngineDead(f"vLLM's core is dead ({type(error).__name__})") from error
 
     def load(self) -> EngineLoad:
         """See `Engine.load`."""
         scheduler = self._stats.scheduler if self._stats else None
-        waiting = int(scheduler.num_waiting_reqs) if scheduler and self._running else 0
+        unfinished = int(self._llm.output_processor.get_num_unfinished_requests()) if self._llm else 0
+        # The scheduler tells its figures with each step, so they are stale when nothing runs.
+        waiting = min(unfinished, int(scheduler.num_waiting_reqs)) if scheduler else 0
         return EngineLoad(
-            running=max(0, self._running - waiting),
+            running=unfinished - waiting,
             waiting=waiting,
             waiting_tokens=int(self._llm.get_num_queued_tokens()) if self._llm else 0,
-            kv_usage=float(scheduler.kv_cache_usage) if scheduler and self._running else 0.0,
+            kv_usage=float(scheduler.kv_cache_usage) if scheduler and unfinished else 0.0,
             tokens_per_second=self._throughput.rate(),
         )
 
@@ -203,26 +202,31 @@ def require_device(asked: str, built_for: str) -> None:
 
 def require_runnable(settings: VllmSettings, model_dir: Path, cpu_flags: frozenset[str]) -> None:
     """Raise `EngineDead` with the reason and the alternatives when `settings` cannot run on this checkpoint and device."""
-    stored = json.loads((model_dir / "config.json").read_text()).get("quantization_config", {}).get("quant_method")
+    quantized = json.loads((model_dir / "config.json").read_text()).get("quantization_config") or {}
+    stored = quantized.get("quant_method")
     asked = settings.quantization
     if asked and asked != "fp8" and not stored:
         raise EngineDead(
-            f"quantization: {asked} is set, but {model_dir.name} is not quantized; "
+            f"quantization: {asked} is set, but the checkpoint is not quantized; "
             f"remove the line or point model.path at a checkpoint quantized with {asked}"
         )
     if asked and stored and not stored.startswith(asked.split("_")[0]):
-        raise EngineDead(
-            f"quantization: {asked} is set, but {model_dir.name} is quantized with {stored}; set quantization: {stored}"
-        )
+        raise EngineDead(f"quantization: {asked} is set, but the checkpoint is quantized with {stored}; set quantization: {stored}")
     method = asked or stored
     if settings.device == "cpu" and method:
-        needed = _CPU_QUANTIZATION.get(method)
+        needed = "avx512f" if _weight_bits(quantized) < 8 else _CPU_QUANTIZATION.get(method)
         if needed is None or (needed and needed not in cpu_flags):
             why = "has no CPU kernel" if needed is None else f"needs the processor feature {needed}, which this one lacks"
             raise EngineDead(
                 f"quantization: {method} {why}. Alternatives: the unquantized checkpoint with dtype float32, an int8 W8A8 "
                 "(compressed-tensors) checkpoint, or the onnx group with precision int4."
             )
+
+
+def _weight_bits(quantized: dict[str, Any]) -> int:
+    """Return the narrowest weights of a compressed-tensors checkpoint, 8 for other methods."""
+    groups = (quantized.get("config_groups") or {}).values()
+    return min((int((group.get("weights") or {}).get("num_bits") or 8) for group in groups), default=8)
 
 
 def _cpu_flags() -> frozenset[str]:

@@ -22,10 +22,10 @@ def locate(model: ModelSettings, *, weights: bool) -> Path:
     folder = Path(model.path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").exists():
-            raise EngineDead(f"model.path: {model.path} holds no config.json; give a folder in Hugging Face layout")
+            raise EngineDead("model.path holds no config.json; give a folder in Hugging Face layout")
         return folder
     if model.path.startswith((".", "/", "~")) or model.path.count("/") != 1:
-        raise EngineDead(f"model.path: no folder {model.path}; give 'embedded', a local folder or a hub id like owner/name")
+        raise EngineDead("model.path is no folder on this node; give 'embedded', a local folder or a hub id like owner/name")
     return _download(model, weights=weights)
 
 

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from serve_app.config import FakeSettings, OnnxSettings, VllmSettings
@@ -21,7 +22,6 @@ from serve_app.errors import EngineDead
 
 logger = logging.getLogger(__name__)
 
-_SAMPLE_BYTES = 1 << 20
 _BUILDER_OPTIONS = ("prune_lm_head=true", "shared_embeddings=true", "accuracy_level=4")
 
 
@@ -41,7 +41,7 @@ def derive(model_dir: Path, settings: VllmSettings | OnnxSettings | FakeSettings
 def export_onnx(model_dir: Path, precision: str) -> Path:
     """Return the folder with `model.onnx` in `precision` (fp32, int8 or int4), exporting it first if needed.
 
-    Raises `EngineDead` with the builder's last line when the export fails; nothing half-written stays behind.
+    Raises `EngineDead` when the export fails, with its output in the log; nothing half-written stays behind.
     """
     target = cache_dir() / "onnx" / f"{_fingerprint(model_dir)}-{precision}"
     if target.exists():
@@ -64,8 +64,10 @@ def _build(model_dir: Path, precision: str, target: Path) -> None:
         result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if result.returncode != 0 or not (scratch / "out" / "model.onnx").exists():
             logger.error("the ONNX export failed:\n%s", result.stderr)
-            last = (result.stderr.strip().splitlines() or ["no output"])[-1]
-            raise EngineDead(f"the export to ONNX {precision} failed: {last}")
+            raise EngineDead(
+                f"the export to ONNX {precision} failed with status {result.returncode}; the replica's log has the output"
+            )
+        shutil.copy(model_dir / "config.json", scratch / "out")
         os.replace(scratch / "out", target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -80,14 +82,25 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _fingerprint(model_dir: Path) -> str:
-    """Hash names, sizes and both ends of the files that the export reads."""
-    digest = hashlib.sha256()
-    for file in sorted(p for p in model_dir.iterdir() if p.suffix in {".json", ".safetensors"}):
-        size = file.stat().st_size
-        digest.update(f"{file.name}:{size};".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(_SAMPLE_BYTES))
-            if size > _SAMPLE_BYTES:
-                stream.seek(max(_SAMPLE_BYTES, size - _SAMPLE_BYTES))
-                digest.update(stream.read(_SAMPLE_BYTES))
-    return digest.hexdigest()[:16]
+    """Hash everything that the exported form depends on: the files it reads, the builder and its options."""
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(f"{_builder_version()};{_BUILDER_OPTIONS};".encode())
+    for file in sorted(p for p in model_dir.iterdir() if p.suffix in {".json", ".jinja", ".safetensors"}):
+        digest.update(f"{file.name}:{_content(file)};".encode())
+    return digest.hexdigest()
+
+
+def _content(file: Path) -> str:
+    """Return a hash of the file; the hub's cache names large files by theirs, which saves reading gigabytes."""
+    stored = file.resolve()
+    if stored.parent.name == "blobs":
+        return stored.name
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "blake2b").hexdigest()
+
+
+def _builder_version() -> str:
+    for name in ("onnxruntime-genai", "onnxruntime-genai-cuda"):
+        with suppress(PackageNotFoundError):
+            return version(name)
+    raise EngineDead("onnxruntime-genai is not installed; install the cpu or gpu extra")

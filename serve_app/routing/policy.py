@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from serve_app.config import RoutingSettings
 from serve_app.errors import ContextOverflow, InvalidRequest, NoEngine, Unsupported
 from serve_app.routing.fleet import Fleet, Group
-from serve_app.types import Capability, GenerateRequest, Phase, Task
+from serve_app.types import Capability, GenerateRequest, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +82,7 @@ def _refusal(order: list[Group], obstacles: dict[str, str], prompt_tokens: int) 
     if "not-ready" not in found:
         return Unsupported(f"no engine group can serve this request: {_list(obstacles)}")
     waiting = [group for group in order if obstacles[group.name] == "not-ready"]
-    states = "; ".join(
-        f"{group.name} is {group.phase}{f' ({group.reason})' if group.phase is Phase.FAILED else ''}" for group in waiting
-    )
+    states = "; ".join(f"{group.name} is {group.phase}" for group in waiting)
     return NoEngine(f"No engine group is ready: {states}. GET /health shows when they are.", retry_after_s=5.0)
 
 

@@ -65,7 +65,10 @@ async def test_32_streams_at_once_have_exact_usage(engine: Engine) -> None:
 
 
 async def test_health_is_good_while_it_works(engine: Engine) -> None:
+    stream = engine.generate(ask(prompt(20), max_tokens=400, ignore_eos=True))
+    await anext(stream)
     await engine.check_health()
+    await stream.aclose()
 
 
 async def test_a_prompt_over_the_context_is_refused(model_engine: Engine) -> None:

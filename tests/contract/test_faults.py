@@ -73,6 +73,15 @@ async def test_what_the_cpu_cannot_run_is_refused_with_the_alternatives(tmp_path
     with pytest.raises(EngineDead, match="is quantized with awq"):
         require_runnable(VllmSettings(quantization="gptq"), tmp_path, frozenset({"avx512f"}))
     require_runnable(VllmSettings(device="cuda", quantization="awq"), tmp_path, frozenset())
+    int4 = {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 4}}}}
+    config.write_text(json.dumps({"quantization_config": int4}))
+    with pytest.raises(EngineDead, match="avx512f"):
+        require_runnable(VllmSettings(), tmp_path, frozenset({"avx2"}))
+    int4["config_groups"] = {"group_0": {"weights": {"num_bits": 8}}}
+    config.write_text(json.dumps({"quantization_config": int4}))
+    require_runnable(VllmSettings(), tmp_path, frozenset({"avx2"}))
+    config.write_text('{"quantization_config": null}')
+    require_runnable(VllmSettings(), tmp_path, frozenset())
     config.write_text(json.dumps({"quantization_config": {"quant_method": "bitsandbytes"}}))
     with pytest.raises(EngineDead, match="bitsandbytes has no CPU kernel"):
         require_runnable(VllmSettings(), tmp_path, frozenset({"avx512f"}))
@@ -115,17 +124,50 @@ async def test_a_hung_onnx_step_is_noticed(model_dir: Path, monkeypatch: pytest.
     await engine.close()
 
 
-async def test_a_failing_onnx_step_fails_its_batch_only(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = await _onnx(model_dir)
-    with monkeypatch.context() as patch:
-        assert engine._batch is not None
-        patch.setattr(engine._batch, "step", lambda: 1 / 0)
-        with pytest.raises(GenerationFailed):
-            await play(engine, ask(prompt(10)))
-    assert len((await play(engine, ask(prompt(10), max_tokens=3)))[0]) == 3
+async def test_a_failing_onnx_step_fails_who_computes_and_not_who_waits(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = await _onnx(model_dir, slots=1)
+    assert engine._batch is not None
+    real, steps = engine._batch.step, 0
+
+    def fail_once() -> object:
+        nonlocal steps
+        steps += 1
+        return 1 / 0 if steps == 3 else real()
+
+    monkeypatch.setattr(engine._batch, "step", fail_once)
+    first, second = (asyncio.create_task(play(engine, ask(prompt(10, i), max_tokens=6))) for i in range(2))
+    with pytest.raises(GenerationFailed):
+        await first
+    assert len((await second)[0]) == 6
     await engine.close()
     with pytest.raises(EngineDead):
         await play(engine, ask(prompt(10)))
+
+
+async def test_closing_an_onnx_engine_tells_everyone(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = await _onnx(model_dir, slots=1, step_timeout_s=5)
+    assert engine._batch is not None
+    real = engine._batch.step
+
+    def slow() -> object:
+        time.sleep(0.3)
+        return real()
+
+    monkeypatch.setattr(engine._batch, "step", slow)
+    running = [asyncio.create_task(play(engine, ask(prompt(10, i), max_tokens=400))) for i in range(2)]
+    await asyncio.sleep(0.1)
+    inbox = asyncio.create_task(play(engine, ask(prompt(10, 2))))
+    closing = asyncio.create_task(engine.close())
+    await asyncio.sleep(0.05)
+    late = asyncio.create_task(play(engine, ask(prompt(10, 3))))
+    await closing
+    results = await asyncio.wait_for(asyncio.gather(*running, inbox, late, return_exceptions=True), 5)
+    assert [type(result) for result in results] == [EngineDead] * 4
+
+
+async def test_an_onnx_context_that_cannot_be_batched_exactly_is_refused(model_dir: Path) -> None:
+    with pytest.raises(EngineDead, match=r"max_model_len: 8192 is over the 4096 tokens"):
+        await _onnx(model_dir, max_model_len=8192)
 
 
 async def test_a_full_onnx_queue_refuses(model_dir: Path) -> None:

@@ -71,7 +71,8 @@ async def test_logprobs_without_alternatives(model_engine: Engine) -> None:
 
 
 async def test_both_engines_agree_on_logprobs_and_penalties(onnx_engine: Engine, vllm_engine: Engine) -> None:
-    wish = {"logprobs": 3, "repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_penalty": 0.7, "max_tokens": 24}
+    wish = {"logprobs": 3, "repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_penalty": 0.7, "max_tokens": 24,
+            "logit_bias": {400: 3.0, 401: -2.0}, "stop_token_ids": (500,), "min_tokens": 20}  # fmt: skip
     one = await play(onnx_engine, ask(prompt(40), **wish))
     other = await play(vllm_engine, ask(prompt(40), **wish))
     assert one[0] == other[0]
@@ -98,9 +99,16 @@ LOGITS = np.log(np.array([0.4, 0.3, 0.15, 0.1, 0.05], np.float32))
         ({"temperature": 0.5}, [0.16 / 0.285, 0.09 / 0.285, 0.0225 / 0.285, 0.01 / 0.285, 0.0025 / 0.285]),
         ({"logit_bias": {0: -100.0}}, [0, 0.5, 0.25, 1 / 6, 1 / 12]),
         ({"top_k": 3, "top_p": 0.5}, [4 / 7, 3 / 7, 0, 0, 0]),
+        ({"min_p": 0.5, "top_p": 0.55}, [1, 0, 0, 0, 0]),  # min_p first: of the two left the first alone has 4/7 of the mass
     ],
 )
 def test_the_onnx_sampler_draws_the_stated_distribution(sampling: dict[str, object], expected: list[float]) -> None:
     sampler = Sampler(Sampling(seed=1, **sampling), (0,))  # type: ignore[arg-type]
     draws = np.bincount([sampler.draw(LOGITS)[0] for _ in range(20_000)], minlength=5) / 20_000
     assert np.abs(draws - np.array(expected)).max() < 0.015
+
+
+def test_bias_comes_before_the_penalties_as_in_vllm() -> None:
+    sampler = Sampler(Sampling(temperature=0.0, logit_bias={0: 0.9}, repetition_penalty=2.0), (0,))
+    # Token 0 is in the prompt: (2 + 0.9) / 2 = 1.45 loses against 1.5; bias after the penalty would give 1.9 and win.
+    assert sampler.draw(np.array([2.0, 1.5], np.float32))[0] == 1

@@ -1,10 +1,15 @@
 """The application from outside: every endpoint, good and bad bodies, failing engines. Fake engines, no Ray."""
 
+import asyncio
 import json
+from collections.abc import AsyncGenerator
 from typing import Any
 
+import httpx
 import pytest
 
+from serve_app.errors import Overloaded
+from serve_app.types import TokenEvent
 from tests.unit.app import running
 
 CHAT = "/v1/chat/completions"
@@ -93,6 +98,81 @@ async def test_stop_strings_end_the_answer_and_never_show(stream: bool) -> None:
             text, reason = choice["message"]["content"], choice["finish_reason"]
         assert app.engines["a"].load().running == 0
     assert (text, reason) == ("Hello ", "stop")
+
+
+async def test_a_streamed_echo_commits_nothing_before_an_engine_answers() -> None:
+    body = {"prompt": "one", "echo": True, "stream": True}
+    async with running(a={"fault": "fail_first"}) as app:
+        failed = await app.client.post("/v1/completions", json=body)
+    async with running(a={"fault": "fail_first"}, b={"text": "!"}) as app:
+        good = await app.client.post("/v1/completions", json=body)
+    assert failed.status_code == 500
+    assert (good.headers["x-engine"], good.headers["x-attempts"]) == ("b", "2")
+    assert "".join(event["choices"][0]["text"] for event in _events(good.text)) == "one!"
+
+
+async def test_null_means_the_default() -> None:
+    nulls = {"stream": None, "temperature": None, "stop": None, "n": None, "max_tokens": None, "logprobs": None, "seed": None}
+    async with running(a={}) as app:
+        assert (await app.client.post(CHAT, json=HI | nulls)).status_code == 200
+        assert (await app.client.post("/v1/completions", json={"prompt": "x", "echo": None} | nulls)).status_code == 200
+
+
+async def test_echo_with_logprobs_is_refused() -> None:
+    async with running(a={}) as app:
+        response = await app.client.post("/v1/completions", json={"prompt": "x", "echo": True, "logprobs": 1})
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "unsupported")
+
+
+async def test_generations_count_at_admission_not_calls() -> None:
+    async with running(a={"tokens_per_second": 20, "text": "one two three"}) as app:
+        app.gateway.active = 250
+        many = await app.client.post("/v1/completions", json={"prompt": ["a", "b"], "n": 4})
+        few = await app.client.post("/v1/completions", json={"prompt": ["a", "b"], "n": 3, "max_tokens": 1})
+        assert app.gateway.active == 250
+    assert (many.status_code, few.status_code) == (503, 200)
+
+
+async def test_a_full_group_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    async def full(request: object) -> AsyncGenerator[TokenEvent, None]:
+        nonlocal calls
+        calls += 1
+        raise Overloaded("full", retry_after_s=1.0)
+        yield
+
+    async with running(a={}) as app:
+        monkeypatch.setattr(app.engines["a"], "generate", full)
+        response = await app.client.post(CHAT, json=HI)
+    assert (response.status_code, response.headers["retry-after"], calls) == (503, "1", 1)
+
+
+async def test_a_client_that_leaves_frees_the_slot_of_a_whole_answer() -> None:
+    sent: list[object] = []
+    gone = asyncio.Event()
+    messages = [{"type": "http.request", "body": json.dumps(HI).encode(), "more_body": False}]
+
+    async def receive() -> dict[str, object]:
+        if messages:
+            return messages.pop()
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: object) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": CHAT, "headers": [], "query_string": b"", "http_version": "1.1"}
+    async with running(a={"tokens_per_second": 2, "text": TEXT}) as app:
+        transport = app.client._transport
+        assert isinstance(transport, httpx.ASGITransport)
+        call = asyncio.ensure_future(transport.app(scope, receive, send))  # type: ignore[arg-type]
+        await asyncio.sleep(0.1)
+        assert app.engines["a"].load().running == 1
+        gone.set()
+        await asyncio.wait_for(call, 5)
+        assert app.engines["a"].load().running == 0
+        assert app.gateway.active == 0
 
 
 async def test_length_is_told() -> None:
@@ -258,7 +338,7 @@ async def test_a_hung_engine_meets_the_deadline() -> None:
 
 async def test_a_full_ingress_answers_503_with_retry_after() -> None:
     async with running(a={}) as app:
-        app.gateway.active = 256
+        app.gateway.active = 256  # the default of limits.max_concurrent_generations
         response = await app.client.post(CHAT, json=HI)
     assert (response.status_code, response.headers["retry-after"]) == (503, "1")
 

@@ -26,7 +26,12 @@ END = Finished(reason=FinishReason.STOP, usage=Usage(prompt_tokens=1, completion
 
 async def _replica(settings: FakeSettings, reports: list[ReplicaReport]) -> EngineReplica:
     replica = EngineReplica.__new__(EngineReplica)
-    await replica.__init__("a", settings, ModelSettings(), lambda: ("r1", reports.append))  # type: ignore[misc,func-returns-value]
+
+    async def send(report: ReplicaReport) -> bool:
+        reports.append(report)
+        return True
+
+    await replica.__init__("a", settings, ModelSettings(), lambda: ("r1", send))  # type: ignore[misc,func-returns-value]
     return replica
 
 
@@ -36,11 +41,46 @@ def _request() -> TokenRequest:
 
 async def test_phases_are_told_in_order_and_ready_follows_a_token() -> None:
     reports: list[ReplicaReport] = []
-    replica = await _replica(FakeSettings(), reports)
-    phases = list(dict.fromkeys(report.phase for report in reports))
-    assert phases == [Phase.LOADING, Phase.WARMING, Phase.READY]
+    replica = await _replica(FakeSettings(load_s=0.05, tokens_per_second=20), reports)
+    await asyncio.sleep(0.05)
+    assert list(dict.fromkeys(report.phase for report in reports)) == [Phase.LOADING, Phase.WARMING, Phase.READY]
     assert reports[-1].info is not None
     await replica.close()
+
+
+async def test_an_unhealthy_replica_says_so_refuses_and_recovers(monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: list[ReplicaReport] = []
+    replica = await _replica(FakeSettings(), reports)
+
+    async def hang() -> None:
+        raise EngineDead("the core has not answered")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replica._engine, "check_health", hang)
+        with pytest.raises(EngineDead):
+            await replica.check_health()
+    await asyncio.sleep(0.05)
+    assert (reports[-1].phase, reports[-1].reason) == (Phase.FAILED, "the core has not answered")
+    items = [item async for batch in replica.generate(_request()) for item in batch]
+    assert [type(item) for item in items] == [EngineDead]
+    await replica.check_health()
+    await asyncio.sleep(0.05)
+    assert reports[-1].phase is Phase.READY
+    await replica.close()
+
+
+async def test_the_reason_of_a_failed_start_is_told_until_somebody_hears_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.replica.REPORT_EVERY_S", 0.01)
+    heard: list[ReplicaReport] = []
+
+    async def deaf(report: ReplicaReport) -> bool:
+        heard.append(report)
+        return len([told for told in heard if told.phase is Phase.FAILED]) >= 3
+
+    replica = EngineReplica.__new__(EngineReplica)
+    with pytest.raises(EngineDead):
+        await replica.__init__("a", FakeSettings(fault="fail_start"), ModelSettings(), lambda: ("r1", deaf))  # type: ignore[misc,func-returns-value]
+    assert [report.phase for report in heard][-3:] == [Phase.FAILED] * 3
 
 
 async def test_a_failed_start_is_told_with_its_reason() -> None:
@@ -116,12 +156,3 @@ async def test_coalescing_raises_after_what_came_before() -> None:
     assert await anext(batches) == (TokenDelta((1,)),)
     with pytest.raises(EngineDead):
         await anext(batches)
-
-
-def test_the_unit_suite_never_imports_ray() -> None:
-    import subprocess
-    import sys
-
-    modules = "deployments.replica, serve_app.http, serve_app.gateway, serve_app.engines.registry"
-    code = f"import sys, {modules}; sys.exit(any(name in sys.modules for name in ('ray', 'vllm', 'onnxruntime')))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

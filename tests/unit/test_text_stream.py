@@ -56,6 +56,14 @@ def test_a_stop_string_across_tokens_never_shows() -> None:
     assert stream.tokens < len(ids)
 
 
+def test_stop_strings_wait_for_min_tokens() -> None:
+    ids = TOKENIZER.encode("one END two END three", special=False)
+    later = next(i for i in range(len(ids), 0, -1) if "END" not in "".join(TOKENIZER.raw(t).decode() for t in ids[i:])) - 1
+    stream = TextStream(TOKENIZER, ("END",), min_tokens=len(TOKENIZER.encode("one END", special=False)))
+    text = "".join(delta.text for token in ids[:later] if not stream.stopped and (delta := stream.push(TokenDelta((token,)))))
+    assert text.startswith("one END two")
+
+
 def test_half_a_character_is_held_back() -> None:
     ids = [token for token in range(TOKENIZER.vocabulary_size) if TOKENIZER.raw(token) in (b"\xf0", b"\x9f", b"\x98", b"\x80")]
     by_bytes = {TOKENIZER.raw(token): token for token in ids}

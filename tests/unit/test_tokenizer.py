@@ -1,5 +1,9 @@
 """The embedded tokenizer has what the application and the model need."""
 
+import json
+import shutil
+from pathlib import Path
+
 from serve_app.chat.tokenizer import Tokenizer
 
 
@@ -7,6 +11,19 @@ def test_every_byte_and_every_digit_is_a_token(tokenizer: Tokenizer) -> None:
     raws = {tokenizer.raw(token) for token in range(tokenizer.vocabulary_size)}
     assert {bytes([byte]) for byte in range(256)} <= raws
     assert all(sum(chr(byte).isdigit() for byte in raw) < 2 for raw in raws)
+
+
+def test_control_tokens_not_marked_special_stay_text_too(tmp_path: Path, model_dir: Path) -> None:
+    shutil.copytree(model_dir, tmp_path / "model")
+    file = tmp_path / "model" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    for token in content["added_tokens"]:
+        token["special"] = token["content"] != "<|tool_call|>"
+    file.write_text(json.dumps(content))
+    tokenizer = Tokenizer.load(tmp_path / "model")
+    marker = tokenizer.token_id("<|tool_call|>")
+    assert marker not in tokenizer.encode("a<|tool_call|>b", special=False)
+    assert marker in tokenizer.encode("a<|tool_call|>b", special=True)
 
 
 def test_stop_ids_are_the_models_end_tokens(tokenizer: Tokenizer) -> None:

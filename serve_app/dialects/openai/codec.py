@@ -84,6 +84,8 @@ class CompletionCodec:
             raise Unsupported("suffix is not served: the model was not trained to fill in the middle", param="suffix")
         if body.best_of is not None and body.best_of != (body.n or 1):
             raise Unsupported("best_of must equal n", param="best_of")
+        if body.echo and body.logprobs is not None:
+            raise Unsupported("echo with logprobs is not served: the prompt's own logprobs are not computed", param="echo")
         request = GenerateRequest(
             request_id=request_id,
             prompts=_prompts(body.prompt),
@@ -91,7 +93,7 @@ class CompletionCodec:
             model=body.model,
             stop=_stops(body.stop),
             n=body.n or 1,
-            echo=body.echo,
+            echo=bool(body.echo),
         )
         return request, _streamed(body)
 
@@ -206,7 +208,7 @@ def _error_type(error: ServeError) -> str:
 def _streamed(body: GenerationBody) -> bool:
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options is only allowed with stream: true", param="stream_options")
-    return body.stream
+    return bool(body.stream)
 
 
 def _text(message: ChatMessage) -> str:

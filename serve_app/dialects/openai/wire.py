@@ -10,7 +10,7 @@ from serve_app.dialects.base import WireBody
 class StreamOptions(WireBody):
     """`stream_options`."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class TextPart(WireBody):
@@ -37,7 +37,7 @@ class GenerationBody(WireBody):
     """Fields that both generating endpoints share."""
 
     model: str | None = None
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -74,6 +74,6 @@ class CompletionBody(GenerationBody):
 
     prompt: str | list[str] | list[int] | list[list[int]]
     logprobs: int | None = Field(None, ge=0, le=20)
-    echo: bool = False
+    echo: bool | None = None
     suffix: str | None = None
     best_of: int | None = None

@@ -51,7 +51,6 @@ class Sequence:
     generated: int = 0
     pending: int = -1
     """The token to compute next while decoding."""
-    cancelled: bool = False
     sampler: Sampler = field(init=False)
 
     def __post_init__(self) -> None:
@@ -99,17 +98,15 @@ class Batch:
 
     def cancel(self, sequence: Sequence) -> None:
         """Drop a sequence, waiting or active; no event follows. Unknown and finished ones are ignored."""
-        sequence.cancelled = True
         if sequence in self._rows:
             self._remove(self._rows.index(sequence))
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
 
-    def clear(self) -> list[Sequence]:
-        """Drop everything; return what was dropped."""
-        dropped = [*self._rows, *self.waiting]
+    def drop_active(self) -> list[Sequence]:
+        """Drop every sequence that owns a slot and return them; those that wait stay."""
+        dropped = list(self._rows)
         self._rows.clear()
-        self.waiting.clear()
         self._decoding = 0
         return dropped
 

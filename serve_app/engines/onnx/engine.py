@@ -5,11 +5,13 @@ releases the GIL while it computes, so the loop stays responsive.
 """
 
 import asyncio
+import json
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from serve_app.config import OnnxSettings
@@ -65,6 +67,7 @@ class OnnxEngine:
 
     def _load(self) -> Batch:
         settings = self._settings
+        require_context(self._model_dir, settings.max_model_len)
         graph = Graph(self._model_dir, provider=settings.provider, threads=settings.threads)
         pool = KvPool(graph.kv_shape, settings.slots + 1, settings.max_model_len)
         graph.attach(pool)
@@ -92,7 +95,7 @@ class OnnxEngine:
 
     def _admit(self, request: TokenRequest) -> Sequence:
         settings = self._settings
-        if self._batch is None or self._fatal is not None:
+        if self._batch is None or self._closing or self._fatal is not None:
             raise EngineDead(f"the ONNX engine is not running{': ' + self._fatal if self._fatal else ''}")
         room = settings.max_model_len - len(request.prompt)
         if room < 1:
@@ -157,16 +160,16 @@ class OnnxEngine:
             logger.exception("the ONNX engine's thread ended")
             reason = type(error).__name__
         self._fatal = reason
-        self._post([(row, EngineDead("the ONNX engine stopped")) for row in batch.clear()])
+        self._call_loop(self._fail_all)
 
     def _step(self, batch: Batch) -> None:
         self._step_began_s = time.monotonic()
         try:
             events = batch.step()
         except Exception:
-            # A fault inside onnxruntime leaves the session usable; whoever was in the batch is told, everyone else goes on.
+            # A fault inside onnxruntime leaves the session usable; whoever was computing is told, those who wait go on.
             logger.exception("an ONNX step failed")
-            self._post([(row, GenerationFailed("the ONNX engine failed while computing")) for row in batch.clear()])
+            self._post([(row, GenerationFailed("the ONNX engine failed while computing")) for row in batch.drop_active()])
             return
         finally:
             self._step_began_s = None
@@ -174,11 +177,36 @@ class OnnxEngine:
         self._post(events)
 
     def _post(self, events: _Outcome) -> None:
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._deliver, events)
+        self._call_loop(self._deliver, events)
+
+    def _call_loop(self, function: Callable[..., None], *arguments: object) -> None:
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop has closed: nobody is left to be told
+                self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _fail_all(self) -> None:
+        """Tell everyone, those whose request never left the inbox included, that the engine is gone."""
+        for outbox in self._outboxes.values():
+            outbox.put_nowait(EngineDead("the ONNX engine stopped"))
 
     def _deliver(self, events: _Outcome) -> None:
         for sequence, event in events:
             outbox = self._outboxes.get(sequence)
             if outbox is not None:
                 outbox.put_nowait(event)
+
+
+def require_context(model_dir: Path, max_model_len: int) -> None:
+    """Raise `EngineDead` when the context is longer than LongRoPE's original one.
+
+    The exported graph chooses the rotary factors by the longest row of a call, so above it a row's result would depend on its
+    neighbours and on how its prompt is cut.
+    """
+    config = json.loads((model_dir / "config.json").read_text())
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    original = rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
+    if "longrope" in (rope.get("rope_type"), rope.get("type")) and original and max_model_len > original:
+        raise EngineDead(
+            f"max_model_len: {max_model_len} is over the {original} tokens of the model's original context, which the ONNX group "
+            f"cannot batch exactly; set at most {original} here and serve longer prompts with a vllm group"
+        )

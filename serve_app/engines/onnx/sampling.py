@@ -39,17 +39,17 @@ class Sampler:
         return token, _logprob(logits, token, self._sampling.logprobs)
 
     def _shape(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Apply penalties, bias and the minimum length to a copy, or return `logits` where none applies."""
+        """Apply bias, the minimum length and penalties to a copy, or return `logits` where none applies."""
         holds_stop = self._drawn < self._sampling.min_tokens and self._stop_ids.size > 0
         if not (self._penalised or self._bias_ids.size or holds_stop):
             return logits
         shaped = logits.copy()
-        if self._penalised:
-            self._penalise(shaped)
         if self._bias_ids.size:
             shaped[self._bias_ids] += self._bias
         if holds_stop:
             shaped[self._stop_ids] = -np.inf
+        if self._penalised:
+            self._penalise(shaped)
         return shaped
 
     def _penalise(self, shaped: NDArray[np.float32]) -> None:
@@ -63,9 +63,11 @@ class Sampler:
             shaped[ids] -= self._sampling.presence_penalty + self._sampling.frequency_penalty * counts
 
     def _pick(self, shaped: NDArray[np.float32]) -> int:
-        """Draw by inverse cumulative distribution over the tokens that top_k, top_p and min_p leave."""
+        """Draw by inverse cumulative distribution over the tokens that min_p, top_k and top_p leave."""
         sampling = self._sampling
         scaled = shaped / np.float32(sampling.temperature)
+        if sampling.min_p > 0.0:
+            scaled[scaled < scaled.max() + np.log(np.float32(sampling.min_p))] = -np.inf
         ids: NDArray[np.int64] | None = None
         if 0 < sampling.top_k < scaled.size:
             ids = np.argpartition(scaled, -sampling.top_k)[-sampling.top_k :]
@@ -76,8 +78,6 @@ class Sampler:
             mass = np.cumsum(weights[order])
             keep = int(np.searchsorted(mass, sampling.top_p * mass[-1])) + 1
             weights[order[keep:]] = 0.0
-        if sampling.min_p > 0.0:
-            weights[weights < sampling.min_p] = 0.0  # the largest weight is 1
         mass = np.cumsum(weights)
         at = int(np.searchsorted(mass, self._rng.random() * mass[-1], side="right"))
         at = min(at, weights.size - 1)

@@ -1,0 +1,16 @@
+"""The unit suites run without Ray and without any engine's runtime."""
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+_HEAVY = ("ray", "vllm", "onnxruntime", "xllamacpp", "torch")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_heavy_imports() -> Iterator[None]:
+    """Fail the run if a unit test imported a runtime that another suite had not imported before."""
+    before = {name for name in _HEAVY if name in sys.modules}
+    yield
+    assert {name for name in _HEAVY if name in sys.modules} == before
