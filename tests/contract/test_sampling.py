@@ -72,7 +72,7 @@ async def test_logprobs_without_alternatives(model_engine: Engine) -> None:
 
 async def test_both_engines_agree_on_logprobs_and_penalties(onnx_engine: Engine, vllm_engine: Engine) -> None:
     wish = {"logprobs": 3, "repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_penalty": 0.7, "max_tokens": 24,
-            "logit_bias": {400: 3.0, 401: -2.0}, "stop_token_ids": (500,), "min_tokens": 20}  # fmt: skip
+            "logit_bias": {400: 3.0, 401: -2.0}, "stop_token_ids": (0, 1, 500), "min_tokens": 20}  # fmt: skip
     one = await play(onnx_engine, ask(prompt(40), **wish))
     other = await play(vllm_engine, ask(prompt(40), **wish))
     assert one[0] == other[0]
