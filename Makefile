@@ -31,6 +31,9 @@ $(STAMP): requirements/cpu.txt pyproject.toml
 	@touch $(STAMP)
 
 serve: $(STAMP) ## start Ray and serve serve_config.yaml on http://localhost:8000 (Ctrl-C stops both)
+	@port=$$(sed -n 's/^  port: *\([0-9]*\).*/\1/p' serve_config.yaml); \
+		if (exec 3<>/dev/tcp/127.0.0.1/$$port) 2>/dev/null; then \
+			echo "port $$port is in use: stop what listens there, or change http_options.port in serve_config.yaml" >&2; exit 1; fi
 	@echo "==> starting Ray and the application; curl http://localhost:8000/health shows its progress"
 	@set -a; . cluster/serve.env; exec $(BIN)/serve run serve_config.yaml
 

@@ -1,6 +1,6 @@
 """What the application must not notice of Serve's HTTP path. Knows nothing of the application."""
 
-from ray.exceptions import TaskCancelledError
+from ray.exceptions import RayError
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 class ServeShim:
     """Translates between Serve's proxy and an ordinary ASGI application.
 
-    A client that leaves reaches the application as `http.disconnect`, not as Ray's cancellation error. The application's own
+    A client that leaves reaches the application as `http.disconnect`, not as an error of Ray's. The application's own
     `x-request-id` is dropped, since Serve adds the same one to every answer.
     """
 
@@ -22,7 +22,7 @@ class ServeShim:
         async def receive_plainly() -> Message:
             try:
                 return await receive()
-            except TaskCancelledError:
+            except RayError:  # cancelled, or the proxy is gone
                 return {"type": "http.disconnect"}
 
         async def send_once(message: Message) -> None:

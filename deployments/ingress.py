@@ -79,6 +79,7 @@ def _announcement(settings: AppSettings) -> str:
     chat = f'{{"model":"{model}","messages":[{{"role":"user","content":"Who are you?"}}]'
     return "\n".join(
         (
+            "",
             "Every engine group is ready. Try:",
             f"curl {url}/v1/chat/completions {json} -d '{chat}}}'",
             f"curl -N {url}/v1/chat/completions {json} -d '{chat},\"stream\":true}}'",

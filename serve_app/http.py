@@ -54,7 +54,7 @@ class _EventResponse(StreamingResponse):
 
 def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
     """Return the ASGI application: every dialect's endpoints, health, and errors in the dialect of their path."""
-    app = FastAPI(title="phi-serve", summary="One endpoint in front of GPU and CPU engines", redoc_url=None)
+    app = FastAPI(title="phi-serve", summary="One endpoint in front of GPU and CPU engines", docs_url=None, redoc_url=None)
     dialects = tuple(dialects)
     for dialect in dialects:
         for endpoint in dialect.endpoints:
@@ -65,7 +65,7 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
         assert isinstance(error, HTTPException)
         prefixed = [d for d in dialects if request.url.path.startswith(d.prefix)]
         dialect = max(prefixed, key=lambda d: len(d.prefix))
-        shown: ServeError = NotFound(f"no endpoint {request.method} {request.url.path[:200]}; GET /docs lists them")
+        shown: ServeError = NotFound(f"no endpoint {request.method} {request.url.path[:200]}; GET /openapi.json lists them")
         if error.status_code == 405:
             shown = MethodNotAllowed(f"{request.url.path[:200]} does not take {request.method}")
         return _error_response(dialect, shown, Telling(request_id=_request_id(request)), dict(error.headers or {}))
@@ -237,8 +237,9 @@ def _mount_health(app: FastAPI, gateway: Gateway) -> None:
     async def livez(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
-    app.add_api_route("/health", health, methods=["GET"], tags=["health"])
-    app.add_api_route("/livez", livez, methods=["GET"], tags=["health"])
+    for path, endpoint in (("/health", health), ("/livez", livez)):
+        app.add_api_route(path, endpoint, methods=["GET"], tags=["health"])
+        app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)  # what load balancers send
 
 
 def _status(fleet: Fleet) -> str:

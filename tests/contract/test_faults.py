@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,8 +20,8 @@ from serve_app.models.export import derive
 from tests.contract.play import ask, play, prompt
 
 
-def _core_pids() -> list[int]:
-    """Child processes of ours that call themselves EngineCore."""
+def _core_pids(parent: int) -> list[int]:
+    """Child processes of `parent` that call themselves EngineCore."""
     found = []
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
@@ -27,17 +29,17 @@ def _core_pids() -> list[int]:
             title = (status.parent / "cmdline").read_bytes()
         except OSError:
             continue
-        if int(fields["PPid"]) == os.getpid() and b"EngineCore" in title:
+        if int(fields["PPid"]) == parent and b"EngineCore" in title:
             found.append(int(fields["Pid"]))
     return found
 
 
 async def test_a_hung_and_a_dead_vllm_core_are_noticed(model_dir: Path) -> None:
-    before = set(_core_pids())
+    before = set(_core_pids(os.getpid()))
     engine = build_engine(VllmSettings(max_num_seqs=2, max_model_len=512, health_timeout_s=3), model_dir)
     await engine.start()
     try:
-        (core,) = set(_core_pids()) - before
+        (core,) = set(_core_pids(os.getpid())) - before
         await engine.check_health()
         os.kill(core, signal.SIGSTOP)
         with pytest.raises(EngineDead, match="not answered"):
@@ -58,6 +60,38 @@ async def test_a_hung_and_a_dead_vllm_core_are_noticed(model_dir: Path) -> None:
             await engine.check_health()
     finally:
         await engine.close()
+
+
+_OWNER = """
+import asyncio, sys, time
+from pathlib import Path
+from serve_app.config import VllmSettings
+from serve_app.engines.registry import build_engine
+
+if __name__ == "__main__":
+    engine = build_engine(VllmSettings(max_num_seqs=2, max_model_len=512), Path(sys.argv[1]))
+    asyncio.run(engine.start())
+    print("started", flush=True)
+    time.sleep(120)
+"""
+
+
+def test_a_vllm_core_ends_with_a_replica_that_is_killed(model_dir: Path, tmp_path: Path) -> None:
+    script = tmp_path / "owner.py"
+    script.write_text(_OWNER)
+    with subprocess.Popen(
+        [sys.executable, str(script), str(model_dir)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as owner:
+        assert owner.stdout is not None
+        while b"started" not in (line := owner.stdout.readline()):
+            assert line, "the owner ended before its engine started"
+        cores = _core_pids(owner.pid)
+        assert cores
+        owner.kill()
+    deadline = time.monotonic() + 15
+    while any(Path(f"/proc/{core}").exists() for core in cores):
+        assert time.monotonic() < deadline, "the core outlived its owner"
+        time.sleep(0.1)
 
 
 async def test_what_the_cpu_cannot_run_is_refused_with_the_alternatives(tmp_path: Path) -> None:

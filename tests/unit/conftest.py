@@ -8,9 +8,9 @@ import pytest
 _HEAVY = ("ray", "vllm", "onnxruntime", "xllamacpp", "torch")
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def no_heavy_imports() -> Iterator[None]:
-    """Fail the run if a unit test imported a runtime that another suite had not imported before."""
+    """Fail a module whose tests imported a runtime that another suite had not imported before."""
     before = {name for name in _HEAVY if name in sys.modules}
     yield
     assert {name for name in _HEAVY if name in sys.modules} == before

@@ -61,7 +61,7 @@ def _describe(catalog: Catalog, _: Mapping[str, str]) -> JsonObject:
     return {
         "name": "phi-serve",
         "model": catalog.settings.name,
-        "endpoints": ["/reasoning", "/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/livez", "/docs"],
+        "endpoints": ["/reasoning", "/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/livez", "/openapi.json"],
         "capabilities": [str(task) for task in _INSTRUCTIONS],
     }
 
