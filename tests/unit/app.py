@@ -1,7 +1,7 @@
 """The whole application over fake engines, without Ray: what the HTTP suites drive."""
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -26,10 +26,6 @@ class App:
     client: httpx.AsyncClient
     gateway: Gateway
     engines: dict[str, FakeEngine]
-
-    def requests(self) -> Iterator[object]:
-        for engine in self.engines.values():
-            yield from engine.requests
 
 
 @asynccontextmanager
