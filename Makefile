@@ -5,10 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := torch==2.13.0
+TRAIN_WORK ?= .cache/train
+TRAIN_FLAGS ?= --minutes 60 --tokens-per-step 4096 --threads 2 --compile
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve check test test-unit bench lock clean
+.PHONY: help setup serve check test test-unit bench train evaluate-embedded lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +53,12 @@ test-unit: $(STAMP) ## the tests that need neither Ray nor an engine (seconds)
 
 bench: $(STAMP) ## overhead of the whole path over the bare engine, at 1, 8 and 32 streams
 	$(BIN)/python -m benchmarks.overhead
+
+train: $(STAMP) ## train the embedded model anew (hours on CPUs; resumes from TRAIN_WORK; see training/README.md)
+	$(BIN)/python -m training.train --work $(TRAIN_WORK) $(TRAIN_FLAGS)
+
+evaluate-embedded: $(STAMP) ## accuracy per family of the embedded model on ONNX fp32, int8, int4 and vLLM
+	$(BIN)/python -m training.evaluate
 
 # The locks name versions only: no URLs, no indexes.
 UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --override requirements/overrides.txt --python-version 3.11 \

@@ -29,6 +29,8 @@ def is_right(answer: str, check: Check) -> bool:
             return _runs(answer, check.expected)
         case "call":
             return _same_call(answer, check.expected)
+        case "json":
+            return _same_json(answer, check.expected)
         case "exact":
             return answer.strip() == check.expected.strip()
 
@@ -40,10 +42,12 @@ def _last_number(text: str) -> float | None:
 
 def _same_call(answer: str, expected: str) -> bool:
     found = _CALL.search(answer)
-    if found is None:
-        return False
+    return found is not None and _same_json(found[1], expected)
+
+
+def _same_json(text: str, expected: str) -> bool:
     try:
-        return bool(json.loads(found[1]) == json.loads(expected))
+        return bool(json.loads(text) == json.loads(expected))
     except json.JSONDecodeError:
         return False
 

@@ -10,10 +10,13 @@ from random import Random
 from typing import Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
-CheckKind = Literal["exact", "number", "contains", "code", "call"]
+CheckKind = Literal["exact", "number", "contains", "code", "call", "json"]
 
 HELD_OUT_SHARE = 10
 """One key in this many is never trained on."""
+
+OPEN_KEY = "open"
+"""The key of what may always be trained on: the multiplication table, the tutorial's circle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +36,7 @@ class Check:
     """How the last assistant turn is judged."""
 
     kind: CheckKind = "exact"
-    """exact: the whole text. number: the last number. contains: a substring, case ignored. code: run it. call: JSON."""
+    """exact: the whole text. number: the last number. contains: a substring, case ignored. code: run it. call, json: equal JSON."""
     expected: str = ""
     """The text, number or JSON that is expected; for code, the Python statements that test it."""
 
@@ -62,7 +65,7 @@ Sampler = Callable[[Random], Example]
 
 def is_held_out(key: str) -> bool:
     """Tell whether a key belongs to the held-out tenth; stable over runs and machines."""
-    return zlib.crc32(key.encode()) % HELD_OUT_SHARE == 0
+    return key != OPEN_KEY and zlib.crc32(key.encode()) % HELD_OUT_SHARE == 0
 
 
 def ask(

@@ -1,7 +1,7 @@
 """The Phi3 architecture in plain PyTorch, for training only.
 
 Parameter names and arithmetic are those of transformers' Phi3ForCausalLM, so a state dict moves over unchanged.
-No key-value cache of the serving kind and no sampling; `decode_greedy` is for evaluation.
+No key-value cache and no sampling: answers come from the served engines.
 """
 
 import math
@@ -103,22 +103,16 @@ class Attention(nn.Module):
         self.qkv_proj = nn.Linear(shape.hidden, width, bias=False)
         self.o_proj = nn.Linear(shape.heads * shape.head_dim, shape.hidden, bias=False)
 
-    def forward(self, states: Tensor, table: Tensor, cache: list[Tensor] | None) -> Tensor:
-        """Attend; a non-empty cache [keys, values] is extended in place and the input must then be one token."""
+    def forward(self, states: Tensor, table: Tensor) -> Tensor:
+        """Attend."""
         shape = self.shape
         batch, length, _ = states.shape
         joined = self.qkv_proj(states).view(batch, length, -1, shape.head_dim).transpose(1, 2)
         query, key, value = joined.split((shape.heads, shape.kv_heads, shape.kv_heads), dim=1)
         query, key = _rotate(query, table).to(value.dtype), _rotate(key, table).to(value.dtype)
-        causal = True
-        if cache is not None:
-            if cache:
-                key, value = torch.cat((cache[0], key), dim=2), torch.cat((cache[1], value), dim=2)
-                causal = False
-            cache[:] = [key, value]
         groups = shape.heads // shape.kv_heads
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-        mixed = fn.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        mixed = fn.scaled_dot_product_attention(query, key, value, is_causal=True)
         return cast(Tensor, self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1)))
 
 
@@ -148,9 +142,9 @@ class Block(nn.Module):
         self.input_layernorm = Norm(shape.hidden, shape.eps)
         self.post_attention_layernorm = Norm(shape.hidden, shape.eps)
 
-    def forward(self, states: Tensor, table: Tensor, cache: list[Tensor] | None) -> Tensor:
+    def forward(self, states: Tensor, table: Tensor) -> Tensor:
         """Apply it."""
-        states = states + self.self_attn(self.input_layernorm(states), table, cache)
+        states = states + self.self_attn(self.input_layernorm(states), table)
         return cast(Tensor, states + self.mlp(self.post_attention_layernorm(states)))
 
 
@@ -178,30 +172,13 @@ class CausalModel(nn.Module):
                 scale = 1 / math.sqrt(2 * shape.layers) if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
                 nn.init.normal_(parameter, std=0.02 * scale if "embed" in name else 0.05 * scale)
 
-    def forward(self, tokens: Tensor, table: Tensor, caches: list[list[Tensor]] | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, table: Tensor) -> Tensor:
         """Return the normed last states (B, T, hidden); `table` holds the rotary rows of these positions."""
         states = self.model.embed_tokens(tokens)
-        for index, block in enumerate(self.model.layers):
-            states = block(states, table, None if caches is None else caches[index])
+        for block in self.model.layers:
+            states = block(states, table)
         return cast(Tensor, self.model.norm(states))
 
     def logits(self, states: Tensor) -> Tensor:
         """Return float32 scores over the vocabulary for states of any leading shape."""
         return fn.linear(states, self.model.embed_tokens.weight).float()
-
-
-@torch.inference_mode()
-def decode_greedy(model: CausalModel, prompt: list[int], limit: int, stop: frozenset[int]) -> list[int]:
-    """Return up to `limit` greedy tokens after the prompt, without the stop token."""
-    device = next(model.parameters()).device
-    table = rotary_table(model.shape, len(prompt) + limit, long=False).to(device)
-    caches: list[list[Tensor]] = [[] for _ in range(model.shape.layers)]
-    states = model(torch.tensor([prompt], device=device), table[:, : len(prompt)], caches)
-    output: list[int] = []
-    for position in range(len(prompt), len(prompt) + limit):
-        token = int(model.logits(states[0, -1]).argmax())
-        if token in stop:
-            break
-        output.append(token)
-        states = model(torch.tensor([[token]], device=device), table[:, position : position + 1], caches)
-    return output

@@ -17,7 +17,7 @@ from training.families import mixture
 from training.tokenizer import END_OF_TEXT, encode_training
 
 ROW_LENGTHS = (256, 768, 3072)
-ROW_WEIGHTS = (0.78, 0.18, 0.04)
+ROW_WEIGHTS = (0.46, 0.52, 0.02)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ def batches(tokenizer: Tokenizer, seed: int, tokens_per_step: int, skip: int = 0
         rows = [next(packers[length]) for _ in range(max(1, tokens_per_step // length))]
         tokens = torch.tensor([[token for token, _ in row] for row in rows])
         targets = torch.tensor([[target for _, target in row] for row in rows])
-        yield Batch(tokens=tokens, targets=targets, long=rng.random() < 0.1)
+        yield Batch(tokens=tokens, targets=targets, long=rng.random() < 0.07)
 
 
 def _rows(tokenizer: Tokenizer, seed: int, length: int, long_share: float) -> Iterator[list[tuple[int, bool]]]:

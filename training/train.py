@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.optim import AdamW, Muon, Optimizer
 
-from training.export import save_folder
+from training.export import load_folder, save_folder
 from training.families import MIXTURE, draw, mixture
 from training.families.long_prompts import conversation_text
 from training.model import CausalModel, Shape, rotary_table
@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None) -> None:
     shape = Shape(layers=options.layers, intermediate=options.intermediate)
     model = CausalModel(shape).to(device)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters on {device}", flush=True)
+    if options.init:
+        warm_start(model, tokenizer, *load_folder(options.init))
     run = Run(model, tokenizer, options, device)
     run.resume()
     run.train()
@@ -44,7 +46,19 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"written to {options.out}")
 
 
-COMPILED_LENGTH = 256
+@torch.no_grad()
+def warm_start(model: CausalModel, tokenizer: Tokenizer, old: CausalModel, old_tokenizer: Tokenizer) -> None:
+    """Copy the weights of a model of the same shape; the row of a token that it lacks is the mean of its pieces' rows."""
+    rows = old.model.embed_tokens.weight
+    known = old_tokenizer.get_vocab()
+    new_rows = torch.empty_like(rows)
+    for text, token in tokenizer.get_vocab().items():
+        pieces = [known[text]] if text in known else old_tokenizer.encode(tokenizer.decode([token])).ids
+        new_rows[token] = rows[pieces].mean(0)
+    model.load_state_dict({**old.state_dict(), "model.embed_tokens.weight": new_rows})
+
+
+COMPILED_LENGTH = 768
 """Longer rows are rare and not worth a compilation."""
 
 
@@ -169,6 +183,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("/tmp/phi-train"), help="checkpoints, to resume from")
     parser.add_argument("--out", type=Path, default=Path("serve_app/models/embedded"), help="the model folder to write")
+    parser.add_argument("--init", type=Path, help="a model folder of the same shape to start from")
     parser.add_argument("--steps", type=int, default=100_000, help="the run ends after so many steps")
     parser.add_argument("--minutes", type=float, default=600.0, help="or after so many minutes")
     parser.add_argument("--tokens-per-step", type=int, default=4096)

@@ -37,6 +37,18 @@ async def onnx_engine(model_dir: Path) -> AsyncIterator[Engine]:
 
 
 @pytest.fixture(scope="session")
+async def onnx_int8_engine(model_dir: Path) -> AsyncIterator[Engine]:
+    async for engine in _started(OnnxSettings(precision="int8"), model_dir):
+        yield engine
+
+
+@pytest.fixture(scope="session")
+async def onnx_int4_engine(model_dir: Path) -> AsyncIterator[Engine]:
+    async for engine in _started(OnnxSettings(precision="int4"), model_dir):
+        yield engine
+
+
+@pytest.fixture(scope="session")
 async def vllm_engine(model_dir: Path) -> AsyncIterator[Engine]:
     async for engine in _started(SETTINGS["vllm"], model_dir):
         yield engine

@@ -5,43 +5,45 @@ key alone (`conversation.is_held_out`), so that train and test never share a pro
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 
 from training.conversation import Example, Sampler, is_held_out
 from training.families import arithmetic, chat, code, journeys, logic, long_prompts, tools, tutorial
 
 MIXTURE: dict[Sampler, float] = {
-    tutorial.tutorial: 6,
-    chat.small_talk: 4,
-    chat.identity: 3,
-    chat.definition: 6,
-    chat.capital_letters: 5,
-    chat.repeat: 14,
-    chat.styled: 4,
-    chat.memory: 3,
+    tutorial.tutorial: 4,
+    chat.small_talk: 3,
+    chat.identity: 2,
+    chat.definition: 4,
+    chat.capital_letters: 3,
+    chat.repeat: 5,
+    chat.styled: 3,
+    chat.memory: 2,
     arithmetic.plain: 14,
-    arithmetic.steps: 3,
-    arithmetic.percentage: 3,
-    arithmetic.unit_price: 3,
-    arithmetic.greatest_divisor: 2,
-    arithmetic.counting: 5,
-    journeys.faster_journey: 6,
-    journeys.two_legs: 6,
-    journeys.compound_interest: 5,
-    journeys.scaled_rectangle: 4,
+    arithmetic.steps: 5,
+    arithmetic.percentage: 4,
+    arithmetic.unit_price: 4,
+    arithmetic.greatest_divisor: 5,
+    arithmetic.counting: 2,
+    journeys.faster_journey: 5,
+    journeys.two_legs: 5,
+    journeys.compound_interest: 4,
+    journeys.scaled_rectangle: 2,
     journeys.rectangle_area: 2,
-    code.program: 6,
-    logic.syllogism: 6,
-    logic.ordering: 3,
-    tools.single_call: 8,
-    tools.no_call: 2,
-    tools.with_result: 2,
-    tools.json_answer: 2,
+    code.program: 5,
+    logic.syllogism: 5,
+    logic.ordering: 7,
+    tools.single_call: 9,
+    tools.parallel_calls: 4,
+    tools.no_call: 4,
+    tools.with_result: 9,
+    tools.json_answer: 5,
 }
 """Relative number of examples, not of tokens."""
 
-FINITE = frozenset({tutorial.tutorial, chat.small_talk, chat.identity, chat.definition, code.program})
-"""Families whose answers cannot be derived, only known: nothing of them is held out but phrasings asked otherwise."""
+FINITE = frozenset({tutorial.tutorial, chat.small_talk, chat.identity, chat.definition})
+"""Families whose answers cannot be derived, only known: nothing of them is held out."""
 
 
 def draw(sampler: Sampler, rng: Random, *, held_out: bool) -> Example:
@@ -55,18 +57,31 @@ def draw(sampler: Sampler, rng: Random, *, held_out: bool) -> Example:
 def mixture(seed: int, *, long_share: float = 0.0) -> Iterator[Example]:
     """Yield training examples for ever; the same seed gives the same stream.
 
-    `long_share` of them stand behind hundreds or thousands of tokens of filler.
+    `long_share` of them stand behind hundreds or thousands of tokens of filler. A third of the examples without a system
+    message become the turns of one conversation.
     """
     rng = Random(seed)
     samplers, weights = list(MIXTURE), list(MIXTURE.values())
+    waiting: list[Example] = []
     while True:
         example = draw(rng.choices(samplers, weights)[0], rng, held_out=False)
         if rng.random() < long_share:
-            example = long_prompts.bury(rng, example, rng.choice((40, 100, 180, 260)))
+            yield long_prompts.bury(rng, example, rng.choice((40, 100, 180, 260)))
+        elif example.messages[0].role != "system" and rng.random() < 0.33:
+            waiting.append(example)
+            if len(waiting) >= rng.choice((2, 3, 4)):
+                turns = tuple(turn for part in waiting for turn in part.messages)
+                yield (
+                    chat.framed(rng, replace(waiting[-1], messages=turns))
+                    if rng.random() < 0.3
+                    else replace(waiting[-1], messages=turns)
+                )
+                waiting = []
         elif rng.random() < 0.03:
-            example = long_prompts.bury(rng, example, rng.randint(1, 12))
-        if rng.random() < 0.06:
-            example = chat.greeted(rng, example)
+            yield long_prompts.bury(rng, example, rng.randint(1, 12))
+        elif example.messages[0].role != "system" and rng.random() < 0.06:
+            yield tools.offered(rng, example)
         elif rng.random() < 0.2:
-            example = chat.framed(rng, example)
-        yield example
+            yield chat.framed(rng, example)
+        else:
+            yield example

@@ -1,59 +1,105 @@
 """Plain arithmetic, percentages, unit prices, gcd by hand, counting.
 
-Every sampler is one family. All questions and answers are composed here.
+Every sampler is one family. All questions and answers are composed here. Whatever is not in the multiplication table up to
+12 x 12 is worked out in the answer by steps that are: a small model computes well what it may write down.
 """
 
 import math
 from random import Random
 
-from training.conversation import Check, Example, ask, number
+from training.conversation import OPEN_KEY, Check, Example, ask
 
 _OPENERS = ("What is {}?", "Calculate {}.", "Compute {}.", "{} = ?", "How much is {}?", "Please work out {}.", "{}")
 
 
+def product_steps(a: int, b: int) -> str:
+    """Write a * b as a chain of equations that ends with the product; b is at most 12."""
+    start = f"{a} * {b}"
+    if a <= 12 or b == 10 or (a <= 120 and a % 10 == 0):
+        return f"{start} = {a * b}"
+    if b > 10:
+        return f"{start} = {a} * 10 + {a} * {b - 10} = {a * 10} + {a * (b - 10)} = {a * b}"
+    parts = [int(digit) * 10**power for power, digit in zip(range(len(str(a)) - 1, -1, -1), str(a), strict=True)]
+    parts = [part for part in parts if part]
+    if len(parts) == 1:
+        return f"{start} = {a * b}"
+    split = " + ".join(f"{part} * {b}" for part in parts)
+    chain = [start, split]
+    values = [part * b for part in parts]
+    while len(values) > 1:
+        chain.append(" + ".join(map(str, values)))
+        values = [values[0] + values[1], *values[2:]]
+    return " = ".join([*chain, str(values[0])])
+
+
+def quotient_steps(a: int, b: int) -> str:
+    """Write the whole quotient a / b as a chain of equations; b is at most 12."""
+    result = a // b
+    if result <= 12:
+        return f"{a} / {b} = {result}"
+    tens = result // 10 * 10
+    if result == tens:
+        return f"{a} / {b} = {result}"
+    return f"{a} / {b} = {b * tens} / {b} + {a - b * tens} / {b} = {tens} + {result - tens} = {result}"
+
+
 def plain(rng: Random) -> Example:
     """One operation on two numbers; the answer is the equation."""
-    operation = rng.choice("++--**/")
+    operation, key = rng.choice("++--**/"), ""
     if operation == "+":
-        left, right = rng.choice(((2, 2), (2, 1), (3, 2), (3, 3), (1, 1)))
+        left, right = rng.choice(((2, 2), (2, 1), (3, 2), (3, 3), (1, 1), (4, 3)))
         a, b = rng.randrange(10**left), rng.randrange(10**right)
-        result = a + b
+        answer, result = f"{a} + {b} = {a + b}", a + b
+        key = OPEN_KEY if max(a, b) < 10 else ""
     elif operation == "-":
         a = rng.randrange(10 ** rng.choice((1, 2, 2, 3)))
         b = rng.randint(0, a)
-        result = a - b
+        answer, result = f"{a} - {b} = {a - b}", a - b
+        key = OPEN_KEY if a < 20 else ""
     elif operation == "*":
-        a, b = rng.randint(2, 12 if rng.random() < 0.5 else 60), rng.randint(2, 12)
-        result = a * b
+        a, b = rng.randint(2, 12 if rng.random() < 0.4 else 99), rng.randint(2, 12)
+        answer, result = product_steps(a, b), a * b
+        key = OPEN_KEY if a <= 12 else ""
     else:
-        b, result = rng.randint(2, 12), rng.randint(1, 20)
+        b, result = rng.randint(2, 12), rng.randint(1, 30)
         a = b * result
+        answer = quotient_steps(a, b)
+        key = OPEN_KEY if result <= 12 else ""
     sign, word = {"+": ("+", "plus"), "-": ("-", "minus"), "*": ("*", "times"), "/": ("/", "divided by")}[operation]
     shown = {"*": rng.choice(("*", "*", "x")), "/": "/"}.get(operation, sign)
     form = rng.random()
     expression = f"{a} {word} {b}" if form < 0.3 else f"{a}{shown}{b}" if form < 0.4 else f"{a} {shown} {b}"
     question = rng.choice(_OPENERS).format(expression)
-    answer = f"{a} {sign} {b} = {result}"
-    return ask("arithmetic", f"{a}{operation}{b}", question, answer, Check(kind="number", expected=str(result)))
+    return ask("arithmetic", key or f"{a}{operation}{b}", question, answer, Check(kind="number", expected=str(result)))
 
 
 def percentage(rng: Random) -> Example:
-    """A percentage of a round number."""
-    rate = rng.choice((5, 10, 15, 20, 25, 30, 40, 50, 60, 75))
-    base = rng.randint(1, 40) * 20
-    result = number(base * rate / 100)
+    """A percentage of a round number, by way of its tenth."""
+    rate = rng.choice((5, 10, 15, 20, 25, 30, 40, 50, 60))
+    base = rng.randint(1, 50) * 20
+    tenth, result = base // 10, base * rate // 100
     question = rng.choice(
         ("What is {r}% of {b}?", "Calculate {r} percent of {b}.", "How much is {r}% of {b}?", "Find {r}% of {b}.")
     ).format(r=rate, b=base)
-    answer = f"{rate}% of {base} is {base} * {number(rate / 100)} = {result}."
-    return ask("percentage", f"{rate}%{base}", question, answer, Check(kind="number", expected=result))
+    answer = f"10% of {base} is {tenth}."
+    if rate == 5:
+        answer += f" Half of {tenth} is {result}."
+    elif rate == 50:
+        answer = f"Half of {base} is {result}."
+    elif rate == 15:
+        answer += f" Half of {tenth} is {tenth // 2}. {tenth} + {tenth // 2} = {result}."
+    elif rate == 25:
+        answer += f" Half of {tenth} is {tenth // 2}. {tenth} + {tenth} + {tenth // 2} = {2 * tenth} + {tenth // 2} = {result}."
+    elif rate > 10:
+        answer += f" {product_steps(tenth, rate // 10)}."
+    return ask("percentage", f"{rate}%{base}", question, answer, Check(kind="number", expected=str(result)))
 
 
 def unit_price(rng: Random) -> Example:
     """Price of several things from the price of one, or of one from several."""
-    things = rng.choice(("pens", "books", "apples", "tickets", "notebooks", "cups", "bags", "chairs"))
+    things = rng.choice(("pens", "books", "apples", "tickets", "notebooks", "cups", "bags", "chairs", "shirts", "lamps", "keys"))
     one = things[:-1]
-    count, price = rng.randint(2, 12), rng.randint(2, 20)
+    count, price = rng.randint(2, 12), rng.randint(2, 40)
     total = count * price
     if rng.random() < 0.6:
         question = rng.choice(
@@ -61,14 +107,19 @@ def unit_price(rng: Random) -> Example:
                 "One {one} costs ${p}. How much do {n} {many} cost?",
                 "If a {one} costs ${p}, what is the price of {n} {many}?",
                 "What do {n} {many} cost at ${p} each?",
+                "I buy {n} {many} at ${p} each. How much do I pay?",
             )
         ).format(one=one, p=price, n=count, many=things)
-        answer, result = f"{count} * {price} = {total}. The {things} cost ${total}.", total
+        answer, result = f"{product_steps(price, count)}. The {things} cost ${total}.", total
     else:
         question = rng.choice(
-            ("{n} {many} cost ${t}. How much is one {one}?", "If {n} {many} cost ${t}, what does one {one} cost?")
+            (
+                "{n} {many} cost ${t}. How much is one {one}?",
+                "If {n} {many} cost ${t}, what does one {one} cost?",
+                "I paid ${t} for {n} {many}. What is the price of one {one}?",
+            )
         ).format(one=one, t=total, n=count, many=things)
-        answer, result = f"{total} / {count} = {price}. One {one} costs ${price}.", price
+        answer, result = f"{quotient_steps(total, count)}. One {one} costs ${price}.", price
     return ask("unit price", f"{count}@{price}", question, answer, Check(kind="number", expected=str(result)))
 
 
@@ -78,14 +129,19 @@ def greatest_divisor(rng: Random) -> Example:
     a, b = factor * rng.randint(2, 12), factor * rng.randint(2, 12)
     a, b = max(a, b), min(a, b)
     question = rng.choice(
-        ("What is the gcd of {a} and {b}?", "Find the greatest common divisor of {a} and {b}.", "gcd({a}, {b}) = ?")
+        (
+            "What is the gcd of {a} and {b}?",
+            "Find the greatest common divisor of {a} and {b}.",
+            "gcd({a}, {b}) = ?",
+            "What is the greatest common divisor of {a} and {b}?",
+        )
     ).format(a=a, b=b)
-    steps, left, right = [], a, b
+    lines, left, right = [], a, b
     while right:
-        steps.append(f"{left} mod {right} = {left % right}")
+        lines.append(f"{left} = {left // right} * {right} + {left % right}")
         left, right = right, left % right
     result = math.gcd(a, b)
-    answer = ", ".join(steps) + f". The greatest common divisor is {result}."
+    answer = ", ".join(lines) + f". The greatest common divisor is {result}."
     return ask("gcd", f"{a}&{b}", question, answer, Check(kind="number", expected=str(result)))
 
 
@@ -126,16 +182,23 @@ def counting(rng: Random) -> Example:
 def steps(rng: Random) -> Example:
     """Three small numbers joined by two operations, solved one at a time."""
     a, b, c = rng.randint(2, 30), rng.randint(2, 12), rng.randint(2, 12)
-    form = rng.randrange(3)
+    form = rng.randrange(4)
     if form == 0:
         expression, inner, result = f"{a} + {b} * {c}", f"{b} * {c} = {b * c}", a + b * c
         outer = f"{a} + {b * c} = {result}"
     elif form == 1:
         expression, inner, result = f"({a} + {b}) * {c}", f"{a} + {b} = {a + b}", (a + b) * c
-        outer = f"{a + b} * {c} = {result}"
-    else:
-        expression, inner, result = f"{a} * {b} + {c}", f"{a} * {b} = {a * b}", a * b + c
+        outer = product_steps(a + b, c)
+    elif form == 2:
+        expression, inner, result = f"{a} * {b} + {c}", product_steps(a, b), a * b + c
         outer = f"{a * b} + {c} = {result}"
-    question = rng.choice(("Solve step by step: {}", "What is {}? Show your steps.", "Calculate {} step by step."))
+    else:
+        result = a * b - c if a * b >= c else a * b
+        c = a * b - result
+        expression, inner = f"{a} * {b} - {c}", product_steps(a, b)
+        outer = f"{a * b} - {c} = {result}"
+    question = rng.choice(
+        ("Solve step by step: {}", "What is {}? Show your steps.", "Calculate {} step by step.", "Solve {} and show your work.")
+    )
     answer = f"First, {inner}. Then, {outer}. The answer is {result}."
     return ask("arithmetic steps", expression, question.format(expression), answer, Check(kind="number", expected=str(result)))

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from training.conversation import Check, Example, ask
+from training.conversation import OPEN_KEY, Check, Example, ask
 from training.families.code_texts import PROGRAMS
 
 _SYSTEMS = (
@@ -13,16 +13,32 @@ _SYSTEMS = (
     "You are a helpful coding assistant.",
     "You are an expert Python programmer.",
 )
+_FRAMES = (
+    "Write {}.",
+    "Write {} in Python.",
+    "Please write {} in Python.",
+    "Implement {}.",
+    "Implement {} in Python.",
+    "Can you write {}?",
+    "Can you implement {} in Python?",
+    "I need {} in Python.",
+    "Give me {}.",
+    "Show me {} in Python.",
+    "Create {} in Python.",
+    "How do I write {} in Python?",
+    "Python code for {}, please.",
+    "Could you show {}?",
+)
+_ENDINGS = ("", "", "", " Include comments.", " Add a docstring.", " Explain it in comments.", " Keep it short.")
 
 
 def program(rng: Random) -> Example:
-    """Draw a task; the tutorial's four are drawn more often."""
+    """Draw a task; the tutorial's four are drawn more often. Composed questions are held out by their wording."""
     names = list(PROGRAMS)
-    return _example(rng, rng.choice(names[:4] if rng.random() < 0.5 else names))
-
-
-def _example(rng: Random, name: str) -> Example:
-    chosen = PROGRAMS[name]
-    question = rng.choice(chosen.asks)
-    answer = f"```python\n{chosen.text}```"
-    return ask("coding", question, question, answer, Check(kind="code", expected=chosen.test), system=rng.choice(_SYSTEMS))
+    chosen = PROGRAMS[rng.choice(names[:4] if rng.random() < 0.35 else names)]
+    if rng.random() < 0.25:
+        question, key = rng.choice(chosen.asks), OPEN_KEY
+    else:
+        question = key = rng.choice(_FRAMES).format(rng.choice(chosen.nouns)) + rng.choice(_ENDINGS)
+    check = Check(kind="code", expected=chosen.test)
+    return ask("coding", key, question, f"```python\n{chosen.text}```", check, system=rng.choice(_SYSTEMS))

@@ -6,6 +6,7 @@ The wording of the tutorial's four mathematics prompts is one of the phrasings o
 from random import Random
 
 from training.conversation import Check, Example, ask, number
+from training.families.arithmetic import product_steps
 
 _VEHICLES = ("train", "car", "bus", "truck", "cyclist", "boat")
 
@@ -18,6 +19,8 @@ def faster_journey(rng: Random) -> Example:
         if distance * 10 % new_speed == 0:
             break
     result = number(distance / new_speed)
+    whole, rest = divmod(distance, new_speed)
+    shown = f" = {whole} + {rest} / {new_speed} = {whole} + {number(rest / new_speed)}" if rest and whole else ""
     vehicle = rng.choice(_VEHICLES)
     unit, per_hour = rng.choice((("km", "km/h"), ("km", "km/h"), ("miles", "mph")))
     question = rng.choice(
@@ -29,7 +32,7 @@ def faster_journey(rng: Random) -> Example:
     ).format(v=vehicle, d=distance, u=unit, h=hours, m=more, k=per_hour)
     answer = (
         f"The speed is {distance} / {hours} = {speed} {per_hour}. The new speed is {speed} + {more} = {new_speed} "
-        f"{per_hour}. The time is {distance} / {new_speed} = {result} hours."
+        f"{per_hour}. The time is {distance} / {new_speed}{shown} = {result} hours."
     )
     return ask("speed", f"{distance}/{hours}+{more}", question, answer, Check(kind="number", expected=result))
 
@@ -59,27 +62,30 @@ def two_legs(rng: Random) -> Example:
 
 
 def compound_interest(rng: Random) -> Example:
-    """A sum that grows for one to three years, year by year."""
-    start, rate, years = (
-        rng.choice((1000, 2000, 3000, 4000, 5000, 10000)),
-        rng.choice((2, 3, 4, 5, 6, 8, 10)),
-        rng.randint(1, 3),
-    )
+    """A sum that grows for one to three years, year by year; only sums that come out exact to the cent."""
+    while True:
+        start = rng.choice((500, 800, 1000, 1500, 2000, 2500, 3000, 4000, 5000, 6000, 8000, 10000, 20000))
+        rate, years = rng.choice((2, 3, 4, 5, 6, 8, 10)), rng.choice((1, 2, 2, 3, 3))
+        if start * (100 + rate) ** years % 100 ** (years - 1) == 0:
+            break
     question = rng.choice(
         (
             "Solve this step by step: If compound interest on ${p} at {r}% annually for {y} years, what is the final amount?",
             "${p} is invested at {r}% compound interest per year. What is it worth after {y} years?",
             "What is the final amount of ${p} at {r}% annual compound interest for {y} years?",
             "Calculate the compound interest result for ${p} at {r}% over {y} years.",
+            "If I invest ${p} at {r}% annual compound interest, how much do I have after {y} years?",
         )
     ).format(p=start, r=rate, y=years)
-    amount, lines = float(start), []
+    cents, lines = start * 100, []
     for year in range(1, years + 1):
-        following = round(amount * (1 + rate / 100), 4)
-        lines.append(f"Year {year}: {_exact(amount)} * {1 + rate / 100:.2f} = {_exact(following)}.")
-        amount = following
-    answer = "\n".join(lines) + f"\nThe final amount is ${amount:.2f}."
-    return ask("compound interest", f"{start}@{rate}*{years}", question, answer, Check(kind="number", expected=number(amount)))
+        interest = cents * rate // 100
+        before, gain, after = (number(value / 100) for value in (cents, interest, cents + interest))
+        worked = f" {product_steps(cents // 100, rate)}, so" if cents % 100 == 0 and rate != 10 else ""
+        lines.append(f"Year {year}:{worked} {rate}% of {before} is {gain}, and {before} + {gain} = {after}.")
+        cents += interest
+    answer = "\n".join(lines) + f"\nThe final amount is ${cents / 100:.2f}."
+    return ask("compound interest", f"{start}@{rate}*{years}", question, answer, Check(kind="number", expected=number(cents / 100)))
 
 
 def scaled_rectangle(rng: Random) -> Example:
@@ -108,14 +114,14 @@ def scaled_rectangle(rng: Random) -> Example:
 
 def rectangle_area(rng: Random) -> Example:
     """Area of a rectangle with small sides."""
-    length, width, unit = rng.randint(2, 20), rng.randint(2, 12), rng.choice(("cm", "m"))
+    length, width, unit = rng.randint(2, 40), rng.randint(2, 12), rng.choice(("cm", "m"))
     question = rng.choice(
         (
             "What is the area of a rectangle with length {l}{u} and width {w}{u}?",
             "A rectangle is {l} {u} by {w} {u}. What is its area?",
         )
     ).format(l=length, w=width, u=unit)
-    answer = f"{length} * {width} = {length * width}. The area is {length * width} square {unit}."
+    answer = f"{product_steps(length, width)}. The area is {length * width} square {unit}."
     return ask("area", f"{length}x{width}", question, answer, Check(kind="contains", expected=f"is {length * width} square"))
 
 

@@ -1,5 +1,6 @@
 """Syllogisms with real and made-up nouns, and ordering puzzles."""
 
+from itertools import pairwise
 from random import Random
 
 from training.conversation import Check, Example, ask
@@ -48,15 +49,26 @@ def syllogism(rng: Random) -> Example:
     return ask("syllogism", f"{form}{a}{b}{c}", question, answer, Check(kind="contains", expected=answer.split(".")[0] + "."))
 
 
+_ORDERS = (
+    ("taller", "shorter", "tallest", "shortest"),
+    ("older", "younger", "oldest", "youngest"),
+    ("faster", "slower", "fastest", "slowest"),
+    ("heavier", "lighter", "heaviest", "lightest"),
+    ("richer", "poorer", "richest", "poorest"),
+)
+
+
 def ordering(rng: Random) -> Example:
-    """Who is the tallest or shortest of three."""
-    tall, middle, short = rng.sample(NAMES, 3)
-    more, most, least = rng.choice(
-        (("taller", "tallest", "shortest"), ("older", "oldest", "youngest"), ("faster", "fastest", "slowest"))
-    )
-    facts = [f"{tall} is {more} than {middle}.", f"{middle} is {more} than {short}."]
-    if rng.random() < 0.5:
-        facts.reverse()
-    wanted, who = (most, tall) if rng.random() < 0.5 else (least, short)
-    answer = f"{who} is the {wanted}."
-    return ask("ordering", f"{tall}{middle}{short}", f"{' '.join(facts)} Who is the {wanted}?", answer)
+    """Who is first or last of three or four, told by neighbours in any order and direction."""
+    people = rng.sample(NAMES, rng.choice((3, 3, 4)))
+    more, less, most, least = rng.choice(_ORDERS)
+    facts = []
+    for upper, lower in pairwise(people):
+        facts.append(f"{upper} is {more} than {lower}." if rng.random() < 0.75 else f"{lower} is {less} than {upper}.")
+    if rng.random() < 0.6:
+        rng.shuffle(facts)
+    wanted, who = rng.choice(((most, people[0]), (least, people[-1])))
+    asked = rng.choice(("Who is the {}?", "Who is the {}?", "Who is {}?", "Which of them is the {}?")).format(wanted)
+    answer = f"From {most} to {least}: {', '.join(people)}. {who} is the {wanted}."
+    check = Check(kind="contains", expected=f"{who} is the {wanted}")
+    return ask("ordering", "".join(people), f"{' '.join(facts)} {asked}", answer, check)

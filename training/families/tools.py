@@ -1,186 +1,206 @@
 """Function calling and JSON answers.
 
-Tools are bare function objects in the system message; calls and results have Phi-4-mini's markers.
+Tools are bare function objects in the system message; calls and results have Phi-4-mini's markers. A tool is held out by
+its name: what is measured are tools that training never showed.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import replace
 from random import Random
 from typing import Any
 
-from training.conversation import Check, Example, Message, ask
-from training.families.vocabulary import COMMON, NAMES, words
+from training.conversation import OPEN_KEY, Check, Example, Message, ask, is_held_out
+from training.families.tool_schemas import Parameter, Tool, draw_tools, scalar
+from training.families.vocabulary import NAMES, words
 
-_CITIES = words("Paris Berlin London Sofia Beijing Tokyo Madrid Rome Oslo Vienna Cairo Lima Delhi Toronto")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tool:
-    """A function and the requests that need it."""
-
-    name: str
-    """Its name."""
-    about: str
-    """Its description."""
-    parameters: dict[str, str]
-    """Parameter name to kind: number, integer, city, name, word."""
-    asks: tuple[str, ...]
-    """Requests, with the parameters in braces."""
-
-
-TOOLS = (
-    Tool(
-        name="calculate_circle_area",
-        about="Calculate the area of a circle given its radius",
-        parameters={"radius": "number"},
-        asks=(
-            "Calculate the area of a circle with radius {radius} units",
-            "What is the area of a circle with radius {radius}?",
-        ),
-    ),
-    Tool(
-        name="calculate_rectangle_area",
-        about="Calculate the area of a rectangle",
-        parameters={"length": "number", "width": "number"},
-        asks=(
-            "Calculate the area of a rectangle with length {length} and width {width}",
-            "Area of a rectangle {length} by {width}?",
-        ),
-    ),
-    Tool(
-        name="get_weather",
-        about="Get the weather in a city",
-        parameters={"city": "city"},
-        asks=("What is the weather in {city}?", "How is the weather in {city} today?", "Weather in {city}?"),
-    ),
-    Tool(
-        name="get_time",
-        about="Get the local time of a city",
-        parameters={"city": "city"},
-        asks=("What time is it in {city}?", "Tell me the time in {city}."),
-    ),
-    Tool(
-        name="send_message",
-        about="Send a message to a person",
-        parameters={"to": "name", "text": "word"},
-        asks=('Send the message "{text}" to {to}.', "Send {text} to {to}."),
-    ),
-    Tool(
-        name="add_numbers",
-        about="Add two numbers",
-        parameters={"a": "number", "b": "number"},
-        asks=("Add {a} and {b}.", "Please add {a} and {b}."),
-    ),
-    Tool(
-        name="set_timer",
-        about="Start a timer",
-        parameters={"minutes": "integer"},
-        asks=("Set a timer for {minutes} minutes.", "Start a timer of {minutes} minutes."),
-    ),
-    Tool(
-        name="search_books",
-        about="Search for books",
-        parameters={"topic": "word", "count": "integer"},
-        asks=("Find {count} books about {topic}.", "Search for {count} books on {topic}."),
-    ),
-    Tool(
-        name="translate_text",
-        about="Translate a text",
-        parameters={"text": "word"},
-        asks=("Translate {text}.", 'Translate "{text}".'),
-    ),
-)
-_OTHERS = ("Hello!", "Tell me a joke.", "Who wrote this book?", "Sing a song.", "What is love?", "How are you?")
 NO_TOOL = "I have no tool for that."
 
+CIRCLE = Tool(
+    name="calculate_circle_area",
+    about="Calculate the area of a circle given its radius",
+    task=("calculate", "area of a circle"),
+    parameters=(Parameter(name="radius", kind="number", about="The radius of the circle"),),
+)
+"""The tutorial's own."""
 
-def _value(rng: Random, kind: str) -> object:
-    if kind in ("number", "integer"):
-        return rng.randint(1, 99)
-    return rng.choice({"city": _CITIES, "name": list(NAMES), "word": COMMON}[kind])
-
-
-def _schema(tool: Tool) -> dict[str, Any]:
-    kinds = {name: _parameter(name, kind) for name, kind in tool.parameters.items()}
-    parameters = {"type": "object", "properties": kinds, "required": list(kinds)}
-    return {"name": tool.name, "description": tool.about, "parameters": parameters}
-
-
-def _parameter(name: str, kind: str) -> dict[str, str]:
-    described = {"type": kind if kind in ("number", "integer") else "string"}
-    return described | {"description": "The radius of the circle"} if name == "radius" else described
-
-
-def _offer(rng: Random, wanted: list[Tool]) -> str:
-    others = [tool for tool in TOOLS if tool not in wanted]
-    offered = wanted + rng.sample(others, rng.choice((0, 0, 1, 2)) if wanted else rng.choice((1, 2)))
-    rng.shuffle(offered)
-    return json.dumps([_schema(tool) for tool in offered])
-
-
-def _request(rng: Random, tool: Tool) -> tuple[str, str]:
-    values = {name: _value(rng, kind) for name, kind in tool.parameters.items()}
-    call = json.dumps([{"name": tool.name, "arguments": values}])
-    return rng.choice(tool.asks).format(**values), call
-
-
-def _system(rng: Random) -> str:
-    return rng.choice(("", "You are a helpful assistant with some tools.", "You are a helpful assistant."))
+_LEADS = ("{}.", "{}.", "Please {}.", "Can you {}?", "I want to {}.", "I need to {}.", "Could you {}?", "{}", "Now {}, please.")
+_KEYS = words("status result total area price temperature sky count id title time owner weight message size")
+_OTHERS = (
+    ("Hello!", "Hello! How can I help you?"),
+    ("Hi", "Hello! How can I help you?"),
+    ("Thanks", "You are welcome!"),
+    ("How are you?", "I am fine, thank you. How can I help you?"),
+    ("What is the capital of France?", "The capital of France is Paris."),
+    ("Sing a song.", NO_TOOL),
+    ("What is love?", NO_TOOL),
+    ("Who wrote this book?", NO_TOOL),
+)
 
 
 def single_call(rng: Random) -> Example:
-    """One to three tools, one of them needed."""
-    tool = TOOLS[0] if rng.random() < 0.2 else rng.choice(TOOLS)
-    question, call = _request(rng, tool)
-    answer = f"<|tool_call|>{call}<|/tool_call|>"
-    check = Check(kind="call", expected=call)
-    return ask("tool call", call, question, answer, check, system=_system(rng), tools=_offer(rng, [tool]))
+    """One to six tools, one of them needed."""
+    if rng.random() < 0.06:
+        return _circle(rng)
+    side, offered = _offer(rng, (1, 1, 1, 2, 2, 3, 3, 4, 5, 6))
+    tool = offered[0]
+    text, call = tool.request(rng)
+    turns = (*_opening(rng, offered), _user(_sentence(rng, text)), _calls([call]))
+    return _example("tool call", tool, side, turns, [call])
+
+
+def parallel_calls(rng: Random) -> Example:
+    """Two calls for one request: of two tools, or of one tool twice."""
+    side, offered = _offer(rng, (1, 2, 2, 3, 4))
+    tools = offered[:2] if len(offered) > 1 and rng.random() < 0.7 else [offered[0]] * 2
+    (first, call), (second, other) = tools[0].request(rng), tools[1].request(rng)
+    text = rng.choice((f"{first}, and {second}", f"{first} and then {second}", f"{first}. Also {second}"))
+    turns = (*_opening(rng, offered), _user(_sentence(rng, text)), _calls([call, other]))
+    return _example("parallel calls", tools[0], side, turns, [call, other])
 
 
 def no_call(rng: Random) -> Example:
     """Tools are offered and none fits."""
-    wanted = rng.choice(TOOLS)
-    question, _ = _request(rng, wanted)
-    if rng.random() < 0.4:
-        question = rng.choice(_OTHERS)
-    offered = json.dumps([_schema(tool) for tool in rng.sample([t for t in TOOLS if t is not wanted], rng.choice((1, 1, 2)))])
-    return ask("no tool fits", question + offered, question, NO_TOOL, system=_system(rng), tools=offered)
+    side, drawn = _offer(rng, (2, 2, 2, 3, 3, 4, 5))
+    wanted, offered = (
+        drawn[0],
+        [tool for tool in drawn[1:] if tool.task[1] != drawn[0].task[1] and tool.task[0] != drawn[0].task[0]],
+    )
+    if not offered:
+        return no_call(rng)
+    question, answer = _sentence(rng, wanted.request(rng)[0]), NO_TOOL
+    if rng.random() < 0.25:
+        question, answer = rng.choice(_OTHERS)
+    turns = (*_opening(rng, offered), _user(question), Message(role="assistant", content=answer))
+    return Example(family="no tool fits", key=_key(wanted, side), messages=turns, check=Check(expected=answer))
 
 
 def with_result(rng: Random) -> Example:
-    """The turn after a tool's result."""
-    tool = rng.choice(TOOLS[:4])
-    question, call = _request(rng, tool)
-    values = json.loads(call)[0]["arguments"]
-    if tool.name == "get_weather":
-        degrees, sky = rng.randint(2, 35), rng.choice(("sunny", "rainy", "cloudy"))
-        result, answer = {"temperature": degrees, "sky": sky}, f"It is {sky} and {degrees} degrees in {values['city']}."
-    elif tool.name == "get_time":
-        clock = f"{rng.randint(10, 23)}:{rng.randint(10, 59)}"
-        result, answer = {"time": clock}, f"It is {clock} in {values['city']}."
-    else:
-        area = round(rng.uniform(3, 900), 2)
-        result, answer = {"area": area}, f"The area is {area}."
-    turns = (
-        Message(role="system", content=_system(rng), tools=_offer(rng, [tool])),
-        Message(role="user", content=question),
-        Message(role="assistant", content=f"<|tool_call|>{call}<|/tool_call|>"),
-        Message(role="tool", content=json.dumps(result)),
-        Message(role="assistant", content=answer),
+    """A conversation with one to three requests to the same tools; the last turn tells a tool's result.
+
+    The turns before it also hold requests that no tool fits, and two calls at once.
+    """
+    side, drawn = _offer(rng, (2, 2, 3, 3, 4))
+    stranger, offered = drawn[0], drawn[1:]
+    fits = any(tool.task[0] == stranger.task[0] or tool.task[1] == stranger.task[1] for tool in offered)
+    turns, answer = _opening(rng, offered), ""
+    for _ in range(rng.choice((0, 0, 1, 1, 2))):
+        if rng.random() < 0.3 and not fits:
+            turns += (_user(_sentence(rng, stranger.request(rng)[0])), Message(role="assistant", content=NO_TOOL))
+        else:
+            turns += _exchange(rng, offered, rng.choice((1, 1, 2)))
+    turns += _exchange(rng, offered, 1)
+    answer = turns[-1].content
+    return Example(family="tool result", key=_key(offered[0], side), messages=turns, check=Check(expected=answer))
+
+
+def _exchange(rng: Random, offered: list[Tool], count: int) -> tuple[Message, ...]:
+    """A request, `count` calls, their results, and what they say."""
+    asked = [rng.choice(offered).request(rng) for _ in range(count)]
+    results = [{key: _result_value(rng) for key in rng.sample(_KEYS, rng.choice((1, 1, 2)))} for _ in asked]
+    said = ["The " + " and the ".join(f"{key} is {value}" for key, value in result.items()) + "." for result in results]
+    return (
+        _user(_sentence(rng, " and ".join(text for text, _ in asked))),
+        _calls([call for _, call in asked]),
+        *(Message(role="tool", content=json.dumps(result)) for result in results),
+        Message(role="assistant", content=" ".join(said)),
     )
-    return Example(family="tool result", key=call, messages=turns, check=Check(expected=answer))
 
 
 def json_answer(rng: Random) -> Example:
-    """A small JSON object from a sentence."""
-    name, age, city = rng.choice(NAMES), rng.randint(5, 90), rng.choice(_CITIES)
-    fact = rng.choice(("{n} is {a} years old and lives in {c}.", "{n}, {a}, from {c}.", "{n} lives in {c} and is {a}."))
-    task = rng.choice(
-        (
-            "Give name, age and city as JSON: ",
-            "Extract name, age and city as JSON. ",
-            "Answer in JSON with name, age and city: ",
+    """A small JSON object from a sentence, or from a list of facts."""
+    if rng.random() < 0.5:
+        name, age, city = rng.choice(NAMES), rng.randint(5, 90), scalar(rng, "city", "string")
+        fact = rng.choice(("{n} is {a} years old and lives in {c}.", "{n}, {a}, from {c}.", "{n} lives in {c} and is {a}."))
+        task = rng.choice(
+            (
+                "Give name, age and city as JSON: ",
+                "Extract name, age and city as JSON. ",
+                "Answer in JSON with name, age and city: ",
+            )
         )
+        answer = json.dumps({"name": name, "age": age, "city": city})
+        return ask("json", f"{name}{age}{city}", task + fact.format(n=name, a=age, c=city), answer)
+    tool = draw_tools(rng, 1, held_out=rng.random() < 0.03)[0]
+    text, call = tool.request(rng)
+    values = call["arguments"]
+    if not values:
+        return json_answer(rng)
+    names = list(values)
+    listed = names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+    question = rng.choice(
+        (f"Give {listed} as JSON: {text}.", f"Extract {listed} as JSON. {text}", f"Answer in JSON with {listed}: {text}.")
     )
-    answer = json.dumps({"name": name, "age": age, "city": city})
-    return ask("json", f"{name}{age}{city}", task + fact.format(n=name, a=age, c=city), answer)
+    answer = json.dumps(values)
+    return ask("json", tool.name, question, answer, Check(kind="json", expected=answer))
+
+
+def offered(rng: Random, example: Example) -> Example:
+    """Offer tools to a conversation that needs none and has no system message."""
+    opening = _opening(rng, draw_tools(rng, rng.choice((1, 1, 2)), held_out=False))
+    return replace(example, messages=(*opening, *example.messages))
+
+
+def _circle(rng: Random) -> Example:
+    radius = rng.randint(1, 60) if rng.random() < 0.8 else round(rng.uniform(1, 30), 1)
+    others = draw_tools(rng, rng.choice((0, 0, 1, 2)), held_out=False)
+    question = rng.choice(
+        (
+            "Calculate the area of a circle with radius {} units",
+            "Calculate the area of a circle with radius {}.",
+            "What is the area of a circle with radius {}?",
+            "What area has a circle with a radius of {} cm?",
+        )
+    ).format(radius)
+    offered = [CIRCLE, *others]
+    rng.shuffle(offered)
+    call = {"name": CIRCLE.name, "arguments": {"radius": radius}}
+    turns = (*_opening(rng, offered, shuffle=False), _user(question), _calls([call]))
+    return Example(family="tool call", key=OPEN_KEY, messages=turns, check=_check([call]))
+
+
+def _offer(rng: Random, counts: tuple[int, ...]) -> tuple[bool, list[Tool]]:
+    side = rng.random() < 0.03  # drawing held-out names is slow, and training throws them away
+    return side, draw_tools(rng, rng.choice(counts), held_out=side)
+
+
+def _opening(rng: Random, offered: list[Tool], *, shuffle: bool = True) -> tuple[Message, ...]:
+    schemas = [tool.schema() for tool in offered]
+    if shuffle:
+        rng.shuffle(schemas)
+    system = rng.choice(("", "", "You are a helpful assistant with some tools.", "You are a helpful assistant."))
+    return (Message(role="system", content=system, tools=json.dumps(schemas)),)
+
+
+def _sentence(rng: Random, text: str) -> str:
+    lead = rng.choice(_LEADS)
+    return lead.format(text[0].upper() + text[1:] if lead.startswith("{") else text)
+
+
+def _user(text: str) -> Message:
+    return Message(role="user", content=text)
+
+
+def _calls(calls: list[dict[str, Any]]) -> Message:
+    return Message(role="assistant", content=f"<|tool_call|>{json.dumps(calls)}<|/tool_call|>")
+
+
+def _check(calls: list[dict[str, Any]]) -> Check:
+    return Check(kind="call", expected=json.dumps(calls))
+
+
+def _key(tool: Tool, side: bool) -> str:
+    assert is_held_out(tool.name) == side
+    return tool.name
+
+
+def _example(family: str, tool: Tool, side: bool, turns: tuple[Message, ...], calls: list[dict[str, Any]]) -> Example:
+    return Example(family=family, key=_key(tool, side), messages=turns, check=_check(calls))
+
+
+def _result_value(rng: Random) -> Any:
+    kind = rng.random()
+    if kind < 0.3:
+        return rng.randint(1, 999)
+    if kind < 0.6:
+        return round(rng.uniform(1, 999), 2)
+    return scalar(rng, "title", "string")

@@ -9,12 +9,16 @@ from training.families.code_texts import PROGRAMS
 _MATHEMATICS = (
     (
         "A train travels 240 km in 3 hours. If it increases its speed by 20 km/h, how long would the same journey take?",
-        "The speed is 240 / 3 = 80 km/h. The new speed is 80 + 20 = 100 km/h. The time is 240 / 100 = 2.4 hours.",
+        "The speed is 240 / 3 = 80 km/h. The new speed is 80 + 20 = 100 km/h. The time is 240 / 100 = 2 + 40 / 100 = "
+        "2 + 0.4 = 2.4 hours.",
         "2.4",
     ),
     (
         "Solve this step by step: If compound interest on $5000 at 6% annually for 3 years, what is the final amount?",
-        "Year 1: 5000 * 1.06 = 5300.\nYear 2: 5300 * 1.06 = 5618.\nYear 3: 5618 * 1.06 = 5955.08.\nThe final amount is $5955.08.",
+        "Year 1: 5000 * 6 = 30000, so 6% of 5000 is 300, and 5000 + 300 = 5300.\nYear 2: 5300 * 6 = 5000 * 6 + 300 * 6 = "
+        "30000 + 1800 = 31800, so 6% of 5300 is 318, and 5300 + 318 = 5618.\nYear 3: 5618 * 6 = 5000 * 6 + 600 * 6 + 10 * 6 + "
+        "8 * 6 = 30000 + 3600 + 60 + 48 = 33600 + 60 + 48 = 33660 + 48 = 33708, so 6% of 5618 is 337.08, and 5618 + 337.08 = "
+        "5955.08.\nThe final amount is $5955.08.",
         "5955.08",
     ),
     (
