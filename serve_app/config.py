@@ -75,7 +75,13 @@ class OnnxSettings(Settings):
     max_waiting: int = Field(64, ge=0)
     """Requests that may wait for a slot before new ones are refused."""
     prefill_chunk: int = Field(256, ge=2)
-    """Prompt tokens computed between two decoding steps."""
+    """Most prompt tokens computed between two decoding steps."""
+    target_step_s: float = Field(0.1, gt=0)
+    """Seconds that a step with a prompt chunk should take: the longest pause that a long prompt causes in running streams."""
+    prefix_cache: bool = True
+    """Keep the caches of finished sequences while their slots are free, and start new prompts from the longest common prefix."""
+    max_kv_gib: float | None = Field(None, gt=0)
+    """Bound of the KV pool in GiB; None: what the machine or its memory limit leaves at start. A larger pool is refused."""
     threads: int = Field(1, ge=1)
     """Threads of one replica; as many as the cores it owns."""
     step_timeout_s: float = Field(60.0, gt=0)

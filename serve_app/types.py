@@ -371,6 +371,8 @@ class EngineLoad:
     """Fraction of the KV cache in use, 0 to 1."""
     tokens_per_second: float = 0.0
     """Generated over the last seconds, all requests together."""
+    counters: Mapping[str, float] = field(default_factory=dict)
+    """What it has done since its start, in the engine's own terms; for metrics."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

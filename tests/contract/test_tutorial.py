@@ -10,10 +10,15 @@ from training.evaluate import answer
 from training.families.tutorial import examples
 
 
-@pytest.mark.parametrize("name", ["vllm", "onnx", "onnx_int8", "onnx_int4"])
-async def test_the_tutorials_prompts_are_answered(name: str, request: pytest.FixtureRequest) -> None:
-    engine: Engine = request.getfixturevalue(f"{name}_engine")
+@pytest.fixture(params=["vllm", "onnx", "onnx_int8", "onnx_int4"])
+def served(request: pytest.FixtureRequest) -> Engine:
+    """Every engine and precision in turn."""
+    found: Engine = request.getfixturevalue(f"{request.param}_engine")
+    return found
+
+
+async def test_the_tutorials_prompts_are_answered(served: Engine) -> None:
     tokenizer = Tokenizer.from_file(str(EMBEDDED / "tokenizer.json"))
     for number, example in enumerate(examples()):
-        text = await answer(engine, tokenizer, example, f"tutorial-{name}-{number}")
+        text = await answer(served, tokenizer, example, f"tutorial-{number}")
         assert is_right(text, example.check), (example.messages[-2].content, text)

@@ -1,8 +1,10 @@
 """The ONNX scheduler under random schedules, over a decoder that computes with its cache: mixed-up slots show in the tokens."""
 
 import random
+import time
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -51,27 +53,29 @@ def _expected(prompt: tuple[int, ...], limit: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
-@given(st.integers(0, 2**32), st.integers(1, 5), st.integers(2, 9), st.integers(1, 2))
-def test_every_schedule_gives_every_sequence_its_own_tokens(seed: int, slots: int, chunk: int, min_rows: int) -> None:
+@given(st.integers(0, 2**32), st.integers(1, 5), st.integers(2, 40), st.integers(1, 2), st.booleans())
+def test_every_schedule_gives_every_sequence_its_own_tokens(seed: int, slots: int, chunk: int, min_rows: int, keep: bool) -> None:
     draw = random.Random(seed)
-    pool = KvPool(SHAPE, slots + 1, 64)
+    pool = KvPool(SHAPE, slots + 1, 128)
     for array in pool.layers[0]:
         array[:] = -1000  # garbage beyond a sequence's length must not matter
     decoder = SumDecoder(pool)
-    batch = Batch(decoder, pool, prefill_chunk=chunk, min_rows=min_rows)
+    batch = Batch(decoder, pool, prefill_chunk=chunk, min_rows=min_rows, keep_prefixes=keep)
     got: dict[Sequence, list[int]] = {}
     ends: dict[Sequence, Finished] = {}
     cancelled: set[Sequence] = set()
+    beginnings = [tuple(draw.randrange(VOCABULARY) for _ in range(60)) for _ in range(2)]
     pending = [
         Sequence(
             TokenRequest(
                 request_id=str(i),
-                prompt=tuple(draw.randrange(VOCABULARY) for _ in range(draw.randrange(1, 30))),
+                prompt=_prompt(draw, beginnings),
                 sampling=Sampling(temperature=0.0),
+                cache_salt=draw.choice((None, None, None, "other")),
             ),
             limit=draw.randrange(1, 12),
         )
-        for i in range(12)
+        for i in range(20)
     ]
     waiting = list(pending)
     while waiting or batch.active or batch.waiting:
@@ -96,8 +100,116 @@ def test_every_schedule_gives_every_sequence_its_own_tokens(seed: int, slots: in
         if sequence not in cancelled:
             assert got[sequence] == _expected(sequence.request.prompt, sequence.limit)
             assert ends[sequence].usage.completion_tokens == sequence.limit
+            assert ends[sequence].usage.cached_tokens < len(sequence.request.prompt)
+    assert keep or not batch.counters.reused_tokens
     assert decoder.smallest_chunk >= 2
     assert decoder.smallest_step >= min_rows
+
+
+def _prompt(draw: random.Random, beginnings: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """A prompt that often shares its beginning with others."""
+    rest = tuple(draw.randrange(VOCABULARY) for _ in range(draw.randrange(1, 30)))
+    return draw.choice(beginnings)[: draw.randrange(10, 60)] + rest if draw.random() < 0.7 else rest
+
+
+def _sequence(prompt: tuple[int, ...], limit: int = 2, salt: str | None = None) -> Sequence:
+    return Sequence(TokenRequest(request_id="r", prompt=prompt, sampling=Sampling(temperature=0.0), cache_salt=salt), limit=limit)
+
+
+def _run(batch: Batch, *sequences: Sequence) -> list[int]:
+    """Run the sequences to their end; return their cached tokens."""
+    for sequence in sequences:
+        batch.submit(sequence)
+    while batch.active or batch.waiting:
+        batch.step()
+    return [sequence.reused for sequence in sequences]
+
+
+def test_a_prompt_starts_from_the_longest_prefix_of_its_salt() -> None:
+    pool = KvPool(SHAPE, 4, 128)
+    batch = Batch(SumDecoder(pool), pool, prefill_chunk=64, min_rows=1)
+    system = tuple(range(40))
+    assert _run(batch, _sequence((*system, 1))) == [0]
+    assert _run(batch, _sequence((*system, 2, 3))) == [40]
+    assert _run(batch, _sequence((*system, 2, 3), salt="tenant")) == [0]
+    assert _run(batch, _sequence((*system[:20], 9, 9))) == [20]
+    assert _run(batch, _sequence((*system[:10], 9, 9))) == [0], "too short to be worth it"
+
+
+def test_a_conversation_goes_on_from_its_own_answer() -> None:
+    pool = KvPool(SHAPE, 2, 128)
+    batch = Batch(SumDecoder(pool), pool, prefill_chunk=64, min_rows=1)
+    first = tuple(range(30))
+    answer = tuple(_expected(first, 5))
+    assert _run(batch, _sequence(first, limit=5)) == [0]
+    assert _run(batch, _sequence((*first, *answer, 7, 8))) == [34], "the answer's last token was never computed"
+
+
+def test_simultaneous_prompts_of_one_beginning_read_it_once() -> None:
+    pool = KvPool(SHAPE, 5, 128)
+    batch = Batch(SumDecoder(pool), pool, prefill_chunk=8, min_rows=1)
+    system = tuple(range(40))
+    assert _run(batch, *(_sequence((*system, 50 + i)) for i in range(4))) == [0, 40, 40, 40]
+    assert batch.counters.prefill_tokens < 60
+
+
+def test_the_least_recently_useful_prefix_is_given_up() -> None:
+    pool = KvPool(SHAPE, 3, 128)
+    batch = Batch(SumDecoder(pool), pool, prefill_chunk=64, min_rows=1)
+    old, kept, new = (tuple(range(start, start + 30)) for start in (0, 30, 60))
+    _run(batch, _sequence((*old, 1)))
+    _run(batch, _sequence((*kept, 1)))
+    _run(batch, _sequence((*new, 1)))
+    assert _run(batch, _sequence((*kept, 2))) == [30]
+    assert _run(batch, _sequence((*old, 2))) == [0]
+
+
+class TimedDecoder(SumDecoder):
+    """Takes a millisecond a prompt token on a clock of its own."""
+
+    def __init__(self, pool: KvPool, clock: list[float]) -> None:
+        super().__init__(pool)
+        self.clock = clock
+        self.chunks: list[int] = []
+
+    def extend(self, slot: int, ids: NDArray[np.int64], past: int) -> NDArray[np.float32]:
+        self.clock[0] += 0.001 * len(ids)
+        self.chunks.append(len(ids))
+        return super().extend(slot, ids, past)
+
+
+def test_chunks_beside_a_running_stream_fit_the_target_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    pool = KvPool(SHAPE, 3, 1024)
+    decoder = TimedDecoder(pool, clock)
+    batch = Batch(decoder, pool, prefill_chunk=256, min_rows=1, target_step_s=0.05)
+    batch.submit(_sequence((1, 2, 3), limit=100))
+    batch.step()
+    batch.submit(_sequence(tuple(i % VOCABULARY for i in range(500))))
+    for _ in range(30):
+        batch.step()
+    assert decoder.chunks[0] == 3
+    assert set(decoder.chunks[1:-1]) <= {49, 50}
+
+
+def test_a_short_prompt_overtakes_a_long_one_that_in_turn_does_not_starve(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    pool = KvPool(SHAPE, 5, 2048)
+    batch = Batch(TimedDecoder(pool, clock), pool, prefill_chunk=50, min_rows=1, target_step_s=0.05)
+    long = _sequence(tuple(i % VOCABULARY for i in range(1000)), limit=1)
+    batch.submit(long)
+    batch.step()
+    ends: list[Sequence] = []
+    short = _sequence(tuple(range(60)), limit=1)
+    batch.submit(short)
+    for turn in range(200):
+        if turn > 2 and batch.active < 3 and not batch.waiting:
+            batch.submit(_sequence(tuple((turn * 7 + i) % VOCABULARY for i in range(60)), limit=1))
+        ends += [sequence for sequence, event in batch.step() if isinstance(event, Finished)]
+    assert ends.index(short) == 0
+    assert long in ends
 
 
 def test_a_waiting_sequence_joins_as_soon_as_a_slot_is_free() -> None:

@@ -12,12 +12,13 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from serve_app.config import OnnxSettings
 from serve_app.engines.onnx.batch import Batch, Sequence
 from serve_app.engines.onnx.graph import Graph
-from serve_app.engines.onnx.kv_pool import KvPool
+from serve_app.engines.onnx.kv_pool import KvPool, available_bytes, plan
 from serve_app.engines.throughput import Throughput
 from serve_app.errors import ContextOverflow, EngineDead, GenerationFailed, InvalidRequest, Overloaded, ServeError
 from serve_app.types import Capability, EngineInfo, EngineKind, EngineLoad, Finished, TokenDelta, TokenEvent, TokenRequest
@@ -69,11 +70,19 @@ class OnnxEngine:
         settings = self._settings
         require_context(self._model_dir, settings.max_model_len)
         graph = Graph(self._model_dir, provider=settings.provider, threads=settings.threads)
+        budget = int(settings.max_kv_gib * 2**30) if settings.max_kv_gib else available_bytes()
+        logger.info("onnx KV pool: %s", plan(graph.kv_shape, settings.slots + 1, settings.max_model_len, budget))
         pool = KvPool(graph.kv_shape, settings.slots + 1, settings.max_model_len)
         graph.attach(pool)
         self._vocabulary_size = graph.vocabulary_size
-        logger.info("onnx KV pool: %s", pool.plan())
-        return Batch(graph, pool, prefill_chunk=settings.prefill_chunk, min_rows=2 if settings.precision == "int4" else 1)
+        return Batch(
+            graph,
+            pool,
+            prefill_chunk=settings.prefill_chunk,
+            min_rows=2 if settings.precision == "int4" else 1,
+            target_step_s=settings.target_step_s,
+            keep_prefixes=settings.prefix_cache,
+        )
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
         """See `Engine.generate`. Raises `Overloaded` when too many wait, `ContextOverflow` when the prompt leaves no room."""
@@ -131,6 +140,7 @@ class OnnxEngine:
             waiting_tokens=sum(sequence.unread for sequence in waiting),
             kv_usage=batch.cached_tokens / (settings.slots * settings.max_model_len),
             tokens_per_second=self._throughput.rate(),
+            counters=dict(asdict(batch.counters), held_tokens=batch.held_tokens),
         )
 
     async def close(self) -> None:

@@ -5,10 +5,14 @@ is therefore one block of memory that the graph reads as `past_key_values.N.*` a
 of requests; what lies beyond a sequence's length is garbage and is never attended to.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from serve_app.errors import EngineDead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +29,34 @@ class KvShape:
         return 2 * 4 * self.layers * self.kv_heads * self.head_dim
 
 
+def plan(shape: KvShape, slots: int, max_len: int, budget_bytes: int) -> str:
+    """Return the pool's memory arithmetic in one line; raises `EngineDead` with it when the pool exceeds the budget."""
+    total = shape.bytes_per_token * slots * max_len
+    line = f"{shape.bytes_per_token} bytes a token x {max_len} tokens x {slots} slots = {total / 2**20:.0f} MiB at most"
+    if total > budget_bytes:
+        fitting = budget_bytes // (shape.bytes_per_token * max_len)
+        raise EngineDead(
+            f"the KV pool does not fit: {line}, but there are {budget_bytes / 2**20:.0f} MiB. Set slots to at most "
+            f"{max(fitting - 1, 0)} (one more is the spare), or lower max_model_len."
+        )
+    return line
+
+
+def available_bytes() -> int:
+    """Return what a new allocation may take: the machine's available memory, or less under a cgroup's limit."""
+    found = [
+        int(line.split()[1]) * 1024 for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable")
+    ]
+    for limit_name, used_name in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with suppress(OSError, ValueError):
+            root = Path("/sys/fs/cgroup")
+            found.append(int((root / limit_name).read_text()) - int((root / used_name).read_text()))
+    return max(0, min(found))
+
+
 class KvPool:
     """`slots` sequences of up to `max_len` tokens. Pages are touched, and so paid for, only when written."""
 
@@ -37,12 +69,6 @@ class KvPool:
         self.layers: tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...] = tuple(
             (np.zeros(dims, np.float32), np.zeros(dims, np.float32)) for _ in range(shape.layers)
         )
-
-    def plan(self) -> str:
-        """Return the memory arithmetic in one line."""
-        each = self.shape.bytes_per_token
-        total = each * self.slots * self.max_len
-        return f"{each} bytes a token x {self.max_len} tokens x {self.slots} slots = {total / 2**20:.0f} MiB at most"
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of one slot over another's."""
