@@ -59,38 +59,49 @@ def parallel_calls(rng: Random) -> Example:
 
 
 def no_call(rng: Random) -> Example:
-    """Tools are offered and none fits."""
-    side, drawn = _offer(rng, (2, 2, 2, 3, 3, 4, 5))
-    wanted, offered = (
-        drawn[0],
-        [tool for tool in drawn[1:] if tool.task[1] != drawn[0].task[1] and tool.task[0] != drawn[0].task[0]],
-    )
-    if not offered:
-        return no_call(rng)
-    question, answer = _sentence(rng, wanted.request(rng)[0]), NO_TOOL
-    if rng.random() < 0.25:
-        question, answer = rng.choice(_OTHERS)
-    turns = (*_opening(rng, offered), _user(question), Message(role="assistant", content=answer))
-    return Example(family="no tool fits", key=_key(wanted, side), messages=turns, check=Check(expected=answer))
+    """Tools are offered and none fits the last request; earlier ones may fit."""
+    side, offered, strangers = _fitting_and_not(rng)
+    question, answer = _stranger(rng, strangers)
+    turns = _earlier(rng, offered, strangers, rng.choice((0, 0, 0, 1, 2)))
+    turns += (_user(question), Message(role="assistant", content=answer))
+    return Example(family="no tool fits", key=_key(offered[0], side), messages=turns, check=Check(expected=answer))
 
 
 def with_result(rng: Random) -> Example:
-    """A conversation with one to three requests to the same tools; the last turn tells a tool's result.
+    """A conversation with some requests to the same tools; the last turn tells a tool's result."""
+    side, offered, strangers = _fitting_and_not(rng)
+    turns = (*_earlier(rng, offered, strangers, rng.choice((0, 0, 1, 1, 2, 3))), *_exchange(rng, offered, 1))
+    check = Check(expected=turns[-1].content)
+    return Example(family="tool result", key=_key(offered[0], side), messages=turns, check=check)
 
-    The turns before it also hold requests that no tool fits, and two calls at once.
-    """
-    side, drawn = _offer(rng, (2, 2, 3, 3, 4))
-    stranger, offered = drawn[0], drawn[1:]
-    fits = any(tool.task[0] == stranger.task[0] or tool.task[1] == stranger.task[1] for tool in offered)
-    turns, answer = _opening(rng, offered), ""
-    for _ in range(rng.choice((0, 0, 1, 1, 2))):
-        if rng.random() < 0.3 and not fits:
-            turns += (_user(_sentence(rng, stranger.request(rng)[0])), Message(role="assistant", content=NO_TOOL))
+
+def _fitting_and_not(rng: Random) -> tuple[bool, list[Tool], list[Tool]]:
+    """Draw tools to offer, and tools that share neither verb nor noun with any of them."""
+    while True:
+        side, drawn = _offer(rng, (3, 3, 4, 4, 5, 6))
+        offered, others = drawn[:-2], drawn[-2:]
+        verbs, nouns = {tool.task[0] for tool in offered}, {tool.task[1].split()[-1] for tool in offered}
+        strangers = [tool for tool in others if tool.task[0] not in verbs and tool.task[1].split()[-1] not in nouns]
+        if strangers:
+            return side, offered, strangers
+
+
+def _earlier(rng: Random, offered: list[Tool], strangers: list[Tool], count: int) -> tuple[Message, ...]:
+    """The system message and `count` turns: requests that a tool fits, alone or two at once, and requests that none fits."""
+    turns = _opening(rng, offered)
+    for _ in range(count):
+        if rng.random() < 0.45:
+            question, answer = _stranger(rng, strangers)
+            turns += (_user(question), Message(role="assistant", content=answer))
         else:
             turns += _exchange(rng, offered, rng.choice((1, 1, 2)))
-    turns += _exchange(rng, offered, 1)
-    answer = turns[-1].content
-    return Example(family="tool result", key=_key(offered[0], side), messages=turns, check=Check(expected=answer))
+    return turns
+
+
+def _stranger(rng: Random, strangers: list[Tool]) -> tuple[str, str]:
+    if rng.random() < 0.2:
+        return rng.choice(_OTHERS)
+    return _sentence(rng, rng.choice(strangers).request(rng)[0]), NO_TOOL
 
 
 def _exchange(rng: Random, offered: list[Tool], count: int) -> tuple[Message, ...]:
