@@ -63,31 +63,70 @@ class Sampler:
             shaped[ids] -= self._sampling.presence_penalty + self._sampling.frequency_penalty * counts
 
     def _pick(self, shaped: NDArray[np.float32]) -> int:
-        """Draw by inverse cumulative distribution over the tokens that min_p, top_k and top_p leave."""
+        """Draw by inverse cumulative distribution over the tokens that min_p, top_k and top_p leave, in the order of their ids."""
         sampling = self._sampling
-        scaled = shaped / np.float32(sampling.temperature)
-        if sampling.min_p > 0.0:
-            scaled[scaled < scaled.max() + np.log(np.float32(sampling.min_p))] = -np.inf
+        scaled = shaped * np.float32(1 / sampling.temperature)
+        scaled -= scaled.max()
         ids: NDArray[np.int64] | None = None
         if 0 < sampling.top_k < scaled.size:
-            ids = np.argpartition(scaled, -sampling.top_k)[-sampling.top_k :]
+            ids = np.sort(np.argpartition(scaled, -sampling.top_k)[-sampling.top_k :])
             scaled = scaled[ids]
-        weights = np.exp(scaled - scaled.max(), dtype=np.float64)
+        if sampling.min_p > 0.0:
+            kept = np.flatnonzero(scaled >= np.log(np.float32(sampling.min_p)))
+            ids, scaled = _chosen(ids, kept), scaled[kept]
+        weights = np.exp(scaled)
         if sampling.top_p < 1.0:
-            order = np.argsort(-weights, kind="stable")
-            mass = np.cumsum(weights[order])
-            keep = int(np.searchsorted(mass, sampling.top_p * mass[-1])) + 1
-            weights[order[keep:]] = 0.0
-        mass = np.cumsum(weights)
+            kept = nucleus(scaled, weights, sampling.top_p)
+            ids, weights = _chosen(ids, kept), weights[kept]
+        mass = np.cumsum(weights, dtype=np.float64)
         at = int(np.searchsorted(mass, self._rng.random() * mass[-1], side="right"))
         at = min(at, weights.size - 1)
         return int(ids[at]) if ids is not None else at
 
 
+_BINS = 2048
+_SORTED_AT_ONCE = 2048
+_LAST_BIN = np.float32(_BINS - 1)
+_TOO_CLOSE = 1e-6
+_WIDEST_NATS = np.float32(48.0)
+"""What is likelier by less than e**-48 than the likeliest shares the last bin."""
+
+
+def nucleus(scaled: NDArray[np.float32], weights: NDArray[np.float32], top_p: float) -> NDArray[np.int64]:
+    """Return the positions, ascending, of the fewest largest weights that hold the share `top_p` of their sum.
+
+    `weights` is exp(`scaled`). Linear in the vocabulary: a histogram over the logits finds the bin in which the share is reached,
+    and only that bin is looked into, by another histogram or, once it is small, by sorting.
+    """
+    wanted, reached = top_p * float(weights.sum(dtype=np.float64)), 0.0
+    inside = np.zeros(scaled.size, bool)
+    border, values, shares = np.arange(scaled.size), scaled, weights
+    while border.size > _SORTED_AT_ONCE:
+        high = values.max()
+        low = max(values.min(), high - _WIDEST_NATS)
+        if high - low < _TOO_CLOSE:
+            break
+        bins = np.minimum((high - values) * np.float32((_BINS - 1) / (high - low)), _LAST_BIN).astype(np.int32)
+        mass = reached + np.cumsum(np.bincount(bins, weights=shares, minlength=_BINS))
+        edge = min(int(np.searchsorted(mass, wanted)), _BINS - 1)
+        inside[border] = bins < edge
+        reached = float(mass[edge - 1]) if edge else reached
+        at = np.flatnonzero(bins == edge)
+        border, values, shares = border[at], values[at], shares[at]
+    order = np.argsort(-shares, kind="stable")
+    count = int(np.searchsorted(reached + np.cumsum(shares[order], dtype=np.float64), wanted)) + 1
+    inside[border[order[:count]]] = True
+    return np.flatnonzero(inside)
+
+
+def _chosen(ids: NDArray[np.int64] | None, kept: NDArray[np.int64]) -> NDArray[np.int64]:
+    return kept if ids is None else ids[kept]
+
+
 def _logprob(logits: NDArray[np.float32], token: int, count: int) -> TokenLogprob:
     """Log-softmax of the raw logits at `token` and at the `count` likeliest."""
     peak = logits.max()
-    norm = float(peak) + float(np.log(np.exp((logits - peak).astype(np.float64)).sum()))
+    norm = float(peak) + float(np.log(np.exp(logits - peak).sum(dtype=np.float64)))
     top: tuple[tuple[int, float], ...] = ()
     if count:
         ids = np.argpartition(logits, -min(count, logits.size))[-count:]
