@@ -76,12 +76,24 @@ class Sampler:
             ids, scaled = _chosen(ids, kept), scaled[kept]
         weights = np.exp(scaled)
         if sampling.top_p < 1.0:
-            kept = nucleus(scaled, weights, sampling.top_p)
-            ids, weights = _chosen(ids, kept), weights[kept]
-        mass = np.cumsum(weights, dtype=np.float64)
-        at = int(np.searchsorted(mass, self._rng.random() * mass[-1], side="right"))
-        at = min(at, weights.size - 1)
+            weights *= nucleus(scaled, weights, sampling.top_p)
+        at = _locate(weights, self._rng.random())
         return int(ids[at]) if ids is not None else at
+
+
+_BLOCK = 256
+
+
+def _locate(weights: NDArray[np.float32], share: float) -> int:
+    """Return the first position up to which more than `share` of the sum lies: by block sums, then inside one block."""
+    starts = np.arange(0, weights.size, _BLOCK)
+    blocks = np.cumsum(np.add.reduceat(weights, starts), dtype=np.float64)
+    wanted = share * float(blocks[-1])
+    block = min(int(np.searchsorted(blocks, wanted, side="right")), starts.size - 1)
+    inside = np.cumsum(weights[block * _BLOCK : (block + 1) * _BLOCK], dtype=np.float64)
+    at = int(np.searchsorted(inside, wanted - (blocks[block - 1] if block else 0.0), side="right"))
+    at = block * _BLOCK + min(at, inside.size - 1)
+    return at if weights[at] else int(weights.argmax())  # rounding led beyond the last weight
 
 
 _BINS = 2048
@@ -92,8 +104,8 @@ _WIDEST_NATS = np.float32(48.0)
 """What is likelier by less than e**-48 than the likeliest shares the last bin."""
 
 
-def nucleus(scaled: NDArray[np.float32], weights: NDArray[np.float32], top_p: float) -> NDArray[np.int64]:
-    """Return the positions, ascending, of the fewest largest weights that hold the share `top_p` of their sum.
+def nucleus(scaled: NDArray[np.float32], weights: NDArray[np.float32], top_p: float) -> NDArray[np.bool_]:
+    """Tell for each weight whether it is among the fewest largest ones that hold the share `top_p` of their sum.
 
     `weights` is exp(`scaled`). Linear in the vocabulary: a histogram over the logits finds the bin in which the share is reached,
     and only that bin is looked into, by another histogram or, once it is small, by sorting.
@@ -106,7 +118,7 @@ def nucleus(scaled: NDArray[np.float32], weights: NDArray[np.float32], top_p: fl
         low = max(values.min(), high - _WIDEST_NATS)
         if high - low < _TOO_CLOSE:
             break
-        bins = np.minimum((high - values) * np.float32((_BINS - 1) / (high - low)), _LAST_BIN).astype(np.int32)
+        bins = np.minimum((high - values) * np.float32((_BINS - 1) / (high - low)), _LAST_BIN).astype(np.intp)
         mass = reached + np.cumsum(np.bincount(bins, weights=shares, minlength=_BINS))
         edge = min(int(np.searchsorted(mass, wanted)), _BINS - 1)
         inside[border] = bins < edge
@@ -116,7 +128,7 @@ def nucleus(scaled: NDArray[np.float32], weights: NDArray[np.float32], top_p: fl
     order = np.argsort(-shares, kind="stable")
     count = int(np.searchsorted(reached + np.cumsum(shares[order], dtype=np.float64), wanted)) + 1
     inside[border[order[:count]]] = True
-    return np.flatnonzero(inside)
+    return inside
 
 
 def _chosen(ids: NDArray[np.int64] | None, kept: NDArray[np.int64]) -> NDArray[np.int64]:
