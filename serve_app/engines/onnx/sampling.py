@@ -112,8 +112,9 @@ def nucleus(scaled: NDArray[np.float32], weights: NDArray[np.float32], top_p: fl
     """
     wanted, reached = top_p * float(weights.sum(dtype=np.float64)), 0.0
     inside = np.zeros(scaled.size, bool)
-    border, values, shares = np.arange(scaled.size), scaled, weights
-    while border.size > _SORTED_AT_ONCE:
+    border: NDArray[np.intp] | None = None  # all
+    values, shares = scaled, weights
+    while values.size > _SORTED_AT_ONCE:
         high = values.max()
         low = max(values.min(), high - _WIDEST_NATS)
         if high - low < _TOO_CLOSE:
@@ -121,13 +122,17 @@ def nucleus(scaled: NDArray[np.float32], weights: NDArray[np.float32], top_p: fl
         bins = np.minimum((high - values) * np.float32((_BINS - 1) / (high - low)), _LAST_BIN).astype(np.intp)
         mass = reached + np.cumsum(np.bincount(bins, weights=shares, minlength=_BINS))
         edge = min(int(np.searchsorted(mass, wanted)), _BINS - 1)
-        inside[border] = bins < edge
         reached = float(mass[edge - 1]) if edge else reached
         at = np.flatnonzero(bins == edge)
-        border, values, shares = border[at], values[at], shares[at]
+        if border is None:
+            inside, border = bins < edge, at
+        else:
+            inside[border[bins < edge]] = True
+            border = border[at]
+        values, shares = values[at], shares[at]
     order = np.argsort(-shares, kind="stable")
     count = int(np.searchsorted(reached + np.cumsum(shares[order], dtype=np.float64), wanted)) + 1
-    inside[border[order[:count]]] = True
+    inside[order[:count] if border is None else border[order[:count]]] = True
     return inside
 
 
