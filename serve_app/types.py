@@ -42,6 +42,8 @@ class Capability(StrEnum):
     LOGPROBS = "logprobs"
     LOGIT_BIAS = "logit_bias"
     MIN_P = "min_p"
+    STRUCTURED = "structured"
+    """Keeps the answer within a `Constraint`."""
 
 
 class Phase(StrEnum):
@@ -149,6 +151,43 @@ class Sampling:
             _require_integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
 
 
+@dataclass(frozen=True, slots=True)
+class JsonSchema:
+    """The answer is JSON that a schema allows."""
+
+    schema: str
+    """The schema as JSON text; `{}` allows any JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Regex:
+    """The whole answer matches a regular expression."""
+
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The answer is one of these texts; raises `InvalidValue` when there is none."""
+
+    options: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Check that there is something to choose."""
+        if not self.options:
+            raise InvalidValue("choice", "must have at least one option")
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """The answer is derived from a Lark grammar whose first rule is `start`; `<|name|>` stands for a control token."""
+
+    lark: str
+
+
+Constraint: TypeAlias = JsonSchema | Regex | Choice | Grammar
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRequest:
     """One generation for an engine: prompt token ids and how to sample.
@@ -159,6 +198,8 @@ class TokenRequest:
     request_id: str
     prompt: tuple[int, ...]
     sampling: Sampling
+    constraint: Constraint | None = None
+    """What the answer must look like; only engines with `Capability.STRUCTURED` take one."""
     cache_salt: str | None = None
     """Prefix caches are shared only between requests of equal salt."""
     timeout_s: float | None = None

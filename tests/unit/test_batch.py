@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from serve_app.engines.onnx.batch import Batch, Sequence
+from serve_app.engines.onnx.batch import Batch
 from serve_app.engines.onnx.kv_pool import KvPool, KvShape
+from serve_app.engines.onnx.sequence import Sequence
 from serve_app.types import Finished, Sampling, TokenDelta, TokenRequest
 
 VOCABULARY = 97

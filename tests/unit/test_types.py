@@ -5,6 +5,7 @@ import math
 import pytest
 
 from serve_app.types import (
+    Choice,
     Completion,
     Finished,
     FinishReason,
@@ -84,3 +85,8 @@ async def test_fold_collects_choices_in_order() -> None:
 def test_usage_counts_each_prompt_once() -> None:
     ends = [_end(0, 3, 5), _end(1, 3, 7), _end(2, 4, 1), _end(3, 4, 1)]
     assert total_usage(ends, n=2) == Usage(prompt_tokens=7, completion_tokens=14)
+
+
+def test_a_choice_has_options() -> None:
+    with pytest.raises(InvalidValue, match="choice"):
+        Choice(())

@@ -17,7 +17,7 @@ Single-threaded; the engine's thread owns it. Knows nothing of asyncio.
 
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -25,11 +25,14 @@ from numpy.typing import NDArray
 
 from serve_app.engines.onnx.kv_pool import KvPool
 from serve_app.engines.onnx.prefixes import LEAST_TOKENS, Held, Match, longest
-from serve_app.engines.onnx.sampling import Sampler
-from serve_app.types import Finished, FinishReason, Timings, TokenDelta, TokenEvent, TokenLogprob, TokenRequest, Usage
+from serve_app.engines.onnx.sequence import Sequence
+from serve_app.errors import GenerationFailed, ServeError
+from serve_app.types import FinishReason, TokenDelta, TokenEvent, TokenLogprob
 
 _FIRST_CHUNK = 32
 """Prompt tokens of the first chunk beside running streams, while the speed is not known yet."""
+_LEAST_FORCED = 2
+"""With the token before them these make a chunk, which must not have one token."""
 _LEAST_CHUNK = 8
 """Prompts go on at least so fast, however slow the steps are."""
 
@@ -46,46 +49,7 @@ class Decoder(Protocol):
         ...
 
 
-@dataclass(eq=False, slots=True)
-class Sequence:
-    """One request inside the engine."""
-
-    request: TokenRequest
-    limit: int
-    """Tokens it may generate."""
-    arrived_s: float = field(default_factory=time.monotonic)
-    admitted_s: float = 0.0
-    first_token_s: float = 0.0
-    computed: int = 0
-    """Tokens in its cache."""
-    reused: int = 0
-    """Those of them that it found there."""
-    generated: int = 0
-    pending: int = -1
-    """The token to compute next while decoding."""
-    sampler: Sampler = field(init=False)
-    tokens: NDArray[np.int64] = field(init=False)
-    """Prompt and generated ids; the first `computed` are in its cache."""
-
-    def __post_init__(self) -> None:
-        """Make the sampler and room for the tokens."""
-        prompt = self.request.prompt
-        self.sampler = Sampler(self.request.sampling, prompt)
-        self.tokens = np.zeros(len(prompt) + self.limit, np.int64)
-        self.tokens[: len(prompt)] = prompt
-
-    @property
-    def prompt(self) -> NDArray[np.int64]:
-        """The prompt's ids."""
-        return self.tokens[: len(self.request.prompt)]
-
-    @property
-    def unread(self) -> int:
-        """Prompt tokens not yet computed."""
-        return len(self.request.prompt) - self.computed
-
-
-Step = list[tuple[Sequence, TokenEvent]]
+Step = list[tuple[Sequence, TokenEvent | ServeError]]
 """What one step produced, per sequence in order."""
 
 
@@ -101,6 +65,8 @@ class Counters:
     reused_tokens: int = 0
     """Prompt tokens found in the pool."""
     prefix_hits: int = 0
+    forced_tokens: int = 0
+    """Generated tokens that a constraint left no choice about."""
     admitted: int = 0
     queue_s: float = 0.0
     """Time spent waiting by those admitted."""
@@ -241,6 +207,11 @@ class Batch:
 
     def _decode(self, events: Step) -> None:
         rows = self._rows[: self._decoding]
+        for at, row in enumerate(rows):
+            if row.unwritten:
+                self._graph.extend(at, np.asarray(row.unwritten, np.int64), row.computed)
+                row.computed += len(row.unwritten)
+                row.unwritten = []
         padded = max(self._min_rows, len(rows))
         ids, pasts = np.zeros(padded, np.int64), np.zeros(padded, np.int64)
         for at, row in enumerate(rows):
@@ -320,20 +291,49 @@ class Batch:
 
     def _take(self, row: Sequence, logits: NDArray[np.float32], events: Step) -> None:
         """Draw the row's next token and record what it means. Ends a row by lowering its limit to what it has."""
-        token, logprob = row.sampler.draw(logits)
-        row.pending = token
-        row.tokens[len(row.request.prompt) + row.generated] = token
-        row.generated += 1
-        if row.generated == 1:
-            row.first_token_s = time.monotonic()
-        if token in row.request.sampling.stop_token_ids:
+        allowed = logits if row.guide is None else row.guide.mask(logits)
+        if row.guide and row.guide.error:
             row.limit = row.generated
-            events.append((row, _finished(row, FinishReason.STOP)))
+            events.append((row, GenerationFailed("the constraint grew too large to follow; make it simpler")))
+            return
+        token, logprob = row.sampler.draw(allowed, raw=logits)
+        stops = row.request.sampling.stop_token_ids
+        ids = [token]
+        if row.guide and token not in stops:
+            row.guide.accept(ids)
+            ids += self._forced(row)
+        for each in ids:
+            row.tokens[len(row.request.prompt) + row.generated] = each
+            row.generated += 1
+        row.unwritten, row.pending = ids[:-1], ids[-1]
+        if not row.first_token_s:
+            row.first_token_s = time.monotonic()
+        if token in stops:
+            row.limit = row.generated
+            events.append((row, row.finished(FinishReason.STOP)))
             return
         logprobs: tuple[TokenLogprob, ...] = () if logprob is None else (logprob,)
-        events.append((row, TokenDelta((token,), logprobs)))
-        if row.generated >= row.limit:
-            events.append((row, _finished(row, FinishReason.LENGTH)))
+        events.append((row, TokenDelta(tuple(ids), logprobs)))
+        if row.guide and row.guide.stopped:
+            row.limit = row.generated
+            events.append((row, row.finished(FinishReason.STOP)))
+        elif row.generated >= row.limit:
+            events.append((row, row.finished(FinishReason.LENGTH)))
+
+    def _forced(self, row: Sequence) -> list[int]:
+        """The tokens that the constraint leaves no choice about, if they are worth a chunk: two at least."""
+        room = row.limit - row.generated - 1
+        if row.guide is None or room < _LEAST_FORCED or row.request.sampling.logprobs is not None:
+            return []
+        forced = row.guide.forced()[:room]
+        stops = row.request.sampling.stop_token_ids
+        forced = forced[: next((at for at, token in enumerate(forced) if token in stops), len(forced))]
+        if len(forced) < _LEAST_FORCED:
+            return []
+        row.guide.accept(forced)
+        row.sampler.record(forced)
+        self.counters.forced_tokens += len(forced)
+        return forced
 
     def _promote(self, at: int, pending: int) -> None:
         """Make a row that has read its prompt the last decoding row."""
@@ -370,16 +370,3 @@ class Batch:
         else:
             self._pool.copy(one, other, first.computed)
         self._rows[one], self._rows[other] = second, first
-
-
-def _finished(row: Sequence, reason: FinishReason) -> Finished:
-    now = time.monotonic()
-    return Finished(
-        reason=reason,
-        usage=Usage(prompt_tokens=len(row.request.prompt), completion_tokens=row.generated, cached_tokens=row.reused),
-        timings=Timings(
-            queue_s=row.admitted_s - row.arrived_s,
-            prefill_s=row.first_token_s - row.admitted_s,
-            decode_s=now - row.first_token_s,
-        ),
-    )

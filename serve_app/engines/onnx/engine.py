@@ -16,9 +16,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from serve_app.config import OnnxSettings
-from serve_app.engines.onnx.batch import Batch, Sequence
+from serve_app.engines.onnx.batch import Batch
 from serve_app.engines.onnx.graph import Graph
+from serve_app.engines.onnx.guidance import Guidance, Guide
 from serve_app.engines.onnx.kv_pool import KvPool, available_bytes, plan
+from serve_app.engines.onnx.sequence import Sequence
 from serve_app.engines.throughput import Throughput
 from serve_app.errors import ContextOverflow, EngineDead, GenerationFailed, InvalidRequest, Overloaded, ServeError
 from serve_app.types import Capability, EngineInfo, EngineKind, EngineLoad, Finished, TokenDelta, TokenEvent, TokenRequest
@@ -37,6 +39,7 @@ class OnnxEngine:
         self._settings = settings
         self._model_dir = model_dir
         self._batch: Batch | None = None
+        self._guidance: Guidance | None = None
         self._vocabulary_size = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -54,7 +57,7 @@ class OnnxEngine:
         return EngineInfo(
             kind=EngineKind.ONNX,
             context_length=self._settings.max_model_len,
-            capabilities=frozenset({Capability.LOGPROBS, Capability.LOGIT_BIAS, Capability.MIN_P}),
+            capabilities=frozenset({Capability.LOGPROBS, Capability.LOGIT_BIAS, Capability.MIN_P, Capability.STRUCTURED}),
             max_concurrency=self._settings.slots,
             precision=self._settings.precision,
         )
@@ -75,6 +78,7 @@ class OnnxEngine:
         pool = KvPool(graph.kv_shape, settings.slots + 1, settings.max_model_len)
         graph.attach(pool)
         self._vocabulary_size = graph.vocabulary_size
+        self._guidance = Guidance(self._model_dir / "tokenizer.json", graph.vocabulary_size, graph.stop_ids)
         return Batch(
             graph,
             pool,
@@ -86,7 +90,8 @@ class OnnxEngine:
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
         """See `Engine.generate`. Raises `Overloaded` when too many wait, `ContextOverflow` when the prompt leaves no room."""
-        sequence = self._admit(request)
+        guide = await self._guidance.start(request.constraint) if request.constraint and self._guidance else None
+        sequence = self._admit(request, guide)
         outbox: _Outbox = asyncio.Queue()
         self._outboxes[sequence] = outbox
         self._tell(lambda batch: batch.submit(sequence))
@@ -102,7 +107,7 @@ class OnnxEngine:
             del self._outboxes[sequence]
             self._tell(lambda batch: batch.cancel(sequence))
 
-    def _admit(self, request: TokenRequest) -> Sequence:
+    def _admit(self, request: TokenRequest, guide: Guide | None) -> Sequence:
         settings = self._settings
         if self._batch is None or self._closing or self._fatal is not None:
             raise EngineDead(f"the ONNX engine is not running{': ' + self._fatal if self._fatal else ''}")
@@ -118,7 +123,7 @@ class OnnxEngine:
             raise InvalidRequest(f"token ids must be below {self._vocabulary_size}", param="logit_bias")
         if len(self._outboxes) >= settings.slots + settings.max_waiting:
             raise Overloaded("the ONNX group's queue is full; try again later", retry_after_s=1.0)
-        return Sequence(request, min(room, request.sampling.max_tokens or room))
+        return Sequence(request, min(room, request.sampling.max_tokens or room), guide)
 
     async def check_health(self) -> None:
         """Raise `EngineDead` when the thread ended or a step takes longer than `step_timeout_s`."""
@@ -147,6 +152,8 @@ class OnnxEngine:
         """Fail what runs, end the thread."""
         self._closing = True
         self._wake.set()
+        if self._guidance is not None:
+            self._guidance.close()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, self._settings.step_timeout_s)
 
@@ -183,7 +190,7 @@ class OnnxEngine:
             return
         finally:
             self._step_began_s = None
-        self._throughput.add(sum(isinstance(event, TokenDelta) for _, event in events))
+        self._throughput.add(sum(len(event.ids) for _, event in events if isinstance(event, TokenDelta)))
         self._post(events)
 
     def _post(self, events: _Outcome) -> None:

@@ -44,7 +44,9 @@ class Graph:
         options.log_severity_level = 3
         # Replicas share cores; a spinning thread takes the neighbour's time slice.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        decoder = json.loads((model_dir / "genai_config.json").read_text())["model"]["decoder"]
+        model = json.loads((model_dir / "genai_config.json").read_text())["model"]
+        decoder, stops = model["decoder"], model["eos_token_id"]
+        self.stop_ids: tuple[int, ...] = tuple(stops) if isinstance(stops, list) else (stops,)
         self._session = ort.InferenceSession(str(model_dir / decoder["filename"]), options, providers=[name])
         self.kv_shape = KvShape(
             layers=decoder["num_hidden_layers"], kv_heads=decoder["num_key_value_heads"], head_dim=decoder["head_size"]

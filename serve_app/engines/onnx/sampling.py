@@ -3,6 +3,8 @@
 numpy only; knows nothing of the graph. The order of application is documented at `serve_app.types.Sampling`.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,16 +29,24 @@ class Sampler:
         self._stop_ids = np.asarray(sampling.stop_token_ids, np.int64)
         self._drawn = 0
 
-    def draw(self, logits: NDArray[np.float32]) -> tuple[int, TokenLogprob | None]:
-        """Return the next token of logits (V,), and its logprob if asked for. Does not change `logits`."""
+    def draw(self, logits: NDArray[np.float32], *, raw: NDArray[np.float32] | None = None) -> tuple[int, TokenLogprob | None]:
+        """Return the next token of logits (V,), and its logprob if asked for. Does not change `logits`.
+
+        `raw` are the logits before a constraint; logprobs are theirs.
+        """
         shaped = self._shape(logits)
         token = int(shaped.argmax()) if self._sampling.temperature < _GREEDY_BELOW else self._pick(shaped)
-        self._drawn += 1
-        if self._penalised:
-            self._counts[token] = self._counts.get(token, 0) + 1
+        self.record((token,))
         if self._sampling.logprobs is None:
             return token, None
-        return token, _logprob(logits, token, self._sampling.logprobs)
+        return token, _logprob(logits if raw is None else raw, token, self._sampling.logprobs)
+
+    def record(self, tokens: Iterable[int]) -> None:
+        """Count tokens that were generated, drawn here or not."""
+        for token in tokens:
+            self._drawn += 1
+            if self._penalised:
+                self._counts[token] = self._counts.get(token, 0) + 1
 
     def _shape(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Apply bias, the minimum length and penalties to a copy, or return `logits` where none applies."""
@@ -47,7 +57,10 @@ class Sampler:
         if self._bias_ids.size:
             shaped[self._bias_ids] += self._bias
         if holds_stop:
+            kept = shaped[self._stop_ids]
             shaped[self._stop_ids] = -np.inf
+            if shaped.max() == -np.inf:  # a constraint that has nothing more to say wins
+                shaped[self._stop_ids] = kept
         if self._penalised:
             self._penalise(shaped)
         return shaped

@@ -1,0 +1,120 @@
+"""Constrained decoding by llguidance: a bitmask over the vocabulary per step, and the tokens that leave no choice.
+
+A constraint is compiled once, off the event loop and with a deadline, and kept; requests copy the compiled matcher. Knows logits
+and tokens; nothing of requests or the graph.
+"""
+
+import asyncio
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import llguidance.numpy
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer
+from numpy.typing import NDArray
+
+from serve_app.errors import InvalidRequest
+from serve_app.types import Choice, Constraint, Grammar, JsonSchema, Regex
+
+COMPILE_TIMEOUT_S = 2.0
+"""A constraint that takes longer is refused."""
+_KEPT = 128
+
+
+class Guide:
+    """One request's place in its constraint."""
+
+    def __init__(self, matcher: LLMatcher, vocabulary_size: int) -> None:
+        """Start at the beginning of `matcher`, which must not be shared."""
+        self._matcher = matcher
+        self._bits = llguidance.numpy.allocate_token_bitmask(1, vocabulary_size)
+
+    @property
+    def error(self) -> str:
+        """Why it cannot go on; empty while it can."""
+        return str(self._matcher.get_error()) if self._matcher.is_error() else ""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing may follow."""
+        return bool(self._matcher.is_stopped())
+
+    def mask(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return a copy of logits (V,) with -inf at every token that may not come next."""
+        llguidance.numpy.fill_next_token_bitmask(self._matcher, self._bits, 0)
+        allowed = np.unpackbits(self._bits[0].view(np.uint8), count=logits.size, bitorder="little")
+        return np.where(allowed.view(bool), logits, np.float32(-np.inf))
+
+    def accept(self, tokens: Sequence[int]) -> None:
+        """Move on by tokens that `mask` or `forced` allowed."""
+        self._matcher.consume_tokens(list(tokens))
+
+    def forced(self) -> list[int]:
+        """Return the tokens that must come next, as far as there is no choice."""
+        return [] if self._matcher.is_stopped() else list(self._matcher.compute_ff_tokens())
+
+
+class Guidance:
+    """Compiles constraints for one tokenizer."""
+
+    def __init__(self, tokenizer_file: Path, vocabulary_size: int, stop_ids: Sequence[int]) -> None:
+        """Read the tokenizer; takes up to two seconds for 200,000 tokens. A constraint may end by any of `stop_ids`."""
+        self._vocabulary_size = vocabulary_size
+        self._tokenizer = LLTokenizer(tokenizer_file.read_text(), n_vocab=vocabulary_size, eos_token=list(stop_ids))
+        self._compiled: OrderedDict[Constraint, LLMatcher] = OrderedDict()
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="guidance")
+
+    async def start(self, constraint: Constraint) -> Guide:
+        """Return a guide at the beginning of `constraint`; raises `InvalidRequest` when it cannot be compiled."""
+        matcher = self._compiled.get(constraint)
+        if matcher is None:
+            matcher = await self._compile(constraint)
+            self._compiled[constraint] = matcher
+            if len(self._compiled) > _KEPT:
+                self._compiled.popitem(last=False)
+        else:
+            self._compiled.move_to_end(constraint)
+        return Guide(matcher.deep_copy(), self._vocabulary_size)
+
+    async def _compile(self, constraint: Constraint) -> LLMatcher:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(COMPILE_TIMEOUT_S):
+                return await loop.run_in_executor(self._pool, self._match, constraint)
+        except TimeoutError as error:
+            raise InvalidRequest(
+                f"the constraint takes more than {COMPILE_TIMEOUT_S:g} s to compile; make it simpler", param="constraint"
+            ) from error
+
+    def _match(self, constraint: Constraint) -> LLMatcher:
+        try:
+            grammar = grammar_of(constraint)
+        except ValueError as error:
+            raise InvalidRequest(f"the constraint cannot be used: {error}", param="constraint") from error
+        fault = LLMatcher.validate_grammar(grammar, self._tokenizer)
+        if fault:
+            raise InvalidRequest(f"the constraint cannot be used: {fault[:300]}", param="constraint")
+        matcher = LLMatcher(self._tokenizer, grammar)
+        if matcher.is_error():
+            raise InvalidRequest(f"the constraint cannot be used: {matcher.get_error()[:300]}", param="constraint")
+        return matcher
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def grammar_of(constraint: Constraint) -> str:
+    """Return llguidance's grammar for a constraint. JSON is written compactly: free whitespace lets a model never end."""
+    match constraint:
+        case JsonSchema():
+            return str(LLMatcher.grammar_from_json_schema(constraint.schema, defaults={"whitespace_flexible": False}))
+        case Regex():
+            return str(LLMatcher.grammar_from_regex(constraint.pattern))
+        case Choice():
+            return str(LLMatcher.grammar_from_lark("start: " + " | ".join(map(json.dumps, constraint.options))))
+        case Grammar():
+            return str(LLMatcher.grammar_from_lark(constraint.lark))

@@ -1,0 +1,150 @@
+"""Constrained decoding in the ONNX group: whatever the sampler draws, the answer is what the constraint allows."""
+
+import asyncio
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from tokenizers import Tokenizer
+
+from serve_app.engines.base import Engine
+from serve_app.errors import InvalidRequest
+from serve_app.models.catalog import EMBEDDED
+from serve_app.types import Choice, Constraint, FinishReason, Grammar, JsonSchema, Regex, TokenRequest
+from tests.contract.play import ask, play, prompt
+
+TOKENIZER = Tokenizer.from_file(str(EMBEDDED / "tokenizer.json"))
+
+
+def constrained(constraint: Constraint, **sampling: Any) -> TokenRequest:
+    plain = ask(prompt(12), **{"temperature": 1.0, "seed": 1, "max_tokens": 400, "stop_token_ids": (0, 1)} | sampling)
+    return TokenRequest(request_id=plain.request_id, prompt=plain.prompt, sampling=plain.sampling, constraint=constraint)
+
+
+def text(ids: tuple[int, ...]) -> str:
+    return str(TOKENIZER.decode(list(ids), skip_special_tokens=False))
+
+
+def random_schema(draw: random.Random, depth: int = 0) -> dict[str, Any]:
+    """A schema whose every instance is short."""
+    kinds = ["integer", "boolean", "enum", "string"] + (["object", "array"] if depth < 2 else [])
+    kind = draw.choice(kinds)
+    if kind == "integer":
+        return {"type": "integer", "minimum": 0, "maximum": draw.randrange(1, 1000)}
+    if kind == "boolean":
+        return {"type": "boolean"}
+    if kind == "enum":
+        return {"enum": draw.sample(["red", "green", "blue", 'quo"te', "ünï"], draw.randrange(1, 5))}
+    if kind == "string":
+        return {"type": "string", "maxLength": draw.randrange(1, 8)}
+    if kind == "array":
+        return {"type": "array", "items": random_schema(draw, depth + 1), "minItems": 1, "maxItems": 3}
+    names = draw.sample(["name", "count", "tags", "size", "a b", "x"], draw.randrange(1, 4))
+    properties = {name: random_schema(draw, depth + 1) for name in names}
+    return {"type": "object", "properties": properties, "required": names, "additionalProperties": False}
+
+
+async def test_100_random_schemas_are_kept_all_at_once(onnx_engine: Engine) -> None:
+    schemas = [random_schema(random.Random(seed)) for seed in range(100)]
+    gate = asyncio.Semaphore(8)
+
+    async def one(number: int, schema: dict[str, Any]) -> tuple[str, FinishReason]:
+        async with gate:
+            ids, end, _ = await play(onnx_engine, constrained(JsonSchema(json.dumps(schema)), seed=number))
+        assert len(ids) <= end.usage.completion_tokens <= len(ids) + 1
+        return text(ids), end.reason
+
+    for schema, (answer, reason) in zip(schemas, await asyncio.gather(*map(one, range(100), schemas)), strict=True):
+        assert reason is FinishReason.STOP
+        jsonschema.validate(json.loads(answer), schema)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "pattern"),
+    [
+        (Regex(r"[a-z]{3}-[0-9]{2,4}"), r"[a-z]{3}-[0-9]{2,4}"),
+        (Choice(("yes", "no", "may be")), "yes|no|may be"),
+        (Choice(('a "quoted" one\n',)), 'a "quoted" one\n'),
+        (Grammar('start: "x" ("," "y")~2'), "x,y,y"),
+        (Grammar('start: <|tool_call|> "[]" <|/tool_call|>'), re.escape("<|tool_call|>[]<|/tool_call|>")),
+    ],
+    ids=str,
+)
+async def test_other_constraints(onnx_engine: Engine, constraint: Constraint, pattern: str) -> None:
+    for seed in range(5):
+        ids, end, _ = await play(onnx_engine, constrained(constraint, seed=seed))
+        assert re.fullmatch(pattern, text(ids))
+        assert end.reason is FinishReason.STOP
+
+
+async def test_any_json_at_temperature_0(onnx_engine: Engine) -> None:
+    ids, end, _ = await play(onnx_engine, constrained(JsonSchema('{"type": "object"}'), temperature=0.0, max_tokens=200))
+    if end.reason is FinishReason.STOP:
+        json.loads(text(ids))
+    assert text(ids).startswith("{")
+
+
+async def test_tokens_without_a_choice_are_taken_at_once_and_change_nothing(onnx_engine: Engine) -> None:
+    names = ["first_long_property_name", "second_long_property_name"]
+    properties = {name: {"type": "integer", "maximum": 99, "minimum": 10} for name in names}
+    schema = JsonSchema(json.dumps({"type": "object", "properties": properties, "required": names, "additionalProperties": False}))
+    before = onnx_engine.load().counters["forced_tokens"]
+    forced, _, _ = await play(onnx_engine, constrained(schema, temperature=0.0))
+    assert onnx_engine.load().counters["forced_tokens"] - before > 10
+    one_by_one, _, logprobs = await play(onnx_engine, constrained(schema, temperature=0.0, logprobs=0))
+    assert text(forced) == text(one_by_one)
+    assert len(logprobs) == len(one_by_one)
+
+
+async def test_limits_hold_under_a_constraint(onnx_engine: Engine) -> None:
+    for limit in range(1, 12):
+        ids, end, _ = await play(onnx_engine, constrained(Regex("(abcdefgh){40}"), max_tokens=limit))
+        assert len(ids) == limit
+        assert end.reason is FinishReason.LENGTH
+    _, end, _ = await play(onnx_engine, constrained(Choice(("yes",)), max_tokens=50, min_tokens=20))
+    assert end.reason is FinishReason.STOP
+
+
+async def test_neighbours_are_not_disturbed(onnx_engine: Engine) -> None:
+    alone = (await play(onnx_engine, ask(prompt(40, seed=8), max_tokens=60)))[0]
+    schema = JsonSchema(json.dumps(random_schema(random.Random(7))))
+    answers = await asyncio.gather(
+        play(onnx_engine, ask(prompt(40, seed=8), max_tokens=60)),
+        *(play(onnx_engine, constrained(schema, seed=i)) for i in range(4)),
+    )
+    assert answers[0][0] == alone
+
+
+HOSTILE: list[Constraint] = [
+    JsonSchema("{"),
+    JsonSchema('{"type": "foo"}'),
+    JsonSchema('{"$ref": "#/$defs/missing"}'),
+    JsonSchema('{"type": "array", "uniqueItems": true}'),
+    JsonSchema('{"type": "string", "minLength": 9, "maxLength": 2}'),
+    Regex("("),
+    Regex("(?=a)b"),
+    Regex("((((((((((a{1,100}){1,100}){1,100}){1,100}){1,100})))))))"),
+    Grammar("root ::= "),
+    Grammar("start: missing"),
+]
+
+
+@pytest.mark.parametrize("constraint", HOSTILE, ids=str)
+async def test_what_cannot_be_followed_is_refused_and_stalls_nobody(onnx_engine: Engine, constraint: Constraint) -> None:
+    neighbour = asyncio.create_task(play(onnx_engine, ask(prompt(9, seed=2), max_tokens=30)))
+    with pytest.raises(InvalidRequest, match="constraint"):
+        await asyncio.wait_for(play(onnx_engine, constrained(constraint)), 10)
+    assert (await neighbour)[1].usage.completion_tokens
+
+
+async def test_compiled_constraints_are_kept(onnx_engine: Engine, model_dir: Path) -> None:
+    schema = JsonSchema(json.dumps(random_schema(random.Random(3))))
+    guidance = onnx_engine._guidance  # type: ignore[attr-defined]
+    await guidance.start(schema)
+    compiled = guidance._compiled[schema]
+    await guidance.start(schema)
+    assert guidance._compiled[schema] is compiled
