@@ -66,6 +66,8 @@ class OnnxSettings(Settings):
     kind: Literal[EngineKind.ONNX] = EngineKind.ONNX
     precision: Literal["fp32", "int8", "int4"] = "fp32"
     """Weights of the exported graph."""
+    exported: str | None = None
+    """A folder that `phi-serve export onnx` wrote; None: the replica exports at its first start, into the cache."""
     provider: Literal["cpu", "cuda"] = "cpu"
     """Execution provider; cuda needs the `gpu` extra."""
     max_model_len: int = Field(4096, ge=16)

@@ -6,7 +6,9 @@ once export once. Needs onnxruntime-genai's builder only when the cache is empty
 
 import fcntl
 import hashlib
+import json
 import logging
+import math
 import os
 import shutil
 import subprocess
@@ -19,6 +21,8 @@ from pathlib import Path
 
 from serve_app.config import FakeSettings, OnnxSettings, VllmSettings
 from serve_app.errors import EngineDead
+from serve_app.models import manifest
+from serve_app.models.memory import available_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +39,17 @@ def cache_dir() -> Path:
 
 def derive(model_dir: Path, settings: VllmSettings | OnnxSettings | FakeSettings) -> Path:
     """Return the folder that the engine of `settings` loads: `model_dir` itself or a form derived from it."""
-    return export_onnx(model_dir, settings.precision) if isinstance(settings, OnnxSettings) else model_dir
+    if not isinstance(settings, OnnxSettings):
+        return model_dir
+    if settings.exported is None:
+        return export_onnx(model_dir, settings.precision)
+    folder = Path(settings.exported).expanduser()
+    about = manifest.verify(folder)
+    if about.get("precision") != settings.precision:
+        raise EngineDead(
+            f"the folder under `exported` holds {about.get('precision')} weights, but precision is {settings.precision}"
+        )
+    return folder
 
 
 def export_onnx(model_dir: Path, precision: str) -> Path:
@@ -44,13 +58,53 @@ def export_onnx(model_dir: Path, precision: str) -> Path:
     Raises `EngineDead` when the export fails, with its output in the log; nothing half-written stays behind.
     """
     target = cache_dir() / "onnx" / f"{_fingerprint(model_dir)}-{precision}"
-    if target.exists():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target.with_suffix(".lock")):
-        if not target.exists():
-            _build(model_dir, precision, target)
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target.with_suffix(".lock")):
+            if not target.exists():
+                _build(model_dir, precision, target)
+    manifest.verify(target)
     return target
+
+
+def write_onnx(model_dir: Path, precision: str, target: Path) -> None:
+    """Export to the new folder `target`, whole or not at all.
+
+    Raises `EngineDead` when `target` exists, when disk or memory cannot hold the export, or when it fails.
+    """
+    if target.exists():
+        raise EngineDead(f"{target.name} exists already; give a new folder")
+    require_resources(model_dir, precision, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _build(model_dir, precision, target)
+
+
+_BYTES_PER_WEIGHT = {"fp32": 4.0, "int8": 1.25, "int4": 0.75}
+_MEMORY_PER_WEIGHT = 6.5
+"""Bytes that the builder takes at its peak; 23 GB were measured for 3.8 billion weights."""
+
+
+def require_resources(model_dir: Path, precision: str, target: Path) -> None:
+    """Raise `EngineDead` with the arithmetic when the export cannot fit the disk at `target` or the memory."""
+    weights = sum(map(_count_weights, model_dir.glob("*.safetensors")))
+    disk, memory = 2 * weights * _BYTES_PER_WEIGHT[precision] + 2**26, weights * _MEMORY_PER_WEIGHT + 2**29
+    parent = next(folder for folder in target.absolute().parents if folder.exists())
+    for what, needed, there in (("disk", disk, shutil.disk_usage(parent).free), ("memory", memory, available_bytes())):
+        if needed > there:
+            raise EngineDead(
+                f"exporting {weights / 1e6:,.0f} million weights to {precision} needs about {needed / 2**30:.1f} GiB of {what}, "
+                f"and {there / 2**30:.1f} GiB are free"
+            )
+
+
+def _count_weights(file: Path) -> int:
+    """Count from the header alone: eight bytes of length, then JSON with the shape of every tensor."""
+    try:
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    except (ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        raise EngineDead(f"{file.name} is no safetensors file; fetch the model again") from error
 
 
 def _build(model_dir: Path, precision: str, target: Path) -> None:
@@ -68,6 +122,7 @@ def _build(model_dir: Path, precision: str, target: Path) -> None:
                 f"the export to ONNX {precision} failed with status {result.returncode}; the replica's log has the output"
             )
         shutil.copy(model_dir / "config.json", scratch / "out")
+        manifest.write(scratch / "out", {"format": "onnx", "precision": precision, "builder": _builder_version()})
         os.replace(scratch / "out", target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -1,14 +1,21 @@
 """The ONNX form: made once, of the model and precision asked for, whole or not at all."""
 
+import hashlib
+import json
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from serve_app.cli import app
 from serve_app.config import FakeSettings, OnnxSettings, VllmSettings
+from serve_app.engines.registry import build_engine
 from serve_app.errors import EngineDead
-from serve_app.models import export
+from serve_app.models import export, manifest
+from tests.contract.play import ask, play, prompt
 
 
 @pytest.fixture
@@ -58,3 +65,101 @@ def test_only_onnx_groups_need_a_derived_form(model_dir: Path, cache: Path) -> N
     assert export.derive(model_dir, VllmSettings()) == export.derive(model_dir, FakeSettings()) == model_dir
     assert not cache.exists()
     assert OnnxSettings().precision == "fp32"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the command writes."""
+    target = tmp_path_factory.mktemp("export") / "int4"
+    result = CliRunner().invoke(app, ["export", "onnx", "embedded", "--precision", "int4", "--out", str(target)])
+    assert result.exit_code == 0, result.output
+    assert str(target) in result.stdout
+    return target
+
+
+async def test_the_commands_folder_is_served(exported: Path, model_dir: Path) -> None:
+    settings = OnnxSettings(precision="int4", exported=str(exported), slots=1, max_model_len=256)
+    folder = export.derive(model_dir, settings)
+    assert folder == exported
+    engine = build_engine(settings, folder)
+    await engine.start()
+    ids, _, _ = await play(engine, ask(prompt(10)))
+    assert ids
+    await engine.close()
+
+
+def test_the_command_overwrites_nothing(exported: Path) -> None:
+    before = {file: file.stat().st_mtime_ns for file in exported.iterdir()}
+    result = CliRunner().invoke(app, ["export", "onnx", "embedded", "--out", str(exported)])
+    assert result.exit_code == 1
+    assert "exists already" in result.stderr
+    assert {file: file.stat().st_mtime_ns for file in exported.iterdir()} == before
+
+
+def test_the_command_names_a_wrong_model(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["export", "onnx", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "model.path is no folder" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_precision_than_configured_is_refused(exported: Path, model_dir: Path) -> None:
+    with pytest.raises(EngineDead, match="holds int4 weights, but precision is int8"):
+        export.derive(model_dir, OnnxSettings(precision="int8", exported=str(exported)))
+
+
+def _truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def _alter(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (_truncate, "has .* bytes, not the"),
+        (_alter, "is not what was written: its SHA-256 sum differs"),
+        (Path.unlink, "is missing from the model's folder"),
+    ],
+)
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "tokenizer.json"])
+def test_a_damaged_file_is_refused_by_name(
+    exported: Path, model_dir: Path, tmp_path: Path, name: str, damage: Callable[[Path], None], fault: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(exported, copy)
+    damage(copy / name)
+    with pytest.raises(EngineDead, match=f"^{name} {fault}"):
+        export.derive(model_dir, OnnxSettings(precision="int4", exported=str(copy)))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"about": {}, "files": {"a": 1}}'])
+def test_a_broken_manifest_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / manifest.NAME).write_text(content)
+    with pytest.raises(EngineDead, match=r"manifest\.json is missing or unreadable"):
+        manifest.verify(tmp_path)
+
+
+def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "secret").write_text("x")
+    entry = {"bytes": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
+    (folder / manifest.NAME).write_text(json.dumps({"about": {}, "files": {"../secret": entry}}))
+    with pytest.raises(EngineDead, match="is missing from"):
+        manifest.verify(folder)
+
+
+def test_an_export_that_cannot_fit_is_refused_with_the_arithmetic(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "available_bytes", lambda: 2**20)
+    with pytest.raises(EngineDead, match=r"4 million weights to int4 needs about 0\.5 GiB of memory, and 0\.0 GiB are free"):
+        export.write_onnx(model_dir, "int4", tmp_path / "out")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "a.safetensors").write_bytes(b"\xff" * 64)
+    with pytest.raises(EngineDead, match=r"a\.safetensors is no safetensors file"):
+        export.write_onnx(tmp_path / "model", "int4", tmp_path / "out")

@@ -19,10 +19,11 @@ from serve_app.config import OnnxSettings
 from serve_app.engines.onnx.batch import Batch
 from serve_app.engines.onnx.graph import Graph
 from serve_app.engines.onnx.guidance import Guidance, Guide
-from serve_app.engines.onnx.kv_pool import KvPool, available_bytes, plan
+from serve_app.engines.onnx.kv_pool import KvPool, plan
 from serve_app.engines.onnx.sequence import Sequence
 from serve_app.engines.throughput import Throughput
 from serve_app.errors import ContextOverflow, EngineDead, GenerationFailed, InvalidRequest, Overloaded, ServeError
+from serve_app.models.memory import available_bytes
 from serve_app.types import Capability, EngineInfo, EngineKind, EngineLoad, Finished, TokenDelta, TokenEvent, TokenRequest
 
 logger = logging.getLogger(__name__)

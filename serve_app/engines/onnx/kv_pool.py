@@ -5,9 +5,7 @@ is therefore one block of memory that the graph reads as `past_key_values.N.*` a
 of requests; what lies beyond a sequence's length is garbage and is never attended to.
 """
 
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,21 +38,6 @@ def plan(shape: KvShape, slots: int, max_len: int, budget_bytes: int) -> str:
             f"{max(fitting - 1, 0)} (one more is the spare), or lower max_model_len."
         )
     return line
-
-
-def available_bytes() -> int:
-    """Return what a new allocation may take: the machine's available memory, or less under a cgroup's limit."""
-    found = [
-        int(line.split()[1]) * 1024 for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable")
-    ]
-    for limit_name, used_name in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        with suppress(OSError, ValueError):
-            root = Path("/sys/fs/cgroup")
-            found.append(int((root / limit_name).read_text()) - int((root / used_name).read_text()))
-    return max(0, min(found))
 
 
 class KvPool:

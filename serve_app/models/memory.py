@@ -1,0 +1,19 @@
+"""How much memory is free, the container's limit included."""
+
+from contextlib import suppress
+from pathlib import Path
+
+
+def available_bytes() -> int:
+    """Return what a new allocation may take: the machine's available memory, or less under a cgroup's limit."""
+    found = [
+        int(line.split()[1]) * 1024 for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable")
+    ]
+    for limit_name, used_name in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with suppress(OSError, ValueError):
+            root = Path("/sys/fs/cgroup")
+            found.append(int((root / limit_name).read_text()) - int((root / used_name).read_text()))
+    return max(0, min(found))
