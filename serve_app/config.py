@@ -82,6 +82,9 @@ class OnnxSettings(Settings):
     """Seconds that a step with a prompt chunk should take: the longest pause that a long prompt causes in running streams."""
     prefix_cache: bool = True
     """Keep the caches of finished sequences while their slots are free, and start new prompts from the longest common prefix."""
+    ngram_speculation: int = Field(8, ge=0, le=32)
+    """Most tokens drafted per step by prompt lookup for a lone stream, as long as it pays; 0 is off. Greedy answers stay the
+    same; so it is left off with int8 and int4 weights, where what is rounding in fp32 moves logits by hundredths."""
     max_kv_gib: float | None = Field(None, gt=0)
     """Bound of the KV pool in GiB; None: what the machine or its memory limit leaves at start. A larger pool is refused."""
     threads: int = Field(1, ge=1)

@@ -26,6 +26,8 @@ from serve_app.models.memory import available_bytes
 
 logger = logging.getLogger(__name__)
 
+_GRAPH_FORM = "logits_at"
+"""Changes whenever the graph is edited otherwise after the builder has written it."""
 _BUILDER_OPTIONS = ("prune_lm_head=true", "shared_embeddings=true", "accuracy_level=4")
 
 
@@ -121,11 +123,39 @@ def _build(model_dir: Path, precision: str, target: Path) -> None:
             raise EngineDead(
                 f"the export to ONNX {precision} failed with status {result.returncode}; the replica's log has the output"
             )
+        _choose_positions(scratch / "out" / "model.onnx")
         shutil.copy(model_dir / "config.json", scratch / "out")
         manifest.write(scratch / "out", {"format": "onnx", "precision": precision, "builder": _builder_version()})
         os.replace(scratch / "out", target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _choose_positions(file: Path) -> None:
+    """Give the graph an input `logits_at` (K,): the positions whose logits it returns, instead of the last one always.
+
+    The builder prunes the head's input to the last position by a Gather with a constant and an Unsqueeze; with `logits_at` as the
+    indices the Unsqueeze is not needed. Weights stay in their own file, untouched.
+    """
+    import onnx_ir as ir  # slow to import, and needed for an export only
+
+    model = ir.load(file)
+    gather = next((node for node in model.graph if node.op_type == "Gather" and node.outputs[0].name in _PRUNED), None)
+    if gather is None:
+        raise EngineDead(f"onnxruntime-genai {_builder_version()} writes another graph than this version of phi-serve knows")
+    ((unsqueeze, _),) = gather.outputs[0].uses()
+    positions = ir.Value(name="logits_at", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["kept"]))
+    model.graph.inputs.append(positions)
+    gather.replace_input_with(1, positions)
+    for value in (gather.outputs[0], model.graph.outputs[0]):
+        if value is not None and value.shape is not None:
+            value.shape = ir.Shape(["batch_size", "kept", value.shape[-1]])
+    unsqueeze.outputs[0].replace_all_uses_with(gather.outputs[0])
+    model.graph.remove(unsqueeze, safe=True)
+    ir.save(model, file)
+
+
+_PRUNED = ("/lm_head/prune/Gather/output_0",)
 
 
 @contextmanager
@@ -139,7 +169,7 @@ def _locked(path: Path) -> Iterator[None]:
 def _fingerprint(model_dir: Path) -> str:
     """Hash everything that the exported form depends on: the files it reads, the builder and its options."""
     digest = hashlib.blake2b(digest_size=8)
-    digest.update(f"{_builder_version()};{_BUILDER_OPTIONS};".encode())
+    digest.update(f"{_builder_version()};{_BUILDER_OPTIONS};{_GRAPH_FORM};".encode())
     for file in sorted(p for p in model_dir.iterdir() if p.suffix in {".json", ".jinja", ".safetensors"}):
         digest.update(f"{file.name}:{_content(file)};".encode())
     return digest.hexdigest()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from serve_app.engines.onnx.batch import Batch
 from serve_app.engines.onnx.kv_pool import KvPool, KvShape
 from serve_app.engines.onnx.sequence import Sequence
+from serve_app.engines.onnx.speculation import Payoff, draft
 from serve_app.types import Finished, Sampling, TokenDelta, TokenRequest
 
 VOCABULARY = 97
@@ -25,11 +26,17 @@ class SumDecoder:
         self._cache = pool.layers[0][0][:, 0, :, 0]
         self.smallest_chunk = 10**9
         self.smallest_step = 10**9
+        self.verified = 0
 
     def extend(self, slot: int, ids: NDArray[np.int64], past: int) -> NDArray[np.float32]:
         self.smallest_chunk = min(self.smallest_chunk, len(ids))
         self._cache[slot, past : past + len(ids)] = ids
         return self._logits(slot, past + len(ids))
+
+    def verify(self, slot: int, ids: NDArray[np.int64], past: int) -> NDArray[np.float32]:
+        self.verified += 1
+        self._cache[slot, past : past + len(ids)] = ids
+        return np.stack([self._logits(slot, past + at + 1) for at in range(len(ids))])
 
     def advance(self, ids: NDArray[np.int64], pasts: NDArray[np.int64]) -> NDArray[np.float32]:
         self.smallest_step = min(self.smallest_step, len(ids))
@@ -54,14 +61,16 @@ def _expected(prompt: tuple[int, ...], limit: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
-@given(st.integers(0, 2**32), st.integers(1, 5), st.integers(2, 40), st.integers(1, 2), st.booleans())
-def test_every_schedule_gives_every_sequence_its_own_tokens(seed: int, slots: int, chunk: int, min_rows: int, keep: bool) -> None:
+@given(st.integers(0, 2**32), st.integers(1, 5), st.integers(2, 40), st.integers(1, 2), st.booleans(), st.integers(0, 9))
+def test_every_schedule_gives_every_sequence_its_own_tokens(
+    seed: int, slots: int, chunk: int, min_rows: int, keep: bool, drafts: int
+) -> None:
     draw = random.Random(seed)
     pool = KvPool(SHAPE, slots + 1, 128)
     for array in pool.layers[0]:
         array[:] = -1000  # garbage beyond a sequence's length must not matter
     decoder = SumDecoder(pool)
-    batch = Batch(decoder, pool, prefill_chunk=chunk, min_rows=min_rows, keep_prefixes=keep)
+    batch = Batch(decoder, pool, prefill_chunk=chunk, min_rows=min_rows, keep_prefixes=keep, draft_tokens=drafts)
     got: dict[Sequence, list[int]] = {}
     ends: dict[Sequence, Finished] = {}
     cancelled: set[Sequence] = set()
@@ -150,7 +159,7 @@ def test_simultaneous_prompts_of_one_beginning_read_it_once() -> None:
     pool = KvPool(SHAPE, 5, 128)
     batch = Batch(SumDecoder(pool), pool, prefill_chunk=8, min_rows=1)
     system = tuple(range(40))
-    assert _run(batch, *(_sequence((*system, 50 + i)) for i in range(4))) == [0, 40, 40, 40]
+    assert _run(batch, *(_sequence((*system, 50 + i)) for i in range(4))) == [0, 39, 39, 39]
     assert batch.counters.prefill_tokens < 60
 
 
@@ -161,8 +170,68 @@ def test_the_least_recently_useful_prefix_is_given_up() -> None:
     _run(batch, _sequence((*old, 1)))
     _run(batch, _sequence((*kept, 1)))
     _run(batch, _sequence((*new, 1)))
-    assert _run(batch, _sequence((*kept, 2))) == [30]
+    assert _run(batch, _sequence((*kept, 2, 2))) == [30]
     assert _run(batch, _sequence((*old, 2))) == [0]
+
+
+class EchoDecoder(SumDecoder):
+    """Likes to say what stood seven tokens before, so that its text repeats; the cache decides, as ever."""
+
+    def _logits(self, slot: int, length: int) -> NDArray[np.float32]:
+        logits = 2 * super()._logits(slot, length)
+        logits[int(self._cache[slot, max(0, length - 7)])] += 4
+        return logits
+
+
+@given(st.integers(0, 2**32), st.integers(1, 9), st.integers(1, 2), st.sampled_from([0.0, 1.0]))
+def test_drafts_change_no_token(seed: int, drafts: int, min_rows: int, temperature: float) -> None:
+    draw = random.Random(seed)
+    prompts = [_prompt(draw, [tuple(draw.randrange(VOCABULARY) for _ in range(60))]) for _ in range(4)]
+    answers, verified = [], []
+    for most in (0, drafts):
+        pool = KvPool(SHAPE, 3, 256)
+        decoder = EchoDecoder(pool)
+        batch = Batch(decoder, pool, prefill_chunk=16, min_rows=min_rows, draft_tokens=most)
+        sequences = [
+            Sequence(TokenRequest(request_id="r", prompt=ids, sampling=Sampling(temperature=temperature, seed=seed + at)), limit=40)
+            for at, ids in enumerate(prompts)
+        ]
+        _run(batch, sequences[0])
+        _run(batch, *sequences[1:])
+        answers.append([sequence.tokens.tolist() for sequence in sequences])
+        assert [sequence.generated for sequence in sequences] == [40] * 4
+        verified.append(batch.payoff.drafted)
+    assert answers[0] == answers[1]
+    assert verified[0] == 0
+
+
+def test_drafts_of_a_repeating_text_are_accepted() -> None:
+    pool = KvPool(SHAPE, 2, 256)
+    batch = Batch(EchoDecoder(pool), pool, prefill_chunk=64, min_rows=1, draft_tokens=6)
+    _run(batch, _sequence(tuple(range(7)) * 3, limit=100))
+    assert batch.payoff.accepted > 10
+
+
+def test_drafting_stops_where_it_does_not_pay_and_is_tried_again() -> None:
+    payoff = Payoff()
+    assert not payoff.worth_drafting(), "nothing is known of a plain step yet"
+    payoff.stepped(1.0)
+    assert payoff.worth_drafting()
+    for _ in range(50):
+        payoff.verified(2.0, 4, 0)
+    assert [payoff.worth_drafting() for _ in range(64)].count(True) == 2
+    for _ in range(50):
+        payoff.verified(2.0, 4, 4)
+    assert payoff.worth_drafting()
+
+
+@pytest.mark.parametrize(
+    ("text", "guess"),
+    [("abcdXabc", "dX"), ("abcdXYbc", "dX"), ("abcd", ""), ("a", ""), ("aaaa", "a"), ("1abc2abc3abc", "3a")],
+)
+def test_a_draft_is_what_followed_last_time(text: str, guess: str) -> None:
+    found = draft(np.asarray([ord(letter) for letter in text]), 2)
+    assert "".join(map(chr, found)) == guess
 
 
 class TimedDecoder(SumDecoder):

@@ -8,9 +8,10 @@ delays its neighbours by that much. Of several prompts the one with the least wo
 The slots after the active ones keep the caches of finished sequences until they are needed. A new prompt starts from the longest
 common prefix of any slot, active or not.
 
-Rows never influence each other: with int4 weights a one-row product sums in another order than a many-row one, so there a lone
-decoding row runs as two (`min_rows`; the spare slot is the dummy). No prompt chunk has one token; a prompt's last single token is
-decoded instead.
+Rows never influence each other, nor do the steps that a prompt is cut into. With int4 weights a one-row product sums in another
+order than a many-row one, so there a lone decoding row runs as two (`min_rows`; the spare slot is the dummy). Attention over one
+new position sums in another order than over several, so no chunk has one token, and a prompt of more than one is read in chunks to
+its end.
 
 Single-threaded; the engine's thread owns it. Knows nothing of asyncio.
 """
@@ -24,13 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.engines.onnx.kv_pool import KvPool
-from serve_app.engines.onnx.prefixes import LEAST_TOKENS, Held, Match, longest
+from serve_app.engines.onnx.prefixes import Held, Match, PrefixCache
 from serve_app.engines.onnx.sequence import Sequence
+from serve_app.engines.onnx.speculation import Payoff, draft
 from serve_app.errors import GenerationFailed, ServeError
 from serve_app.types import FinishReason, TokenDelta, TokenEvent, TokenLogprob
 
 _FIRST_CHUNK = 32
 """Prompt tokens of the first chunk beside running streams, while the speed is not known yet."""
+_NOTHING = np.zeros(0, np.int64)
 _LEAST_FORCED = 2
 """With the token before them these make a chunk, which must not have one token."""
 _LEAST_CHUNK = 8
@@ -42,6 +45,10 @@ class Decoder(Protocol):
 
     def extend(self, slot: int, ids: NDArray[np.int64], past: int) -> NDArray[np.float32]:
         """Compute a chunk of one slot."""
+        ...
+
+    def verify(self, slot: int, ids: NDArray[np.int64], past: int) -> NDArray[np.float32]:
+        """Compute a chunk of one slot and return every position's logits."""
         ...
 
     def advance(self, ids: NDArray[np.int64], pasts: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -84,10 +91,11 @@ class Batch:
         min_rows: int,
         target_step_s: float = 0.1,
         keep_prefixes: bool = True,
+        draft_tokens: int = 0,
     ) -> None:
         """Schedule over all but the last slot of `pool`; decode at least `min_rows` (1 or 2) rows at a time.
 
-        A prompt chunk has at most `prefill_chunk` tokens.
+        A prompt chunk has at most `prefill_chunk` tokens. A lone sequence is speculated upon by up to `draft_tokens`.
         """
         self._min_rows = min_rows
         self._graph = graph
@@ -95,12 +103,13 @@ class Batch:
         self._slots = pool.slots - 1
         self._prefill_chunk = prefill_chunk
         self._target_step_s = target_step_s
-        self._keep_prefixes = keep_prefixes
+        self._prefixes = PrefixCache(pool, self._slots, keep=keep_prefixes)
+        self._draft_tokens = draft_tokens
+        self.payoff = Payoff()
         self._prompt_token_s = 0.0
         self._decode_step_s = 0.0
         self._rows: list[Sequence] = []
         self._decoding = 0
-        self._held: dict[int, Held] = {}
         self.waiting: deque[Sequence] = deque()
         self.counters = Counters()
 
@@ -117,7 +126,7 @@ class Batch:
     @property
     def held_tokens(self) -> int:
         """Tokens of finished sequences that are still in the pool."""
-        return sum(held.length for held in list(self._held.values()))
+        return self._prefixes.tokens
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence; it starts when a slot is free, first come first served."""
@@ -156,7 +165,7 @@ class Batch:
         self.counters.queue_s += sequence.admitted_s - sequence.arrived_s
         slot = len(self._rows)
         match = self._match(sequence)
-        self._make_room(slot, match)
+        self._prefixes.make_room(slot, match, self.counters.steps)
         self._rows.append(sequence)
         if match is not None:
             sequence.computed = sequence.reused = match.length
@@ -166,44 +175,12 @@ class Batch:
             self._promote(slot, sequence.request.prompt[-1])
 
     def _match(self, sequence: Sequence) -> Match | None:
-        if not self._keep_prefixes:
-            return None
-        salt, now = sequence.request.cache_salt, self.counters.steps
         active = {
-            slot: Held(row.tokens, row.computed, row.request.cache_salt, now)
+            slot: Held(row.tokens, row.computed, row.request.cache_salt, self.counters.steps)
             for slot, row in enumerate(self._rows)
             if row is not sequence
         }
-        return longest(self._held | active, sequence.prompt, salt)
-
-    def _make_room(self, slot: int, match: Match | None) -> None:
-        """Give the first free slot up to a new sequence, with the matched prefix in it.
-
-        A held prefix that the new prompt contains whole is taken over; else the least recently useful one is evicted.
-        """
-        held = self._held
-        source = held.get(match.slot) if match else None
-        if match and source:
-            source.used = self.counters.steps
-            if source.length == match.length:
-                self._exchange_held(slot, match.slot)
-                del held[slot]
-                return
-        free = [at for at in range(slot, self._slots) if match is None or at != match.slot] or [slot]
-        victim = min(free, key=lambda at: held[at].used if at in held else -1)
-        held.pop(victim, None)
-        if victim != slot and slot in held:
-            self._pool.copy(slot, victim, held[slot].length)
-            held[victim] = held.pop(slot)
-        if match and match.slot != slot:
-            self._pool.copy(match.slot, slot, match.length)
-
-    def _exchange_held(self, one: int, other: int) -> None:
-        if one == other:
-            return
-        pair = {one: self._held.pop(other, None), other: self._held.pop(one, None)}
-        self._pool.swap(one, other, max(held.length for held in pair.values() if held))
-        self._held |= {slot: held for slot, held in pair.items() if held}
+        return self._prefixes.longest(sequence.prompt, sequence.request.cache_salt, active)
 
     def _decode(self, events: Step) -> None:
         rows = self._rows[: self._decoding]
@@ -212,6 +189,16 @@ class Batch:
                 self._graph.extend(at, np.asarray(row.unwritten, np.int64), row.computed)
                 row.computed += len(row.unwritten)
                 row.unwritten = []
+        guess = self._draft(rows)
+        if guess.size:
+            self._verify(rows[0], guess, events)
+        else:
+            self._advance(rows, events)
+        for at in range(len(rows) - 1, -1, -1):
+            if rows[at].generated >= rows[at].limit:
+                self._remove(at)
+
+    def _advance(self, rows: list[Sequence], events: Step) -> None:
         padded = max(self._min_rows, len(rows))
         ids, pasts = np.zeros(padded, np.int64), np.zeros(padded, np.int64)
         for at, row in enumerate(rows):
@@ -221,22 +208,48 @@ class Batch:
         began = time.monotonic()
         logits = self._graph.advance(ids, pasts)
         self._decode_step_s = time.monotonic() - began
+        if len(rows) == 1:
+            self.payoff.stepped(self._decode_step_s)
         self.counters.decode_s += self._decode_step_s
         self.counters.decode_tokens += len(rows)
         for at, row in enumerate(rows):
             row.computed += 1
             self._take(row, logits[at], events)
-        for at in range(len(rows) - 1, -1, -1):
-            if rows[at].generated >= rows[at].limit:
-                self._remove(at)
+
+    def _draft(self, rows: list[Sequence]) -> NDArray[np.int64]:
+        """Guess what a lone row says next; empty when there is no guess or it does not pay."""
+        row = rows[0]
+        most = min(self._draft_tokens, row.limit - row.generated - 1)
+        if len(rows) > 1 or most < 1 or row.guide is not None:
+            return _NOTHING
+        guess = draft(row.tokens[: len(row.request.prompt) + row.generated], most)
+        return guess if guess.size and self.payoff.worth_drafting() else _NOTHING
+
+    def _verify(self, row: Sequence, guess: NDArray[np.int64], events: Step) -> None:
+        """Compute the pending token and the guess at once; take tokens as long as they are what was guessed.
+
+        Each is drawn from the logits that it would have been drawn from without the guess, so nothing changes but the time.
+        """
+        began = time.monotonic()
+        logits = self._graph.verify(0, np.concatenate(([row.pending], guess)), row.computed)
+        took = time.monotonic() - began
+        accepted = 0
+        for at in range(len(logits)):
+            row.computed += 1
+            self._take(row, logits[at], events)
+            if row.generated >= row.limit or at == guess.size or row.pending != guess[at]:
+                break
+            accepted += 1
+        self.payoff.verified(took, guess.size, accepted)
+        self.counters.decode_s += took
+        self.counters.decode_tokens += accepted + 1
 
     def _fill_dummy(self, pasts: NDArray[np.int64]) -> None:
         """Let the second row of a lone decode write where nobody reads: behind the cache of the slot's owner."""
         if len(self._rows) > 1:
             pasts[1] = self._rows[1].computed
-        elif (held := self._held.get(1)) is not None:
-            held.length = min(held.length, self._pool.max_len - 1)
-            pasts[1] = held.length
+        else:
+            pasts[1] = self._prefixes.free_position(1)
 
     def _prefill(self, events: Step) -> None:
         at = self._next_prompt()
@@ -247,14 +260,12 @@ class Batch:
             self.counters.prefix_hits += row.reused == 0
             self.counters.reused_tokens += match.length - row.reused
             row.computed = row.reused = match.length
-        if row.unread > 1:
-            size = min(self._chunk(), row.unread)
-            chunk = row.prompt[row.computed : row.computed + size]
-            logits = self._extend(at, chunk, row.computed)
-            row.computed += size
-        if row.unread == 1:
-            self._promote(at, row.request.prompt[-1])
-        elif row.unread == 0:
+        size = min(self._chunk(), row.unread)
+        if row.unread - size == 1:
+            size += -1 if size > 2 else 1
+        logits = self._extend(at, row.prompt[row.computed : row.computed + size], row.computed)
+        row.computed += size
+        if row.unread == 0:
             self._promote(at, -1)
             self._take(row, logits, events)
             if row.generated >= row.limit:
@@ -358,15 +369,11 @@ class Batch:
         last = len(self._rows) - 1
         self._exchange(last, at)
         self._rows.pop()
-        if self._keep_prefixes and row.computed >= LEAST_TOKENS:
-            self._held[last] = Held(row.tokens, row.computed, row.request.cache_salt, self.counters.steps)
+        self._prefixes.keep(last, Held(row.tokens, row.computed, row.request.cache_salt, self.counters.steps))
 
     def _exchange(self, one: int, other: int) -> None:
         if one == other:
             return
         first, second = self._rows[one], self._rows[other]
-        if self._keep_prefixes:
-            self._pool.swap(one, other, max(first.computed, second.computed))
-        else:
-            self._pool.copy(one, other, first.computed)
+        self._pool.swap(one, other, max(first.computed, second.computed))
         self._rows[one], self._rows[other] = second, first

@@ -73,7 +73,8 @@ class OnnxEngine:
     def _load(self) -> Batch:
         settings = self._settings
         require_context(self._model_dir, settings.max_model_len)
-        graph = Graph(self._model_dir, provider=settings.provider, threads=settings.threads)
+        min_rows = 2 if settings.precision == "int4" else 1
+        graph = Graph(self._model_dir, provider=settings.provider, threads=settings.threads, min_rows=min_rows)
         budget = int(settings.max_kv_gib * 2**30) if settings.max_kv_gib else available_bytes()
         logger.info("onnx KV pool: %s", plan(graph.kv_shape, settings.slots + 1, settings.max_model_len, budget))
         pool = KvPool(graph.kv_shape, settings.slots + 1, settings.max_model_len)
@@ -84,9 +85,10 @@ class OnnxEngine:
             graph,
             pool,
             prefill_chunk=settings.prefill_chunk,
-            min_rows=2 if settings.precision == "int4" else 1,
+            min_rows=min_rows,
             target_step_s=settings.target_step_s,
             keep_prefixes=settings.prefix_cache,
+            draft_tokens=settings.ngram_speculation if settings.precision == "fp32" else 0,
         )
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
@@ -146,7 +148,12 @@ class OnnxEngine:
             waiting_tokens=sum(sequence.unread for sequence in waiting),
             kv_usage=batch.cached_tokens / (settings.slots * settings.max_model_len),
             tokens_per_second=self._throughput.rate(),
-            counters=dict(asdict(batch.counters), held_tokens=batch.held_tokens),
+            counters=dict(
+                asdict(batch.counters),
+                held_tokens=batch.held_tokens,
+                drafted_tokens=batch.payoff.drafted,
+                accepted_tokens=batch.payoff.accepted,
+            ),
         )
 
     async def close(self) -> None:

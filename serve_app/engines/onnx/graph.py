@@ -1,4 +1,4 @@
-"""The exported decoder as two calls: extend one slot by a chunk, extend many slots by one token each.
+"""The exported decoder as calls: extend one slot by a chunk (with the last or all logits), extend many slots by one token each.
 
 Binds the KV pool's memory in place (past and present are the same buffer). Knows nothing of requests or sampling.
 """
@@ -26,14 +26,17 @@ class _Bound:
 
 
 class Graph:
-    """A causal decoder made by onnxruntime-genai's model builder with `prune_lm_head`.
+    """A causal decoder as `serve_app.models.export` makes it.
 
-    Inputs input_ids (B, S) and attention_mask (B, T) int64, past_key_values.N.{key,value} (B, kv_heads, max_len, head_dim);
-    outputs logits (B, 1, V) and present.N.{key,value}.
+    Inputs input_ids (B, S), attention_mask (B, T) and logits_at (K,) int64, past_key_values.N.{key,value} (B, kv_heads, max_len,
+    head_dim); outputs logits (B, K, V) and present.N.{key,value}.
     """
 
-    def __init__(self, model_dir: Path, *, provider: str, threads: int) -> None:
-        """Load the graph that `genai_config.json` in `model_dir` names; raises `EngineDead` when the provider is not installed."""
+    def __init__(self, model_dir: Path, *, provider: str, threads: int, min_rows: int = 1) -> None:
+        """Load the graph that `genai_config.json` in `model_dir` names; raises `EngineDead` when the provider is not installed.
+
+        The head always computes `min_rows` positions at least: with int4 weights one row sums in another order than several.
+        """
         name = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[provider]
         if name not in ort.get_available_providers():
             have = ", ".join(ort.get_available_providers())
@@ -52,8 +55,9 @@ class Graph:
             layers=decoder["num_hidden_layers"], kv_heads=decoder["num_key_value_heads"], head_dim=decoder["head_size"]
         )
         self.vocabulary_size = int(self._session.get_outputs()[0].shape[-1])
+        self._last = np.arange(-min_rows, 0)
         self._pool: KvPool | None = None
-        self._bound: dict[tuple[int, int], _Bound] = {}
+        self._bound: dict[tuple[int, int, int], _Bound] = {}
 
     def attach(self, pool: KvPool) -> None:
         """Use `pool` for every call from now on."""
@@ -62,9 +66,12 @@ class Graph:
 
     def extend(self, slot: int, ids: NDArray[np.int64], past: int) -> Logits:
         """Compute `ids` (S,) after `past` cached tokens of one slot; return the last position's logits (V,)."""
-        mask = np.ones((1, past + len(ids)), np.int64)
-        logits: Logits = self._run(slot, slot + 1, ids[np.newaxis, :], mask)[0]
+        logits: Logits = self._chunk(slot, ids, past, self._last)[-1]
         return logits
+
+    def verify(self, slot: int, ids: NDArray[np.int64], past: int) -> Logits:
+        """Compute `ids` (S,) after `past` cached tokens of one slot; return every position's logits (S, V)."""
+        return self._chunk(slot, ids, past, np.arange(-len(ids), 0))
 
     def advance(self, ids: NDArray[np.int64], pasts: NDArray[np.int64]) -> Logits:
         """Compute one token for each of slots 0 to B-1, given ids (B,) and cached lengths (B,); return logits (B, V).
@@ -72,16 +79,21 @@ class Graph:
         The array is reused by the next call of the same size.
         """
         mask = (np.arange(int(pasts.max()) + 1)[np.newaxis, :] <= pasts[:, np.newaxis]).astype(np.int64)
-        return self._run(0, len(ids), ids[:, np.newaxis], mask)
+        return self._run(0, len(ids), ids[:, np.newaxis], mask, _ONE)[:, 0]
 
-    def _run(self, low: int, high: int, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Logits:
-        bound = self._bound.get((low, high)) or self._bind(low, high)
+    def _chunk(self, slot: int, ids: NDArray[np.int64], past: int, positions: NDArray[np.int64]) -> Logits:
+        logits: Logits = self._run(slot, slot + 1, ids[np.newaxis, :], np.ones((1, past + len(ids)), np.int64), positions)[0]
+        return logits
+
+    def _run(self, low: int, high: int, ids: NDArray[np.int64], mask: NDArray[np.int64], positions: NDArray[np.int64]) -> Logits:
+        bound = self._bound.get((low, high, len(positions))) or self._bind(low, high, len(positions))
         bound.binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids))
         bound.binding.bind_cpu_input("attention_mask", mask)
+        bound.binding.bind_cpu_input("logits_at", positions)
         self._session.run_with_iobinding(bound.binding)
-        return bound.logits[:, 0]
+        return bound.logits
 
-    def _bind(self, low: int, high: int) -> _Bound:
+    def _bind(self, low: int, high: int, kept: int) -> _Bound:
         assert self._pool is not None, "attach() comes first"
         binding = self._session.io_binding()
         rows = high - low
@@ -90,7 +102,10 @@ class Graph:
                 shape, pointer = (rows, *array.shape[1:]), array[low:high].ctypes.data
                 binding.bind_input(f"past_key_values.{layer}.{name}", "cpu", 0, np.float32, shape, pointer)
                 binding.bind_output(f"present.{layer}.{name}", "cpu", 0, np.float32, shape, pointer)
-        logits = np.empty((rows, 1, self.vocabulary_size), np.float32)
+        logits = np.empty((rows, kept, self.vocabulary_size), np.float32)
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        bound = self._bound[low, high] = _Bound(binding, logits)
+        bound = self._bound[low, high, kept] = _Bound(binding, logits)
         return bound
+
+
+_ONE = np.asarray([-1])

@@ -1,12 +1,15 @@
-"""What the slots of the KV pool hold: the tokens whose keys and values lie there, so that a new prompt can start from them.
+"""What the free slots of the KV pool hold: caches of finished sequences, so that a new prompt can start from them.
 
-Bookkeeping only; `batch` moves the memory. Prefixes are shared between requests of equal `cache_salt` only.
+Prefixes are shared between requests of equal `cache_salt` only. Knows the pool; nothing of active sequences but their tokens.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from serve_app.engines.onnx.kv_pool import KvPool
 
 LEAST_TOKENS = 16
 """Shorter common prefixes are computed anew: finding and copying them gains nothing."""
@@ -40,8 +43,71 @@ class Match:
     length: int
 
 
-def longest(slots: dict[int, Held], prompt: NDArray[np.int64], salt: str | None) -> Match | None:
-    """Return the best match worth using. The prompt's last token is never taken: its logits are needed."""
-    wanted = prompt[:-1]
-    found = max(((held.common(wanted, salt), slot) for slot, held in slots.items()), default=(0, -1))
-    return Match(found[1], found[0]) if found[0] >= LEAST_TOKENS else None
+class PrefixCache:
+    """The prefixes in the slots that no active sequence owns, and their moves."""
+
+    def __init__(self, pool: KvPool, slots: int, *, keep: bool) -> None:
+        """Use the first `slots` slots of `pool`; without `keep` nothing is ever held or found."""
+        self._pool = pool
+        self._slots = slots
+        self._keep = keep
+        self._held: dict[int, Held] = {}
+
+    @property
+    def tokens(self) -> int:
+        """Tokens held."""
+        return sum(held.length for held in list(self._held.values()))
+
+    def longest(self, prompt: NDArray[np.int64], salt: str | None, active: Mapping[int, Held]) -> Match | None:
+        """Return the best match worth using, in a free slot or an `active` one.
+
+        The prompt's last two tokens are never taken: the last one's logits are needed, and no chunk has one token.
+        """
+        if not self._keep:
+            return None
+        wanted = prompt[:-2]
+        slots = self._held | dict(active)
+        length, slot = max(((held.common(wanted, salt), slot) for slot, held in slots.items()), default=(0, -1))
+        return Match(slot, length) if length >= LEAST_TOKENS else None
+
+    def keep(self, slot: int, held: Held) -> None:
+        """Hold what a finished sequence leaves in a slot that has become free."""
+        if self._keep and held.length >= LEAST_TOKENS:
+            self._held[slot] = held
+
+    def free_position(self, slot: int) -> int:
+        """Return a position of a free slot that may be written without harm to what it holds."""
+        held = self._held.get(slot)
+        if held is None:
+            return 0
+        held.length = min(held.length, self._pool.max_len - 1)
+        return held.length
+
+    def make_room(self, slot: int, match: Match | None, now: int) -> None:
+        """Give the first free slot up to a new sequence, with the matched prefix in it.
+
+        A held prefix that the new prompt contains whole is taken over; else the least recently useful one is evicted.
+        """
+        held = self._held
+        source = held.get(match.slot) if match else None
+        if match and source:
+            source.used = now
+            if source.length == match.length:
+                self._exchange(slot, match.slot)
+                del held[slot]
+                return
+        free = [at for at in range(slot, self._slots) if match is None or at != match.slot] or [slot]
+        victim = min(free, key=lambda at: held[at].used if at in held else -1)
+        held.pop(victim, None)
+        if victim != slot and slot in held:
+            self._pool.copy(slot, victim, held[slot].length)
+            held[victim] = held.pop(slot)
+        if match and match.slot != slot:
+            self._pool.copy(match.slot, slot, match.length)
+
+    def _exchange(self, one: int, other: int) -> None:
+        if one == other:
+            return
+        pair = {one: self._held.pop(other, None), other: self._held.pop(one, None)}
+        self._pool.swap(one, other, max(held.length for held in pair.values() if held))
+        self._held |= {slot: held for slot, held in pair.items() if held}

@@ -1,0 +1,74 @@
+"""Speculation without a second model: what followed the last tokens earlier in the text is drafted, and verified in one call.
+
+Right for text that repeats its prompt: edits, quotations, tool calls, code. Decides by measurement whether drafting pays. Knows
+tokens and seconds; `batch` verifies.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_LONGEST_KEY = 3
+_SHORTEST_KEY = 2
+_PROBE_EVERY = 32
+"""While drafting does not pay, one in so many steps drafts all the same, to notice when it does."""
+_MEMORY = 0.9
+"""Weight of the past in the averages."""
+
+
+def draft(tokens: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Return up to `most` tokens that followed the latest earlier occurrence of the last three, or two, tokens; maybe none."""
+    for size in range(_LONGEST_KEY, _SHORTEST_KEY - 1, -1):
+        starts = tokens.size - size
+        if starts < 1:
+            continue
+        key = tokens[-size:]
+        found = np.flatnonzero(tokens[:starts] == key[0])
+        for offset in range(1, size):
+            found = found[tokens[found + offset] == key[offset]]
+        if found.size:
+            after = int(found[-1]) + size
+            return tokens[after : after + most]
+    return tokens[:0]
+
+
+@dataclass(slots=True)
+class Payoff:
+    """Compares tokens a second with and without drafts, from what the steps took and gave."""
+
+    step_s: float = 0.0
+    """Mean seconds of a step without a draft, which gives one token."""
+    verify_s: float = 0.0
+    """Mean seconds of a step with one."""
+    gained: float = 1.0
+    """Mean tokens of a step with a draft; above 1."""
+    drafted: int = 0
+    accepted: int = 0
+    """Tokens, since the start."""
+    _since_probe: int = 0
+
+    def worth_drafting(self) -> bool:
+        """Tell whether the next step should draft. Call once a step for which there is a draft."""
+        if not self.step_s or not self.verify_s or self.gained * self.step_s > self.verify_s:
+            return bool(self.step_s)
+        self._since_probe += 1
+        if self._since_probe < _PROBE_EVERY:
+            return False
+        self._since_probe = 0
+        return True
+
+    def stepped(self, seconds: float) -> None:
+        """Record a step without a draft."""
+        self.step_s = _mean(self.step_s, seconds)
+
+    def verified(self, seconds: float, drafted: int, accepted: int) -> None:
+        """Record a step with a draft of so many tokens, so many of them right."""
+        self.verify_s = _mean(self.verify_s, seconds)
+        self.gained = _mean(self.gained, 1.0 + accepted)
+        self.drafted += drafted
+        self.accepted += accepted
+
+
+def _mean(before: float, now: float) -> float:
+    return _MEMORY * before + (1 - _MEMORY) * now if before else now
