@@ -1,8 +1,8 @@
 """The same greedy tokens from transformers, ONNX Runtime and vLLM in float32, for prompts of 5 to 3,000 tokens."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,8 +16,8 @@ NEW_TOKENS = 24
 LENGTHS = (5, 9, 17, 33, 64, 100, 127, 128, 129, 255, 256, 257, 400, 600, 1000, 1500, 2000, 2047, 2500, 3000)
 
 
-@pytest.fixture(scope="session")
-def reference(model_dir: Path) -> Any:
+def transformers_greedy(model_dir: Path, new_tokens: int) -> Callable[[tuple[int, ...]], tuple[int, ...]]:
+    """Return a function from prompt ids to the greedy tokens of transformers in float32."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -26,12 +26,17 @@ def reference(model_dir: Path) -> Any:
     def generate(ids: tuple[int, ...]) -> tuple[int, ...]:
         with torch.inference_mode():
             out = model.generate(
-                torch.tensor([ids]), max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=None,
+                torch.tensor([ids]), max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, eos_token_id=None,
                 attention_mask=torch.ones(1, len(ids), dtype=torch.long),
             )  # fmt: skip
         return tuple(out[0, len(ids) :].tolist())
 
     return generate
+
+
+@pytest.fixture(scope="session")
+def reference(model_dir: Path) -> Callable[[tuple[int, ...]], tuple[int, ...]]:
+    return transformers_greedy(model_dir, NEW_TOKENS)
 
 
 async def _prompts(tokenizer: Tokenizer) -> list[tuple[int, ...]]:
@@ -41,7 +46,7 @@ async def _prompts(tokenizer: Tokenizer) -> list[tuple[int, ...]]:
 
 
 async def test_20_prompts_give_equal_tokens_on_every_engine(
-    onnx_engine: Engine, vllm_engine: Engine, reference: Any, tokenizer: Tokenizer
+    onnx_engine: Engine, vllm_engine: Engine, reference: Callable[[tuple[int, ...]], tuple[int, ...]], tokenizer: Tokenizer
 ) -> None:
     prompts = await _prompts(tokenizer)
     wanted = [reference(ids) for ids in prompts]
