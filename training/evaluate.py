@@ -96,7 +96,11 @@ async def _scores(name: str, options: argparse.Namespace, tokenizer: Tokenizer, 
     engine = build_engine(settings, derive(options.model, settings))
     await engine.start()
     try:
-        return {family: await _right(name, engine, tokenizer, examples, options.show) for family, examples in suites.items()}
+        scores = {}
+        for family, examples in suites.items():
+            scores[family] = await _right(name, engine, tokenizer, examples, options.show)
+            print(f"{name} {family}: {scores[family]} of {len(examples)}", file=sys.stderr, flush=True)
+        return scores
     finally:
         await engine.close()
 
