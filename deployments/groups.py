@@ -1,17 +1,28 @@
 """Engine groups as Serve deployments, named after the group. Replica counts and resources come from serve_config.yaml."""
 
+from collections.abc import Callable
+
+import ray
 from ray import serve
 
 from deployments.remote import report_to_ingress
 from deployments.replica import EngineReplica, Report
-from serve_app.config import EngineSettings, ModelSettings
+from serve_app.config import EngineSettings, FakeSettings, ModelSettings
 
 INGRESS = "ingress"
 """Name of the ingress deployment."""
 
 
 class _ServedReplica(EngineReplica):
-    """An `EngineReplica` with the destructor that Serve awaits when it stops a replica."""
+    """An `EngineReplica` that counts its cores, with the destructor that Serve awaits when it stops a replica."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits asynchronous constructors
+        self, group: str, settings: EngineSettings, model: ModelSettings, identity: Callable[[], tuple[str, Report]]
+    ) -> None:
+        """Take as many threads as the replica owns cores where the settings leave them open."""
+        assigned = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
+        cores = float(assigned.get("CPU", 1.0))
+        await super().__init__(group, with_threads(settings, cores), model, identity)
 
     async def __del__(self) -> None:
         await self.close()
@@ -28,6 +39,13 @@ def build_group(name: str, settings: EngineSettings, model: ModelSettings) -> se
         graceful_shutdown_timeout_s=630,
     )(_ServedReplica)
     return deployment.bind(name, settings, model, _identity)
+
+
+def with_threads(settings: EngineSettings, cores: float) -> EngineSettings:
+    """Return the settings with threads for so many cores, one at least, unless they name a number or know no threads."""
+    if isinstance(settings, FakeSettings) or settings.threads is not None:
+        return settings
+    return settings.model_copy(update={"threads": max(1, int(cores))})
 
 
 def _identity() -> tuple[str, Report]:

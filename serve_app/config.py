@@ -52,8 +52,8 @@ class VllmSettings(Settings):
     """GPUs per replica."""
     enforce_eager: bool = True
     """Skip torch.compile and CUDA graphs: faster start, slower decoding on GPUs."""
-    threads: int = Field(1, ge=1)
-    """OpenMP threads on CPUs."""
+    threads: int | None = Field(None, ge=1)
+    """OpenMP threads on CPUs; None: the replica's num_cpus, one at least."""
     ngram_speculation: int = Field(0, ge=0, le=16)
     """Tokens drafted per step by prompt lookup; 0 is off."""
     health_timeout_s: float = Field(30.0, gt=0)
@@ -87,8 +87,8 @@ class OnnxSettings(Settings):
     same; so it is left off with int8 and int4 weights, where what is rounding in fp32 moves logits by hundredths."""
     max_kv_gib: float | None = Field(None, gt=0)
     """Bound of the KV pool in GiB; None: what the machine or its memory limit leaves at start. A larger pool is refused."""
-    threads: int = Field(1, ge=1)
-    """Threads of one replica; as many as the cores it owns."""
+    threads: int | None = Field(None, ge=1)
+    """Threads of one replica; None: the replica's num_cpus, one at least."""
     step_timeout_s: float = Field(60.0, gt=0)
     """A step that takes longer than this counts as hung."""
 

@@ -247,7 +247,7 @@ def _set_environment(settings: VllmSettings) -> None:
     if settings.device == "cpu":
         # Automatic binding reserves a core and pins every replica to the same one.
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+        os.environ["OMP_NUM_THREADS"] = str(settings.threads or 1)
         # Keeps the CPU platform from adding a worker process to the core process.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 

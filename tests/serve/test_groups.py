@@ -1,0 +1,19 @@
+"""What a group's deployment adds to its settings."""
+
+import pytest
+
+from deployments.groups import with_threads
+from serve_app.config import EngineSettings, FakeSettings, OnnxSettings, VllmSettings
+
+
+@pytest.mark.parametrize("kind", [OnnxSettings, VllmSettings])
+@pytest.mark.parametrize(("cores", "threads"), [(0.15, 1), (1.0, 1), (2.9, 2), (8.0, 8)])
+def test_threads_follow_the_cores_of_the_replica(kind: type[OnnxSettings | VllmSettings], cores: float, threads: int) -> None:
+    found = with_threads(kind(), cores)
+    assert isinstance(found, kind)
+    assert found.threads == threads
+
+
+@pytest.mark.parametrize("settings", [OnnxSettings(threads=3), FakeSettings()])
+def test_what_is_configured_stays(settings: EngineSettings) -> None:
+    assert with_threads(settings, 8.0) == settings
