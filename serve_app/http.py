@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from serve_app.dialects.base import Call, Codec, Dialect, Generate, JsonObject, Lookup, Served, StreamEncoder, dump, parse
 from serve_app.errors import InvalidRequest, MethodNotAllowed, NotFound, ServeError, TooLarge, internal_error
 from serve_app.gateway import Gateway, Telling
+from serve_app.metrics import CONTENT_TYPE, exposition
 from serve_app.routing.fleet import Fleet
 from serve_app.types import Completion, Phase, Task, TextEvent, fold
 
@@ -237,7 +238,11 @@ def _mount_health(app: FastAPI, gateway: Gateway) -> None:
     async def livez(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
-    for path, endpoint in (("/health", health), ("/livez", livez)):
+    async def metrics(request: Request) -> Response:
+        reports = (report for group in gateway.fleet().groups for report in group.reports)
+        return Response(exposition(reports), media_type=CONTENT_TYPE)
+
+    for path, endpoint in (("/health", health), ("/livez", livez), ("/metrics", metrics)):
         app.add_api_route(path, endpoint, methods=["GET"], tags=["health"])
         app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)  # what load balancers send
 

@@ -25,6 +25,8 @@ class Group:
     info: EngineInfo | None = None
     load: EngineLoad = field(default_factory=EngineLoad)
     """Sums over the ready replicas; `kv_usage` is their mean."""
+    reports: tuple[ReplicaReport, ...] = ()
+    """What each replica last told, ready or not."""
 
     @property
     def ready(self) -> bool:
@@ -78,16 +80,22 @@ class FleetView:
         for replica_id in [key for key, (seen, _) in replicas.items() if now - seen > self._stale_after_s]:
             del replicas[replica_id]
         reports = [report for _, report in replicas.values()]
+        told = tuple(reports)
         failure = self._failures.get(name, "")
         ready = [report for report in reports if report.phase is Phase.READY]
         if ready:
             loads = [report.load for report in ready]
-            return Group(name=name, phase=Phase.READY, replicas=len(ready), info=ready[0].info, load=_total(loads))
+            return Group(name=name, phase=Phase.READY, replicas=len(ready), info=ready[0].info, load=_total(loads), reports=told)
         alive = [report.phase for report in reports if report.phase is not Phase.FAILED]
         if alive:
-            return Group(name=name, phase=max(alive, key=_PROGRESS.index), reason=failure and f"the last attempt failed: {failure}")
+            return Group(
+                name=name,
+                phase=max(alive, key=_PROGRESS.index),
+                reason=failure and f"the last attempt failed: {failure}",
+                reports=told,
+            )
         if failure:
-            return Group(name=name, phase=Phase.FAILED, reason=failure)
+            return Group(name=name, phase=Phase.FAILED, reason=failure, reports=told)
         return Group(name=name)
 
 

@@ -1,0 +1,76 @@
+"""Prometheus text of what the replicas report; every ingress hears every replica, so each tells the same.
+
+Knows reports; neither fleet nor engine.
+"""
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from serve_app.types import Phase, ReplicaReport
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_LABELS = ("group", "engine", "replica")
+_PREFIX = "phi_serve_engine"
+_GAUGES = {
+    "running": "Generations being computed",
+    "waiting": "Generations waiting inside the engine",
+    "waiting_tokens": "Prompt tokens of those that wait",
+    "kv_usage": "Share of the KV cache in use, 0 to 1",
+    "tokens_per_second": "Tokens generated per second over the last seconds",
+}
+_COUNTERS = {
+    "steps": ("steps", "Steps of the scheduler"),
+    "decode_s": ("decode_seconds", "Time spent computing decoding steps"),
+    "decode_tokens": ("decode_tokens", "Tokens computed by decoding; divided by the steps, the batch size"),
+    "prefill_s": ("prefill_seconds", "Time spent reading prompts"),
+    "prefill_tokens": ("prefill_tokens", "Prompt tokens read"),
+    "reused_tokens": ("prefix_reused_tokens", "Prompt tokens found in the KV cache instead of read"),
+    "prefix_hits": ("prefix_hits", "Requests that started from a cached prefix"),
+    "forced_tokens": ("forced_tokens", "Generated tokens that a constraint left no choice about"),
+    "admitted": ("admitted", "Requests that got a slot"),
+    "queue_s": ("queue_seconds", "Time that they waited for it"),
+    "drafted_tokens": ("drafted_tokens", "Tokens drafted by prompt lookup"),
+    "accepted_tokens": ("accepted_tokens", "Drafted tokens that were right"),
+}
+
+
+class _Replicas(Collector):
+    """The reports as metric families."""
+
+    def __init__(self, reports: Iterable[ReplicaReport]) -> None:
+        """Show these reports; only ready replicas have figures."""
+        self._reports = tuple(reports)
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield a family per figure, with a sample per replica."""
+        ready = [report for report in self._reports if report.phase is Phase.READY and report.info]
+        phases = GaugeMetricFamily("phi_serve_replica_phase", "1 for the phase that a replica is in", labels=(*_LABELS, "phase"))
+        for report in self._reports:
+            phases.add_metric((*_labels(report), report.phase), 1)
+        yield phases
+        for name, about in _GAUGES.items():
+            gauge = GaugeMetricFamily(f"{_PREFIX}_{name}", about, labels=_LABELS)
+            for report in ready:
+                gauge.add_metric(_labels(report), getattr(report.load, name))
+            yield gauge
+        for key, (name, about) in _COUNTERS.items():
+            counter = CounterMetricFamily(f"{_PREFIX}_{name}", about, labels=_LABELS)
+            for report in ready:
+                if key in report.load.counters:
+                    counter.add_metric(_labels(report), report.load.counters[key])
+            if counter.samples:
+                yield counter
+
+
+def exposition(reports: Iterable[ReplicaReport]) -> bytes:
+    """Return the reports in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(_Replicas(reports))
+    return generate_latest(registry)
+
+
+def _labels(report: ReplicaReport) -> tuple[str, str, str]:
+    return report.group, report.info.kind if report.info else "", report.replica_id
