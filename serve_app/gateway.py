@@ -15,6 +15,7 @@ from serve_app.chat.template import ChatTemplate
 from serve_app.chat.text_stream import TextStream
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import AppSettings
+from serve_app.conversation import Chat, GenerateRequest, Prompt, RawText, TextDelta, TextEvent
 from serve_app.errors import (
     ContextOverflow,
     DeadlineExceeded,
@@ -28,24 +29,7 @@ from serve_app.models.catalog import Catalog
 from serve_app.routing.fleet import Fleet
 from serve_app.routing.policy import Policy
 from serve_app.routing.tasks import classify
-from serve_app.types import (
-    MAX_SEED,
-    Chat,
-    Finished,
-    FinishReason,
-    GenerateRequest,
-    InvalidValue,
-    Prompt,
-    RawText,
-    Sampling,
-    Task,
-    TextDelta,
-    TextEvent,
-    Timings,
-    TokenEvent,
-    TokenRequest,
-    Usage,
-)
+from serve_app.types import MAX_SEED, Finished, FinishReason, InvalidValue, Sampling, Task, Timings, TokenEvent, TokenRequest, Usage
 
 _RETRY_PAUSE_S = 0.1
 """Mean pause before a group is asked again."""
@@ -139,7 +123,13 @@ class Gateway:
         for choice in range(len(prompts) * request.n):
             number, copy = divmod(choice, request.n)
             token_request = self._token_request(request, prompts[number], choice, copy, timeout_s)
-            text = TextStream(self.tokenizer, request.stop, choice=choice, min_tokens=request.sampling.min_tokens)
+            text = TextStream(
+                self.tokenizer,
+                request.stop,
+                choice=choice,
+                min_tokens=request.sampling.min_tokens,
+                tools=_offered(request.prompts[number]),
+            )
             prefix = self._echo(request.prompts[number], prompts[number]) if request.echo else ""
             jobs.append(_Job(token_request, route.candidates, text, prefix, telling, deadline))
         return jobs
@@ -148,7 +138,9 @@ class Gateway:
         """Return the prompt's token ids, refusing early what cannot fit whatever its tokens are."""
         if isinstance(prompt, Chat):
             control_tokens = 2 * len(prompt.messages)
-            self._require_room(sum(len(message.content.encode()) for message in prompt.messages), control_tokens, fleet)
+            text_bytes = sum(len(message.content.encode()) for message in prompt.messages)
+            text_bytes += sum(len(tool.function.encode()) for tool in prompt.tools)
+            self._require_room(text_bytes, control_tokens, fleet)
             return await self._template.render(prompt)
         if isinstance(prompt, RawText):
             self._require_room(len(prompt.text.encode()), 0, fleet)
@@ -178,6 +170,7 @@ class Gateway:
                 request_id=request.request_id if choice == 0 else f"{request.request_id}-{choice}",
                 prompt=prompt,
                 sampling=replace(sampling, stop_token_ids=tuple(dict.fromkeys(stops)), seed=seed),
+                constraint=request.constraint,
                 timeout_s=timeout_s,
             )
         except InvalidValue as error:
@@ -194,14 +187,16 @@ class Gateway:
                     echoed = True  # only now that an engine has answered: what comes first commits the headers
                     yield TextDelta(text=job.prefix, choice=job.text.choice)
                 if isinstance(event, Finished):
-                    if (rest := job.text.flush()) is not None:
-                        yield rest
+                    for part in job.text.flush():
+                        yield part
                     # What was held back may complete a stop string only now.
                     reason = FinishReason.STOP if job.text.stopped else event.reason
+                    if job.text.calls and reason is FinishReason.STOP:
+                        reason = FinishReason.TOOL_CALLS
                     yield replace(event, reason=reason, choice=job.text.choice)
                     return
-                if (delta := job.text.push(event)) is not None:
-                    yield delta
+                for part in job.text.push(event):
+                    yield part
                 if job.text.stopped:
                     usage = Usage(prompt_tokens=len(job.request.prompt), completion_tokens=job.text.tokens)
                     timings = Timings(decode_s=time.monotonic() - began)
@@ -244,6 +239,11 @@ class Gateway:
             finally:
                 await stream.aclose()
         raise last
+
+
+def _offered(prompt: Prompt) -> tuple[str, ...] | None:
+    """Return the names of the tools that an answer may call; None when it may not."""
+    return tuple(tool.name for tool in prompt.tools) if isinstance(prompt, Chat) and prompt.tools else None
 
 
 async def _next(stream: AsyncGenerator[TokenEvent, None], deadline: float) -> TokenEvent | None:

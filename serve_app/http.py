@@ -18,12 +18,13 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from serve_app.conversation import Completion, TextEvent, fold
 from serve_app.dialects.base import Call, Codec, Dialect, Generate, JsonObject, Lookup, Served, StreamEncoder, dump, parse
 from serve_app.errors import InvalidRequest, MethodNotAllowed, NotFound, ServeError, TooLarge, internal_error
 from serve_app.gateway import Gateway, Telling
 from serve_app.metrics import CONTENT_TYPE, exposition
 from serve_app.routing.fleet import Fleet
-from serve_app.types import Completion, Phase, Task, TextEvent, fold
+from serve_app.types import Phase, Task
 
 logger = logging.getLogger(__name__)
 

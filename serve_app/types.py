@@ -1,11 +1,13 @@
-"""Values that cross the layers: prompts, sampling parameters, token and text events.
+"""Values between gateway and engines: sampling parameters, constraints, token requests and events, what an engine is and does.
 
 Plain frozen dataclasses, so they cross Ray unchanged. Knows no web framework, dialect, engine or clock: durations are seconds,
 instants do not appear. What is constructed is valid: a `Sampling` or `TokenRequest` that exists can be given to any engine.
 """
 
+import json
 import math
-from collections.abc import AsyncIterable, Iterable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
@@ -61,6 +63,8 @@ class FinishReason(StrEnum):
 
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    """It stopped, and asked for tools. Said by the gateway; engines say `stop`."""
 
 
 class InvalidValue(ValueError):
@@ -153,10 +157,19 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class JsonSchema:
-    """The answer is JSON that a schema allows."""
+    """The answer is JSON that a schema allows; raises `InvalidValue` when the schema is no JSON object."""
 
     schema: str
     """The schema as JSON text; `{}` allows any JSON."""
+
+    def __post_init__(self) -> None:
+        """Check that engines can read it."""
+        try:
+            readable = isinstance(json.loads(self.schema), dict)
+        except ValueError:
+            readable = False
+        if not readable:
+            raise InvalidValue("schema", "must be a JSON object")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +193,17 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """The answer is derived from a Lark grammar whose first rule is `start`; `<|name|>` stands for a control token."""
+    """The answer is derived from a Lark grammar, in which `<|name|>` stands for a control token.
+
+    Raises `InvalidValue` without a rule `start`.
+    """
 
     lark: str
+
+    def __post_init__(self) -> None:
+        """Check for the rule to begin with; without it vLLM would take the text for another kind of grammar."""
+        if not re.search(r"^\s*start\s*:", self.lark, re.MULTILINE):
+            raise InvalidValue("grammar", "must be a Lark grammar with a rule `start`")
 
 
 Constraint: TypeAlias = JsonSchema | Regex | Choice | Grammar
@@ -262,130 +283,6 @@ class Finished:
 
 
 TokenEvent: TypeAlias = TokenDelta | Finished
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextLogprob:
-    """A token's logprob with its bytes, as the dialects show it."""
-
-    token: str
-    raw: bytes
-    logprob: float
-    top: tuple[tuple[str, bytes, float], ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextDelta:
-    """New text of one choice; never half a character."""
-
-    text: str
-    logprobs: tuple[TextLogprob, ...] = ()
-    choice: int = 0
-
-
-TextEvent: TypeAlias = TextDelta | Finished
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompletedChoice:
-    """One finished choice: its text, its tokens' logprobs in order, and its end."""
-
-    text: str
-    logprobs: tuple[TextLogprob, ...]
-    finished: Finished
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
-    """A whole answer, choices in order."""
-
-    choices: tuple[CompletedChoice, ...]
-
-
-async def fold(events: AsyncIterable[TextEvent]) -> Completion:
-    """Collect a stream of text events into the answer it adds up to. Raises what the stream raises."""
-    texts: dict[int, list[TextDelta]] = {}
-    ends: dict[int, Finished] = {}
-    async for event in events:
-        if isinstance(event, Finished):
-            ends[event.choice] = event
-        else:
-            texts.setdefault(event.choice, []).append(event)
-    return Completion(
-        choices=tuple(
-            CompletedChoice(
-                text="".join(delta.text for delta in texts.get(choice, ())),
-                logprobs=tuple(entry for delta in texts.get(choice, ()) for entry in delta.logprobs),
-                finished=ends[choice],
-            )
-            for choice in sorted(ends)
-        )
-    )
-
-
-def total_usage(ends: Iterable[Finished], n: int) -> Usage:
-    """Add up the choices of a request with `n` choices per prompt; each prompt counts once."""
-    ends = list(ends)
-    firsts = [end for end in ends if end.choice % n == 0]
-    return Usage(
-        prompt_tokens=sum(end.usage.prompt_tokens for end in firsts),
-        completion_tokens=sum(end.usage.completion_tokens for end in ends),
-        cached_tokens=sum(end.usage.cached_tokens for end in firsts),
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """One turn of a chat."""
-
-    role: str
-    content: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chat:
-    """A conversation that the gateway renders with the model's chat template."""
-
-    messages: tuple[Message, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawText:
-    """Text given to the model as it is; control tokens written in it count as control tokens."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawTokens:
-    """Token ids given to the model as they are."""
-
-    ids: tuple[int, ...]
-
-
-Prompt: TypeAlias = Chat | RawText | RawTokens
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerateRequest:
-    """What a dialect asks of the gateway: one or more prompts, `n` choices of each.
-
-    Choice numbers run prompt by prompt: choice `p * n + k` is the k-th answer to prompt p.
-    """
-
-    request_id: str
-    prompts: tuple[Prompt, ...]
-    sampling: Sampling = Sampling()
-    model: str | None = None
-    stop: tuple[str, ...] = ()
-    n: int = 1
-    echo: bool = False
-    """Put the prompt's text before the answer."""
-    task: Task | None = None
-    """Given by the client; wins over classification."""
-    group: str | None = None
-    """Engine group given by the client; wins over every preference."""
-    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

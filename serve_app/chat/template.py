@@ -1,14 +1,23 @@
 """Renders a chat as Phi-4's prompt: `<|role|>content<|end|>` per message, then `<|assistant|>`.
 
-Control tokens are placed as ids and content is encoded with control tokens off, so no text a user or a tool sends can open a
-turn of another role. Knows no engine and no dialect.
+Tools stand in the system message as `<|tool|>[function, ...]<|/tool|>`; calls are written `<|tool_call|>[...]<|/tool_call|>` in the
+assistant's turn and results as turns of the role `tool`. Control tokens are placed as ids and content is encoded with control
+tokens off, so no text a user or a tool sends can open a turn of another role. Knows no engine and no dialect.
 """
 
-from serve_app.chat.tokenizer import Tokenizer
-from serve_app.types import Chat
+import json
 
-ROLES = ("system", "developer", "user", "assistant")
-_ROLE_TOKENS = {"system": "<|system|>", "developer": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
+from serve_app.chat.tokenizer import Tokenizer
+from serve_app.conversation import Chat, Message, Tool, ToolCall
+
+_ROLE_TOKENS = {
+    "system": "<|system|>",
+    "developer": "<|system|>",
+    "user": "<|user|>",
+    "assistant": "<|assistant|>",
+    "tool": "<|tool|>",
+}
+ROLES = tuple(_ROLE_TOKENS)
 
 
 class ChatTemplate:
@@ -19,13 +28,44 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._role_ids = {role: tokenizer.token_id(token) for role, token in _ROLE_TOKENS.items()}
         self._end = tokenizer.token_id("<|end|>")
+        self._tools = tokenizer.token_id("<|tool|>"), tokenizer.token_id("<|/tool|>")
+        self._calls = tokenizer.token_id("<|tool_call|>"), tokenizer.token_id("<|/tool_call|>")
 
     async def render(self, chat: Chat) -> tuple[int, ...]:
-        """Return the prompt's token ids. `developer` is another name of `system`."""
+        """Return the prompt's token ids. `developer` is another name of `system`.
+
+        Tools go into the first system message, or into one of their own before everything where there is none.
+        """
+        messages = list(chat.messages)
+        if chat.tools and not any(message.role in ("system", "developer") for message in messages):
+            messages.insert(0, Message(role="system"))
         ids: list[int] = []
-        for message in chat.messages:
+        tools = chat.tools
+        for message in messages:
             ids.append(self._role_ids[message.role])
             ids.extend(await self._tokenizer.encode_async(message.content, special=False))
+            if tools and message.role in ("system", "developer"):
+                ids.extend(await self._between(self._tools, list_tools(tools)))
+                tools = ()
+            if message.tool_calls:
+                ids.extend(await self._between(self._calls, list_calls(message.tool_calls)))
             ids.append(self._end)
         ids.append(self._role_ids["assistant"])
         return tuple(ids)
+
+    async def _between(self, marks: tuple[int, int], text: str) -> list[int]:
+        return [marks[0], *await self._tokenizer.encode_async(text, special=False), marks[1]]
+
+
+def list_tools(tools: tuple[Tool, ...]) -> str:
+    """Return the tools as the JSON list that stands in the prompt."""
+    return "[" + ", ".join(tool.function for tool in tools) + "]"
+
+
+def list_calls(calls: tuple[ToolCall, ...]) -> str:
+    """Return calls as the model writes them; arguments stay as they were written."""
+    return "[" + ", ".join(map(_call, calls)) + "]"
+
+
+def _call(call: ToolCall) -> str:
+    return f'{{"name": {json.dumps(call.name, ensure_ascii=False)}, "arguments": {call.arguments or "{}"}}}'

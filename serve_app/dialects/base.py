@@ -8,9 +8,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from serve_app.conversation import Completion, GenerateRequest, TextEvent
 from serve_app.errors import InvalidRequest, ServeError
 from serve_app.models.catalog import Catalog
-from serve_app.types import Completion, GenerateRequest, InvalidValue, Sampling, TextEvent
+from serve_app.types import InvalidValue, Sampling
 
 JsonObject = dict[str, Any]
 

@@ -57,7 +57,7 @@ class FakeEngine:
         await asyncio.sleep(self._settings.load_s)
         if self._settings.fault == "fail_start":
             raise EngineDead("the fake engine was told to fail at start; set fault: none")
-        self._script = tuple(Tokenizer.load(self._model_dir).encode(self._settings.text, special=False))
+        self._script = tuple(Tokenizer.load(self._model_dir).encode(self._settings.text, special=True))
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
         """Play the script; see `Engine.generate`."""

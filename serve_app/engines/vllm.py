@@ -19,21 +19,27 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs.engine import tokens_input
 from vllm.platforms import current_platform
-from vllm.sampling_params import RequestOutputKind
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.metrics.loggers import AggregateStatLoggerBase
 
+from serve_app.chat.constraint import styled
 from serve_app.config import VllmSettings
 from serve_app.engines.throughput import Throughput
 from serve_app.errors import ContextOverflow, EngineDead, GenerationFailed, InvalidRequest
 from serve_app.types import (
     Capability,
+    Choice,
+    Constraint,
     EngineInfo,
     EngineKind,
     EngineLoad,
     Finished,
     FinishReason,
+    Grammar,
+    JsonSchema,
+    Regex,
     Sampling,
     Timings,
     TokenDelta,
@@ -115,7 +121,8 @@ class VllmEngine:
         llm = self._require()
         self._check(request)
         room = self._settings.max_model_len - len(request.prompt)
-        params = _sampling_params(request.sampling, min(room, request.sampling.max_tokens or room))
+        limit = min(room, request.sampling.max_tokens or room)
+        params = _sampling_params(request.sampling, limit, request.constraint)
         prompt: Any = tokens_input(list(request.prompt), cache_salt=request.cache_salt)
         began = time.monotonic()
         first: float | None = None
@@ -262,6 +269,8 @@ def _engine_args(settings: VllmSettings, model_dir: Path) -> dict[str, Any]:
         "quantization": settings.quantization,
         "enforce_eager": settings.enforce_eager,
         "generation_config": "vllm",
+        # guidance keeps to Lark with control tokens, and to the way of writing JSON that a schema asks for
+        "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
     }
     if settings.device == "cpu":
         args |= {"kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30), "distributed_executor_backend": "uni"}
@@ -276,8 +285,23 @@ def _engine_args(settings: VllmSettings, model_dir: Path) -> dict[str, Any]:
     return args
 
 
-def _sampling_params(sampling: Sampling, max_tokens: int) -> SamplingParams:
+def _structured(constraint: Constraint | None) -> StructuredOutputsParams | None:
+    match constraint:
+        case None:
+            return None
+        case JsonSchema():
+            return StructuredOutputsParams(json=styled(constraint.schema))
+        case Regex():
+            return StructuredOutputsParams(regex=constraint.pattern)
+        case Choice():
+            return StructuredOutputsParams(choice=list(constraint.options))
+        case Grammar():
+            return StructuredOutputsParams(grammar=constraint.lark)
+
+
+def _sampling_params(sampling: Sampling, max_tokens: int, constraint: Constraint | None) -> SamplingParams:
     return SamplingParams(
+        structured_outputs=_structured(constraint),
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,

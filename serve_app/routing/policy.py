@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from serve_app.config import RoutingSettings
+from serve_app.conversation import GenerateRequest
 from serve_app.errors import ContextOverflow, InvalidRequest, NoEngine, Unsupported
 from serve_app.routing.fleet import Fleet, Group
-from serve_app.types import Capability, GenerateRequest, Task
+from serve_app.types import Capability, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,8 @@ def _needs(request: GenerateRequest) -> set[Capability]:
         needs.add(Capability.LOGIT_BIAS)
     if request.sampling.min_p > 0:
         needs.add(Capability.MIN_P)
+    if request.constraint is not None:
+        needs.add(Capability.STRUCTURED)
     return needs
 
 

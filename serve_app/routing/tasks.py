@@ -5,7 +5,8 @@ Only the last user turn counts, and only its beginning: what comes first in a pr
 
 import re
 
-from serve_app.types import Chat, Prompt, RawText, Task
+from serve_app.conversation import Chat, Prompt, RawText
+from serve_app.types import Task
 
 _READ_CHARS = 2000
 
@@ -32,7 +33,9 @@ _DIGIT = re.compile(r"\d")
 
 
 def classify(prompt: Prompt) -> Task:
-    """Return the task that the prompt's wording shows, `general` where nothing does."""
+    """Return `tools` where tools are offered, else the task that the prompt's wording shows, `general` where nothing does."""
+    if isinstance(prompt, Chat) and prompt.tools:
+        return Task.TOOLS
     text = _asked(prompt)[:_READ_CHARS]
     if _CODING.search(text):
         return Task.CODING

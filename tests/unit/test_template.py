@@ -7,7 +7,7 @@ import jinja2
 
 from serve_app.chat.template import ChatTemplate
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.types import Chat, Message
+from serve_app.conversation import Chat, Message
 
 CHAT = Chat(
     messages=(

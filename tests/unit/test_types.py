@@ -4,19 +4,8 @@ import math
 
 import pytest
 
-from serve_app.types import (
-    Choice,
-    Completion,
-    Finished,
-    FinishReason,
-    InvalidValue,
-    Sampling,
-    TextDelta,
-    TokenRequest,
-    Usage,
-    fold,
-    total_usage,
-)
+from serve_app.conversation import Completion, TextDelta, fold, total_usage
+from serve_app.types import Choice, Finished, FinishReason, Grammar, InvalidValue, JsonSchema, Sampling, TokenRequest, Usage
 
 
 @pytest.mark.parametrize(
@@ -90,3 +79,15 @@ def test_usage_counts_each_prompt_once() -> None:
 def test_a_choice_has_options() -> None:
     with pytest.raises(InvalidValue, match="choice"):
         Choice(())
+
+
+@pytest.mark.parametrize("schema", ["", "{", "[]", "true", "1", "nonsense"])
+def test_a_schema_is_a_json_object(schema: str) -> None:
+    with pytest.raises(InvalidValue, match="schema"):
+        JsonSchema(schema)
+
+
+@pytest.mark.parametrize("lark", ["", "root ::= ", 'begin: "a"', "restart: x"])
+def test_a_grammar_has_a_start(lark: str) -> None:
+    with pytest.raises(InvalidValue, match="start"):
+        Grammar(lark)

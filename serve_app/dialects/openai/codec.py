@@ -1,27 +1,26 @@
 """OpenAI's API as pure functions: bodies to requests, events to chunks, errors to their shape."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from serve_app.dialects.base import Call, Dialect, Generate, JsonObject, Lookup, Served, StreamEncoder, dump, sampling
-from serve_app.dialects.openai.wire import ChatBody, ChatMessage, CompletionBody, GenerationBody
-from serve_app.errors import CapacityError, InvalidRequest, QuotaExceeded, RequestError, ServeError, Unauthenticated, Unsupported
-from serve_app.models.catalog import Catalog
-from serve_app.types import (
+from serve_app.conversation import (
     Chat,
+    CompletedChoice,
     Completion,
-    Finished,
     GenerateRequest,
     Message,
     Prompt,
     RawText,
     RawTokens,
-    Sampling,
-    TextDelta,
-    TextEvent,
-    TextLogprob,
-    Usage,
-    total_usage,
+    ToolCall,
 )
+from serve_app.dialects.base import Call, Dialect, Generate, JsonObject, Lookup, Served, StreamEncoder, sampling
+from serve_app.dialects.openai.constraints import decode_structured, decode_tools
+from serve_app.dialects.openai.shapes import chat_logprobs, completion_usage, encode_error, head, show_call, text_logprobs
+from serve_app.dialects.openai.stream import ChatEncoder, CompletionEncoder
+from serve_app.dialects.openai.wire import ChatBody, ChatMessage, CompletionBody, GenerationBody
+from serve_app.errors import InvalidRequest, Unsupported
+from serve_app.models.catalog import Catalog
+from serve_app.types import Sampling
 
 _DEFAULT_COMPLETION_TOKENS = 16
 _MAX_STOPS = 16
@@ -34,16 +33,14 @@ class ChatCodec:
 
     def decode(self, body: ChatBody, request_id: str) -> tuple[GenerateRequest, bool]:
         """See `Codec.decode`."""
-        if body.tools and body.tool_choice != "none":
-            raise Unsupported("tools are not served yet; leave them out or set tool_choice to 'none'", param="tools")
-        if body.response_format is not None and body.response_format.type != "text":
-            raise Unsupported(f"response_format {body.response_format.type} is not served yet; use text", param="response_format")
+        tools, constraint = decode_tools(body)
         if body.top_logprobs is not None and not body.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         request = GenerateRequest(
             request_id=request_id,
-            prompts=(Chat(messages=tuple(Message(role=message.role, content=_text(message)) for message in body.messages)),),
+            prompts=(Chat(messages=tuple(map(_message, range(len(body.messages)), body.messages)), tools=tools),),
+            constraint=constraint,
             sampling=_sampling(
                 body, body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens, logprobs
             ),
@@ -57,20 +54,20 @@ class ChatCodec:
         """See `Codec.encode`."""
         choices = []
         for index, choice in enumerate(completion.choices):
-            logprobs = {"content": _chat_logprobs(choice.logprobs), "refusal": None} if call.body.logprobs else None
+            logprobs = {"content": chat_logprobs(choice.logprobs), "refusal": None} if call.body.logprobs else None
             choices.append(
                 {
                     "index": index,
-                    "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                    "message": _answer(choice),
                     "logprobs": logprobs,
                     "finish_reason": choice.finished.reason,
                 }
             )
-        return _head(call, "chat.completion") | {"choices": choices, "usage": _completion_usage(completion, call)}
+        return head(call, "chat.completion") | {"choices": choices, "usage": completion_usage(completion, call)}
 
     def encoder(self, call: Call[ChatBody]) -> StreamEncoder:
         """See `Codec.encoder`."""
-        return _ChatEncoder(call, "chat.completion.chunk")
+        return ChatEncoder(call, "chat.completion.chunk")
 
 
 class CompletionCodec:
@@ -89,6 +86,7 @@ class CompletionCodec:
         request = GenerateRequest(
             request_id=request_id,
             prompts=_prompts(body.prompt),
+            constraint=decode_structured(body.structured_outputs),
             sampling=_sampling(body, _DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens, body.logprobs),
             model=body.model,
             stop=_stops(body.stop),
@@ -103,106 +101,16 @@ class CompletionCodec:
             {
                 "index": index,
                 "text": choice.text,
-                "logprobs": _text_logprobs(choice.logprobs, 0) if call.body.logprobs is not None else None,
+                "logprobs": text_logprobs(choice.logprobs, 0) if call.body.logprobs is not None else None,
                 "finish_reason": choice.finished.reason,
             }
             for index, choice in enumerate(completion.choices)
         ]
-        return _head(call, "text_completion") | {"choices": choices, "usage": _completion_usage(completion, call)}
+        return head(call, "text_completion") | {"choices": choices, "usage": completion_usage(completion, call)}
 
     def encoder(self, call: Call[CompletionBody]) -> StreamEncoder:
         """See `Codec.encoder`."""
-        return _CompletionEncoder(call, "text_completion")
-
-
-class _Encoder:
-    """Server-sent events: a chunk an event, an optional usage chunk, `[DONE]`."""
-
-    media_type = "text/event-stream"
-
-    def __init__(self, call: Call[ChatBody] | Call[CompletionBody], kind: str) -> None:
-        self._call = call
-        self._head = _head(call, kind)
-        self._with_usage = bool(call.body.stream_options and call.body.stream_options.include_usage)
-        if self._with_usage:
-            self._head["usage"] = None
-        self._open = len(call.request.prompts) * call.request.n
-        self._ends: list[Finished] = []
-
-    def push(self, event: TextEvent) -> Iterable[bytes]:
-        """See `StreamEncoder.push`."""
-        choices = self._choices(event)
-        for choice in choices:
-            yield _event(self._head | {"choices": [choice]})
-        if isinstance(event, Finished):
-            self._ends.append(event)
-            if len(self._ends) == self._open:
-                if self._with_usage:
-                    usage = _usage(total_usage(self._ends, self._call.request.n))
-                    yield _event(self._head | {"choices": [], "usage": usage})
-                yield b"data: [DONE]\n\n"
-
-    def fail(self, error: ServeError) -> Iterable[bytes]:
-        """See `StreamEncoder.fail`."""
-        yield _event(encode_error(error, self._call.request.request_id))
-        yield b"data: [DONE]\n\n"
-
-    def _choices(self, event: TextEvent) -> list[JsonObject]:
-        raise NotImplementedError
-
-
-class _ChatEncoder(_Encoder):
-    def __init__(self, call: Call[ChatBody], kind: str) -> None:
-        super().__init__(call, kind)
-        self._with_logprobs = bool(call.body.logprobs)
-        self._begun: set[int] = set()
-
-    def _choices(self, event: TextEvent) -> list[JsonObject]:
-        parts = []
-        if event.choice not in self._begun:
-            self._begun.add(event.choice)
-            parts.append(self._choice(event.choice, {"role": "assistant", "content": ""}))
-        if isinstance(event, TextDelta):
-            parts.append(self._choice(event.choice, {"content": event.text}, logprobs=event.logprobs))
-        else:
-            parts.append(self._choice(event.choice, {}, reason=event.reason))
-        return parts
-
-    def _choice(
-        self, index: int, delta: JsonObject, *, logprobs: tuple[TextLogprob, ...] = (), reason: str | None = None
-    ) -> JsonObject:
-        shown = {"content": _chat_logprobs(logprobs), "refusal": None} if self._with_logprobs and logprobs else None
-        return {"index": index, "delta": delta, "logprobs": shown, "finish_reason": reason}
-
-
-class _CompletionEncoder(_Encoder):
-    def __init__(self, call: Call[CompletionBody], kind: str) -> None:
-        super().__init__(call, kind)
-        self._with_logprobs = call.body.logprobs is not None
-        self._offsets: dict[int, int] = {}
-
-    def _choices(self, event: TextEvent) -> list[JsonObject]:
-        if isinstance(event, Finished):
-            return [{"index": event.choice, "text": "", "logprobs": None, "finish_reason": event.reason}]
-        offset = self._offsets.get(event.choice, 0)
-        self._offsets[event.choice] = offset + len(event.text)
-        logprobs = _text_logprobs(event.logprobs, offset) if self._with_logprobs and event.logprobs else None
-        return [{"index": event.choice, "text": event.text, "logprobs": logprobs, "finish_reason": None}]
-
-
-def encode_error(error: ServeError, request_id: str) -> JsonObject:
-    """Return OpenAI's error object; the request id is in a header and needs no field."""
-    return {"error": {"message": error.message, "type": _error_type(error), "param": error.param, "code": error.code}}
-
-
-def _error_type(error: ServeError) -> str:
-    if isinstance(error, Unauthenticated):
-        return "authentication_error"
-    if isinstance(error, QuotaExceeded):
-        return "rate_limit_error"
-    if isinstance(error, RequestError):
-        return "invalid_request_error"
-    return "service_unavailable_error" if isinstance(error, CapacityError) else "server_error"
+        return CompletionEncoder(call, "text_completion")
 
 
 def _streamed(body: GenerationBody) -> bool:
@@ -211,8 +119,25 @@ def _streamed(body: GenerationBody) -> bool:
     return bool(body.stream)
 
 
-def _text(message: ChatMessage) -> str:
-    return message.content if isinstance(message.content, str) else "".join(part.text for part in message.content)
+def _message(at: int, message: ChatMessage) -> Message:
+    """Return a turn; raises `InvalidRequest` when it says nothing, or has fields of another role."""
+    calls = message.tool_calls or []
+    if calls and message.role != "assistant":
+        raise InvalidRequest(f"messages.{at}: only the assistant has tool_calls", param=f"messages.{at}.tool_calls")
+    if message.content is None and not calls:
+        raise InvalidRequest(f"messages.{at}.content: must be a string or text parts", param=f"messages.{at}.content")
+    if message.role == "tool" and not message.tool_call_id:
+        raise InvalidRequest(f"messages.{at}: a tool's message needs tool_call_id", param=f"messages.{at}.tool_call_id")
+    text = message.content if isinstance(message.content, str) else "".join(part.text for part in message.content or ())
+    made = tuple(ToolCall(name=call.function.name, arguments=call.function.arguments, id=call.id or "") for call in calls)
+    return Message(role=message.role, content=text, tool_calls=made)
+
+
+def _answer(choice: CompletedChoice) -> JsonObject:
+    message: JsonObject = {"role": "assistant", "content": choice.text, "refusal": None}
+    if choice.tool_calls:
+        message |= {"content": choice.text or None, "tool_calls": [show_call(call) for call in choice.tool_calls]}
+    return message
 
 
 def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> tuple[Prompt, ...]:
@@ -267,53 +192,6 @@ def _bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:
     if not all(token.isascii() and token.isdigit() and len(token) < 12 for token in bias):
         raise InvalidRequest("logit_bias must map token ids, written as strings, to numbers", param="logit_bias")
     return {int(token): float(value) for token, value in bias.items()}
-
-
-def _head(call: Call[ChatBody] | Call[CompletionBody], kind: str) -> JsonObject:
-    prefix = "cmpl" if kind == "text_completion" else "chatcmpl"
-    return {"id": f"{prefix}-{call.request.request_id}", "object": kind, "created": call.created, "model": call.model}
-
-
-def _completion_usage(completion: Completion, call: Call[ChatBody] | Call[CompletionBody]) -> JsonObject:
-    return _usage(total_usage((choice.finished for choice in completion.choices), call.request.n))
-
-
-def _usage(usage: Usage) -> JsonObject:
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-    }
-
-
-def _chat_logprobs(logprobs: tuple[TextLogprob, ...]) -> list[JsonObject]:
-    return [
-        {
-            "token": entry.token,
-            "bytes": list(entry.raw),
-            "logprob": entry.logprob,
-            "top_logprobs": [{"token": token, "bytes": list(raw), "logprob": value} for token, raw, value in entry.top],
-        }
-        for entry in logprobs
-    ]
-
-
-def _text_logprobs(logprobs: tuple[TextLogprob, ...], offset: int) -> JsonObject:
-    offsets = []
-    for entry in logprobs:
-        offsets.append(offset)
-        offset += len(entry.token)
-    return {
-        "tokens": [entry.token for entry in logprobs],
-        "token_logprobs": [entry.logprob for entry in logprobs],
-        "top_logprobs": [{token: value for token, _, value in entry.top} for entry in logprobs],
-        "text_offset": offsets,
-    }
-
-
-def _event(value: JsonObject) -> bytes:
-    return b"data: " + dump(value) + b"\n\n"
 
 
 def _model(catalog: Catalog, name: str) -> JsonObject:

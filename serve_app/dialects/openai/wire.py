@@ -20,17 +20,74 @@ class TextPart(WireBody):
     text: str
 
 
+class CalledFunction(WireBody):
+    """What a tool call asks for."""
+
+    name: str = Field(min_length=1)
+    arguments: str
+
+
+class MessageToolCall(WireBody):
+    """A tool call in an assistant's message."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class ChatMessage(WireBody):
     """One message of a chat."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    tool_calls: list[MessageToolCall] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+class OfferedTool(WireBody):
+    """A function that the model may ask for; the object is shown to the model as it is."""
+
+    type: Literal["function"]
+    function: dict[str, Any]
+
+
+class NamedFunction(WireBody):
+    """The function of a tool choice."""
+
+    name: str
+
+
+class NamedTool(WireBody):
+    """`tool_choice` that names a function."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class SchemaFormat(WireBody):
+    """`response_format.json_schema`."""
+
+    name: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
 
 
 class ResponseFormat(WireBody):
     """`response_format`."""
 
-    type: str
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: SchemaFormat | None = None
+
+
+class StructuredOutputs(WireBody):
+    """vLLM's `structured_outputs`: one of them."""
+
+    json_: dict[str, Any] | str | None = Field(None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
 
 
 class GenerationBody(WireBody):
@@ -65,8 +122,10 @@ class ChatBody(GenerationBody):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    structured_outputs: StructuredOutputs | None = None
+    tools: list[OfferedTool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
 
 
 class CompletionBody(GenerationBody):
@@ -75,5 +134,6 @@ class CompletionBody(GenerationBody):
     prompt: str | list[str] | list[int] | list[list[int]]
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = None
+    structured_outputs: StructuredOutputs | None = None
     suffix: str | None = None
     best_of: int | None = None

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
+from serve_app.conversation import Chat, Completion, GenerateRequest, Message
 from serve_app.dialects.base import Call, Dialect, Generate, JsonObject, Lookup, Served, StreamEncoder, sampling
 from serve_app.dialects.reasoning.wire import ReasoningBody
 from serve_app.errors import ServeError, Unsupported
 from serve_app.models.catalog import Catalog
-from serve_app.types import Chat, Completion, GenerateRequest, Message, Task
+from serve_app.types import Task
 
 _INSTRUCTIONS = {
     Task.REASONING: "Reason step by step, then state the conclusion.",

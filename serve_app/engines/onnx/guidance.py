@@ -16,6 +16,7 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
+from serve_app.chat.constraint import styled
 from serve_app.errors import InvalidRequest
 from serve_app.types import Choice, Constraint, Grammar, JsonSchema, Regex
 
@@ -108,10 +109,10 @@ class Guidance:
 
 
 def grammar_of(constraint: Constraint) -> str:
-    """Return llguidance's grammar for a constraint. JSON is written compactly: free whitespace lets a model never end."""
+    """Return llguidance's grammar for a constraint."""
     match constraint:
         case JsonSchema():
-            return str(LLMatcher.grammar_from_json_schema(constraint.schema, defaults={"whitespace_flexible": False}))
+            return str(LLMatcher.grammar_from_json_schema(styled(constraint.schema)))
         case Regex():
             return str(LLMatcher.grammar_from_regex(constraint.pattern))
         case Choice():

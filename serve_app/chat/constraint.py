@@ -1,0 +1,127 @@
+"""What an answer must look like, from what a client asked: tool_choice, response_format, structured outputs.
+
+Checks what can be checked without an engine: size, depth and references of schemas. Knows the model's tool call form; no dialect.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from serve_app.conversation import Tool
+from serve_app.types import Choice, Constraint, Grammar, InvalidValue, JsonSchema, Regex
+
+MAX_SCHEMA_BYTES = 64 << 10
+MAX_DEPTH = 16
+_MOST_CALLS = 8
+ANY_OBJECT = JsonSchema('{"type":"object"}')
+"""`response_format: json_object`."""
+_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""As the model writes JSON: free white space lets a model never end, and none at all is not what it learned."""
+
+
+def schema_of(value: dict[str, Any], field: str) -> JsonSchema:
+    """Return a constraint to a JSON schema; raises `InvalidValue` when it is too large, too deep, or points nowhere."""
+    text = json.dumps(value, ensure_ascii=False)
+    if len(text.encode()) > MAX_SCHEMA_BYTES:
+        raise InvalidValue(field, f"must be a schema of at most {MAX_SCHEMA_BYTES} bytes")
+    if _depth(value) > MAX_DEPTH:
+        raise InvalidValue(field, f"must be a schema of at most {MAX_DEPTH} levels")
+    for reference in _references(value):
+        if not _resolves(value, reference):
+            raise InvalidValue(field, f"has a $ref that points nowhere: {reference[:100]}")
+    return JsonSchema(text)
+
+
+def call_grammar(tools: Sequence[Tool], *, parallel: bool) -> Grammar:
+    """Return the grammar of a call to one of `tools`, or of several calls when `parallel`, in the model's own form."""
+    return Grammar(f"start: <|tool_call|> calls <|/tool_call|>\ncalls: %json {_calls(tools, parallel=parallel)}")
+
+
+def call_or(answer: Constraint | None, tools: Sequence[Tool], *, parallel: bool) -> Grammar:
+    """Return the grammar of either calls or an answer: one that keeps `answer`, or any text.
+
+    Raises `InvalidValue` for an answer that is a grammar of its own.
+    """
+    rules = [f"calls: %json {_calls(tools, parallel=parallel)}"]
+    match answer:
+        case None:
+            rules.append("answer: /(.|\\n)*/")
+        case JsonSchema():
+            rules.append(f"answer: %json {styled(answer.schema)}")
+        case Regex():
+            rules.append(f"answer: /{answer.pattern.replace('/', chr(92) + '/')}/")
+        case Choice():
+            rules.append("answer: " + " | ".join(map(json.dumps, answer.options)))
+        case Grammar():
+            raise InvalidValue("structured_outputs.grammar", "cannot be combined with tools; set tool_choice to none")
+    return Grammar("\n".join(["start: (<|tool_call|> calls <|/tool_call|>) | answer", *rules]))
+
+
+def _calls(tools: Sequence[Tool], *, parallel: bool) -> str:
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": tool.name}, "arguments": _arguments(tool)},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for tool in tools
+    ]
+    schema = {
+        "x-guidance": _STYLE,
+        "type": "array",
+        "items": calls[0] if len(calls) == 1 else {"anyOf": calls},
+        "minItems": 1,
+        "maxItems": _MOST_CALLS if parallel else 1,
+    }
+    return json.dumps(schema, ensure_ascii=False)
+
+
+def styled(schema: str) -> str:
+    """Return a schema that also asks for the model's own way to write JSON, which llguidance reads."""
+    value = json.loads(schema)
+    return json.dumps((value if isinstance(value, dict) else {}) | {"x-guidance": _STYLE}, ensure_ascii=False)
+
+
+def _arguments(tool: Tool) -> dict[str, Any]:
+    parameters: Any = json.loads(tool.parameters)
+    return {"type": "object", **parameters} if isinstance(parameters, dict) else {"type": "object"}
+
+
+def _depth(value: object) -> int:
+    """Return how deep objects and lists are nested; stops counting above the limit, so that no stack overflows."""
+    level, depth = [value], 0
+    while level and depth <= MAX_DEPTH * 4:
+        level = [child for parent in level for child in _children(parent)]
+        depth += 1
+    # A level of a schema is an object within `properties` or `items`: two levels of JSON.
+    return depth // 2
+
+
+def _children(value: object) -> list[object]:
+    if isinstance(value, dict):
+        return [child for child in value.values() if isinstance(child, dict | list)]
+    return [child for child in value if isinstance(child, dict | list)] if isinstance(value, list) else []
+
+
+def _references(value: object) -> list[str]:
+    found, level = [], [value]
+    while level:
+        found += [parent["$ref"] for parent in level if isinstance(parent, dict) and isinstance(parent.get("$ref"), str)]
+        level = [child for parent in level for child in _children(parent)]
+    return found
+
+
+def _resolves(schema: object, reference: str) -> bool:
+    if not reference.startswith("#"):
+        return False
+    at = schema
+    for part in reference[1:].strip("/").split("/") if reference.strip("#/") else []:
+        name = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(at, dict) and name in at:
+            at = at[name]
+        elif isinstance(at, list) and name.isdigit() and int(name) < len(at):
+            at = at[int(name)]
+        else:
+            return False
+    return True

@@ -1,0 +1,182 @@
+"""Values between dialects and gateway: conversations and other prompts, what is asked, the text that comes back.
+
+Plain frozen dataclasses. Knows no web framework, dialect or engine.
+"""
+
+from collections.abc import AsyncIterable, Iterable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from serve_app.types import Constraint, Finished, Sampling, Task, Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextLogprob:
+    """A token's logprob with its bytes, as the dialects show it."""
+
+    token: str
+    raw: bytes
+    logprob: float
+    top: tuple[tuple[str, bytes, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextDelta:
+    """New text of one choice; never half a character."""
+
+    text: str
+    logprobs: tuple[TextLogprob, ...] = ()
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCallDelta:
+    """A piece of a tool call of one choice: the first has id and name, those after it more of the arguments' JSON."""
+
+    index: int
+    """Which call of the choice, from 0."""
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+    choice: int = 0
+
+
+TextEvent: TypeAlias = TextDelta | ToolCallDelta | Finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A call that the model asked for."""
+
+    name: str
+    arguments: str
+    """JSON as the model wrote it."""
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletedChoice:
+    """One finished choice: its text, its tokens' logprobs in order, its tool calls, and its end."""
+
+    text: str
+    logprobs: tuple[TextLogprob, ...]
+    finished: Finished
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A whole answer, choices in order."""
+
+    choices: tuple[CompletedChoice, ...]
+
+
+async def fold(events: AsyncIterable[TextEvent]) -> Completion:
+    """Collect a stream of text events into the answer it adds up to. Raises what the stream raises."""
+    texts: dict[int, list[TextDelta]] = {}
+    calls: dict[int, dict[int, ToolCall]] = {}
+    ends: dict[int, Finished] = {}
+    async for event in events:
+        if isinstance(event, Finished):
+            ends[event.choice] = event
+        elif isinstance(event, ToolCallDelta):
+            known = calls.setdefault(event.choice, {})
+            before = known.get(event.index, ToolCall(name="", arguments=""))
+            known[event.index] = ToolCall(
+                id=before.id + event.id, name=before.name + event.name, arguments=before.arguments + event.arguments
+            )
+        else:
+            texts.setdefault(event.choice, []).append(event)
+    return Completion(
+        choices=tuple(
+            CompletedChoice(
+                text="".join(delta.text for delta in texts.get(choice, ())),
+                logprobs=tuple(entry for delta in texts.get(choice, ()) for entry in delta.logprobs),
+                finished=ends[choice],
+                tool_calls=tuple(calls.get(choice, {}).values()),
+            )
+            for choice in sorted(ends)
+        )
+    )
+
+
+def total_usage(ends: Iterable[Finished], n: int) -> Usage:
+    """Add up the choices of a request with `n` choices per prompt; each prompt counts once."""
+    ends = list(ends)
+    firsts = [end for end in ends if end.choice % n == 0]
+    return Usage(
+        prompt_tokens=sum(end.usage.prompt_tokens for end in firsts),
+        completion_tokens=sum(end.usage.completion_tokens for end in ends),
+        cached_tokens=sum(end.usage.cached_tokens for end in firsts),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a chat."""
+
+    role: str
+    """system, developer, user, assistant or tool."""
+    content: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """What an assistant asked for in this turn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A function that the model may ask for."""
+
+    name: str
+    function: str
+    """The function object as JSON: name, description, parameters, as the client wrote them."""
+    parameters: str = "{}"
+    """The JSON schema of its arguments, as JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chat:
+    """A conversation that the gateway renders with the model's chat template."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawText:
+    """Text given to the model as it is; control tokens written in it count as control tokens."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawTokens:
+    """Token ids given to the model as they are."""
+
+    ids: tuple[int, ...]
+
+
+Prompt: TypeAlias = Chat | RawText | RawTokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """What a dialect asks of the gateway: one or more prompts, `n` choices of each.
+
+    Choice numbers run prompt by prompt: choice `p * n + k` is the k-th answer to prompt p.
+    """
+
+    request_id: str
+    prompts: tuple[Prompt, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    constraint: Constraint | None = None
+    """What every answer must look like."""
+    model: str | None = None
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    echo: bool = False
+    """Put the prompt's text before the answer."""
+    task: Task | None = None
+    """Given by the client; wins over classification."""
+    group: str | None = None
+    """Engine group given by the client; wins over every preference."""
+    timeout_s: float | None = None

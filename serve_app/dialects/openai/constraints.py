@@ -1,0 +1,117 @@
+"""Tools and answer formats of OpenAI's bodies, and vLLM's structured outputs, as tools and a constraint. Pure."""
+
+import json
+import re
+from typing import Any
+
+from serve_app.chat.constraint import ANY_OBJECT, call_grammar, call_or, schema_of
+from serve_app.conversation import Tool
+from serve_app.dialects.openai.wire import ChatBody, NamedTool, OfferedTool, ResponseFormat, StructuredOutputs
+from serve_app.errors import InvalidRequest
+from serve_app.types import Choice, Constraint, Grammar, InvalidValue, JsonSchema, Regex
+
+MAX_TOOLS = 128
+_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+_FIRST = ("name", "description", "parameters")
+"""The order in which the model learned to read a function."""
+
+
+def decode_tools(body: ChatBody) -> tuple[tuple[Tool, ...], Constraint | None]:
+    """Return the tools to offer and what the answer must look like; raises `InvalidRequest` naming the field."""
+    try:
+        return _decode(body)
+    except InvalidValue as error:
+        raise InvalidRequest(str(error), param=error.field) from error
+
+
+def decode_structured(wanted: StructuredOutputs | None) -> Constraint | None:
+    """Return the one constraint of `structured_outputs`, if any; raises `InvalidRequest`."""
+    if wanted is None:
+        return None
+    try:
+        return _structured(wanted)
+    except InvalidValue as error:
+        raise InvalidRequest(str(error), param=error.field) from error
+
+
+def _decode(body: ChatBody) -> tuple[tuple[Tool, ...], Constraint | None]:
+    tools = tuple(_tool(at, tool) for at, tool in enumerate(body.tools or ()))
+    if len(tools) > MAX_TOOLS:
+        raise InvalidValue("tools", f"must be at most {MAX_TOOLS}")
+    names = [tool.name for tool in tools]
+    if len(set(names)) < len(names):
+        raise InvalidValue("tools", "must have different names")
+    answer = decode_structured(body.structured_outputs)
+    if body.response_format is not None and body.response_format.type != "text":
+        if answer is not None:
+            raise InvalidValue("response_format", "cannot be given together with structured_outputs")
+        answer = _format(body.response_format)
+    choice = body.tool_choice or ("auto" if tools else "none")
+    if choice == "none":
+        return (), answer
+    if not tools:
+        raise InvalidValue("tool_choice", "needs tools")
+    parallel = body.parallel_tool_calls is not False
+    if isinstance(choice, NamedTool):
+        wanted = [tool for tool in tools if tool.name == choice.function.name]
+        if not wanted:
+            raise InvalidValue("tool_choice", f"names '{choice.function.name[:64]}', which is not among the tools")
+        return tools, call_grammar(wanted, parallel=False)
+    if choice == "required":
+        return tools, call_grammar(tools, parallel=parallel)
+    if answer is None and parallel:
+        return tools, None
+    return tools, call_or(answer, tools, parallel=parallel)
+
+
+def _tool(at: int, offered: OfferedTool) -> Tool:
+    function, field = offered.function, f"tools.{at}.function"
+    name, parameters, description = (function.get(key) for key in ("name", "parameters", "description"))
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidValue(f"{field}.name", "must have 1 to 64 letters, digits, dots, dashes or underscores")
+    if description is not None and not isinstance(description, str):
+        raise InvalidValue(f"{field}.description", "must be a string")
+    if parameters is not None and not isinstance(parameters, dict):
+        raise InvalidValue(f"{field}.parameters", "must be a JSON schema")
+    schema = schema_of(parameters or {"type": "object", "properties": {}}, f"{field}.parameters")
+    ordered = {key: function[key] for key in _FIRST if function.get(key) is not None} | {
+        key: value for key, value in function.items() if key not in _FIRST and value is not None
+    }
+    return Tool(name=name, function=json.dumps(ordered, ensure_ascii=False), parameters=schema.schema)
+
+
+def _format(wanted: ResponseFormat) -> JsonSchema:
+    if wanted.type == "json_object":
+        return ANY_OBJECT
+    if wanted.json_schema is None or wanted.json_schema.schema_ is None:
+        raise InvalidValue("response_format.json_schema", "must have a schema")
+    return schema_of(wanted.json_schema.schema_, "response_format.json_schema.schema")
+
+
+def _structured(wanted: StructuredOutputs) -> Constraint:
+    given: list[Constraint] = []
+    if wanted.json_ is not None:
+        given.append(schema_of(_parsed(wanted.json_), "structured_outputs.json"))
+    if wanted.regex is not None:
+        given.append(Regex(wanted.regex))
+    if wanted.choice is not None:
+        given.append(Choice(tuple(wanted.choice)))
+    if wanted.grammar is not None:
+        given.append(Grammar(wanted.grammar))
+    if wanted.json_object:
+        given.append(ANY_OBJECT)
+    if len(given) != 1:
+        raise InvalidValue("structured_outputs", "must have exactly one of json, regex, choice, grammar and json_object")
+    return given[0]
+
+
+def _parsed(schema: dict[str, Any] | str) -> dict[str, Any]:
+    if isinstance(schema, dict):
+        return schema
+    try:
+        value = json.loads(schema)
+    except ValueError as error:
+        raise InvalidValue("structured_outputs.json", "must be a JSON schema") from error
+    if not isinstance(value, dict):
+        raise InvalidValue("structured_outputs.json", "must be a JSON schema")
+    return value

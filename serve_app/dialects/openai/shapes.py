@@ -1,0 +1,80 @@
+"""Objects that OpenAI's answers, chunks and errors have in common. Pure."""
+
+from serve_app.conversation import Completion, TextLogprob, ToolCall, total_usage
+from serve_app.dialects.base import Call, JsonObject, dump
+from serve_app.dialects.openai.wire import ChatBody, CompletionBody
+from serve_app.errors import CapacityError, QuotaExceeded, RequestError, ServeError, Unauthenticated
+from serve_app.types import Usage
+
+
+def encode_error(error: ServeError, request_id: str) -> JsonObject:
+    """Return OpenAI's error object; the request id is in a header and needs no field."""
+    return {"error": {"message": error.message, "type": _error_type(error), "param": error.param, "code": error.code}}
+
+
+def _error_type(error: ServeError) -> str:
+    if isinstance(error, Unauthenticated):
+        return "authentication_error"
+    if isinstance(error, QuotaExceeded):
+        return "rate_limit_error"
+    if isinstance(error, RequestError):
+        return "invalid_request_error"
+    return "service_unavailable_error" if isinstance(error, CapacityError) else "server_error"
+
+
+def head(call: Call[ChatBody] | Call[CompletionBody], kind: str) -> JsonObject:
+    """Return what every answer and chunk begins with."""
+    prefix = "cmpl" if kind == "text_completion" else "chatcmpl"
+    return {"id": f"{prefix}-{call.request.request_id}", "object": kind, "created": call.created, "model": call.model}
+
+
+def completion_usage(completion: Completion, call: Call[ChatBody] | Call[CompletionBody]) -> JsonObject:
+    """Return the usage of a whole answer."""
+    return show_usage(total_usage((choice.finished for choice in completion.choices), call.request.n))
+
+
+def show_usage(usage: Usage) -> JsonObject:
+    """Return the usage object."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+
+
+def chat_logprobs(logprobs: tuple[TextLogprob, ...]) -> list[JsonObject]:
+    """Return the logprobs of a chat answer."""
+    return [
+        {
+            "token": entry.token,
+            "bytes": list(entry.raw),
+            "logprob": entry.logprob,
+            "top_logprobs": [{"token": token, "bytes": list(raw), "logprob": value} for token, raw, value in entry.top],
+        }
+        for entry in logprobs
+    ]
+
+
+def text_logprobs(logprobs: tuple[TextLogprob, ...], offset: int) -> JsonObject:
+    """Return the logprobs of a completion whose text begins at `offset`."""
+    offsets = []
+    for entry in logprobs:
+        offsets.append(offset)
+        offset += len(entry.token)
+    return {
+        "tokens": [entry.token for entry in logprobs],
+        "token_logprobs": [entry.logprob for entry in logprobs],
+        "top_logprobs": [{token: value for token, _, value in entry.top} for entry in logprobs],
+        "text_offset": offsets,
+    }
+
+
+def event(value: JsonObject) -> bytes:
+    """Return a server-sent event."""
+    return b"data: " + dump(value) + b"\n\n"
+
+
+def show_call(call: ToolCall) -> JsonObject:
+    """Return a tool call of a whole answer."""
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
