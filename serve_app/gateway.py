@@ -105,6 +105,10 @@ class Gateway:
         finally:
             self.active -= cost
 
+    async def render(self, prompt: Prompt) -> tuple[int, ...]:
+        """Return the token ids that engines would get for `prompt`; raises `ContextOverflow` when no group could take it."""
+        return await self._render(prompt, self.fleet())
+
     async def _prepare(self, request: GenerateRequest, telling: Telling) -> list[_Job]:
         limits = self.settings.limits
         self.catalog.resolve(request.model)

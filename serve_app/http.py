@@ -19,7 +19,21 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from serve_app.conversation import Completion, TextEvent, fold
-from serve_app.dialects.base import Call, Codec, Dialect, Generate, JsonObject, Lookup, Served, StreamEncoder, dump, parse
+from serve_app.dialects.base import (
+    Call,
+    Codec,
+    Dialect,
+    Generate,
+    JsonObject,
+    Lookup,
+    Render,
+    Rendered,
+    Served,
+    StreamEncoder,
+    WireBody,
+    dump,
+    parse,
+)
 from serve_app.errors import InvalidRequest, MethodNotAllowed, NotFound, ServeError, TooLarge, internal_error
 from serve_app.gateway import Gateway, Telling
 from serve_app.metrics import CONTENT_TYPE, exposition
@@ -76,10 +90,16 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
     return app
 
 
-def _mount(app: FastAPI, gateway: Gateway, dialect: Dialect, endpoint: Generate | Lookup) -> None:
-    if isinstance(endpoint, Generate):
-        schema = endpoint.codec.body.model_json_schema()
-        extra = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+def _mount(app: FastAPI, gateway: Gateway, dialect: Dialect, endpoint: Generate | Lookup | Render) -> None:
+    if isinstance(endpoint, Render):
+
+        async def render(request: Request) -> Response:
+            return await _guarded(dialect, request, lambda telling: _rendered(endpoint, gateway, request, telling))
+
+        extra = _body_schema(endpoint.body)
+        app.add_api_route(endpoint.path, render, methods=["POST"], openapi_extra=extra, tags=[dialect.name], name=endpoint.path)
+    elif isinstance(endpoint, Generate):
+        extra = _body_schema(endpoint.codec.body)
 
         async def generate(request: Request) -> Response:
             return await _guarded(dialect, request, lambda telling: respond(endpoint.codec, gateway, request, telling))
@@ -95,6 +115,21 @@ def _mount(app: FastAPI, gateway: Gateway, dialect: Dialect, endpoint: Generate 
             return await _guarded(dialect, request, answer)
 
         app.add_api_route(endpoint.path, look_up, methods=["GET"], tags=[dialect.name], name=endpoint.path)
+
+
+def _body_schema(body: type[WireBody]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": body.model_json_schema()}}}}
+
+
+async def _rendered(endpoint: Render, gateway: Gateway, request: Request, telling: Telling) -> Response:
+    body = parse(endpoint.body, await _read(request, gateway.settings.limits.max_body_bytes))
+    model, prompt = endpoint.decode(body)
+    gateway.catalog.resolve(model)
+    ids = await gateway.render(prompt)
+    text = b"".join(map(gateway.tokenizer.raw, ids)).decode("utf-8", "replace")
+    lengths = [group.info.context_length for group in gateway.fleet().groups if group.info is not None]
+    rendered = Rendered(ids=ids, text=text, context_length=max(lengths, default=None))
+    return _json(endpoint.encode(body, rendered), 200, _headers(telling))
 
 
 async def _guarded(dialect: Dialect, request: Request, answer: Callable[[Telling], Any]) -> Response:

@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from serve_app.conversation import Completion, GenerateRequest, TextEvent
+from serve_app.conversation import Completion, GenerateRequest, Prompt, TextEvent
 from serve_app.errors import InvalidRequest, ServeError
 from serve_app.models.catalog import Catalog
 from serve_app.types import InvalidValue, Sampling
@@ -96,13 +96,36 @@ class Lookup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """A prompt as the engines would get it."""
+
+    ids: tuple[int, ...]
+    text: str
+    """What the ids stand for, control tokens included."""
+    context_length: int | None
+    """Most tokens of prompt and answer that a group takes; None while no group is ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Render:
+    """POST endpoint that renders and tokenizes a prompt, and generates nothing."""
+
+    path: str
+    body: type[WireBody]
+    decode: Callable[[Any], tuple[str | None, Prompt]]
+    """Body -> the model asked for, and the prompt; raises `ServeError`."""
+    encode: Callable[[Any, Rendered], JsonObject]
+    """(body, what came of it) -> answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     """One API: its endpoints and the shape of its errors."""
 
     name: str
     prefix: str
     """Unknown paths below it are answered in this dialect; the longest matching prefix wins."""
-    endpoints: tuple[Generate | Lookup, ...]
+    endpoints: tuple[Generate | Lookup | Render, ...]
     encode_error: Callable[[ServeError, str], JsonObject]
     """(error, request id) -> body."""
 

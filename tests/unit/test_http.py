@@ -371,5 +371,5 @@ async def test_every_documented_body_has_a_schema() -> None:
     async with running(a={}) as app:
         schema = (await app.client.get("/openapi.json")).json()
     posts = {path: verbs["post"] for path, verbs in schema["paths"].items() if "post" in verbs}
-    assert set(posts) == {CHAT, "/v1/completions", "/reasoning"}
+    assert set(posts) == {CHAT, f"{CHAT}/render", "/v1/completions", "/tokenize", "/detokenize", "/reasoning"}
     assert all(post["requestBody"]["content"]["application/json"]["schema"]["properties"] for post in posts.values())

@@ -192,3 +192,37 @@ def test_what_was_asked_becomes_one_constraint() -> None:
     assert '"maxItems": 1' in _constraint(tool_choice="required", parallel_tool_calls=False).lark
     assert "answer:" in _constraint(parallel_tool_calls=False).lark
     assert "answer: %json" in _constraint(**formatted).lark
+
+
+async def test_render_tokenize_and_detokenize_agree_with_what_an_engine_gets() -> None:
+    async with running(a={}) as app:
+        await app.client.post(CHAT, json=ASK)
+        ids = list(app.engines["a"].requests[0].prompt)
+        rendered = (await app.client.post(f"{CHAT}/render", json=ASK)).json()
+        tokenized = (await app.client.post("/tokenize", json=ASK)).json()
+        text = (await app.client.post("/detokenize", json={"tokens": ids})).json()["prompt"]
+        plain = (await app.client.post("/tokenize", json={"prompt": text})).json()
+        assert len(app.engines["a"].requests) == 1
+    assert rendered == {"prompt": text, "prompt_token_ids": ids, "count": len(ids)}
+    assert tokenized == {"count": len(ids), "max_model_len": 4096, "tokens": ids}
+    assert text.startswith("<|system|><|tool|>[{")
+    assert plain["tokens"] == ids
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/tokenize", {}),
+        ("/tokenize", {"prompt": "a", "messages": ASK["messages"]}),
+        ("/tokenize", {"prompt": "a", "model": "no"}),
+        ("/tokenize", {"messages": []}),
+        ("/detokenize", {"tokens": [-1]}),
+        ("/detokenize", {"tokens": ["a"]}),
+        (f"{CHAT}/render", {"messages": "x"}),
+    ],
+)
+async def test_bad_renderings_are_refused_in_openais_shape(path: str, body: dict[str, Any]) -> None:
+    async with running(a={}) as app:
+        response = await app.client.post(path, json=body)
+    assert response.status_code in (400, 404)
+    assert response.json()["error"]["param"]

@@ -11,13 +11,14 @@ from serve_app.conversation import (
     Prompt,
     RawText,
     RawTokens,
+    Tool,
     ToolCall,
 )
-from serve_app.dialects.base import Call, Dialect, Generate, JsonObject, Lookup, Served, StreamEncoder, sampling
+from serve_app.dialects.base import Call, Dialect, Generate, JsonObject, Lookup, Render, Rendered, Served, StreamEncoder, sampling
 from serve_app.dialects.openai.constraints import decode_structured, decode_tools
 from serve_app.dialects.openai.shapes import chat_logprobs, completion_usage, encode_error, head, show_call, text_logprobs
 from serve_app.dialects.openai.stream import ChatEncoder, CompletionEncoder
-from serve_app.dialects.openai.wire import ChatBody, ChatMessage, CompletionBody, GenerationBody
+from serve_app.dialects.openai.wire import ChatBody, ChatMessage, CompletionBody, DetokenizeBody, GenerationBody, TokenizeBody
 from serve_app.errors import InvalidRequest, Unsupported
 from serve_app.models.catalog import Catalog
 from serve_app.types import Sampling
@@ -39,7 +40,7 @@ class ChatCodec:
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         request = GenerateRequest(
             request_id=request_id,
-            prompts=(Chat(messages=tuple(map(_message, range(len(body.messages)), body.messages)), tools=tools),),
+            prompts=(_chat(body.messages, tools),),
             constraint=constraint,
             sampling=_sampling(
                 body, body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens, logprobs
@@ -214,12 +215,49 @@ def _show_model(catalog: Catalog, parameters: Mapping[str, str]) -> JsonObject:
     return _model(catalog, parameters["model"])
 
 
+def _chat(messages: list[ChatMessage], tools: tuple[Tool, ...]) -> Chat:
+    return Chat(messages=tuple(map(_message, range(len(messages)), messages)), tools=tools)
+
+
+def _rendered_chat(body: ChatBody) -> tuple[str | None, Prompt]:
+    return body.model, _chat(body.messages, decode_tools(body)[0])
+
+
+def _tokenized(body: TokenizeBody) -> tuple[str | None, Prompt]:
+    if (body.prompt is None) == (body.messages is None):
+        raise InvalidRequest("give either prompt or messages", param="prompt")
+    if body.messages is None:
+        return body.model, RawText(text=body.prompt or "")
+    return _rendered_chat(ChatBody(model=body.model, messages=body.messages, tools=body.tools))
+
+
+def _detokenized(body: DetokenizeBody) -> tuple[str | None, Prompt]:
+    if any(token < 0 for token in body.tokens):
+        raise InvalidRequest("tokens must not be negative", param="tokens")
+    return body.model, RawTokens(ids=tuple(body.tokens))
+
+
+def _show_rendered(_: ChatBody, rendered: Rendered) -> JsonObject:
+    return {"prompt": rendered.text, "prompt_token_ids": list(rendered.ids), "count": len(rendered.ids)}
+
+
+def _show_tokens(_: TokenizeBody, rendered: Rendered) -> JsonObject:
+    return {"count": len(rendered.ids), "max_model_len": rendered.context_length, "tokens": list(rendered.ids)}
+
+
+def _show_text(_: DetokenizeBody, rendered: Rendered) -> JsonObject:
+    return {"prompt": rendered.text}
+
+
 DIALECT = Dialect(
     name="openai",
     prefix="/v1/",
     endpoints=(
         Generate("/v1/chat/completions", ChatCodec()),
         Generate("/v1/completions", CompletionCodec()),
+        Render("/v1/chat/completions/render", ChatBody, _rendered_chat, _show_rendered),
+        Render("/tokenize", TokenizeBody, _tokenized, _show_tokens),
+        Render("/detokenize", DetokenizeBody, _detokenized, _show_text),
         Lookup("/v1/models", _list_models),
         Lookup("/v1/models/{model:path}", _show_model),
     ),

@@ -137,3 +137,19 @@ class CompletionBody(GenerationBody):
     structured_outputs: StructuredOutputs | None = None
     suffix: str | None = None
     best_of: int | None = None
+
+
+class TokenizeBody(WireBody):
+    """POST /tokenize: a text, or a chat as in /v1/chat/completions."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[ChatMessage] | None = Field(None, min_length=1)
+    tools: list[OfferedTool] | None = None
+
+
+class DetokenizeBody(WireBody):
+    """POST /detokenize."""
+
+    model: str | None = None
+    tokens: list[int]
