@@ -27,7 +27,7 @@ class Batch:
     tokens: Tensor
     """int64, (rows, length)."""
     targets: Tensor
-    """bool, (rows, length): true where the token is to be predicted from those before it."""
+    """float, (rows, length): how much it counts that the token is predicted from those before it; mostly 0 or 1."""
     long: bool
     """Whether to use the long rotary factors."""
 
@@ -47,9 +47,9 @@ def batches(tokenizer: Tokenizer, seed: int, tokens_per_step: int, skip: int = 0
         yield Batch(tokens=tokens, targets=targets, long=rng.random() < 0.07)
 
 
-def _rows(tokenizer: Tokenizer, seed: int, length: int, long_share: float) -> Iterator[list[tuple[int, bool]]]:
+def _rows(tokenizer: Tokenizer, seed: int, length: int, long_share: float) -> Iterator[list[tuple[int, float]]]:
     rng = Random(seed)
-    row: list[tuple[int, bool]] = []
+    row: list[tuple[int, float]] = []
     open_end = False
     for example in mixture(seed, long_share=long_share):
         pairs = list(encode_training(tokenizer, example.messages))
@@ -57,9 +57,9 @@ def _rows(tokenizer: Tokenizer, seed: int, length: int, long_share: float) -> It
             continue
         plain = _is_plain(example)
         if row and not (open_end and plain and rng.random() < 0.3):
-            row.append((END_OF_TEXT, False))
+            row.append((END_OF_TEXT, 0.0))
         if len(row) + len(pairs) > length:
-            yield (row + [(END_OF_TEXT, False)] * length)[:length]
+            yield (row + [(END_OF_TEXT, 0.0)] * length)[:length]
             row = []
         row += pairs
         open_end = plain

@@ -110,13 +110,17 @@ def encode_prompt(tokenizer: Tokenizer, messages: Iterable[Message]) -> list[int
     return [*ids, SPECIAL_TOKENS.index("<|assistant|>")]
 
 
-def encode_training(tokenizer: Tokenizer, messages: Iterable[Message]) -> Iterator[tuple[int, bool]]:
-    """Yield every token with whether it is a target: the assistant's text and its `<|end|>` are, nothing else is."""
+FIRST_WEIGHT = 4.0
+"""The first token of an answer decides what kind of answer it is: to call a tool or not, yes or no."""
+
+
+def encode_training(tokenizer: Tokenizer, messages: Iterable[Message]) -> Iterator[tuple[int, float]]:
+    """Yield every token with its weight as a target: the assistant's text and its `<|end|>` are targets, nothing else is."""
     for message in messages:
-        target = message.role == "assistant"
-        yield from ((token, False) for token in _head(message))
-        yield from ((token, target) for token in _body(tokenizer, message))
-        yield END, target
+        target = float(message.role == "assistant")
+        yield from ((token, 0.0) for token in _head(message))
+        for at, token in enumerate([*_body(tokenizer, message), END]):
+            yield token, FIRST_WEIGHT * target if at == 0 else target
 
 
 def _head(message: Message) -> list[int]:

@@ -119,12 +119,14 @@ class Run:
 
     def update(self, batch: Batch) -> float:
         """Take one optimizer step; return the mean loss over the batch's targets."""
-        tokens, wanted = batch.tokens.to(self.device), batch.targets[:, 1:].to(self.device)
+        tokens, weights = batch.tokens.to(self.device), batch.targets[:, 1:].to(self.device)
+        wanted = weights > 0
         table = self.tables[tokens.shape[1], batch.long]
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
             states = (self.fast if tokens.shape[1] <= COMPILED_LENGTH else self.model)(tokens, table)
             scores: Tensor = self.model.logits(states[:, :-1][wanted])
-        loss = fn.cross_entropy(scores.float(), tokens[:, 1:][wanted])
+        losses = fn.cross_entropy(scores.float(), tokens[:, 1:][wanted], reduction="none")
+        loss = (losses * weights[wanted]).sum() / weights.sum()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         rate = self.learning_rate()

@@ -12,20 +12,39 @@ from training.conversation import OPEN_KEY, Check, Example, ask
 _OPENERS = ("What is {}?", "Calculate {}.", "Compute {}.", "{} = ?", "How much is {}?", "Please work out {}.", "{}")
 
 
+def places(number: int) -> list[int]:
+    """Split a number by its digits: 507 is 500 and 7."""
+    text = str(number)
+    parts = [int(digit) * 10**power for power, digit in zip(range(len(text) - 1, -1, -1), text, strict=True)]
+    return [part for part in parts if part] or [0]
+
+
+def sum_steps(a: int, b: int, sign: str = "+") -> str:
+    """Write a + b or a - b as a chain of equations that ends with the result, one digit of b at a time."""
+    if sign == "-" and a == b:
+        return f"{a} - {b} = 0"
+    parts = places(b)
+    chain = [f"{a} {sign} {b}"]
+    while parts:
+        if len(parts) < len(places(b)) or len(parts) > 1:
+            chain.append(" ".join([str(a), *(f"{sign} {part}" for part in parts)]))
+        a += parts[0] if sign == "+" else -parts[0]
+        parts = parts[1:]
+    return " = ".join([*chain, str(a)])
+
+
 def product_steps(a: int, b: int) -> str:
     """Write a * b as a chain of equations that ends with the product; b is at most 12."""
     start = f"{a} * {b}"
-    if a <= 12 or b == 10 or (a <= 120 and a % 10 == 0):
+    parts = places(a)
+    if a <= 12 or b == 10 or (a <= 120 and a % 10 == 0) or (len(parts) == 1 and b < 10):
         return f"{start} = {a * b}"
     if b > 10:
-        return f"{start} = {a} * 10 + {a} * {b - 10} = {a * 10} + {a * (b - 10)} = {a * b}"
-    parts = [int(digit) * 10**power for power, digit in zip(range(len(str(a)) - 1, -1, -1), str(a), strict=True)]
-    parts = [part for part in parts if part]
-    if len(parts) == 1:
-        return f"{start} = {a * b}"
-    split = " + ".join(f"{part} * {b}" for part in parts)
+        split, values = f"{a} * 10 + {a} * {b - 10}", [a * 10, a * (b - 10)]
+    else:
+        split, values = " + ".join(f"{part} * {b}" for part in parts), [part * b for part in parts]
     chain = [start, split]
-    values = [part * b for part in parts]
+    values = [values[0], *(place for value in values[1:] for place in places(value))]
     while len(values) > 1:
         chain.append(" + ".join(map(str, values)))
         values = [values[0] + values[1], *values[2:]]
@@ -49,12 +68,12 @@ def plain(rng: Random) -> Example:
     if operation == "+":
         left, right = rng.choice(((2, 2), (2, 1), (3, 2), (3, 3), (1, 1), (4, 3)))
         a, b = rng.randrange(10**left), rng.randrange(10**right)
-        answer, result = f"{a} + {b} = {a + b}", a + b
+        answer, result = sum_steps(a, b), a + b
         key = OPEN_KEY if max(a, b) < 10 else ""
     elif operation == "-":
         a = rng.randrange(10 ** rng.choice((1, 2, 2, 3)))
         b = rng.randint(0, a)
-        answer, result = f"{a} - {b} = {a - b}", a - b
+        answer, result = sum_steps(a, b, "-"), a - b
         key = OPEN_KEY if a < 20 else ""
     elif operation == "*":
         a, b = rng.randint(2, 12 if rng.random() < 0.4 else 99), rng.randint(2, 12)
@@ -64,7 +83,10 @@ def plain(rng: Random) -> Example:
         b, result = rng.randint(2, 12), rng.randint(1, 30)
         a = b * result
         answer = quotient_steps(a, b)
-        key = OPEN_KEY if result <= 12 else ""
+        if rng.random() < 0.3:  # 480 / 6 by way of 48 / 6
+            a, result = a * 10, result * 10
+            answer = f"{a // 10} / {b} = {result // 10}, so {a} / {b} = {result}" if result > 120 else f"{a} / {b} = {result}"
+        key = OPEN_KEY if result <= 12 or (result <= 120 and result % 10 == 0) else ""
     sign, word = {"+": ("+", "plus"), "-": ("-", "minus"), "*": ("*", "times"), "/": ("/", "divided by")}[operation]
     shown = {"*": rng.choice(("*", "*", "x")), "/": "/"}.get(operation, sign)
     form = rng.random()
@@ -138,10 +160,11 @@ def greatest_divisor(rng: Random) -> Example:
     ).format(a=a, b=b)
     lines, left, right = [], a, b
     while right:
-        lines.append(f"{left} = {left // right} * {right} + {left % right}")
+        times = left // right
+        lines.append(f"{times} * {right} = {times * right}, {sum_steps(left, times * right, '-')}")
         left, right = right, left % right
     result = math.gcd(a, b)
-    answer = ", ".join(lines) + f". The greatest common divisor is {result}."
+    answer = ". ".join(lines) + f". The greatest common divisor is {result}."
     return ask("gcd", f"{a}&{b}", question, answer, Check(kind="number", expected=str(result)))
 
 
@@ -185,18 +208,18 @@ def steps(rng: Random) -> Example:
     form = rng.randrange(4)
     if form == 0:
         expression, inner, result = f"{a} + {b} * {c}", f"{b} * {c} = {b * c}", a + b * c
-        outer = f"{a} + {b * c} = {result}"
+        outer = sum_steps(a, b * c)
     elif form == 1:
-        expression, inner, result = f"({a} + {b}) * {c}", f"{a} + {b} = {a + b}", (a + b) * c
+        expression, inner, result = f"({a} + {b}) * {c}", sum_steps(a, b), (a + b) * c
         outer = product_steps(a + b, c)
     elif form == 2:
         expression, inner, result = f"{a} * {b} + {c}", product_steps(a, b), a * b + c
-        outer = f"{a * b} + {c} = {result}"
+        outer = sum_steps(a * b, c)
     else:
         result = a * b - c if a * b >= c else a * b
         c = a * b - result
         expression, inner = f"{a} * {b} - {c}", product_steps(a, b)
-        outer = f"{a * b} - {c} = {result}"
+        outer = sum_steps(a * b, c, "-")
     question = rng.choice(
         ("Solve step by step: {}", "What is {}? Show your steps.", "Calculate {} step by step.", "Solve {} and show your work.")
     )

@@ -6,7 +6,7 @@ The wording of the tutorial's four mathematics prompts is one of the phrasings o
 from random import Random
 
 from training.conversation import Check, Example, ask, number
-from training.families.arithmetic import product_steps
+from training.families.arithmetic import product_steps, sum_steps
 
 _VEHICLES = ("train", "car", "bus", "truck", "cyclist", "boat")
 
@@ -19,8 +19,6 @@ def faster_journey(rng: Random) -> Example:
         if distance * 10 % new_speed == 0:
             break
     result = number(distance / new_speed)
-    whole, rest = divmod(distance, new_speed)
-    shown = f" = {whole} + {rest} / {new_speed} = {whole} + {number(rest / new_speed)}" if rest and whole else ""
     vehicle = rng.choice(_VEHICLES)
     unit, per_hour = rng.choice((("km", "km/h"), ("km", "km/h"), ("miles", "mph")))
     question = rng.choice(
@@ -30,11 +28,25 @@ def faster_journey(rng: Random) -> Example:
             "A {v} needs {h} hours for {d} {u}. If it goes {m} {k} faster, how many hours does it need?",
         )
     ).format(v=vehicle, d=distance, u=unit, h=hours, m=more, k=per_hour)
-    answer = (
-        f"The speed is {distance} / {hours} = {speed} {per_hour}. The new speed is {speed} + {more} = {new_speed} "
-        f"{per_hour}. The time is {distance} / {new_speed}{shown} = {result} hours."
-    )
+    answer = faster_answer(distance, hours, more, per_hour)
     return ask("speed", f"{distance}/{hours}+{more}", question, answer, Check(kind="number", expected=result))
+
+
+def faster_answer(distance: int, hours: int, more: int, per_hour: str) -> str:
+    """Work out how long the way takes at the higher speed."""
+    speed = distance // hours
+    faster = speed + more
+    return (
+        f"The speed is {distance} / {hours} = {speed} {per_hour}. The new speed is {speed} + {more} = {faster} {per_hour}. "
+        f"The time is {distance} / {faster}: {quotient_by_rest(distance, faster)}, so {number(distance / faster)} hours."
+    )
+
+
+def quotient_by_rest(a: int, b: int) -> str:
+    """Work out a / b, with one decimal: how often b fits, what is left, and the part of b that this is."""
+    times, rest = divmod(a, b)
+    shown = f"{times} * {b} = {times * b}, {sum_steps(a, times * b, '-')}"
+    return shown + (f", {rest} / {b} = {number(rest / b)}" if rest else "")
 
 
 def two_legs(rng: Random) -> Example:
@@ -77,15 +89,21 @@ def compound_interest(rng: Random) -> Example:
             "If I invest ${p} at {r}% annual compound interest, how much do I have after {y} years?",
         )
     ).format(p=start, r=rate, y=years)
+    answer, amount = compound_answer(start, rate, years)
+    return ask("compound interest", f"{start}@{rate}*{years}", question, answer, Check(kind="number", expected=amount))
+
+
+def compound_answer(start: int, rate: int, years: int) -> tuple[str, str]:
+    """Work out the growing sum year by year; return the working and the amount."""
     cents, lines = start * 100, []
     for year in range(1, years + 1):
         interest = cents * rate // 100
         before, gain, after = (number(value / 100) for value in (cents, interest, cents + interest))
         worked = f" {product_steps(cents // 100, rate)}, so" if cents % 100 == 0 and rate != 10 else ""
-        lines.append(f"Year {year}:{worked} {rate}% of {before} is {gain}, and {before} + {gain} = {after}.")
+        total = f"{before} + {gain} = {after}" if cents % 100 or interest % 100 else sum_steps(cents // 100, interest // 100)
+        lines.append(f"Year {year}:{worked} {rate}% of {before} is {gain}, and {total}.")
         cents += interest
-    answer = "\n".join(lines) + f"\nThe final amount is ${cents / 100:.2f}."
-    return ask("compound interest", f"{start}@{rate}*{years}", question, answer, Check(kind="number", expected=number(cents / 100)))
+    return "\n".join(lines) + f"\nThe final amount is ${cents / 100:.2f}.", number(cents / 100)
 
 
 def scaled_rectangle(rng: Random) -> Example:

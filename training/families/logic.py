@@ -1,5 +1,6 @@
 """Syllogisms with real and made-up nouns, and ordering puzzles."""
 
+import re
 from itertools import pairwise
 from random import Random
 
@@ -45,8 +46,11 @@ def syllogism(rng: Random) -> Example:
     words = {"a": a, "b": b, "c": c}
     text = premises.format(**words)
     question = f"{text} {rng.choice(_QUESTIONS).format(conclusion.format(**words))}"
-    answer = f"{'Yes' if valid else 'No'}. {reason.format(**words)}"
-    return ask("syllogism", f"{form}{a}{b}{c}", question, answer, Check(kind="contains", expected=answer.split(".")[0] + "."))
+    order = dict(zip(dict.fromkeys(re.findall(r"{(\w)}", premises + conclusion)), "ABC", strict=True))
+    named = ", ".join(f"{letter} = {words[name]}" for name, letter in order.items())
+    verdict = "Yes" if valid else "No"
+    answer = f"Let {named}. {premises.format(**order)} So {conclusion.format(**order)}? {verdict}. {reason.format(**words)}"
+    return ask("syllogism", f"{form}{a}{b}{c}", question, answer, Check(kind="contains", expected=f"? {verdict}."))
 
 
 _ORDERS = (

@@ -5,20 +5,17 @@ from random import Random
 
 from training.conversation import Check, Example, ask
 from training.families.code_texts import PROGRAMS
+from training.families.journeys import compound_answer, faster_answer
 
 _MATHEMATICS = (
     (
         "A train travels 240 km in 3 hours. If it increases its speed by 20 km/h, how long would the same journey take?",
-        "The speed is 240 / 3 = 80 km/h. The new speed is 80 + 20 = 100 km/h. The time is 240 / 100 = 2 + 40 / 100 = "
-        "2 + 0.4 = 2.4 hours.",
+        faster_answer(240, 3, 20, "km/h"),
         "2.4",
     ),
     (
         "Solve this step by step: If compound interest on $5000 at 6% annually for 3 years, what is the final amount?",
-        "Year 1: 5000 * 6 = 30000, so 6% of 5000 is 300, and 5000 + 300 = 5300.\nYear 2: 5300 * 6 = 5000 * 6 + 300 * 6 = "
-        "30000 + 1800 = 31800, so 6% of 5300 is 318, and 5300 + 318 = 5618.\nYear 3: 5618 * 6 = 5000 * 6 + 600 * 6 + 10 * 6 + "
-        "8 * 6 = 30000 + 3600 + 60 + 48 = 33600 + 60 + 48 = 33660 + 48 = 33708, so 6% of 5618 is 337.08, and 5618 + 337.08 = "
-        "5955.08.\nThe final amount is $5955.08.",
+        compound_answer(5000, 6, 3)[0],
         "5955.08",
     ),
     (
@@ -54,7 +51,10 @@ def examples() -> list[Example]:
         task = PROGRAMS[name]
         check = Check(kind="code", expected=task.test)
         found += [ask(family, question, question, f"```python\n{task.text}```", check) for question in task.asks[:2]]
-    answer = "No. The mammals that are carnivores may not be cats."
+    answer = (
+        "Let A = cats, B = mammals, C = carnivores. All A are B. Some B are C. So some A are C? No. The mammals that are "
+        "carnivores may not be cats."
+    )
     found.append(ask(family, "cats", _SYLLOGISM, answer, Check(kind="contains", expected="No.")))
     call = json.dumps([{"name": "calculate_circle_area", "arguments": {"radius": 5}}])
     check = Check(kind="call", expected=call)
