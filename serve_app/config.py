@@ -4,6 +4,7 @@ How many replicas run where is the other half (`deployments:`, Serve's own optio
 that can be wrong is checked here, before anything starts. Knows no engine and no Ray.
 """
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -114,15 +115,50 @@ class FakeSettings(Settings):
 EngineSettings = Annotated[VllmSettings | OnnxSettings | FakeSettings, Field(discriminator="kind")]
 
 
+class BreakerSettings(Settings):
+    """When a group or a replica is left alone, and when it is tried again."""
+
+    failures: int = Field(5, ge=1)
+    """It opens after this many failures in a row."""
+    failure_ratio: float = Field(0.5, gt=0, le=1)
+    """It also opens when this share of the requests in the window failed."""
+    min_requests: int = Field(5, ge=1)
+    """Fewer requests in the window say nothing about a share."""
+    window_s: float = Field(30.0, gt=0)
+    """Seconds looked back for the share."""
+    open_s: float = Field(30.0, gt=0)
+    """Seconds it stays open; after that one request at a time probes."""
+    successes: int = Field(2, ge=1)
+    """Probes in a row that must succeed to close it."""
+
+
 class RoutingSettings(Settings):
-    """Which group answers which task."""
+    """Which group answers which task, when another one does instead, and what happens when one fails."""
 
     prefer: dict[Task, tuple[str, ...]] = Field(default_factory=dict)
     """Groups per task, best first. Groups not named follow in the order of `engines`."""
+    models: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Model name as clients write it -> the only groups that may answer for it. Names left out may go anywhere."""
+    overrule_factor: float = Field(2.0, ge=1)
+    """Another group takes the first one's place when its estimated time to finish is shorter by this factor."""
+    overrule_above_s: float = Field(1.0, ge=0)
+    """An estimate below this many seconds is good enough: the preference stands."""
+    answer_tokens: int = Field(128, ge=1)
+    """Length of an answer assumed until answers have been observed."""
+    prompt_weight: float = Field(0.25, ge=0)
+    """Work of reading a prompt token, compared to generating one."""
     max_attempts: int = Field(3, ge=1, le=10)
-    """Tries per answer, the first included, as long as no token has reached the client."""
+    """Tries per answer, the first and every continuation included."""
+    retry_ratio: float = Field(0.2, ge=0, le=1)
+    """Further tries allowed, as a share of recent requests."""
+    retry_reserve: int = Field(64, ge=0)
+    """Further tries allowed at once whatever the traffic: the streams that one dying replica leaves. Refills in a minute."""
+    breaker: BreakerSettings = BreakerSettings()
+    """Circuit breaker of every group and every replica."""
     accept_timeout_s: float = Field(10.0, gt=0)
     """Seconds a group may take to hand a request to a replica."""
+    stall_timeout_s: float = Field(20.0, gt=0)
+    """A stream that has begun and sends nothing for this long counts as failed and goes on elsewhere."""
     stale_after_s: float = Field(6.0, gt=0)
     """A replica not heard of for this long counts as gone; it reports once a second."""
 
@@ -160,9 +196,15 @@ class AppSettings(Settings):
     def _check_group_names(self) -> "AppSettings":
         if "ingress" in self.engines:
             raise ValueError("engines: 'ingress' is the name of the ingress deployment; call the group something else")
-        for task, groups in self.routing.prefer.items():
-            for group in groups:
-                if group not in self.engines:
-                    known = ", ".join(self.engines)
-                    raise ValueError(f"routing.prefer.{task}: no engine group '{group}'; configured are: {known}")
+        require_groups(self.routing, self.engines)
         return self
+
+
+def require_groups(routing: RoutingSettings, engines: Collection[str]) -> None:
+    """Raise `ValueError` when `routing` names a group that is not among `engines`."""
+    named = [(f"prefer.{task}", groups) for task, groups in routing.prefer.items()]
+    named += [(f"models.{model}", groups) for model, groups in routing.models.items()]
+    for place, groups in named:
+        for group in groups:
+            if group not in engines:
+                raise ValueError(f"routing.{place}: no engine group '{group}'; configured are: {', '.join(engines)}")
