@@ -9,10 +9,12 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
+from dataclasses import replace
 
 from serve_app.config import EngineSettings, ModelSettings
 from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
+from serve_app.engines.throughput import DrainRate
 from serve_app.errors import EngineDead, ServeError
 from serve_app.models.catalog import locate
 from serve_app.models.export import derive
@@ -45,6 +47,7 @@ class EngineReplica:
         self._replica_id, self._send = identity()
         self._phase, self._reason = Phase.STARTING, ""
         self._engine: Engine | None = None
+        self._drain = DrainRate()
         self._news = asyncio.Event()
         self._reporter = asyncio.create_task(self._report_forever())
         began = time.monotonic()
@@ -95,7 +98,7 @@ class EngineReplica:
             phase=self._phase,
             reason=self._reason,
             info=engine.info if engine else None,
-            load=engine.load() if engine else EngineLoad(),
+            load=replace(engine.load(), drain_rate=self._drain.rate()) if engine else EngineLoad(),
         )
 
     async def _report_forever(self) -> None:
@@ -117,13 +120,16 @@ class EngineReplica:
             yield (EngineDead(f"a replica of group {self._group} is {self._phase}"),)
             return
         stream = self._engine.generate(request)
+        self._drain.enter()
         try:
             async with aclosing(coalesce(stream, _FLUSH_AFTER_S)) as batches:
                 async for batch in batches:
+                    self._drain.add(sum(len(event.ids) for event in batch if isinstance(event, TokenDelta)))
                     yield batch
         except ServeError as error:
             yield (error,)
         finally:
+            self._drain.leave()
             await stream.aclose()
 
     def load(self) -> EngineLoad:

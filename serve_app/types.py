@@ -209,6 +209,24 @@ class Grammar:
 Constraint: TypeAlias = JsonSchema | Regex | Choice | Grammar
 
 
+@dataclass(slots=True, kw_only=True)
+class Placement:
+    """Which replica of a group should take a request, and which did.
+
+    The one mutable value here: the gateway asks, and Serve's replica choice, in the same process, writes down whom it chose, so
+    that the gateway knows who failed even when nothing came back. Engines ignore it.
+    """
+
+    affinity: str = ""
+    """Requests of equal affinity go to the same replica while it is not overloaded; empty: any."""
+    prefer: str = ""
+    """Replica that should take it before all others: it is being probed."""
+    avoid: frozenset[str] = frozenset()
+    """Replicas that should not take it as long as there is another."""
+    replica: str = ""
+    """Out: the replica that got it; empty where a group has no replicas to choose from."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRequest:
     """One generation for an engine: prompt token ids and how to sample.
@@ -224,6 +242,8 @@ class TokenRequest:
     cache_salt: str | None = None
     """Prefix caches are shared only between requests of equal salt."""
     timeout_s: float | None = None
+    placement: Placement = field(default_factory=Placement, compare=False)
+    """Where it should be computed and where it was; no engine reads it."""
 
     def __post_init__(self) -> None:
         """Check the token ids' exact type; one float among them would hang vLLM for good."""
@@ -309,6 +329,8 @@ class EngineLoad:
     """Fraction of the KV cache in use, 0 to 1."""
     tokens_per_second: float = 0.0
     """Generated over the last seconds, all requests together."""
+    drain_rate: float = 0.0
+    """Tokens generated per second of the time in which it had any work; 0 until measured. Filled in by the replica."""
     counters: Mapping[str, float] = field(default_factory=dict)
     """What it has done since its start, in the engine's own terms; for metrics."""
 

@@ -1,7 +1,8 @@
-"""Tokens per second over the last few seconds. Knows nothing of what it counts."""
+"""Tokens per second: over the last few seconds, and over the time in which there was work. Knows nothing of what it counts."""
 
 import time
 from collections import deque
+from collections.abc import Callable
 
 
 class Throughput:
@@ -26,3 +27,46 @@ class Throughput:
     def _forget(self, now: float) -> None:
         while self._counts and self._counts[0][0] < now - self._window_s:
             self._counts.popleft()
+
+
+class DrainRate:
+    """Tokens per second of busy time; what an engine can do, where `Throughput` is what it did.
+
+    Busy is the time in which at least one request was in. Older time weighs less: each `window_s` of busy time halves it.
+    """
+
+    def __init__(self, window_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start unmeasured."""
+        self._window_s = window_s
+        self._clock = clock
+        self._inside = 0
+        self._since = 0.0
+        self._busy_s = 0.0
+        self._tokens = 0.0
+
+    def enter(self) -> None:
+        """Count a request that begins."""
+        self._pass()
+        self._inside += 1
+
+    def add(self, tokens: int) -> None:
+        """Count tokens generated just now."""
+        self._tokens += tokens
+
+    def leave(self) -> None:
+        """Count a request that ended, however."""
+        self._pass()
+        self._inside -= 1
+
+    def rate(self) -> float:
+        """Return tokens per second of busy time, 0 before the first token."""
+        self._pass()
+        return self._tokens / self._busy_s if self._busy_s > 0 else 0.0
+
+    def _pass(self) -> None:
+        now = self._clock()
+        if self._inside:
+            self._busy_s += now - self._since
+        self._since = now
+        if self._busy_s > 2 * self._window_s:
+            self._busy_s, self._tokens = self._busy_s / 2, self._tokens / 2

@@ -4,12 +4,19 @@ A replica reports once a second; one that falls silent counts as gone. Times are
 nodes do not matter.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
-from serve_app.types import EngineInfo, EngineLoad, Phase, ReplicaReport
+from serve_app.types import EngineInfo, EngineLoad, Phase, ReplicaReport, Task
 
 _PROGRESS = (Phase.STARTING, Phase.LOADING, Phase.WARMING, Phase.READY)
+_RATE_WEIGHT = 0.3
+"""Of the newest report in a replica's smoothed drain rate."""
+_LENGTH_WEIGHT = 0.05
+"""Of the newest answer in a task's smoothed length."""
+_REMEMBERED_S = 600.0
+"""How long a replica that fell silent is remembered, so that nothing is sent to it should it only hang."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +34,26 @@ class Group:
     """Sums over the ready replicas; `kv_usage` is their mean."""
     reports: tuple[ReplicaReport, ...] = ()
     """What each replica last told, ready or not."""
+    drain_rate: float | None = None
+    """Tokens per second that its ready replicas are known to do; None until one has worked."""
+    sent_tokens: float = 0.0
+    """Work sent to it that the reports do not show yet."""
+    reported_s: float = 0.0
+    """When the least recent of the ready replicas' reports came, in the caller's seconds."""
+    silent: frozenset[str] = frozenset()
+    """Replicas that stopped reporting: gone, or hung and still accepting."""
+    blocked: bool = False
+    """Whether circuit breakers let nothing through to it."""
 
     @property
     def ready(self) -> bool:
         """Whether requests can be sent to it."""
         return self.phase is Phase.READY
+
+    @property
+    def replica_ids(self) -> tuple[str, ...]:
+        """The ready replicas."""
+        return tuple(report.replica_id for report in self.reports if report.phase is Phase.READY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +61,8 @@ class Fleet:
     """All configured groups, in configured order."""
 
     groups: tuple[Group, ...]
+    answer_tokens: Mapping[Task | None, float] = field(default_factory=dict)
+    """Observed length of answers per task; under None, of all."""
 
     @property
     def ready(self) -> bool:
@@ -59,6 +83,8 @@ class FleetView:
         self._stale_after_s = stale_after_s
         self._reports: dict[str, dict[str, tuple[float, ReplicaReport]]] = {name: {} for name in self._names}
         self._failures: dict[str, str] = {}
+        self._rates: dict[str, float] = {}
+        self._silent: dict[str, dict[str, float]] = {name: {} for name in self._names}
 
     def record(self, report: ReplicaReport, now: float) -> None:
         """Take a report; those of groups that are not configured are ignored."""
@@ -66,10 +92,24 @@ class FleetView:
         if replicas is None:
             return
         replicas[report.replica_id] = (now, report)
+        self._silent[report.group].pop(report.replica_id, None)
+        self._measure(report)
         if report.phase is Phase.FAILED:
             self._failures[report.group] = report.reason
         elif report.phase is Phase.READY:
             self._failures.pop(report.group, None)
+
+    def _measure(self, report: ReplicaReport) -> None:
+        """Smooth the drain rate. A lower one tells something only of a replica that has all the work it can take."""
+        rate, load, info = report.load.drain_rate, report.load, report.info
+        if rate <= 0 or info is None:
+            return
+        known = self._rates.get(report.replica_id)
+        saturated = load.waiting > 0 or load.running >= info.max_concurrency
+        if known is None:
+            self._rates[report.replica_id] = rate
+        elif saturated or rate > known:
+            self._rates[report.replica_id] = known + _RATE_WEIGHT * (rate - known)
 
     def snapshot(self, now: float) -> Fleet:
         """Return the groups as of `now`."""
@@ -78,14 +118,27 @@ class FleetView:
     def _group(self, name: str, now: float) -> Group:
         replicas = self._reports[name]
         for replica_id in [key for key, (seen, _) in replicas.items() if now - seen > self._stale_after_s]:
-            del replicas[replica_id]
+            self._silent[name][replica_id] = replicas.pop(replica_id)[0]
+            self._rates.pop(replica_id, None)
+        for replica_id in [key for key, seen in self._silent[name].items() if now - seen > _REMEMBERED_S]:
+            del self._silent[name][replica_id]
         reports = [report for _, report in replicas.values()]
         told = tuple(reports)
         failure = self._failures.get(name, "")
         ready = [report for report in reports if report.phase is Phase.READY]
         if ready:
-            loads = [report.load for report in ready]
-            return Group(name=name, phase=Phase.READY, replicas=len(ready), info=ready[0].info, load=_total(loads), reports=told)
+            rates = [self._rates[report.replica_id] for report in ready if report.replica_id in self._rates]
+            return Group(
+                name=name,
+                phase=Phase.READY,
+                replicas=len(ready),
+                info=ready[0].info,
+                load=_total([report.load for report in ready]),
+                reports=told,
+                drain_rate=sum(rates) / len(rates) * len(ready) if rates else None,
+                reported_s=min(seen for seen, report in replicas.values() if report.phase is Phase.READY),
+                silent=frozenset(self._silent[name]),
+            )
         alive = [report.phase for report in reports if report.phase is not Phase.FAILED]
         if alive:
             return Group(
@@ -106,4 +159,52 @@ def _total(loads: list[EngineLoad]) -> EngineLoad:
         waiting_tokens=sum(load.waiting_tokens for load in loads),
         kv_usage=sum(load.kv_usage for load in loads) / len(loads),
         tokens_per_second=sum(load.tokens_per_second for load in loads),
+        drain_rate=sum(load.drain_rate for load in loads),
     )
+
+
+@dataclass(slots=True)
+class _Sent:
+    """Work sent to a group."""
+
+    at_s: float
+    tokens: float
+
+
+class Workload:
+    """What the replicas' reports do not tell yet: the work sent since the last one, and how long answers turn out to be."""
+
+    _KEEP_S = 5.0
+
+    def __init__(self) -> None:
+        """Know nothing."""
+        self._sent: dict[str, deque[_Sent]] = {}
+        self._lengths: dict[Task | None, float] = {}
+
+    def send(self, group: str, tokens: float, now: float) -> _Sent:
+        """Note work sent to `group`; give the result to `end` when it is done."""
+        sent = _Sent(now, tokens)
+        queue = self._sent.setdefault(group, deque())
+        queue.append(sent)
+        while queue[0].at_s < now - self._KEEP_S:
+            queue.popleft()
+        return sent
+
+    def end(self, sent: _Sent) -> None:
+        """Note that the work is done, or was given up."""
+        sent.tokens = 0.0
+
+    def answered(self, task: Task, tokens: int) -> None:
+        """Note the length of a whole answer."""
+        for key in (task, None):
+            known = self._lengths.get(key)
+            self._lengths[key] = tokens if known is None else known + _LENGTH_WEIGHT * (tokens - known)
+
+    def annotate(self, fleet: Fleet, now: float) -> Fleet:
+        """Return the fleet with what is known here."""
+        groups = (replace(group, sent_tokens=self._unseen(group, now)) for group in fleet.groups)
+        return Fleet(tuple(groups), dict(self._lengths))
+
+    def _unseen(self, group: Group, now: float) -> float:
+        since = max(group.reported_s, now - self._KEEP_S)
+        return sum(sent.tokens for sent in self._sent.get(group.name, ()) if sent.at_s >= since)

@@ -1,6 +1,11 @@
-"""Chooses the groups to try for one request, best first. Pure: request, task and fleet in, route out."""
+"""Chooses the groups to try for one request, best first. Pure: request, task and fleet in, route out.
 
-from dataclasses import dataclass
+Work is counted in generated tokens: what a group has to do, over the rate at which it is known to do it, is how long a new request
+would wait there. So a GPU and a CPU group compare fairly, which counts of requests do not.
+"""
+
+import math
+from dataclasses import dataclass, field
 
 from serve_app.config import RoutingSettings
 from serve_app.conversation import GenerateRequest
@@ -10,38 +15,95 @@ from serve_app.types import Capability, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One group as it was weighed for a request."""
+
+    group: str
+    obstacle: str
+    """Why it cannot take it; empty when it can."""
+    wait_s: float | None
+    """Estimated time to drain the work it has; None while its rate is unknown."""
+    finish_s: float | None
+    """Estimated time until this request would be done there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """Groups to try in order, and a slug that says why the first is first."""
 
     candidates: tuple[str, ...]
     reason: str
+    weighed: tuple[Candidate, ...] = field(default=(), compare=False)
+    """Every group in the order of preference, with what was known of it."""
+    tokens: float = field(default=0.0, compare=False)
+    """Estimated work of the request, in generated tokens."""
 
 
 class Policy:
-    """Preference per task, minus the groups that cannot."""
+    """Preference per task, minus the groups that cannot; a much shorter wait overrules it."""
 
     def __init__(self, settings: RoutingSettings) -> None:
-        """Use the configured preferences."""
+        """Use the configured preferences and weights."""
         self._settings = settings
 
     def choose(self, request: GenerateRequest, task: Task, prompt_tokens: int, fleet: Fleet) -> Route:
         """Return the route for a request whose longest prompt has `prompt_tokens` tokens.
 
-        Reasons: `requested` (the client named the group), `preferred` (first choice for the task), `not-ready`, `too-long` or
-        `incapable` (why the first choice was passed over). Raises `InvalidRequest` for an unknown group, `ContextOverflow` when the
-        prompt fits nowhere, `Unsupported` when no group can do it, `NoEngine` when those that could are not ready.
+        Reasons: `requested` (the client named the group), `preferred` (first choice for the task), `shorter-wait` (another would be
+        done much earlier), `restricted`, `too-long`, `incapable`, `not-ready` or `breaker-open` (why the first choice was passed
+        over). Raises `InvalidRequest` for an unknown group, `ContextOverflow` when the prompt fits nowhere, `Unsupported` when no
+        group can do it, `NoEngine` when those that could are not ready.
         """
         if request.group is not None and fleet.group(request.group) is None:
             known = ", ".join(group.name for group in fleet.groups)
             raise InvalidRequest(f"no engine group '{request.group[:100]}'; configured are: {known}", param="x-engine")
         order = self._order(request, task, fleet)
-        obstacles = {group.name: _obstacle(group, request, prompt_tokens) for group in order}
-        candidates = tuple(group.name for group in order if not obstacles[group.name])
-        if not candidates:
-            raise _refusal(order, obstacles, prompt_tokens)
-        if request.group is not None:
-            return Route(candidates=candidates, reason="requested")
-        return Route(candidates=candidates, reason=obstacles[order[0].name] or "preferred")
+        tokens = self._work(request, task, prompt_tokens, fleet)
+        weighed = tuple(self._weigh(group, request, prompt_tokens, tokens, fleet) for group in order)
+        able = [candidate for candidate in weighed if not candidate.obstacle]
+        if not able:
+            raise _refusal(order, {candidate.group: candidate.obstacle for candidate in weighed}, prompt_tokens)
+        reason = "requested" if request.group is not None else weighed[0].obstacle or "preferred"
+        faster = self._faster(able, fleet)
+        if faster is not None:
+            able.remove(faster)
+            able.insert(0, faster)
+            reason = "shorter-wait"
+        names = tuple(candidate.group for candidate in able)
+        return Route(candidates=names, reason=reason, weighed=weighed, tokens=tokens)
+
+    def _work(self, request: GenerateRequest, task: Task, prompt_tokens: int, fleet: Fleet) -> float:
+        """Estimate a request's work in generated tokens."""
+        mean = fleet.answer_tokens.get(None, float(self._settings.answer_tokens))
+        answer = fleet.answer_tokens.get(task, mean)
+        answer = min(answer, request.sampling.max_tokens or answer)
+        return float(len(request.prompts) * request.n * (answer + self._settings.prompt_weight * prompt_tokens))
+
+    def _weigh(self, group: Group, request: GenerateRequest, prompt_tokens: int, tokens: float, fleet: Fleet) -> Candidate:
+        obstacle = self._obstacle(group, request, prompt_tokens)
+        if not group.drain_rate:
+            return Candidate(group=group.name, obstacle=obstacle, wait_s=None, finish_s=None)
+        mean, load = fleet.answer_tokens.get(None, float(self._settings.answer_tokens)), group.load
+        # What runs is half done on average.
+        queued = (load.running / 2 + load.waiting) * mean + load.waiting_tokens * self._settings.prompt_weight + group.sent_tokens
+        wait_s = queued / group.drain_rate
+        return Candidate(group=group.name, obstacle=obstacle, wait_s=wait_s, finish_s=wait_s + tokens / group.drain_rate)
+
+    def _faster(self, able: list[Candidate], fleet: Fleet) -> Candidate | None:
+        """Return the candidate that overrules the first, if any. An idle group of unknown speed gets a chance to show it."""
+        first = able[0].finish_s
+        if first is None or first <= self._settings.overrule_above_s:
+            return None
+
+        def finish_s(candidate: Candidate) -> float:
+            if candidate.finish_s is not None:
+                return candidate.finish_s
+            group = fleet.group(candidate.group)
+            idle = group is not None and not (group.load.running or group.load.waiting or group.sent_tokens)
+            return 0.0 if idle else math.inf
+
+        best = min(able[1:], key=finish_s, default=None)
+        return best if best is not None and finish_s(best) * self._settings.overrule_factor < first else None
 
     def _order(self, request: GenerateRequest, task: Task, fleet: Fleet) -> list[Group]:
         if request.group is not None:
@@ -49,6 +111,20 @@ class Policy:
         preferred = self._settings.prefer.get(task, ())
         rank = {name: position for position, name in enumerate(preferred)}
         return sorted(fleet.groups, key=lambda group: rank.get(group.name, len(rank)))
+
+    def _obstacle(self, group: Group, request: GenerateRequest, prompt_tokens: int) -> str:
+        """Return why the group cannot take the request, empty when it can. What is lasting comes before what may pass."""
+        allowed = self._settings.models.get(request.model or "")
+        if allowed is not None and group.name not in allowed:
+            return "restricted"
+        if group.info is not None:
+            if prompt_tokens >= group.info.context_length:
+                return "too-long"
+            if not _needs(request) <= group.info.capabilities:
+                return "incapable"
+        if not group.ready:
+            return "not-ready"
+        return "breaker-open" if group.blocked else ""
 
 
 def _needs(request: GenerateRequest) -> set[Capability]:
@@ -64,16 +140,6 @@ def _needs(request: GenerateRequest) -> set[Capability]:
     return needs
 
 
-def _obstacle(group: Group, request: GenerateRequest, prompt_tokens: int) -> str:
-    """Return why the group cannot take the request, empty when it can. What is lasting comes before what may pass."""
-    if group.info is not None:
-        if prompt_tokens >= group.info.context_length:
-            return "too-long"
-        if not _needs(request) <= group.info.capabilities:
-            return "incapable"
-    return "" if group.ready else "not-ready"
-
-
 def _refusal(order: list[Group], obstacles: dict[str, str], prompt_tokens: int) -> ContextOverflow | Unsupported | NoEngine:
     found = set(obstacles.values())
     if found == {"too-long"}:
@@ -82,10 +148,13 @@ def _refusal(order: list[Group], obstacles: dict[str, str], prompt_tokens: int) 
             f"This model's maximum context length is {longest} tokens, but the prompt has {prompt_tokens} tokens and one "
             "at least is needed for the answer. Shorten the prompt.",
         )
-    if "not-ready" not in found:
+    if not found & {"not-ready", "breaker-open"}:
         return Unsupported(f"no engine group can serve this request: {_list(obstacles)}")
     waiting = [group for group in order if obstacles[group.name] == "not-ready"]
-    states = "; ".join(f"{group.name} is {group.phase}" for group in waiting)
+    states = "; ".join(
+        [f"{group.name} is {group.phase}" for group in waiting]
+        + [f"{name} failed too often lately" for name, why in obstacles.items() if why == "breaker-open"]
+    )
     return NoEngine(f"No engine group is ready: {states}. GET /health shows when they are.", retry_after_s=5.0)
 
 

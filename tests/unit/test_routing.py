@@ -1,11 +1,14 @@
 """Which group is chosen, why, and what is said when none can be."""
 
+from dataclasses import replace
+
 import pytest
 
-from serve_app.config import RoutingSettings
+from serve_app.config import AppSettings, RoutingSettings
 from serve_app.conversation import Chat, GenerateRequest, Message, RawText, RawTokens
+from serve_app.engines.throughput import DrainRate
 from serve_app.errors import ContextOverflow, InvalidRequest, NoEngine, Unsupported
-from serve_app.routing.fleet import Fleet, FleetView, Group
+from serve_app.routing.fleet import Fleet, FleetView, Group, Workload
 from serve_app.routing.policy import Policy, Route
 from serve_app.routing.tasks import classify
 from serve_app.types import Capability, EngineInfo, EngineKind, EngineLoad, Phase, ReplicaReport, Sampling, Task
@@ -153,3 +156,121 @@ def test_classify_tells_the_tutorials_tasks_apart(text: str, task: Task) -> None
 
 def test_token_ids_have_no_wording_to_classify() -> None:
     assert classify(RawTokens(ids=(1, 2))) is Task.GENERAL
+
+
+def _busy(name: str, rate: float | None, running: int = 0, waiting: int = 0, sent: float = 0.0) -> Group:
+    return replace(_group(name), drain_rate=rate, load=EngineLoad(running=running, waiting=waiting), sent_tokens=sent)
+
+
+def test_a_much_shorter_wait_overrules_the_preference_and_the_numbers_are_told() -> None:
+    # Preferred: (20 / 2 + 10) x 128 tokens at 100/s = 25.6 s. The other: 128 at 50/s = 2.56 s and its own work.
+    route = _choose(_request(), _busy("vllm", 50.0, running=2), _busy("onnx", 100.0, running=20, waiting=10))
+    assert route == Route(candidates=("vllm", "onnx"), reason="shorter-wait")
+    onnx, vllm = route.weighed
+    assert (onnx.group, onnx.wait_s, vllm.wait_s) == ("onnx", 25.6, 2.56)
+    assert vllm.finish_s == pytest.approx(2.56 + (128 + 0.25 * 10) / 50)
+
+
+def test_a_slower_group_is_not_chosen_for_having_fewer_requests() -> None:
+    route = _choose(_request(), _busy("vllm", 10.0), _busy("onnx", 600.0, running=16))
+    assert route.reason == "preferred"
+
+
+def test_a_short_wait_is_good_enough() -> None:
+    route = _choose(_request(), _busy("vllm", 5000.0), _busy("onnx", 200.0))
+    assert route.reason == "preferred"
+
+
+def test_an_idle_group_of_unknown_speed_is_tried_once() -> None:
+    waiting = _busy("onnx", 100.0, waiting=10)
+    assert _choose(_request(), _busy("vllm", None), waiting).reason == "shorter-wait"
+    assert _choose(_request(), _busy("vllm", None, sent=1.0), waiting).reason == "preferred"
+
+
+def test_work_sent_since_the_last_report_counts() -> None:
+    work, fleet = Workload(), Fleet((replace(_group("onnx"), reported_s=10.0),))
+    work.send("onnx", 100.0, 9.0)
+    done = work.send("onnx", 7.0, 10.5)
+    work.send("onnx", 50.0, 11.0)
+    assert work.annotate(fleet, 11.5).groups[0].sent_tokens == 57.0
+    work.end(done)
+    assert work.annotate(fleet, 11.5).groups[0].sent_tokens == 50.0
+
+
+def test_lengths_are_learned_per_task() -> None:
+    work = Workload()
+    work.answered(Task.MATH, 10)
+    work.answered(Task.CODING, 400)
+    fleet = work.annotate(Fleet((_busy("onnx", 1.0),)), 0.0)
+    policy = Policy(RoutingSettings(prompt_weight=0))
+    tokens = [policy.choose(_request(), task, 10, fleet).tokens for task in (Task.MATH, Task.CODING, Task.GENERAL)]
+    assert tokens == [10, 400, pytest.approx(10 + 0.05 * 390)]
+    capped = policy.choose(_request(sampling=Sampling(max_tokens=50)), Task.CODING, 10, fleet)
+    assert capped.tokens == 50
+
+
+def test_an_open_breaker_passes_a_group_over_and_alone_refuses_for_a_while() -> None:
+    route = _choose(_request(), _group("vllm"), replace(_group("onnx"), blocked=True))
+    assert route == Route(candidates=("vllm",), reason="breaker-open")
+    with pytest.raises(NoEngine, match="onnx failed too often") as refused:
+        _choose(_request(), replace(_group("onnx"), blocked=True))
+    assert refused.value.retry_after_s
+
+
+def test_a_model_may_be_kept_to_some_groups() -> None:
+    policy = Policy(RoutingSettings(prefer={Task.MATH: ("onnx",)}, models={"coder": ("vllm",)}))
+    fleet = Fleet((_group("vllm"), _group("onnx")))
+    assert policy.choose(_request(model="coder"), Task.MATH, 1, fleet) == Route(candidates=("vllm",), reason="restricted")
+    assert policy.choose(_request(model="other"), Task.MATH, 1, fleet).reason == "preferred"
+    with pytest.raises(Unsupported, match="onnx: restricted"):
+        policy.choose(_request(model="coder", group="onnx"), Task.MATH, 1, fleet)
+
+
+def _rated(rate: float, *, running: int = 1, waiting: int = 0, replica: str = "a") -> ReplicaReport:
+    load = EngineLoad(running=running, waiting=waiting, drain_rate=rate)
+    return ReplicaReport(group="onnx", replica_id=replica, phase=Phase.READY, info=_info(), load=load)
+
+
+def test_the_drain_rate_is_smoothed_and_falls_only_under_full_load() -> None:
+    view = FleetView(("onnx",), 5)
+    assert view.snapshot(0).groups[0].drain_rate is None
+    view.record(_rated(100), 0)
+    view.record(_rated(50), 1)
+    assert view.snapshot(1).groups[0].drain_rate == 100, "one request alone shows less than the engine can do"
+    view.record(_rated(50, running=4, waiting=3), 2)
+    assert view.snapshot(2).groups[0].drain_rate == pytest.approx(85)
+    view.record(_report(Phase.READY, "b"), 2)
+    assert view.snapshot(2).groups[0].drain_rate == pytest.approx(170), "a replica not yet measured is taken to be like the others"
+
+
+def test_a_replica_that_fell_silent_is_remembered_until_it_speaks_again() -> None:
+    view = FleetView(("onnx",), 5)
+    view.record(_rated(1, replica="a"), 0)
+    view.record(_rated(1, replica="b"), 4)
+    group = view.snapshot(8).groups[0]
+    assert (group.silent, group.replica_ids) == ({"a"}, ("b",))
+    view.record(_rated(1, replica="a"), 9)
+    assert view.snapshot(9).groups[0].silent == frozenset()
+
+
+def test_busy_time_is_what_the_drain_rate_divides_by() -> None:
+    now = 0.0
+    rate = DrainRate(clock=lambda: now)
+    assert rate.rate() == 0.0
+    rate.enter()
+    now = 2.0
+    rate.add(20)
+    rate.leave()
+    now = 100.0
+    assert rate.rate() == 10.0
+    rate.enter()
+    rate.enter()
+    now = 102.0
+    rate.add(60)
+    assert rate.rate() == 20.0
+
+
+@pytest.mark.parametrize("routing", [{"prefer": {"math": ["gpu"]}}, {"models": {"m": ["gpu"]}}])
+def test_a_group_that_is_not_configured_is_refused_by_name(routing: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"no engine group 'gpu'; configured are: onnx"):
+        AppSettings.model_validate({"engines": {"onnx": {"kind": "fake"}}, "routing": routing})
