@@ -110,6 +110,8 @@ class FakeSettings(Settings):
     """Generations at once."""
     fault: Literal["none", "fail_start", "fail_first", "die_midway", "truncate", "hang"] = "none"
     """How it misbehaves: refuses to start, fails before or after some tokens, ends without `Finished`, or never goes on."""
+    fault_at: int = Field(2, ge=0)
+    """Tokens of an answer after which it dies, truncates or hangs."""
 
 
 EngineSettings = Annotated[VllmSettings | OnnxSettings | FakeSettings, Field(discriminator="kind")]

@@ -179,4 +179,6 @@ class GenerateRequest:
     """Given by the client; wins over classification."""
     group: str | None = None
     """Engine group given by the client; wins over every preference."""
+    session: str | None = None
+    """The client's name of the conversation; its requests go to one replica while that is not overloaded."""
     timeout_s: float | None = None

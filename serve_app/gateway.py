@@ -4,68 +4,40 @@ Knows groups only as things that generate token events, and clients only as `Gen
 """
 
 import asyncio
-import random
+import json
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
+from serve_app.attempts import Attempts, Generator, Order
+from serve_app.attempts import Telling as Telling
 from serve_app.chat.template import ChatTemplate
 from serve_app.chat.text_stream import TextStream
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.config import AppSettings
-from serve_app.conversation import Chat, GenerateRequest, Prompt, RawText, TextDelta, TextEvent
-from serve_app.errors import (
-    ContextOverflow,
-    DeadlineExceeded,
-    IncompleteGeneration,
-    InvalidRequest,
-    NoEngine,
-    Overloaded,
-    ServeError,
-)
+from serve_app.config import AppSettings, RoutingSettings
+from serve_app.conversation import Chat, GenerateRequest, Prompt, RawText, TextDelta, TextEvent, total_usage
+from serve_app.errors import ContextOverflow, IncompleteGeneration, InvalidRequest, Overloaded, ServeError
+from serve_app.metrics import Traffic, exposition
 from serve_app.models.catalog import Catalog
+from serve_app.routing.affinity import affinity
 from serve_app.routing.fleet import Fleet
 from serve_app.routing.policy import Policy
 from serve_app.routing.tasks import classify
-from serve_app.types import MAX_SEED, Finished, FinishReason, InvalidValue, Sampling, Task, Timings, TokenEvent, TokenRequest, Usage
+from serve_app.types import MAX_SEED, Finished, FinishReason, InvalidValue, Sampling, Task, Timings, TokenRequest, Usage
 
-_RETRY_PAUSE_S = 0.1
-"""Mean pause before a group is asked again."""
-
-
-class Generator(Protocol):
-    """The part of an engine that the gateway uses; a group of replicas looks the same."""
-
-    def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
-        """Generate for one request; see `serve_app.engines.base`."""
-        ...
-
-
-@dataclass(slots=True, kw_only=True)
-class Telling:
-    """What every answer tells about its way; filled in on the way, complete with the first event."""
-
-    request_id: str
-    task: Task | None = None
-    engine: str | None = None
-    """The group that answers."""
-    reason: str | None = None
-    """Why that group; see `Policy.choose`. `failover` when an earlier candidate failed."""
-    attempts: int = 0
+REQUEST_LOG = logging.getLogger("serve_app.requests")
+"""One line of JSON a request, without its text."""
 
 
 @dataclass(slots=True)
 class _Job:
-    """One choice on its way: the engine's request, its route and its stop strings."""
+    """One choice on its way: what is ordered of the engines, its stop strings, and what an echo puts before it."""
 
-    request: TokenRequest
-    candidates: tuple[str, ...]
+    order: Order
     text: TextStream
     prefix: str
-    telling: Telling
-    deadline: float
 
 
 @dataclass(slots=True)
@@ -78,15 +50,32 @@ class Gateway:
     generators: Mapping[str, Generator]
     fleet: Callable[[], Fleet]
     """Returns the groups' state now."""
+    traffic: Traffic = field(default_factory=Traffic)
+    """What it counts."""
     active: int = 0
     """Generations being worked on."""
     _template: ChatTemplate = field(init=False)
     _policy: Policy = field(init=False)
+    _attempts: Attempts = field(init=False)
 
     def __post_init__(self) -> None:
-        """Prepare template and policy."""
+        """Prepare template, policy and attempts."""
         self._template = ChatTemplate(self.tokenizer)
         self._policy = Policy(self.settings.routing)
+        self._attempts = Attempts(self.settings.routing, self.generators, self.fleet, self.traffic)
+
+    def configure(self, routing: RoutingSettings) -> None:
+        """Route by other settings from the next request on; those under way end by the old ones."""
+        self.settings = self.settings.model_copy(update={"routing": routing})
+        self._policy = Policy(routing)
+        self._attempts.configure(routing)
+
+    def exposition(self) -> bytes:
+        """Return Prometheus' text of replicas, requests and breakers."""
+        fleet = self.fleet()
+        states = self._attempts.health.states(fleet, time.monotonic())
+        self.traffic.breakers = {key: str(state) for key, state in states.items()}
+        return exposition((report for group in fleet.groups for report in group.reports), self.traffic)
 
     async def generate(self, request: GenerateRequest, telling: Telling) -> AsyncGenerator[TextEvent, None]:
         """Yield any number of `TextDelta`s and one `Finished` per choice; closing the iterator aborts everything.
@@ -97,13 +86,43 @@ class Gateway:
         if self.active and self.active + cost > self.settings.limits.max_concurrent_generations:
             raise Overloaded("too many requests are being served; try again later", retry_after_s=1.0)
         self.active += cost
+        began, outcome, ends = time.monotonic(), "cancelled", []
         try:
             jobs = await self._prepare(request, telling)
             async with aclosing(_merge([self._run(job) for job in jobs])) as events:
                 async for event in events:
+                    if isinstance(event, Finished):
+                        ends.append(event)
+                    if len(ends) == cost:
+                        outcome = "ok"
                     yield event
+        except ServeError as error:
+            outcome = error.code
+            raise
+        except Exception:
+            outcome = "internal_error"
+            raise
         finally:
             self.active -= cost
+            self._account(telling, outcome, total_usage(ends, request.n), time.monotonic() - began)
+
+    def _account(self, telling: Telling, outcome: str, usage: Usage, seconds: float) -> None:
+        """Count and log a request that has ended; nothing of its text."""
+        task, engine, reason = telling.task or "none", telling.engine or "none", telling.reason or "none"
+        self.traffic.served(task=task, engine=engine, reason=reason, outcome=outcome, seconds=seconds)
+        self.traffic.generated(task, engine, prompt=usage.prompt_tokens, completion=usage.completion_tokens)
+        told = {
+            "request_id": telling.request_id,
+            "task": task,
+            "engine": engine,
+            "reason": reason,
+            "attempts": telling.attempts,
+            "outcome": outcome,
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "seconds": round(seconds, 4),
+        }
+        REQUEST_LOG.info("%s", json.dumps(told))
 
     async def render(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the token ids that engines would get for `prompt`; raises `ContextOverflow` when no group could take it."""
@@ -116,26 +135,29 @@ class Gateway:
             raise InvalidRequest(f"n must be at most {limits.max_choices}, got {request.n}", param="n")
         if len(request.prompts) > limits.max_prompts:
             raise InvalidRequest(f"at most {limits.max_prompts} prompts per call, got {len(request.prompts)}", param="prompt")
-        fleet = self.fleet()
+        fleet = self._attempts.survey()
         task = telling.task = request.task or classify(request.prompts[0])
         prompts = [await self._render(prompt, fleet) for prompt in request.prompts]
         route = self._policy.choose(request, task, max(len(ids) for ids in prompts), fleet)
-        telling.reason = route.reason
+        telling.reason, telling.weighed = route.reason, route.weighed
         timeout_s = min(request.timeout_s or limits.request_timeout_s, limits.request_timeout_s)
         deadline = time.monotonic() + timeout_s
         jobs = []
         for choice in range(len(prompts) * request.n):
             number, copy = divmod(choice, request.n)
-            token_request = self._token_request(request, prompts[number], choice, copy, timeout_s)
-            text = TextStream(
-                self.tokenizer,
-                request.stop,
-                choice=choice,
-                min_tokens=request.sampling.min_tokens,
-                tools=_offered(request.prompts[number]),
+            prompt = request.prompts[number]
+            tools = _offered(prompt)
+            order = Order(
+                request=self._token_request(request, prompts[number], choice, copy, timeout_s),
+                candidates=route.candidates,
+                telling=telling,
+                deadline=deadline,
+                tokens=route.tokens / (len(prompts) * request.n),
+                affinity=affinity(prompt, request.session),
+                tools=tools is not None,
             )
-            prefix = self._echo(request.prompts[number], prompts[number]) if request.echo else ""
-            jobs.append(_Job(token_request, route.candidates, text, prefix, telling, deadline))
+            text = TextStream(self.tokenizer, request.stop, choice=choice, min_tokens=request.sampling.min_tokens, tools=tools)
+            jobs.append(_Job(order, text, self._echo(prompt, prompts[number]) if request.echo else ""))
         return jobs
 
     async def _render(self, prompt: Prompt, fleet: Fleet) -> tuple[int, ...]:
@@ -183,7 +205,7 @@ class Gateway:
     async def _run(self, job: _Job) -> AsyncGenerator[TextEvent, None]:
         """One choice, from the first attempt to its `Finished`."""
         began = time.monotonic()
-        tokens = self._attempt(job)
+        tokens = self._attempts.run(job.order)
         echoed = not job.prefix
         try:
             async for event in tokens:
@@ -197,12 +219,14 @@ class Gateway:
                     reason = FinishReason.STOP if job.text.stopped else event.reason
                     if job.text.calls and reason is FinishReason.STOP:
                         reason = FinishReason.TOOL_CALLS
+                    self._learn(job, event.usage.completion_tokens)
                     yield replace(event, reason=reason, choice=job.text.choice)
                     return
                 for part in job.text.push(event):
                     yield part
                 if job.text.stopped:
-                    usage = Usage(prompt_tokens=len(job.request.prompt), completion_tokens=job.text.tokens)
+                    usage = Usage(prompt_tokens=len(job.order.request.prompt), completion_tokens=job.text.tokens)
+                    self._learn(job, job.text.tokens)
                     timings = Timings(decode_s=time.monotonic() - began)
                     yield Finished(reason=FinishReason.STOP, usage=usage, timings=timings, choice=job.text.choice)
                     return
@@ -210,53 +234,13 @@ class Gateway:
             await tokens.aclose()
         raise IncompleteGeneration("the engine's stream ended before the answer did; try again")
 
-    async def _attempt(self, job: _Job) -> AsyncGenerator[TokenEvent, None]:
-        """Try the candidates in turn until one yields; after its first token, its failures are final.
-
-        A group that is full is not asked again; one that failed is, after a short pause.
-        """
-        last: ServeError = NoEngine("no attempt was made")
-        full: set[str] = set()
-        for attempt in range(self.settings.routing.max_attempts):
-            group = job.candidates[attempt % len(job.candidates)]
-            if group in full:
-                break
-            if attempt >= len(job.candidates):
-                await asyncio.sleep(random.uniform(0.5, 1.5) * _RETRY_PAUSE_S)
-            job.telling.attempts = max(job.telling.attempts, attempt + 1)
-            job.telling.engine = group
-            if group != job.candidates[0]:
-                job.telling.reason = "failover"
-            stream = self.generators[group].generate(job.request)
-            yielded = False
-            try:
-                while (event := await _next(stream, job.deadline)) is not None:
-                    yield event
-                    yielded = True
-                return
-            except ServeError as error:
-                if yielded or not error.retryable:
-                    raise
-                last = error
-                if isinstance(error, Overloaded):
-                    full.add(group)
-            finally:
-                await stream.aclose()
-        raise last
+    def _learn(self, job: _Job, tokens: int) -> None:
+        self._attempts.workload.answered(job.order.telling.task or Task.GENERAL, tokens)
 
 
 def _offered(prompt: Prompt) -> tuple[str, ...] | None:
     """Return the names of the tools that an answer may call; None when it may not."""
     return tuple(tool.name for tool in prompt.tools) if isinstance(prompt, Chat) and prompt.tools else None
-
-
-async def _next(stream: AsyncGenerator[TokenEvent, None], deadline: float) -> TokenEvent | None:
-    """Return the next event or None at the end; raises `DeadlineExceeded` at the monotonic `deadline`."""
-    try:
-        async with asyncio.timeout(deadline - time.monotonic()):
-            return await anext(stream, None)
-    except TimeoutError as error:
-        raise DeadlineExceeded("the time for this request is over; ask for fewer tokens or allow more time") from error
 
 
 async def _merge(streams: list[AsyncGenerator[TextEvent, None]]) -> AsyncGenerator[TextEvent, None]:

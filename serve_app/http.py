@@ -4,6 +4,7 @@ Knows dialects as data; knows nothing of what their bodies mean.
 """
 
 import asyncio
+import json
 import logging
 import re
 import time
@@ -36,13 +37,15 @@ from serve_app.dialects.base import (
 )
 from serve_app.errors import InvalidRequest, MethodNotAllowed, NotFound, ServeError, TooLarge, internal_error
 from serve_app.gateway import Gateway, Telling
-from serve_app.metrics import CONTENT_TYPE, exposition
+from serve_app.metrics import CONTENT_TYPE
 from serve_app.routing.fleet import Fleet
+from serve_app.routing.policy import Candidate
 from serve_app.types import Phase, Task
 
 logger = logging.getLogger(__name__)
 
 _CLIENT_GONE = 499
+_MAX_SESSION_CHARS = 200
 _REQUEST_ID = re.compile(r"[!-~]{1,200}")
 
 
@@ -52,6 +55,8 @@ class _Hints:
 
     task: Task | None
     group: str | None
+    session: str | None
+    timeout_s: float | None
 
 
 class _EventResponse(StreamingResponse):
@@ -134,7 +139,7 @@ async def _rendered(endpoint: Render, gateway: Gateway, request: Request, tellin
 
 async def _guarded(dialect: Dialect, request: Request, answer: Callable[[Telling], Any]) -> Response:
     """Run `answer`; whatever it raises becomes an error in the dialect's shape, the unforeseen an anonymous one."""
-    telling = Telling(request_id=_request_id(request))
+    telling = Telling(request_id=_request_id(request), debug=request.headers.get("x-debug-route", "").lower() == "true")
     try:
         response: Response = await answer(telling)
         return response
@@ -157,7 +162,13 @@ async def respond(codec: Codec[Any], gateway: Gateway, request: Request, telling
     hints = _hints(request)
     body = parse(codec.body, raw)
     wanted, stream = codec.decode(body, telling.request_id)
-    wanted = replace(wanted, task=hints.task or wanted.task, group=hints.group or wanted.group)
+    wanted = replace(
+        wanted,
+        task=hints.task or wanted.task,
+        group=hints.group or wanted.group,
+        session=hints.session or wanted.session,
+        timeout_s=hints.timeout_s or wanted.timeout_s,
+    )
     model = gateway.catalog.resolve(wanted.model)
     call = Call(request=wanted, body=body, stream=stream, model=wanted.model or model, created=int(time.time()))
     encoder = codec.encoder(call) if stream else None
@@ -230,7 +241,26 @@ def _hints(request: Request) -> _Hints:
     task = request.headers.get("x-task")
     if task is not None and task not in set(Task):
         raise InvalidRequest(f"no task '{task[:100]}'; tasks are: {', '.join(Task)}", param="x-task")
-    return _Hints(task=Task(task) if task else None, group=request.headers.get("x-engine") or None)
+    return _Hints(
+        task=Task(task) if task else None,
+        group=request.headers.get("x-engine") or None,
+        session=request.headers.get("x-session-id", "")[:_MAX_SESSION_CHARS] or None,
+        timeout_s=_timeout_s(request),
+    )
+
+
+def _timeout_s(request: Request) -> float | None:
+    """Return the seconds that the client gives its request, None when it says nothing."""
+    given = request.headers.get("x-timeout-s")
+    if given is None:
+        return None
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise InvalidRequest("x-timeout-s must be a number of seconds above 0", param="x-timeout-s")
+    return seconds
 
 
 def _request_id(request: Request) -> str:
@@ -239,12 +269,27 @@ def _request_id(request: Request) -> str:
 
 
 def _headers(telling: Telling) -> dict[str, str]:
-    return {
+    headers = {
         "x-request-id": telling.request_id,
         "x-task": telling.task or "none",
         "x-engine": telling.engine or "none",
         "x-route-reason": telling.reason or "none",
         "x-attempts": str(telling.attempts),
+    }
+    if telling.debug:
+        headers["x-route-candidates"] = json.dumps([_candidate(each) for each in telling.weighed], separators=(",", ":"))
+    return headers
+
+
+def _candidate(candidate: Candidate) -> JsonObject:
+    def rounded(seconds: float | None) -> float | None:
+        return None if seconds is None else round(seconds, 3)
+
+    return {
+        "group": candidate.group,
+        "obstacle": candidate.obstacle or None,
+        "wait_s": rounded(candidate.wait_s),
+        "finish_s": rounded(candidate.finish_s),
     }
 
 
@@ -275,8 +320,7 @@ def _mount_health(app: FastAPI, gateway: Gateway) -> None:
         return JSONResponse({"status": "ok"})
 
     async def metrics(request: Request) -> Response:
-        reports = (report for group in gateway.fleet().groups for report in group.reports)
-        return Response(exposition(reports), media_type=CONTENT_TYPE)
+        return Response(gateway.exposition(), media_type=CONTENT_TYPE)
 
     for path, endpoint in (("/health", health), ("/livez", livez), ("/metrics", metrics)):
         app.add_api_route(path, endpoint, methods=["GET"], tags=["health"])

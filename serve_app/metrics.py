@@ -1,9 +1,11 @@
-"""Prometheus text of what the replicas report; every ingress hears every replica, so each tells the same.
+"""Prometheus text of what the replicas report, and of the requests that this ingress served.
 
-Knows reports; neither fleet nor engine.
+Every ingress hears every replica, so each tells the same of them; of requests each tells its own, under its own label. Knows
+reports and labels; neither fleet nor engine.
 """
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -65,10 +67,63 @@ class _Replicas(Collector):
                 yield counter
 
 
-def exposition(reports: Iterable[ReplicaReport]) -> bytes:
-    """Return the reports in Prometheus' text format."""
+_Counts = defaultdict[tuple[str, ...], float]
+
+
+class Traffic(Collector):
+    """Counts requests and attempts by their labels. `ingress` tells several ingress replicas apart."""
+
+    def __init__(self, ingress: str = "") -> None:
+        """Start at zero."""
+        self._ingress = ingress
+        self._requests: _Counts = defaultdict(float)
+        self._seconds: _Counts = defaultdict(float)
+        self._attempts: _Counts = defaultdict(float)
+        self._tokens: _Counts = defaultdict(float)
+        self.breakers: Mapping[tuple[str, str], str] = {}
+        """State of each breaker by (group, replica), set before the text is made."""
+
+    def served(self, *, task: str, engine: str, reason: str, outcome: str, seconds: float) -> None:
+        """Count a request whose answer ended: `outcome` is ok, cancelled or an error's code."""
+        self._requests[(task, engine, reason, outcome)] += 1
+        self._seconds[(task, engine)] += seconds
+
+    def generated(self, task: str, engine: str, *, prompt: int, completion: int) -> None:
+        """Count the tokens of a whole answer."""
+        self._tokens[(task, engine, "prompt")] += prompt
+        self._tokens[(task, engine, "completion")] += completion
+
+    def attempted(self, engine: str, outcome: str) -> None:
+        """Count one engine's try at a request."""
+        self._attempts[(engine, outcome)] += 1
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the counts as metric families."""
+        families = (
+            ("requests", "Requests by how they were routed and ended", ("task", "engine", "reason", "outcome"), self._requests),
+            ("request_seconds", "Time from their arrival at the gateway to their end", ("task", "engine"), self._seconds),
+            ("attempts", "Tries of engines, each a request or the rest of one", ("engine", "outcome"), self._attempts),
+            ("tokens", "Tokens of whole answers", ("task", "engine", "kind"), self._tokens),
+        )
+        for name, about, labels, counts in families:
+            counter = CounterMetricFamily(f"phi_serve_{name}", about, labels=("ingress", *labels))
+            for values, count in counts.items():
+                counter.add_metric((self._ingress, *values), count)
+            yield counter
+        states = GaugeMetricFamily(
+            "phi_serve_breaker", "1 for the state that a circuit breaker is in", labels=("ingress", "group", "replica", "state")
+        )
+        for (group, replica), state in self.breakers.items():
+            states.add_metric((self._ingress, group, replica, state), 1)
+        yield states
+
+
+def exposition(reports: Iterable[ReplicaReport], traffic: Traffic | None = None) -> bytes:
+    """Return reports and traffic in Prometheus' text format."""
     registry = CollectorRegistry()
     registry.register(_Replicas(reports))
+    if traffic is not None:
+        registry.register(traffic)
     return generate_latest(registry)
 
 

@@ -4,6 +4,7 @@ Plain frozen dataclasses, so they cross Ray unchanged. Knows no web framework, d
 instants do not appear. What is constructed is valid: a `Sampling` or `TokenRequest` that exists can be given to any engine.
 """
 
+import copy
 import json
 import math
 import re
@@ -251,6 +252,12 @@ class TokenRequest:
             raise InvalidValue("prompt", "must not be empty")
         if any(type(token) is not int or token < 0 for token in self.prompt):
             raise InvalidValue("prompt", "must hold non-negative integer token ids")
+
+    def placed(self, placement: Placement) -> "TokenRequest":
+        """Return the same request for another place; what is valid is not checked again."""
+        other = copy.copy(self)
+        object.__setattr__(other, "placement", placement)
+        return other
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import FakeSettings
 from serve_app.engines.throughput import Throughput
-from serve_app.errors import EngineDead, GenerationFailed
+from serve_app.errors import ContextOverflow, EngineDead, GenerationFailed
 from serve_app.types import (
     Capability,
     EngineInfo,
@@ -27,7 +27,10 @@ from serve_app.types import (
 
 
 class FakeEngine:
-    """Answers every request with the configured text, at the configured pace, with the configured fault."""
+    """Answers every request with the configured text, at the configured pace, with the configured fault.
+
+    A prompt that ends in a beginning of that text is gone on with.
+    """
 
     def __init__(self, settings: FakeSettings, model_dir: Path) -> None:
         """Take the script from `settings` and the tokenizer from `model_dir`."""
@@ -79,21 +82,29 @@ class FakeEngine:
             self._slots.release()
 
     async def _play(self, request: TokenRequest, queue_s: float) -> AsyncGenerator[TokenEvent, None]:
-        fault = self._settings.fault
+        fault, fault_at = self._settings.fault, self._settings.fault_at
         if fault == "fail_first":
             raise GenerationFailed("the fake engine was told to fail")
         started = time.monotonic()
         room = self._settings.max_model_len - len(request.prompt)
+        if room < 1:
+            raise ContextOverflow(f"the prompt has {len(request.prompt)} tokens, the context {self._settings.max_model_len}")
         limit = min(room, request.sampling.max_tokens or room)
-        wanted = self._script * (limit // max(1, len(self._script)) + 1) if request.sampling.ignore_eos else self._script
-        for count, token in enumerate(wanted[:limit]):
-            await asyncio.sleep(1 / self._settings.tokens_per_second)
-            if count >= 2 and fault == "die_midway":
+        said = self._said(request.prompt)
+        wanted = self._script[said:]
+        if request.sampling.ignore_eos:
+            wanted += self._script * (limit // max(1, len(self._script)) + 1)
+        for count, token in enumerate((*wanted[:limit], None)):
+            if token is not None:
+                await asyncio.sleep(1 / self._settings.tokens_per_second)
+            if count >= fault_at and fault == "die_midway":
                 raise EngineDead("the fake engine was told to die")
-            if count >= 2 and fault == "truncate":
+            if count >= fault_at and fault == "truncate":
                 return
-            if count >= 2 and fault == "hang":
+            if count >= fault_at and fault == "hang":
                 await asyncio.Event().wait()
+            if token is None:
+                break
             self._throughput.add(1)
             logprobs = () if request.sampling.logprobs is None else (TokenLogprob(token, 0.0, ((token, 0.0),)),)
             yield TokenDelta((token,), logprobs)
@@ -104,6 +115,13 @@ class FakeEngine:
             usage=Usage(prompt_tokens=len(request.prompt), completion_tokens=generated),
             timings=Timings(queue_s=queue_s, decode_s=time.monotonic() - started),
         )
+
+    def _said(self, prompt: tuple[int, ...]) -> int:
+        """Return how much of its text the prompt ends with: it goes on from there, as a model would."""
+        for count in range(min(len(self._script), len(prompt)), 0, -1):
+            if prompt[-count:] == self._script[:count]:
+                return count
+        return 0
 
     async def check_health(self) -> None:
         """Be healthy."""

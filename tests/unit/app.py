@@ -1,9 +1,10 @@
 """The whole application over fake engines, without Ray: what the HTTP suites drive."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import httpx
 
@@ -29,12 +30,13 @@ class App:
 
 
 @asynccontextmanager
-async def running(**engines: dict[str, object]) -> AsyncIterator[App]:
+async def running(*, routing: Mapping[str, object] = MappingProxyType({}), **engines: dict[str, object]) -> AsyncIterator[App]:
     """Serve fake groups given as `name={settings}`; a group with `absent: True` never reports."""
     absent = {name for name, fields in engines.items() if fields.pop("absent", False)}
     settings = AppSettings.model_validate(
         {
             "engines": {name: {"kind": "fake", "tokens_per_second": 5000} | fields for name, fields in engines.items()},
+            "routing": dict(routing),
             "limits": {"max_body_bytes": 100_000, "request_timeout_s": 5},
         }
     )

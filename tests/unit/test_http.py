@@ -316,8 +316,8 @@ async def test_when_every_attempt_fails_the_error_says_so() -> None:
 
 
 @pytest.mark.parametrize(("fault", "code"), [("die_midway", "engine_dead"), ("truncate", "incomplete_generation")])
-async def test_a_stream_that_breaks_ends_in_a_well_formed_error(fault: str, code: str) -> None:
-    async with running(a={"fault": fault, "text": TEXT}) as app:
+async def test_a_stream_that_breaks_and_breaks_again_ends_in_a_well_formed_error(fault: str, code: str) -> None:
+    async with running(a={"fault": fault, "text": " ".join([TEXT] * 5)}) as app:
         streamed = await app.client.post(CHAT, json=HI | {"stream": True})
         whole = await app.client.post(CHAT, json=HI)
     assert _events(streamed.text)[-1]["error"]["code"] == code
