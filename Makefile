@@ -10,7 +10,7 @@ TRAIN_FLAGS ?= --minutes 60 --tokens-per-step 4096 --threads 2 --compile
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve check test test-unit bench train evaluate-embedded lock clean
+.PHONY: help setup serve check test test-unit bench bench-routing train evaluate-embedded lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ test-unit: $(STAMP) ## the tests that need neither Ray nor an engine (seconds)
 
 bench: $(STAMP) ## overhead of the whole path over the bare engine, at 1, 8 and 32 streams
 	$(BIN)/python -m benchmarks.overhead
+
+bench-routing: $(STAMP) ## the routing policy against four simpler ones, in virtual time
+	$(BIN)/python -m benchmarks.routing
 
 train: $(STAMP) ## train the embedded model anew (hours on CPUs; resumes from TRAIN_WORK; see training/README.md)
 	$(BIN)/python -m training.train --work $(TRAIN_WORK) $(TRAIN_FLAGS)

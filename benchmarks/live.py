@@ -52,6 +52,22 @@ class LiveApp:
         actors = list_actors(filters=[("state", "=", "ALIVE")], limit=1000, detail=True)
         return [actor.pid for actor in actors if f"#{group}#" in (actor.name or "")]
 
+    def await_replicas(self, group: str, count: int, limit_s: float = 90) -> None:
+        """Wait until so many replicas of a group answer."""
+        deadline = time.monotonic() + limit_s
+        while self._answering(group) < count or len(self.pids(group)) < count:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"a replica of {group} was not replaced")
+            time.sleep(0.5)
+
+    def _answering(self, group: str) -> int:
+        from ray.exceptions import ActorDiedError
+
+        try:
+            return len(self.loads(group))
+        except ActorDiedError:  # this process's own handle has not heard yet that a killed replica is gone
+            return 0
+
 
 def _free_port() -> int:
     with socket.socket() as probe:

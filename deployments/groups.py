@@ -7,6 +7,7 @@ from ray import serve
 
 from deployments.remote import report_to_ingress
 from deployments.replica import EngineReplica, Report
+from deployments.replica_router import router_config
 from serve_app.config import EngineSettings, FakeSettings, ModelSettings
 
 INGRESS = "ingress"
@@ -37,6 +38,7 @@ def build_group(name: str, settings: EngineSettings, model: ModelSettings) -> se
         health_check_period_s=5,
         health_check_timeout_s=40,
         graceful_shutdown_timeout_s=630,
+        request_router_config=router_config(),
     )(_ServedReplica)
     return deployment.bind(name, settings, model, _identity)
 

@@ -13,10 +13,11 @@ from deployments.asgi import ServeShim
 from deployments.groups import INGRESS
 from deployments.remote import RemoteEngine
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.config import AppSettings
+from serve_app.config import AppSettings, RoutingSettings, require_groups
 from serve_app.dialects import openai, reasoning
-from serve_app.gateway import Gateway
+from serve_app.gateway import REQUEST_LOG, Gateway
 from serve_app.http import create_app
+from serve_app.metrics import Traffic
 from serve_app.models.catalog import Catalog, locate
 from serve_app.routing.fleet import Fleet, FleetView
 from serve_app.types import ReplicaReport
@@ -38,13 +39,27 @@ class Ingress:
         self._fleet = FleetView(settings.engines, settings.routing.stale_after_s)
         self._announced = False
         routing = settings.routing
+        _log_requests()
         self._gateway = Gateway(
             settings=settings,
             tokenizer=Tokenizer.load(locate(settings.model, weights=False)),
             catalog=Catalog(settings.model, created=int(time.time())),
             generators={name: RemoteEngine(name, handle, routing.accept_timeout_s) for name, handle in groups.items()},
             fleet=self._snapshot,
+            traffic=Traffic(serve.get_replica_context().replica_id.unique_id),
         )
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Take `user_config` of serve_config.yaml: `routing` there replaces fields of `args.routing`, without a restart.
+
+        What is wrong is logged and changes nothing: raising would make Serve restart a working ingress.
+        """
+        try:
+            routing = reroute(self._settings, user_config)
+        except ValueError as error:
+            logger.error("user_config of the ingress is not used: %s", error)
+            return
+        self._gateway.configure(routing)
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the application; Serve calls this once, after construction."""
@@ -61,6 +76,20 @@ class Ingress:
         return self._fleet.snapshot(time.monotonic())
 
 
+def reroute(settings: AppSettings, user_config: Mapping[str, Any]) -> RoutingSettings:
+    """Return `args.routing` with the fields in `user_config["routing"]`; raises `ValueError` for the unknown and the impossible."""
+    unknown = set(user_config) - {"routing"}
+    if unknown:
+        raise ValueError(f"unknown: {', '.join(sorted(unknown))}; known is: routing")
+    fixed = set(user_config.get("routing") or {}) & {"stale_after_s", "accept_timeout_s"}
+    if fixed:
+        raise ValueError(f"routing.{fixed.pop()} is read at start only; set it under args")
+    merged = settings.routing.model_dump() | dict(user_config.get("routing") or {})
+    routing = RoutingSettings.model_validate(merged)
+    require_groups(routing, settings.engines)
+    return routing
+
+
 def build_ingress(settings: AppSettings, groups: Mapping[str, serve.Application]) -> serve.Application:
     """Return the ingress bound to its groups."""
     deployment = serve.deployment(
@@ -70,6 +99,13 @@ def build_ingress(settings: AppSettings, groups: Mapping[str, serve.Application]
         graceful_shutdown_timeout_s=settings.limits.request_timeout_s + 30,
     )(Ingress)
     return deployment.bind(settings, dict(groups))
+
+
+def _log_requests() -> None:
+    """Write the gateway's line per request where Serve writes this replica's log."""
+    REQUEST_LOG.setLevel(logging.INFO)
+    REQUEST_LOG.propagate = False
+    REQUEST_LOG.handlers = logging.getLogger("ray.serve").handlers
 
 
 def _announcement(settings: AppSettings) -> str:

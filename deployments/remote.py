@@ -6,6 +6,7 @@ The one place where Ray's exceptions become ours.
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextvars import Context
 from typing import Any, cast
 
 import grpc
@@ -23,7 +24,7 @@ _REPORT_TIMEOUT_S = 3.0
 
 
 class RemoteEngine:
-    """Generates on whichever replica of a group Serve picks."""
+    """Generates on the replica of a group that Serve picks, by the request's placement; who that was is written into it."""
 
     def __init__(self, group: str, handle: DeploymentHandle[Any], accept_timeout_s: float) -> None:
         """Configure the handle once; every `.options()` would build another router."""
@@ -37,7 +38,8 @@ class RemoteEngine:
 
         Serve waits for ever for a replica to appear, so acceptance (the replica's empty first batch) has a deadline.
         """
-        response = cast(DeploymentResponseGenerator[Any], self._generate.remote(request))
+        # In a context of its own: Serve's routing takes calls that share the id of the HTTP request they serve for one another.
+        response = cast(DeploymentResponseGenerator[Any], Context().run(self._generate.remote, request))
         try:
             await self._accepted(response)
             async for batch in response:

@@ -98,8 +98,11 @@ class EngineReplica:
             phase=self._phase,
             reason=self._reason,
             info=engine.info if engine else None,
-            load=replace(engine.load(), drain_rate=self._drain.rate()) if engine else EngineLoad(),
+            load=self._measured(engine.load()) if engine else EngineLoad(),
         )
+
+    def _measured(self, load: EngineLoad) -> EngineLoad:
+        return replace(load, drain_rate=self._drain.rate(), stream_rate=self._drain.stream_rate())
 
     async def _report_forever(self) -> None:
         """Report every second, and at once when the phase changes."""

@@ -288,6 +288,7 @@ def _candidate(candidate: Candidate) -> JsonObject:
     return {
         "group": candidate.group,
         "obstacle": candidate.obstacle or None,
+        "ahead": candidate.ahead,
         "wait_s": rounded(candidate.wait_s),
         "finish_s": rounded(candidate.finish_s),
     }

@@ -338,6 +338,8 @@ class EngineLoad:
     """Generated over the last seconds, all requests together."""
     drain_rate: float = 0.0
     """Tokens generated per second of the time in which it had any work; 0 until measured. Filled in by the replica."""
+    stream_rate: float = 0.0
+    """Tokens per second of one of its streams, waiting included; likewise."""
     counters: Mapping[str, float] = field(default_factory=dict)
     """What it has done since its start, in the engine's own terms; for metrics."""
 

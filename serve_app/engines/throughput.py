@@ -42,6 +42,7 @@ class DrainRate:
         self._inside = 0
         self._since = 0.0
         self._busy_s = 0.0
+        self._stream_s = 0.0
         self._tokens = 0.0
 
     def enter(self) -> None:
@@ -63,10 +64,16 @@ class DrainRate:
         self._pass()
         return self._tokens / self._busy_s if self._busy_s > 0 else 0.0
 
+    def stream_rate(self) -> float:
+        """Return tokens per second of one request, from its begin to its end."""
+        self._pass()
+        return self._tokens / self._stream_s if self._stream_s > 0 else 0.0
+
     def _pass(self) -> None:
         now = self._clock()
         if self._inside:
             self._busy_s += now - self._since
+            self._stream_s += self._inside * (now - self._since)
         self._since = now
         if self._busy_s > 2 * self._window_s:
-            self._busy_s, self._tokens = self._busy_s / 2, self._tokens / 2
+            self._busy_s, self._stream_s, self._tokens = self._busy_s / 2, self._stream_s / 2, self._tokens / 2

@@ -36,8 +36,12 @@ class Group:
     """What each replica last told, ready or not."""
     drain_rate: float | None = None
     """Tokens per second that its ready replicas are known to do; None until one has worked."""
+    stream_rate: float | None = None
+    """Tokens per second of a stream that shares a replica with few others, as far as is known."""
+    sent: int = 0
+    """Requests sent to it that the reports do not show yet."""
     sent_tokens: float = 0.0
-    """Work sent to it that the reports do not show yet."""
+    """Their work."""
     reported_s: float = 0.0
     """When the least recent of the ready replicas' reports came, in the caller's seconds."""
     silent: frozenset[str] = frozenset()
@@ -83,7 +87,7 @@ class FleetView:
         self._stale_after_s = stale_after_s
         self._reports: dict[str, dict[str, tuple[float, ReplicaReport]]] = {name: {} for name in self._names}
         self._failures: dict[str, str] = {}
-        self._rates: dict[str, float] = {}
+        self._rates: dict[str, tuple[float, float]] = {}
         self._silent: dict[str, dict[str, float]] = {name: {} for name in self._names}
 
     def record(self, report: ReplicaReport, now: float) -> None:
@@ -100,16 +104,20 @@ class FleetView:
             self._failures.pop(report.group, None)
 
     def _measure(self, report: ReplicaReport) -> None:
-        """Smooth the drain rate. A lower one tells something only of a replica that has all the work it can take."""
-        rate, load, info = report.load.drain_rate, report.load, report.info
-        if rate <= 0 or info is None:
+        """Smooth the rates.
+
+        A lower drain rate tells something only of a replica that has all the work it can take; a lower rate of streams only of one
+        that has hardly any.
+        """
+        load, info = report.load, report.info
+        if load.drain_rate <= 0 or info is None:
             return
-        known = self._rates.get(report.replica_id)
-        saturated = load.waiting > 0 or load.running >= info.max_concurrency
-        if known is None:
-            self._rates[report.replica_id] = rate
-        elif saturated or rate > known:
-            self._rates[report.replica_id] = known + _RATE_WEIGHT * (rate - known)
+        drain, stream = self._rates.get(report.replica_id, (load.drain_rate, load.stream_rate))
+        if load.drain_rate > drain or load.waiting > 0 or load.running >= info.max_concurrency:
+            drain += _RATE_WEIGHT * (load.drain_rate - drain)
+        if load.stream_rate > stream or load.running <= 1:
+            stream += _RATE_WEIGHT * (load.stream_rate - stream)
+        self._rates[report.replica_id] = drain, stream
 
     def snapshot(self, now: float) -> Fleet:
         """Return the groups as of `now`."""
@@ -135,7 +143,8 @@ class FleetView:
                 info=ready[0].info,
                 load=_total([report.load for report in ready]),
                 reports=told,
-                drain_rate=sum(rates) / len(rates) * len(ready) if rates else None,
+                drain_rate=sum(drain for drain, _ in rates) / len(rates) * len(ready) if rates else None,
+                stream_rate=sum(stream for _, stream in rates) / len(rates) if rates else None,
                 reported_s=min(seen for seen, report in replicas.values() if report.phase is Phase.READY),
                 silent=frozenset(self._silent[name]),
             )
@@ -202,9 +211,9 @@ class Workload:
 
     def annotate(self, fleet: Fleet, now: float) -> Fleet:
         """Return the fleet with what is known here."""
-        groups = (replace(group, sent_tokens=self._unseen(group, now)) for group in fleet.groups)
-        return Fleet(tuple(groups), dict(self._lengths))
+        return Fleet(tuple(self._with_sent(group, now) for group in fleet.groups), dict(self._lengths))
 
-    def _unseen(self, group: Group, now: float) -> float:
+    def _with_sent(self, group: Group, now: float) -> Group:
         since = max(group.reported_s, now - self._KEEP_S)
-        return sum(sent.tokens for sent in self._sent.get(group.name, ()) if sent.at_s >= since)
+        unseen = [sent.tokens for sent in self._sent.get(group.name, ()) if sent.at_s >= since and sent.tokens]
+        return replace(group, sent=len(unseen), sent_tokens=sum(unseen))

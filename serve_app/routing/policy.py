@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from serve_app.config import RoutingSettings
 from serve_app.conversation import GenerateRequest
-from serve_app.errors import ContextOverflow, InvalidRequest, NoEngine, Unsupported
+from serve_app.errors import ContextOverflow, InvalidRequest, NoEngine, Overloaded, Unsupported
 from serve_app.routing.fleet import Fleet, Group
 from serve_app.types import Capability, Task
 
@@ -21,8 +21,10 @@ class Candidate:
     group: str
     obstacle: str
     """Why it cannot take it; empty when it can."""
+    ahead: int
+    """Requests that it has."""
     wait_s: float | None
-    """Estimated time to drain the work it has; None while its rate is unknown."""
+    """Estimated time until it would begin; None while its rate is unknown."""
     finish_s: float | None
     """Estimated time until this request would be done there."""
 
@@ -52,7 +54,8 @@ class Policy:
         Reasons: `requested` (the client named the group), `preferred` (first choice for the task), `shorter-wait` (another would be
         done much earlier), `restricted`, `too-long`, `incapable`, `not-ready` or `breaker-open` (why the first choice was passed
         over). Raises `InvalidRequest` for an unknown group, `ContextOverflow` when the prompt fits nowhere, `Unsupported` when no
-        group can do it, `NoEngine` when those that could are not ready.
+        group can do it, `NoEngine` when those that could are not ready, `Overloaded` when none would answer within the client's
+        time: to be refused at once is better than late, and leaves the time to those who can still be served.
         """
         if request.group is not None and fleet.group(request.group) is None:
             known = ", ".join(group.name for group in fleet.groups)
@@ -64,11 +67,12 @@ class Policy:
         if not able:
             raise _refusal(order, {candidate.group: candidate.obstacle for candidate in weighed}, prompt_tokens)
         reason = "requested" if request.group is not None else weighed[0].obstacle or "preferred"
-        faster = self._faster(able, fleet)
+        faster = self._faster(able, request.timeout_s)
         if faster is not None:
             able.remove(faster)
             able.insert(0, faster)
             reason = "shorter-wait"
+        _require_time(able, request.timeout_s)
         names = tuple(candidate.group for candidate in able)
         return Route(candidates=names, reason=reason, weighed=weighed, tokens=tokens)
 
@@ -81,16 +85,23 @@ class Policy:
 
     def _weigh(self, group: Group, request: GenerateRequest, prompt_tokens: int, tokens: float, fleet: Fleet) -> Candidate:
         obstacle = self._obstacle(group, request, prompt_tokens)
-        if not group.drain_rate:
-            return Candidate(group=group.name, obstacle=obstacle, wait_s=None, finish_s=None)
-        mean, load = fleet.answer_tokens.get(None, float(self._settings.answer_tokens)), group.load
-        # What runs is half done on average.
+        load = group.load
+        ahead = load.running + load.waiting + group.sent
+        if not group.drain_rate or group.info is None:
+            return Candidate(group=group.name, obstacle=obstacle, ahead=ahead, wait_s=None, finish_s=None)
+        mean = fleet.answer_tokens.get(None, float(self._settings.answer_tokens))
+        slots = group.info.max_concurrency * max(1, group.replicas)
+        # What runs is half done on average. Whoever finds a slot waits for nobody; its stream shares the rate with the others.
         queued = (load.running / 2 + load.waiting) * mean + load.waiting_tokens * self._settings.prompt_weight + group.sent_tokens
-        wait_s = queued / group.drain_rate
-        return Candidate(group=group.name, obstacle=obstacle, wait_s=wait_s, finish_s=wait_s + tokens / group.drain_rate)
+        wait_s = max(0.0, ahead - slots + 1) / max(1, ahead) * queued / group.drain_rate
+        pace = min(group.drain_rate / min(ahead + 1, slots), group.stream_rate or math.inf)
+        return Candidate(group=group.name, obstacle=obstacle, ahead=ahead, wait_s=wait_s, finish_s=wait_s + tokens / pace)
 
-    def _faster(self, able: list[Candidate], fleet: Fleet) -> Candidate | None:
-        """Return the candidate that overrules the first, if any. An idle group of unknown speed gets a chance to show it."""
+    def _faster(self, able: list[Candidate], timeout_s: float | None) -> Candidate | None:
+        """Return the candidate that overrules the first: much faster, or in time where the first is not.
+
+        An idle group of unknown speed gets a chance to show it.
+        """
         first = able[0].finish_s
         if first is None or first <= self._settings.overrule_above_s:
             return None
@@ -98,12 +109,13 @@ class Policy:
         def finish_s(candidate: Candidate) -> float:
             if candidate.finish_s is not None:
                 return candidate.finish_s
-            group = fleet.group(candidate.group)
-            idle = group is not None and not (group.load.running or group.load.waiting or group.sent_tokens)
-            return 0.0 if idle else math.inf
+            return math.inf if candidate.ahead else 0.0
 
         best = min(able[1:], key=finish_s, default=None)
-        return best if best is not None and finish_s(best) * self._settings.overrule_factor < first else None
+        if best is None:
+            return None
+        in_time = timeout_s is not None and finish_s(best) <= timeout_s < first
+        return best if in_time or finish_s(best) * self._settings.overrule_factor < first else None
 
     def _order(self, request: GenerateRequest, task: Task, fleet: Fleet) -> list[Group]:
         if request.group is not None:
@@ -125,6 +137,14 @@ class Policy:
         if not group.ready:
             return "not-ready"
         return "breaker-open" if group.blocked else ""
+
+
+def _require_time(able: list[Candidate], timeout_s: float | None) -> None:
+    """Refuse what would be late everywhere. An idle group is always tried: its estimate may be wrong, and only work corrects it."""
+    ends = [candidate.finish_s for candidate in able if candidate.finish_s is not None and candidate.ahead]
+    if timeout_s is not None and len(ends) == len(able) and min(ends) > timeout_s:
+        late_s = min(ends) - timeout_s
+        raise Overloaded(f"no engine group would answer this within its {timeout_s:g} s; try again later", retry_after_s=late_s)
 
 
 def _needs(request: GenerateRequest) -> set[Capability]:

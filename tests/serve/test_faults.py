@@ -1,14 +1,11 @@
-"""Clients that leave, replicas that die, bodies that are wrong: the running application goes on."""
+"""Clients that leave, replicas that die, bodies that are wrong: the running application goes on. Streams: test_failover.py."""
 
 import os
 import signal
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from ray.exceptions import ActorDiedError
 
 from benchmarks.live import LiveApp
 
@@ -73,49 +70,10 @@ def test_broken_input_is_refused_and_the_engine_answers_the_next(app: LiveApp, g
     assert httpx.post(app.url + CHAT, json=SHORT, headers=headers, timeout=60).status_code == 200
 
 
-def test_a_replica_killed_midway_ends_its_streams_with_a_well_formed_error(app: LiveApp) -> None:
-    began = threading.Barrier(5)
-
-    def one(number: int) -> str:
-        headers = {"x-engine": "onnx"}
-        with httpx.stream("POST", app.url + CHAT, json=LONG | {"stream": True}, headers=headers, timeout=60) as response:
-            lines = response.iter_lines()
-            next(lines)
-            began.wait(30)
-            *_, error, done = [line for line in lines if line]
-            assert done == "data: [DONE]"
-            return error
-
-    with ThreadPoolExecutor(4) as pool:
-        streams = [pool.submit(one, number) for number in range(4)]
-        began.wait(30)
-        os.kill(app.pids("onnx")[0], signal.SIGKILL)
-        ends = [stream.result(timeout=60) for stream in streams]
-    broken = [end for end in ends if '"error"' in end]
-    assert broken, "with two replicas and four streams, the killed one had some"
-    assert all('"code":"engine_dead"' in end for end in broken)
-    assert httpx.post(app.url + CHAT, json=SHORT, headers={"x-engine": "onnx"}, timeout=60).status_code == 200
-    _await_replicas(app, 2)
-
-
-def _await_replicas(app: LiveApp, count: int) -> None:
-    deadline = time.monotonic() + 60
-    while _answering(app) < count or len(app.pids("onnx")) < count:
-        assert time.monotonic() < deadline, "the replica was not replaced"
-        time.sleep(0.5)
-
-
-def _answering(app: LiveApp) -> int:
-    try:
-        return len(app.loads("onnx"))
-    except ActorDiedError:  # this process's own handle has not heard yet that the killed replica is gone
-        return 0
-
-
 def test_a_killed_replica_costs_no_request(app: LiveApp) -> None:
     victim, *survivors = app.pids("onnx")
     assert survivors, "two replicas are configured"
     os.kill(victim, signal.SIGKILL)
     statuses = [httpx.post(app.url + CHAT, json=SHORT, headers={"x-engine": "onnx"}, timeout=60).status_code for _ in range(50)]
     assert statuses == [200] * 50
-    _await_replicas(app, 2)
+    app.await_replicas("onnx", 2)

@@ -7,7 +7,7 @@ import pytest
 from serve_app.config import AppSettings, RoutingSettings
 from serve_app.conversation import Chat, GenerateRequest, Message, RawText, RawTokens
 from serve_app.engines.throughput import DrainRate
-from serve_app.errors import ContextOverflow, InvalidRequest, NoEngine, Unsupported
+from serve_app.errors import ContextOverflow, InvalidRequest, NoEngine, Overloaded, Unsupported
 from serve_app.routing.fleet import Fleet, FleetView, Group, Workload
 from serve_app.routing.policy import Policy, Route
 from serve_app.routing.tasks import classify
@@ -158,22 +158,39 @@ def test_token_ids_have_no_wording_to_classify() -> None:
     assert classify(RawTokens(ids=(1, 2))) is Task.GENERAL
 
 
-def _busy(name: str, rate: float | None, running: int = 0, waiting: int = 0, sent: float = 0.0) -> Group:
-    return replace(_group(name), drain_rate=rate, load=EngineLoad(running=running, waiting=waiting), sent_tokens=sent)
+def _busy(name: str, rate: float | None, running: int = 0, waiting: int = 0, sent: int = 0, stream: float | None = None) -> Group:
+    load = EngineLoad(running=running, waiting=waiting)
+    return replace(_group(name), drain_rate=rate, stream_rate=stream, load=load, sent=sent, sent_tokens=128.0 * sent)
 
 
 def test_a_much_shorter_wait_overrules_the_preference_and_the_numbers_are_told() -> None:
-    # Preferred: (20 / 2 + 10) x 128 tokens at 100/s = 25.6 s. The other: 128 at 50/s = 2.56 s and its own work.
-    route = _choose(_request(), _busy("vllm", 50.0, running=2), _busy("onnx", 100.0, running=20, waiting=10))
+    route = _choose(_request(), _busy("vllm", 50.0, running=1), _busy("onnx", 100.0, running=4, waiting=10))
     assert route == Route(candidates=("vllm", "onnx"), reason="shorter-wait")
     onnx, vllm = route.weighed
-    assert (onnx.group, onnx.wait_s, vllm.wait_s) == ("onnx", 25.6, 2.56)
-    assert vllm.finish_s == pytest.approx(2.56 + (128 + 0.25 * 10) / 50)
+    # Four slots: 11 of the 14 have to end first. They are (4 / 2 + 10) x 128 tokens, 100 a second.
+    assert onnx.wait_s == pytest.approx(11 / 14 * 12 * 128 / 100)
+    # A free slot: no wait, and half of the 50 a second for the 128 tokens and the prompt's 10.
+    assert (vllm.ahead, vllm.wait_s, vllm.finish_s) == (1, 0.0, pytest.approx((128 + 0.25 * 10) / 25))
 
 
 def test_a_slower_group_is_not_chosen_for_having_fewer_requests() -> None:
-    route = _choose(_request(), _busy("vllm", 10.0), _busy("onnx", 600.0, running=16))
+    route = _choose(_request(), _busy("vllm", 10.0), _busy("onnx", 600.0, running=4, waiting=8))
     assert route.reason == "preferred"
+
+
+def test_a_stream_is_no_faster_alone_than_it_ever_was() -> None:
+    onnx, vllm = _choose(_request(), _busy("vllm", 100.0, stream=20.0), _busy("onnx", 100.0)).weighed
+    assert vllm.finish_s == pytest.approx(5 * (onnx.finish_s or 0))
+
+
+def test_a_wait_beyond_the_client_s_time_is_refused_at_once() -> None:
+    groups = _busy("vllm", 10.0, running=4, waiting=20), _busy("onnx", 100.0, running=4, waiting=20)
+    assert _choose(_request(timeout_s=40.0), *groups)
+    with pytest.raises(Overloaded, match="within its 20 s") as refused:
+        _choose(_request(timeout_s=20.0), *groups)
+    assert refused.value.retry_after_s == pytest.approx(21 / 24 * 22 * 128 / 100 + 130.5 / 25 - 20)
+    assert _choose(_request(timeout_s=20.0), _busy("vllm", None), groups[1]), "nothing is known of the other"
+    assert _choose(_request(timeout_s=0.1), _busy("onnx", 0.1)), "an idle one may prove its estimate wrong"
 
 
 def test_a_short_wait_is_good_enough() -> None:
@@ -182,9 +199,9 @@ def test_a_short_wait_is_good_enough() -> None:
 
 
 def test_an_idle_group_of_unknown_speed_is_tried_once() -> None:
-    waiting = _busy("onnx", 100.0, waiting=10)
+    waiting = _busy("onnx", 100.0, running=4, waiting=10)
     assert _choose(_request(), _busy("vllm", None), waiting).reason == "shorter-wait"
-    assert _choose(_request(), _busy("vllm", None, sent=1.0), waiting).reason == "preferred"
+    assert _choose(_request(), _busy("vllm", None, sent=1), waiting).reason == "preferred"
 
 
 def test_work_sent_since_the_last_report_counts() -> None:
@@ -192,9 +209,9 @@ def test_work_sent_since_the_last_report_counts() -> None:
     work.send("onnx", 100.0, 9.0)
     done = work.send("onnx", 7.0, 10.5)
     work.send("onnx", 50.0, 11.0)
-    assert work.annotate(fleet, 11.5).groups[0].sent_tokens == 57.0
+    assert [(group.sent, group.sent_tokens) for group in work.annotate(fleet, 11.5).groups] == [(2, 57.0)]
     work.end(done)
-    assert work.annotate(fleet, 11.5).groups[0].sent_tokens == 50.0
+    assert [(group.sent, group.sent_tokens) for group in work.annotate(fleet, 11.5).groups] == [(1, 50.0)]
 
 
 def test_lengths_are_learned_per_task() -> None:
@@ -268,6 +285,7 @@ def test_busy_time_is_what_the_drain_rate_divides_by() -> None:
     now = 102.0
     rate.add(60)
     assert rate.rate() == 20.0
+    assert rate.stream_rate() == pytest.approx(80 / 6), "two of the four seconds had two streams"
 
 
 @pytest.mark.parametrize("routing", [{"prefer": {"math": ["gpu"]}}, {"models": {"m": ["gpu"]}}])

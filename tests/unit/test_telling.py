@@ -20,8 +20,8 @@ async def test_the_scored_candidates_come_only_when_asked_for() -> None:
         debug = await app.client.post(CHAT, json=ASK | {"stream": True}, headers={"x-debug-route": "true"})
     assert "x-route-candidates" not in plain.headers
     assert json.loads(debug.headers["x-route-candidates"]) == [
-        {"group": "a", "obstacle": "not-ready", "wait_s": None, "finish_s": None},
-        {"group": "b", "obstacle": None, "wait_s": None, "finish_s": None},
+        {"group": "a", "obstacle": "not-ready", "ahead": 0, "wait_s": None, "finish_s": None},
+        {"group": "b", "obstacle": None, "ahead": 0, "wait_s": None, "finish_s": None},
     ]
 
 

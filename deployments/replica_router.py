@@ -1,0 +1,58 @@
+"""Serve's choice of a replica, told by the request's `Placement`. Runs in the process that sends the request: the ingress.
+
+Decides nothing: `serve_app.routing.placing` does. Requests that carry no placement go to the less busy of two.
+"""
+
+from typing import Any
+
+from ray.serve.config import RequestRouterConfig
+from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
+
+from serve_app.routing.placing import place
+from serve_app.types import Placement, TokenRequest
+
+_SLACK = 8
+"""Requests that the home of a conversation may have above the least busy replica."""
+
+
+class ReplicaRouter(RequestRouter):
+    """One replica at a time: should it be full or not answer, the next choice passes it over.
+
+    Without Serve's FIFO mixin, which would give the replica chosen for one request to another that waits.
+    """
+
+    def initialize_state(self, slack: int = _SLACK, **_: Any) -> None:
+        """Take `request_router_kwargs` of the deployment."""
+        self._slack = slack
+
+    async def choose_replicas(
+        self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
+    ) -> list[list[RunningReplica]]:
+        """Return the replica to try now."""
+        if not candidate_replicas:
+            return []
+        placement = _placement(pending_request) or Placement()
+        if pending_request is not None:
+            pending_request.routing_context.should_backoff = True
+        by_id = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
+        queues = {name: self.replica_queue_len_cache.get(replica.replica_id) or 0 for name, replica in by_id.items()}
+        passed = {placement.replica} if placement.replica else set()
+        placement.replica = place(placement, queues, self._slack, passed)
+        return [[by_id[placement.replica]]]
+
+    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
+        """Write down who accepted."""
+        placement = _placement(pending_request)
+        if placement is not None:
+            placement.replica = replica_id.unique_id
+
+
+def router_config() -> RequestRouterConfig:
+    """Return what a deployment needs to be routed to by placement."""
+    return RequestRouterConfig.model_validate({"request_router_class": ReplicaRouter, "request_router_kwargs": {"slack": _SLACK}})
+
+
+def _placement(pending_request: PendingRequest | None) -> Placement | None:
+    """Return the placement of a request for an engine; Serve keeps its arguments as they were given."""
+    first = pending_request.args[0] if pending_request is not None and pending_request.args else None
+    return first.placement if isinstance(first, TokenRequest) else None

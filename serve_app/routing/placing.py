@@ -1,0 +1,25 @@
+"""Which replica of a group takes a request. Pure; Serve's part of it is in `deployments.replica_router`."""
+
+import random
+from collections.abc import Collection, Mapping
+from hashlib import blake2b
+
+from serve_app.types import Placement
+
+
+def place(placement: Placement, queues: Mapping[str, int], slack: int, passed: Collection[str] = ()) -> str:
+    """Return one of the replicas in `queues`, which tells how many requests each has.
+
+    First those not to be avoided and not yet `passed` over. Among them the one being probed; else the home of the request's
+    affinity (the replica of the highest hash, so that one replica's end moves its own conversations only), unless it has more than
+    `slack` requests above the least busy; else the less busy of two at random.
+    """
+    allowed = [replica for replica in queues if replica not in placement.avoid] or list(queues)
+    allowed = [replica for replica in allowed if replica not in passed] or allowed
+    if placement.prefer in allowed:
+        return placement.prefer
+    if placement.affinity:
+        home = max(allowed, key=lambda replica: blake2b(f"{placement.affinity} {replica}".encode(), digest_size=8).digest())
+        if queues[home] <= min(queues[replica] for replica in allowed) + slack:
+            return home
+    return min(random.sample(allowed, min(2, len(allowed))), key=queues.__getitem__)

@@ -1,0 +1,169 @@
+"""Replicas killed and frozen under 32 greedy streams: no client notices, and no token is lost, repeated or counted twice."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+from benchmarks.live import LiveApp
+
+CHAT = "/v1/chat/completions"
+STREAMS = 32
+TOKENS = 48
+SUBJECTS = ("trains", "ships", "cats", "numbers", "rivers", "songs", "maps", "clocks")
+
+
+@dataclass(frozen=True)
+class Answer:
+    text: str
+    tokens: int
+    """Entries of its logprobs."""
+    reason: str
+    usage: tuple[int, int]
+    longest_pause_s: float
+
+
+def _body(number: int) -> dict[str, object]:
+    question = f"Tell me {number + 2} things about {SUBJECTS[number % len(SUBJECTS)]}."
+    return {
+        "messages": [{"role": "user", "content": question}],
+        "temperature": 0,
+        "max_tokens": TOKENS,
+        "ignore_eos": True,
+        "logprobs": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def _stream(app: LiveApp, number: int, progress: Callable[[int, int], None]) -> Answer:
+    text, tokens, reason, usage, pause, last = "", 0, "", (0, 0), 0.0, time.monotonic()
+    with httpx.stream("POST", app.url + CHAT, json=_body(number), headers={"x-engine": "onnx"}, timeout=120) as response:
+        assert response.status_code == 200
+        for line in response.iter_lines():
+            if not line.startswith("data: {"):
+                continue
+            event = json.loads(line[6:])
+            assert "error" not in event, event
+            now = time.monotonic()
+            pause, last = max(pause, now - last), now
+            for choice in event["choices"]:
+                text += choice["delta"].get("content") or ""
+                tokens += len((choice.get("logprobs") or {}).get("content") or ())
+                reason = choice["finish_reason"] or reason
+            if event.get("usage"):
+                usage = (event["usage"]["prompt_tokens"], event["usage"]["completion_tokens"])
+            progress(number, tokens)
+    return Answer(text, tokens, reason, usage, pause)
+
+
+def _all(app: LiveApp, progress: Callable[[int, int], None] = lambda number, tokens: None) -> list[Answer]:
+    with ThreadPoolExecutor(STREAMS) as pool:
+        return list(pool.map(lambda number: _stream(app, number, progress), range(STREAMS)))
+
+
+def _same(found: list[Answer], expected: list[Answer]) -> None:
+    assert [(answer.text, answer.tokens, answer.reason, answer.usage) for answer in found] == [
+        (answer.text, answer.tokens, answer.reason, answer.usage) for answer in expected
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(app: LiveApp) -> list[Answer]:
+    answers = _all(app)
+    assert {(answer.tokens, answer.reason, answer.usage[1]) for answer in answers} == {(TOKENS, "length", TOKENS)}
+    return answers
+
+
+def _once_at(tokens: int, act: Callable[[], None]) -> Callable[[int, int], None]:
+    """Act once, when half of the streams have that many tokens."""
+    lock, there = threading.Lock(), set[int]()
+
+    def progress(number: int, count: int) -> None:
+        with lock:
+            before = len(there)
+            if count >= tokens:
+                there.add(number)
+            if before < STREAMS // 2 <= len(there):
+                act()
+
+    return progress
+
+
+def _attempts(app: LiveApp) -> float:
+    lines = httpx.get(app.url + "/metrics", timeout=10).text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith('phi_serve_attempts_total{engine="onnx"'))
+
+
+@pytest.mark.parametrize("at", [1, 5, TOKENS // 2, TOKENS - 1])
+def test_a_replica_killed_under_32_streams_is_not_noticed(app: LiveApp, undisturbed: list[Answer], at: int) -> None:
+    app.await_replicas("onnx", 2)
+    victim, before = app.pids("onnx")[0], _attempts(app)
+    answers = _all(app, _once_at(at, lambda: os.kill(victim, signal.SIGKILL)))
+    moved = _attempts(app) - before - STREAMS
+    print(f"\nkilled at {at}: {moved:g} of {STREAMS} streams moved, longest pause {max(a.longest_pause_s for a in answers):.1f} s")
+    _same(answers, undisturbed)
+    app.await_replicas("onnx", 2)
+
+
+@pytest.fixture
+def frozen(app: LiveApp) -> Iterator[int]:
+    """A replica to freeze; it goes on at the end whatever happens."""
+    app.await_replicas("onnx", 2)
+    pid = app.pids("onnx")[0]
+    yield pid
+    os.kill(pid, signal.SIGCONT)
+
+
+def test_a_frozen_replica_s_streams_move_within_the_watchdog_time(app: LiveApp, undisturbed: list[Answer], frozen: int) -> None:
+    watchdog_s = app.config["applications"][0]["args"]["routing"]["stall_timeout_s"]
+    before = _attempts(app)
+    answers = _all(app, _once_at(5, lambda: os.kill(frozen, signal.SIGSTOP)))
+    os.kill(frozen, signal.SIGCONT)
+    moved = _attempts(app) - before - STREAMS
+    pauses = sorted(answer.longest_pause_s for answer in answers)
+    print(
+        f"\nfrozen: {moved:g} of {STREAMS} streams moved, longest pause {pauses[-1]:.1f} s of {watchdog_s} s and the work after it"
+    )
+    assert moved > 0
+    _same(answers, undisturbed)
+    assert pauses[-1] < 3 * watchdog_s
+    _same(_all(app), undisturbed)
+
+
+def test_a_whole_group_down_is_answered_by_the_other(app: LiveApp) -> None:
+    app.await_replicas("onnx", 2)
+    while httpx.get(app.url + "/health", timeout=10).json()["groups"]["onnx"].get("running"):
+        time.sleep(0.2)  # what the dead last told would speak for another group
+    for pid in app.pids("onnx"):
+        os.kill(pid, signal.SIGKILL)
+    body = {"messages": [{"role": "user", "content": "What is 2 + 3?"}], "max_tokens": 4}
+    answer = httpx.post(app.url + CHAT, json=body, headers={"x-task": "math", "x-debug-route": "true"}, timeout=120)
+    print(f"\nanswered by {answer.headers['x-engine']}: {answer.headers['x-route-reason']}, {answer.headers['x-route-candidates']}")
+    assert answer.status_code == 200
+    assert answer.headers["x-engine"] == "vllm"
+    assert answer.headers["x-route-reason"] in ("failover", "not-ready")
+    app.await_replicas("onnx", 2)
+
+
+def test_a_conversation_stays_on_its_replica(app: LiveApp) -> None:
+    """The second turn finds the first one in the cache of the replica that answered it."""
+    turns: list[dict[str, str]] = [{"role": "user", "content": "Tell me about the sea, and about ships that cross it in winter."}]
+    for _ in range(4):
+        body = {"messages": turns, "temperature": 0, "max_tokens": 24, "ignore_eos": True}
+        answer = httpx.post(app.url + CHAT, json=body, headers={"x-engine": "onnx"}, timeout=60).json()
+        cached = answer["usage"].get("prompt_tokens_details", {}).get("cached_tokens", 0)
+        if len(turns) > 1:
+            assert cached > 24, "turns that changed places would find nothing"
+        turns = [
+            *turns,
+            {"role": "assistant", "content": answer["choices"][0]["message"]["content"]},
+            {"role": "user", "content": "Go on."},
+        ]
