@@ -6,6 +6,7 @@ take over; after it the answer goes on elsewhere from prompt and tokens so far, 
 """
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -34,7 +35,7 @@ from serve_app.types import Finished, Placement, Task, TokenEvent, TokenRequest
 _RETRY_PAUSE_S = 0.1
 """Mean pause before a group is asked again; doubles with each round."""
 _LOOK_EVERY_S = 1.0
-"""How often, while the first token is awaited, it is asked whether the replica still reports."""
+"""How often, while an event is awaited, it is asked whether the replica still reports."""
 
 
 class Generator(Protocol):
@@ -89,6 +90,15 @@ class _Trail:
     full: set[str] = field(default_factory=set)
     failed: dict[str, set[str]] = field(default_factory=dict)
     """Replicas that failed it, by group."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """How long an event may be awaited."""
+
+    deadline: float
+    stall_s: float
+    """Seconds without any."""
 
 
 class Attempts:
@@ -215,15 +225,15 @@ class Attempts:
         ok: bool | None = None
         outcome = "cancelled"
         try:
-            event = await self._first(stream, name, placement, order.deadline)
-            while event is not None:
+            limits = _Limits(order.deadline, math.inf)  # the first token may have to wait behind others and a long prompt
+            while (event := await self._next(stream, name, placement, limits)) is not None:
+                limits = _Limits(order.deadline, self._settings.stall_timeout_s)
                 ok = True  # it works, whatever becomes of the client
                 ended = isinstance(event, Finished)
                 outcome = "ok" if ended else outcome  # now, since nobody may come back for more
                 yield event
                 if ended:
                     return
-                event = await self._next(stream, name, order.deadline)
             raise IncompleteGeneration("the engine's stream ended before the answer did; try again")
         except ServeError as error:
             outcome = error.code
@@ -235,44 +245,36 @@ class Attempts:
             self.health.settle(admission, placement.replica, ok=ok, now=self._clock())
             self._traffic.attempted(name, outcome)
 
-    async def _first(
-        self, stream: AsyncGenerator[TokenEvent, None], group: str, placement: Placement, deadline: float
+    async def _next(
+        self, stream: AsyncGenerator[TokenEvent, None], group: str, placement: Placement, limits: _Limits
     ) -> TokenEvent | None:
-        """Return the first event. It may take long, behind others and a long prompt; but a replica that falls silent hangs."""
-        task = asyncio.ensure_future(_pull(stream))
-        try:
-            while True:
-                left = deadline - self._clock()
-                done, _ = await asyncio.wait((task,), timeout=max(0.0, min(left, _LOOK_EVERY_S)))
-                if done:
-                    return task.result()
-                if left <= 0:
-                    raise _too_late()
-                known = self._fleet().group(group)
-                if known is not None and placement.replica in known.silent:
-                    raise EngineDead(f"a replica of group {group} has fallen silent")
-        finally:
-            if not task.done():
-                task.cancel()
-                await asyncio.wait((task,))
-                if not task.cancelled():
-                    task.exception()  # nobody needs it any more
+        """Return the next event or None at the end.
 
-    async def _next(self, stream: AsyncGenerator[TokenEvent, None], group: str, deadline: float) -> TokenEvent | None:
-        """Return the next event or None at the end; raises `DeadlineExceeded`, or `EngineDead` when nothing comes for too long."""
-        stall_s = self._settings.stall_timeout_s
+        Raises `DeadlineExceeded`, or `EngineDead` when nothing comes for too long, or nothing while the replica reports no more.
+        """
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(_LOOK_EVERY_S, lambda: look())
+
+        def silent() -> bool:
+            known = self._fleet().group(group)
+            return known is not None and placement.replica in known.silent
+
+        def look() -> None:
+            nonlocal timer
+            if silent():
+                patience.reschedule(loop.time())
+            else:
+                timer = loop.call_later(_LOOK_EVERY_S, look)
+
         try:
-            async with asyncio.timeout(min(deadline - self._clock(), stall_s)):
+            async with asyncio.timeout(min(limits.deadline - self._clock(), limits.stall_s)) as patience:
                 return await anext(stream, None)
         except TimeoutError as error:
-            if self._clock() >= deadline:
-                raise _too_late() from error
-            raise EngineDead(f"a stream of group {group} sent nothing for {stall_s:g} s (routing.stall_timeout_s)") from error
-
-
-async def _pull(stream: AsyncGenerator[TokenEvent, None]) -> TokenEvent | None:
-    return await anext(stream, None)
-
-
-def _too_late() -> DeadlineExceeded:
-    return DeadlineExceeded("the time for this request is over; ask for fewer tokens or allow more time")
+            if self._clock() >= limits.deadline:
+                late = "the time for this request is over; ask for fewer tokens or allow more time"
+                raise DeadlineExceeded(late) from error
+            if silent():
+                raise EngineDead(f"a replica of group {group} has fallen silent") from error
+            raise EngineDead(f"a stream of group {group} sent nothing for {limits.stall_s:g} s") from error
+        finally:
+            timer.cancel()

@@ -159,8 +159,9 @@ class RoutingSettings(Settings):
     """Circuit breaker of every group and every replica."""
     accept_timeout_s: float = Field(10.0, gt=0)
     """Seconds a group may take to hand a request to a replica."""
-    stall_timeout_s: float = Field(20.0, gt=0)
-    """A stream that has begun and sends nothing for this long counts as failed and goes on elsewhere."""
+    stall_timeout_s: float = Field(60.0, gt=0)
+    """A stream that has begun and sends nothing for this long counts as failed and goes on elsewhere. Above the longest pause that
+    another's prompt may cause; a replica that hangs as a whole is noticed after `stale_after_s`."""
     stale_after_s: float = Field(6.0, gt=0)
     """A replica not heard of for this long counts as gone; it reports once a second."""
 

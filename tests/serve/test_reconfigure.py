@@ -1,6 +1,13 @@
 """What `user_config` may change while the application runs."""
 
+import copy
+import json
+import time
+
+import httpx
 import pytest
+
+from benchmarks.live import LiveApp
 
 from deployments.ingress import reroute
 from serve_app.config import AppSettings
@@ -29,3 +36,43 @@ def test_named_fields_change_and_the_others_stay() -> None:
 def test_what_is_wrong_is_said(config: dict[str, object], fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         reroute(SETTINGS, config)
+
+
+def _deploy(app: LiveApp, user_config: dict[str, object]) -> None:
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeDeploySchema
+
+    config = copy.deepcopy(app.config)
+    ingress = next(each for each in config["applications"][0]["deployments"] if each["name"] == "ingress")
+    ingress["user_config"] = user_config
+    _get_global_client().deploy_apps(ServeDeploySchema.model_validate(config))
+
+
+def _engine(app: LiveApp, request_id: str = "x") -> str:
+    headers = {"x-task": "math", "x-request-id": request_id}
+    body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+    return httpx.post(f"{app.url}/v1/chat/completions", json=body, headers=headers, timeout=60).headers["x-engine"]
+
+
+def test_preferences_change_in_the_running_ingress(app: LiveApp) -> None:
+    ingress = app.pids("ingress")
+    assert _engine(app) == "onnx"
+    _deploy(app, {"routing": {"prefer": {"math": ["slow"]}}})
+    deadline = time.monotonic() + 60
+    while _engine(app) != "slow":
+        assert time.monotonic() < deadline, "the preference was not taken"
+        time.sleep(0.5)
+    _deploy(app, {"routing": {}})
+    while _engine(app) != "onnx":
+        assert time.monotonic() < deadline, "the preference was not given back"
+        time.sleep(0.5)
+    assert app.pids("ingress") == ingress
+
+
+def test_each_request_is_one_line_in_the_ingress_s_log(app: LiveApp) -> None:
+    _engine(app, "a-line-to-be-found")
+    logs = (app.log.parent / "ray" / "session_latest" / "logs" / "serve").glob("*ingress*.log")
+    lines = [line for log in logs for line in log.read_text().splitlines() if "a-line-to-be-found" in line and '"outcome"' in line]
+    assert len(lines) == 1
+    told = json.loads(lines[0][lines[0].index("{") :])
+    assert (told["task"], told["engine"], told["outcome"], told["completion_tokens"]) == ("math", "onnx", "ok", 1)

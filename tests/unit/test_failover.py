@@ -5,11 +5,13 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
 from serve_app.config import FakeSettings
 from serve_app.routing.breaker import BreakerState
+from serve_app.routing.fleet import Fleet
 from tests.unit.app import App, running
 
 CHAT = "/v1/chat/completions"
@@ -126,6 +128,19 @@ async def test_a_hung_stream_moves_within_the_watchdog_time() -> None:
     assert said == TEXT
     assert usage["completion_tokens"] == LENGTH + 1
     assert took >= 0.2
+
+
+async def test_a_replica_that_falls_silent_is_left_before_the_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process hangs as a whole: no reports any more, and no tokens."""
+    monkeypatch.setattr("serve_app.attempts._LOOK_EVERY_S", 0.05)
+    async with running(a={"text": TEXT, "fault": "hang", "fault_at": 3}, b={"text": TEXT}) as app:
+        hung, other = app.gateway.fleet().groups
+        silent = Fleet((replace(hung, silent=frozenset({""})), other))  # engines without Ray have no replica's name
+        call = asyncio.ensure_future(app.client.post(CHAT, json=STREAM))
+        await asyncio.sleep(0.2)
+        assert not call.done()
+        monkeypatch.setattr(app.gateway._attempts, "_fleet", lambda: silent)
+        assert _told((await asyncio.wait_for(call, 3)).text)[0] == TEXT
 
 
 async def test_a_group_without_room_for_the_rest_is_passed_over() -> None:
