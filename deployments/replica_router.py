@@ -11,7 +11,7 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 from serve_app.routing.placing import place
 from serve_app.types import Placement, TokenRequest
 
-_SLACK = 8
+_SLACK = 4
 """Requests that the home of a conversation may have above the least busy replica."""
 
 
