@@ -98,6 +98,15 @@ def _once_at(tokens: int, act: Callable[[], None]) -> Callable[[int, int], None]
     return progress
 
 
+def _await_both(app: LiveApp) -> None:
+    """Wait until the ingress knows two replicas as well."""
+    app.await_replicas("onnx", 2)
+    deadline = time.monotonic() + 30
+    while httpx.get(app.url + "/health", timeout=10).json()["groups"]["onnx"]["replicas"] != 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 def _attempts(app: LiveApp) -> float:
     lines = httpx.get(app.url + "/metrics", timeout=10).text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith('phi_serve_attempts_total{engine="onnx"'))
@@ -105,29 +114,32 @@ def _attempts(app: LiveApp) -> float:
 
 @pytest.mark.parametrize("at", [1, 5, TOKENS // 2, TOKENS - 1])
 def test_a_replica_killed_under_32_streams_is_not_noticed(app: LiveApp, undisturbed: list[Answer], at: int) -> None:
-    app.await_replicas("onnx", 2)
+    _await_both(app)
     victim, before = app.pids("onnx")[0], _attempts(app)
     answers = _all(app, _once_at(at, lambda: os.kill(victim, signal.SIGKILL)))
     moved = _attempts(app) - before - STREAMS
     print(f"\nkilled at {at}: {moved:g} of {STREAMS} streams moved, longest pause {max(a.longest_pause_s for a in answers):.1f} s")
+    assert moved > 0
     _same(answers, undisturbed)
-    app.await_replicas("onnx", 2)
 
 
 @pytest.fixture
-def frozen(app: LiveApp) -> Iterator[int]:
-    """A replica to freeze; it goes on at the end whatever happens."""
-    app.await_replicas("onnx", 2)
-    pid = app.pids("onnx")[0]
-    yield pid
-    os.kill(pid, signal.SIGCONT)
+def replicas(app: LiveApp) -> Iterator[list[int]]:
+    """Both replicas, to be frozen; they go on at the end whatever happens."""
+    _await_both(app)
+    pids = app.pids("onnx")
+    yield pids
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
 
 
-def test_a_frozen_replica_s_streams_move_within_the_watchdog_time(app: LiveApp, undisturbed: list[Answer], frozen: int) -> None:
+def test_a_frozen_replica_s_streams_move_within_the_watchdog_time(
+    app: LiveApp, undisturbed: list[Answer], replicas: list[int]
+) -> None:
     watchdog_s = RoutingSettings().stale_after_s
     before = _attempts(app)
-    answers = _all(app, _once_at(5, lambda: os.kill(frozen, signal.SIGSTOP)))
-    os.kill(frozen, signal.SIGCONT)
+    answers = _all(app, _once_at(5, lambda: os.kill(replicas[0], signal.SIGSTOP)))
+    os.kill(replicas[0], signal.SIGCONT)
     moved = _attempts(app) - before - STREAMS
     pauses = sorted(answer.longest_pause_s for answer in answers)
     print(
@@ -139,19 +151,19 @@ def test_a_frozen_replica_s_streams_move_within_the_watchdog_time(app: LiveApp, 
     _same(_all(app), undisturbed)
 
 
-def test_a_whole_group_down_is_answered_by_the_other(app: LiveApp) -> None:
-    app.await_replicas("onnx", 2)
-    while httpx.get(app.url + "/health", timeout=10).json()["groups"]["onnx"].get("running"):
-        time.sleep(0.2)  # what the dead last told would speak for another group
-    for pid in app.pids("onnx"):
-        os.kill(pid, signal.SIGKILL)
+def test_a_whole_group_down_is_answered_by_the_other(app: LiveApp, replicas: list[int]) -> None:
+    """Frozen rather than killed: Serve would have successors within seconds."""
+    for pid in replicas:
+        os.kill(pid, signal.SIGSTOP)
     body = {"messages": [{"role": "user", "content": "What is 2 + 3?"}], "max_tokens": 4}
-    answer = httpx.post(app.url + CHAT, json=body, headers={"x-task": "math", "x-debug-route": "true"}, timeout=120)
-    print(f"\nanswered by {answer.headers['x-engine']}: {answer.headers['x-route-reason']}, {answer.headers['x-route-candidates']}")
-    assert answer.status_code == 200
-    assert answer.headers["x-engine"] == "vllm"
-    assert answer.headers["x-route-reason"] in ("failover", "not-ready")
-    app.await_replicas("onnx", 2)
+    reasons = []
+    while not reasons or (reasons[-1] != "not-ready" and len(reasons) < 10):
+        answer = httpx.post(app.url + CHAT, json=body, headers={"x-task": "math"}, timeout=60)
+        assert (answer.status_code, answer.headers["x-engine"]) == (200, "vllm")
+        reasons.append(answer.headers["x-route-reason"])
+    print(f"\nall answered by vllm: {reasons}")
+    assert set(reasons) <= {"failover", "breaker-open", "not-ready"}
+    assert reasons[-1] == "not-ready"
 
 
 def test_a_conversation_stays_on_its_replica(app: LiveApp) -> None:

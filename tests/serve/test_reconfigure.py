@@ -8,7 +8,6 @@ import httpx
 import pytest
 
 from benchmarks.live import LiveApp
-
 from deployments.ingress import reroute
 from serve_app.config import AppSettings
 from serve_app.types import Task
@@ -57,9 +56,9 @@ def _engine(app: LiveApp, request_id: str = "x") -> str:
 def test_preferences_change_in_the_running_ingress(app: LiveApp) -> None:
     ingress = app.pids("ingress")
     assert _engine(app) == "onnx"
-    _deploy(app, {"routing": {"prefer": {"math": ["slow"]}}})
+    _deploy(app, {"routing": {"prefer": {"math": ["vllm"]}}})
     deadline = time.monotonic() + 60
-    while _engine(app) != "slow":
+    while _engine(app) != "vllm":
         assert time.monotonic() < deadline, "the preference was not taken"
         time.sleep(0.5)
     _deploy(app, {"routing": {}})

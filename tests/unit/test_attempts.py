@@ -1,0 +1,126 @@
+"""The retry loop over groups of several replicas: engines in this process, chosen as Serve's request router chooses."""
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from serve_app.attempts import Attempts, Order, Telling
+from serve_app.config import FakeSettings, RoutingSettings
+from serve_app.engines.fake import FakeEngine
+from serve_app.errors import EngineDead, NoEngine, ServeError
+from serve_app.metrics import Traffic
+from serve_app.models.catalog import EMBEDDED
+from serve_app.routing.fleet import FleetView
+from serve_app.routing.placing import place
+from serve_app.types import Finished, Phase, ReplicaReport, Sampling, TokenDelta, TokenEvent, TokenRequest
+
+TEXT = "one two three four five six seven eight"
+
+
+class Replicas:
+    """A group of fake engines by replica id."""
+
+    def __init__(self, **engines: FakeEngine) -> None:
+        self.engines = engines
+        self.chosen: list[str] = []
+
+    async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
+        placement = request.placement
+        placement.replica = place(placement, {name: engine.load().running for name, engine in self.engines.items()}, 4)
+        self.chosen.append(placement.replica)
+        async with aclosing(self.engines[placement.replica].generate(request)) as events:
+            async for event in events:
+                yield event
+
+
+async def _engine(**settings: object) -> FakeEngine:
+    engine = FakeEngine(FakeSettings.model_validate({"text": TEXT, "tokens_per_second": 5000} | settings), EMBEDDED)
+    await engine.start()
+    return engine
+
+
+def _attempts(routing: RoutingSettings, **groups: Replicas) -> Attempts:
+    view = FleetView(groups, 60)
+    for name, group in groups.items():
+        for replica, engine in group.engines.items():
+            report = ReplicaReport(group=name, replica_id=replica, phase=Phase.READY, info=engine.info)
+            view.record(report, time.monotonic())
+    return Attempts(routing, groups, lambda: view.snapshot(time.monotonic()), Traffic())
+
+
+async def _run(attempts: Attempts, *candidates: str, affinity: str = "") -> tuple[list[int], Telling]:
+    telling = Telling(request_id="r", reason="preferred")
+    request = TokenRequest(request_id="r", prompt=(5,), sampling=Sampling(temperature=0))
+    order = Order(request=request, candidates=candidates, telling=telling, deadline=time.monotonic() + 5, affinity=affinity)
+    ids: list[int] = []
+    async for event in attempts.run(order):
+        if isinstance(event, TokenDelta):
+            ids += event.ids
+        else:
+            assert isinstance(event, Finished)
+            assert (event.usage.prompt_tokens, event.usage.completion_tokens) == (1, len(ids) + 1)
+    return ids, telling
+
+
+async def test_another_replica_comes_before_another_group() -> None:
+    dying, good, far = await _engine(fault="die_midway", fault_at=3), await _engine(), await _engine()
+    near, other = Replicas(a=dying, b=good), Replicas(c=far)
+    attempts = _attempts(RoutingSettings(), near=near, other=other)
+    expected, _ = await _run(attempts, "other")
+    for _ in range(20):
+        ids, telling = await _run(attempts, "near", "other")
+        assert ids == expected
+        assert (telling.engine, telling.reason) == ("near", "preferred")
+    assert other.chosen == ["c"]
+    assert dying.requests, "the dying one had its turns"
+
+
+async def test_a_replica_that_always_fails_is_soon_not_asked() -> None:
+    near = Replicas(a=await _engine(fault="fail_first"), b=await _engine())
+    attempts = _attempts(RoutingSettings(), near=near)
+    for _ in range(60):
+        await _run(attempts, "near")
+    assert near.chosen.count("a") == 5
+    assert near.chosen.count("b") == 60
+
+
+async def test_when_all_replicas_fail_the_next_group_answers() -> None:
+    near = Replicas(a=await _engine(fault="fail_first"), b=await _engine(fault="fail_first"))
+    attempts = _attempts(RoutingSettings(), near=near, other=Replicas(c=await _engine()))
+    _, telling = await _run(attempts, "near", "other")
+    assert (telling.engine, telling.reason, telling.attempts) == ("other", "failover", 3)
+    assert sorted(near.chosen) == ["a", "b"]
+
+
+async def test_a_conversation_stays_with_its_replica() -> None:
+    near = Replicas(a=await _engine(), b=await _engine(), c=await _engine())
+    attempts = _attempts(RoutingSettings(), near=near)
+    for _ in range(10):
+        await _run(attempts, "near", affinity="talk")
+    assert len(set(near.chosen)) == 1
+
+
+async def test_without_budget_the_first_failure_is_the_answer() -> None:
+    near = Replicas(a=await _engine(fault="die_midway"), b=await _engine(fault="die_midway"))
+    attempts = _attempts(RoutingSettings(retry_reserve=0, retry_ratio=0), near=near)
+    failures: list[ServeError] = []
+    try:
+        await _run(attempts, "near")
+    except ServeError as error:
+        failures.append(error)
+    assert [type(error) for error in failures] == [EngineDead]
+    assert len(near.chosen) == 1
+
+
+async def test_what_no_breaker_lets_through_is_refused_for_a_while() -> None:
+    near = Replicas(a=await _engine(fault="fail_first"))
+    attempts = _attempts(RoutingSettings(), near=near)
+    failures: list[ServeError] = []
+    for _ in range(6):
+        try:
+            await _run(attempts, "near")
+        except ServeError as error:
+            failures.append(error)
+    assert type(failures[-1]) is NoEngine
+    assert failures[-1].retry_after_s
+    assert len(near.chosen) == 5
