@@ -35,7 +35,7 @@ from serve_app.types import Finished, Placement, Task, TokenEvent, TokenRequest
 _RETRY_PAUSE_S = 0.1
 """Mean pause before a group is asked again; doubles with each round."""
 _LOOK_EVERY_S = 1.0
-"""How often, while an event is awaited, it is asked whether the replica still reports."""
+"""How often it is asked whether the replica still reports, once an event has been awaited for as long as reports may take."""
 
 
 class Generator(Protocol):
@@ -142,12 +142,10 @@ class Attempts:
         error: ServeError | None = None
         self._budget.deposit(self._clock())
         for attempt in range(1, self._settings.max_attempts + 1):
-            admission = self._admit(order.candidates, trail, answer.length)
-            if admission is None:
-                break
-            if error is not None and not self._pays(error, admission):
-                break
             await self._pause(order, trail)
+            admission = self._admit(order.candidates, trail, answer.length)
+            if admission is None or (error is not None and not self._pays(error, admission)):
+                break
             request = answer.rest(self._placement(order, admission), attempt)
             self._tell(order, attempt, admission.group.name)
             try:
@@ -161,9 +159,11 @@ class Attempts:
                 if info is not None and answer.complete(info.context_length):
                     yield answer.full(self._clock())
                     return
-                if not error.retryable or (answer.begun and fixed):
+                if not error.retryable:
                     raise
-                self._note(trail, order.candidates, admission, request.placement.replica, error)
+                if answer.begun and fixed:
+                    raise type(error)(f"{error.message}; the answer could not go on elsewhere, since {fixed}") from error
+                self._note(trail, admission, request.placement.replica, error)
         raise error or NoEngine("every engine group that could answer failed too often lately; try again", retry_after_s=5.0)
 
     def _admit(self, candidates: tuple[str, ...], trail: _Trail, length: int) -> Admission | None:
@@ -205,7 +205,7 @@ class Attempts:
         if group != order.candidates[0]:
             telling.reason = "failover"
 
-    def _note(self, trail: _Trail, candidates: tuple[str, ...], admission: Admission, replica: str, error: ServeError) -> None:
+    def _note(self, trail: _Trail, admission: Admission, replica: str, error: ServeError) -> None:
         """Remember a failure and point to whom to ask next."""
         group = admission.group
         if isinstance(error, Overloaded):
@@ -253,19 +253,25 @@ class Attempts:
         Raises `DeadlineExceeded`, or `EngineDead` when nothing comes for too long, or nothing while the replica reports no more.
         """
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(_LOOK_EVERY_S, lambda: look())
+        timer: asyncio.TimerHandle | None = None
 
         def silent() -> bool:
             known = self._fleet().group(group)
             return known is not None and placement.replica in known.silent
 
-        def look() -> None:
-            nonlocal timer
-            if silent():
+        def look(due: float) -> None:
+            # After a time in which this very process did not run, reports may be waiting to be taken.
+            awake = loop.time() - due < _LOOK_EVERY_S
+            if awake and silent():
                 patience.reschedule(loop.time())
             else:
-                timer = loop.call_later(_LOOK_EVERY_S, look)
+                arm(_LOOK_EVERY_S)
 
+        def arm(after_s: float) -> None:
+            nonlocal timer
+            timer = loop.call_later(after_s, look, loop.time() + after_s)
+
+        arm(self._settings.stale_after_s)
         try:
             async with asyncio.timeout(min(limits.deadline - self._clock(), limits.stall_s)) as patience:
                 return await anext(stream, None)
@@ -277,4 +283,5 @@ class Attempts:
                 raise EngineDead(f"a replica of group {group} has fallen silent") from error
             raise EngineDead(f"a stream of group {group} sent nothing for {limits.stall_s:g} s") from error
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()

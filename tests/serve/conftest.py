@@ -12,7 +12,6 @@ def app() -> Iterator[LiveApp]:
     """The shipped configuration with a slow scripted group beside the real ones."""
     config = shipped_config()
     application = config["applications"][0]
-    application["args"]["routing"]["accept_timeout_s"] = 3  # less than a dead group takes to come back
     application["args"]["engines"]["slow"] = {"kind": "fake", "tokens_per_second": 2, "text": "one two three four"}
     application["deployments"].append({"name": "slow", "ray_actor_options": {"num_cpus": 0.01}})
     with live(config) as app:

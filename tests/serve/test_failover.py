@@ -84,15 +84,15 @@ def undisturbed(app: LiveApp) -> list[Answer]:
 
 
 def _once_at(tokens: int, act: Callable[[], None]) -> Callable[[int, int], None]:
-    """Act once, when half of the streams have that many tokens."""
-    lock, there = threading.Lock(), set[int]()
+    """Act once: early in the answers when half of the streams are there, late when the first is, so that none has ended."""
+    lock, there, enough = threading.Lock(), set[int](), STREAMS // 2 if tokens < TOKENS // 2 else 1
 
     def progress(number: int, count: int) -> None:
         with lock:
             before = len(there)
             if count >= tokens:
                 there.add(number)
-            if before < STREAMS // 2 <= len(there):
+            if before < enough <= len(there):
                 act()
 
     return progress
@@ -136,7 +136,7 @@ def replicas(app: LiveApp) -> Iterator[list[int]]:
 def test_a_frozen_replica_s_streams_move_within_the_watchdog_time(
     app: LiveApp, undisturbed: list[Answer], replicas: list[int]
 ) -> None:
-    watchdog_s = RoutingSettings().stale_after_s
+    routing = RoutingSettings()
     before = _attempts(app)
     answers = _all(app, _once_at(5, lambda: os.kill(replicas[0], signal.SIGSTOP)))
     os.kill(replicas[0], signal.SIGCONT)
@@ -147,7 +147,7 @@ def test_a_frozen_replica_s_streams_move_within_the_watchdog_time(
     )
     assert moved > 0
     _same(answers, undisturbed)
-    assert pauses[-1] < 3 * watchdog_s, "the watchdog is one of seconds"
+    assert pauses[-1] < routing.stall_timeout_s, "its silence was noticed before the watchdog of single streams"
     _same(_all(app), undisturbed)
 
 
@@ -162,7 +162,6 @@ def test_a_whole_group_down_is_answered_by_the_other(app: LiveApp, replicas: lis
         assert (answer.status_code, answer.headers["x-engine"]) == (200, "vllm")
         reasons.append(answer.headers["x-route-reason"])
     print(f"\nall answered by vllm: {reasons}")
-    assert set(reasons) <= {"failover", "breaker-open", "not-ready"}
     assert reasons[-1] == "not-ready"
 
 

@@ -106,7 +106,9 @@ async def test_what_cannot_go_on_ends_in_a_well_formed_error(wish: dict[str, obj
     async with running(a={"text": TEXT, "fault": "die_midway", "fault_at": 5}, b={"text": TEXT}) as app:
         answer = await app.client.post(CHAT, json=STREAM | wish)
         assert not app.engines["b"].requests
-    assert _events(answer.text)[-1]["error"]["code"] == "engine_dead"
+    error = _events(answer.text)[-1]["error"]
+    assert error["code"] == "engine_dead"
+    assert "could not go on elsewhere, since" in error["message"]
     assert answer.text.endswith("data: [DONE]\n\n")
 
 
@@ -133,7 +135,7 @@ async def test_a_hung_stream_moves_within_the_watchdog_time() -> None:
 async def test_a_replica_that_falls_silent_is_left_before_the_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process hangs as a whole: no reports any more, and no tokens."""
     monkeypatch.setattr("serve_app.attempts._LOOK_EVERY_S", 0.05)
-    async with running(a={"text": TEXT, "fault": "hang", "fault_at": 3}, b={"text": TEXT}) as app:
+    async with running(a={"text": TEXT, "fault": "hang", "fault_at": 3}, b={"text": TEXT}, routing={"stale_after_s": 0.1}) as app:
         hung, other = app.gateway.fleet().groups
         silent = Fleet((replace(hung, silent=frozenset({""})), other))  # engines without Ray have no replica's name
         call = asyncio.ensure_future(app.client.post(CHAT, json=STREAM))
