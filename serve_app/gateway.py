@@ -11,11 +11,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from serve_app.chat.arguments import invalid_calls
 from serve_app.chat.template import ChatTemplate
 from serve_app.chat.text_stream import TextStream
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import AppSettings
-from serve_app.conversation import Chat, GenerateRequest, Prompt, RawText, TextDelta, TextEvent
+from serve_app.conversation import Chat, GenerateRequest, Prompt, RawText, TextDelta, TextEvent, Tool
 from serve_app.errors import (
     ContextOverflow,
     DeadlineExceeded,
@@ -54,6 +55,8 @@ class Telling:
     reason: str | None = None
     """Why that group; see `Policy.choose`. `failover` when an earlier candidate failed."""
     attempts: int = 0
+    invalid_calls: tuple[str, ...] = ()
+    """Tools called with arguments that their schema does not allow; complete with the last event."""
 
 
 @dataclass(slots=True)
@@ -63,6 +66,7 @@ class _Job:
     request: TokenRequest
     candidates: tuple[str, ...]
     text: TextStream
+    tools: tuple[Tool, ...]
     prefix: str
     telling: Telling
     deadline: float
@@ -127,15 +131,18 @@ class Gateway:
         for choice in range(len(prompts) * request.n):
             number, copy = divmod(choice, request.n)
             token_request = self._token_request(request, prompts[number], choice, copy, timeout_s)
+            prompt = request.prompts[number]
+            tools = prompt.tools if isinstance(prompt, Chat) else ()
             text = TextStream(
                 self.tokenizer,
                 request.stop,
                 choice=choice,
                 min_tokens=request.sampling.min_tokens,
-                tools=_offered(request.prompts[number]),
+                tools=tuple(tool.name for tool in tools) or None,
+                think_tags=self.settings.model.think_tags if isinstance(prompt, Chat) else None,
             )
-            prefix = self._echo(request.prompts[number], prompts[number]) if request.echo else ""
-            jobs.append(_Job(token_request, route.candidates, text, prefix, telling, deadline))
+            prefix = self._echo(prompt, prompts[number]) if request.echo else ""
+            jobs.append(_Job(token_request, route.candidates, text, tools, prefix, telling, deadline))
         return jobs
 
     async def _render(self, prompt: Prompt, fleet: Fleet) -> tuple[int, ...]:
@@ -197,6 +204,7 @@ class Gateway:
                     reason = FinishReason.STOP if job.text.stopped else event.reason
                     if job.text.calls and reason is FinishReason.STOP:
                         reason = FinishReason.TOOL_CALLS
+                    job.telling.invalid_calls += invalid_calls(job.tools, job.text.calls)
                     yield replace(event, reason=reason, choice=job.text.choice)
                     return
                 for part in job.text.push(event):
@@ -243,11 +251,6 @@ class Gateway:
             finally:
                 await stream.aclose()
         raise last
-
-
-def _offered(prompt: Prompt) -> tuple[str, ...] | None:
-    """Return the names of the tools that an answer may call; None when it may not."""
-    return tuple(tool.name for tool in prompt.tools) if isinstance(prompt, Chat) and prompt.tools else None
 
 
 async def _next(stream: AsyncGenerator[TokenEvent, None], deadline: float) -> TokenEvent | None:

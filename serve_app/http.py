@@ -11,6 +11,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
@@ -245,7 +246,7 @@ def _headers(telling: Telling) -> dict[str, str]:
         "x-engine": telling.engine or "none",
         "x-route-reason": telling.reason or "none",
         "x-attempts": str(telling.attempts),
-    }
+    } | ({"x-invalid-tool-arguments": ",".join(map(quote, telling.invalid_calls))} if telling.invalid_calls else {})
 
 
 def _json(body: JsonObject, status: int, headers: dict[str, str]) -> Response:
