@@ -57,6 +57,8 @@ class Telling:
     reason: str | None = None
     """Why that group; see `Policy.choose`. `failover` when an earlier candidate failed."""
     attempts: int = 0
+    invalid_calls: tuple[str, ...] = ()
+    """Tools called with arguments that their schema does not allow; complete with the last event."""
     weighed: tuple[Candidate, ...] = ()
     """The groups as the policy saw them."""
     debug: bool = False

@@ -29,6 +29,14 @@ class ModelSettings(Settings):
     """The name that clients use and that answers carry."""
     aliases: tuple[str, ...] = ("microsoft/Phi-4-mini-instruct", "phi-4-mini", "phi4-mini")
     """Other names accepted for it."""
+    think_tags: tuple[str, str] | None = None
+    """How a reasoning model marks what it thinks before its answer, e.g. ["<think>", "</think>"]; None: it does not."""
+
+    @model_validator(mode="after")
+    def _check_think_tags(self) -> "ModelSettings":
+        if self.think_tags is not None and not all(self.think_tags):
+            raise ValueError("model.think_tags: neither tag may be empty")
+        return self
 
 
 class VllmSettings(Settings):

@@ -27,6 +27,8 @@ class TextDelta:
     text: str
     logprobs: tuple[TextLogprob, ...] = ()
     choice: int = 0
+    thought: bool = False
+    """Whether the model thinks this before its answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,8 @@ class CompletedChoice:
     logprobs: tuple[TextLogprob, ...]
     finished: Finished
     tool_calls: tuple[ToolCall, ...] = ()
+    thoughts: str = ""
+    """What the model thought before the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +94,8 @@ async def fold(events: AsyncIterable[TextEvent]) -> Completion:
     return Completion(
         choices=tuple(
             CompletedChoice(
-                text="".join(delta.text for delta in texts.get(choice, ())),
+                text="".join(delta.text for delta in texts.get(choice, ()) if not delta.thought),
+                thoughts="".join(delta.text for delta in texts.get(choice, ()) if delta.thought),
                 logprobs=tuple(entry for delta in texts.get(choice, ()) for entry in delta.logprobs),
                 finished=ends[choice],
                 tool_calls=tuple(calls.get(choice, {}).values()),

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 
 from serve_app.attempts import Attempts, Generator, Order
 from serve_app.attempts import Telling as Telling
+from serve_app.chat.arguments import invalid_calls
 from serve_app.chat.template import ChatTemplate
 from serve_app.chat.text_stream import TextStream
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import AppSettings, RoutingSettings
-from serve_app.conversation import Chat, GenerateRequest, Prompt, RawText, TextDelta, TextEvent, total_usage
+from serve_app.conversation import Chat, GenerateRequest, Prompt, RawText, TextDelta, TextEvent, Tool, total_usage
 from serve_app.errors import ContextOverflow, IncompleteGeneration, InvalidRequest, Overloaded, ServeError
 from serve_app.metrics import Traffic, exposition
 from serve_app.models.catalog import Catalog
@@ -37,6 +38,7 @@ class _Job:
 
     order: Order
     text: TextStream
+    tools: tuple[Tool, ...]
     prefix: str
 
 
@@ -146,7 +148,7 @@ class Gateway:
         for choice in range(len(prompts) * request.n):
             number, copy = divmod(choice, request.n)
             prompt = request.prompts[number]
-            tools = _offered(prompt)
+            tools = prompt.tools if isinstance(prompt, Chat) else ()
             order = Order(
                 request=self._token_request(request, prompts[number], choice, copy, timeout_s),
                 candidates=route.candidates,
@@ -154,10 +156,17 @@ class Gateway:
                 deadline=deadline,
                 tokens=route.tokens / (len(prompts) * request.n),
                 affinity=affinity(prompt, request.session),
-                tools=tools is not None,
+                tools=bool(tools),
             )
-            text = TextStream(self.tokenizer, request.stop, choice=choice, min_tokens=request.sampling.min_tokens, tools=tools)
-            jobs.append(_Job(order, text, self._echo(prompt, prompts[number]) if request.echo else ""))
+            text = TextStream(
+                self.tokenizer,
+                request.stop,
+                choice=choice,
+                min_tokens=request.sampling.min_tokens,
+                tools=tuple(tool.name for tool in tools) or None,
+                think_tags=self.settings.model.think_tags if isinstance(prompt, Chat) else None,
+            )
+            jobs.append(_Job(order, text, tools, self._echo(prompt, prompts[number]) if request.echo else ""))
         return jobs
 
     async def _render(self, prompt: Prompt, fleet: Fleet) -> tuple[int, ...]:
@@ -220,6 +229,7 @@ class Gateway:
                     if job.text.calls and reason is FinishReason.STOP:
                         reason = FinishReason.TOOL_CALLS
                     self._learn(job, event.usage.completion_tokens)
+                    job.order.telling.invalid_calls += invalid_calls(job.tools, job.text.calls)
                     yield replace(event, reason=reason, choice=job.text.choice)
                     return
                 for part in job.text.push(event):
@@ -236,11 +246,6 @@ class Gateway:
 
     def _learn(self, job: _Job, tokens: int) -> None:
         self._attempts.workload.answered(job.order.telling.task or Task.GENERAL, tokens)
-
-
-def _offered(prompt: Prompt) -> tuple[str, ...] | None:
-    """Return the names of the tools that an answer may call; None when it may not."""
-    return tuple(tool.name for tool in prompt.tools) if isinstance(prompt, Chat) and prompt.tools else None
 
 
 async def _merge(streams: list[AsyncGenerator[TextEvent, None]]) -> AsyncGenerator[TextEvent, None]:

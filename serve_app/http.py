@@ -12,6 +12,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
@@ -276,6 +277,8 @@ def _headers(telling: Telling) -> dict[str, str]:
         "x-route-reason": telling.reason or "none",
         "x-attempts": str(telling.attempts),
     }
+    if telling.invalid_calls:
+        headers["x-invalid-tool-arguments"] = ",".join(map(quote, telling.invalid_calls))
     if telling.debug:
         headers["x-route-candidates"] = json.dumps([_candidate(each) for each in telling.weighed], separators=(",", ":"))
     return headers

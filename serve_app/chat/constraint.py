@@ -13,6 +13,8 @@ from serve_app.types import Choice, Constraint, Grammar, InvalidValue, JsonSchem
 MAX_SCHEMA_BYTES = 64 << 10
 MAX_DEPTH = 16
 _MOST_CALLS = 8
+_LITERAL = ("const", "enum", "default", "examples")
+"""Keys of a schema below which there is no schema."""
 ANY_OBJECT = JsonSchema('{"type":"object"}')
 """`response_format: json_object`."""
 _STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -58,14 +60,15 @@ def call_or(answer: Constraint | None, tools: Sequence[Tool], *, parallel: bool)
 
 
 def _calls(tools: Sequence[Tool], *, parallel: bool) -> str:
+    """Return the schema of a list of calls. Each tool's own schema is a definition, so that its references still lead somewhere."""
     calls = [
         {
             "type": "object",
-            "properties": {"name": {"const": tool.name}, "arguments": _arguments(tool)},
+            "properties": {"name": {"const": tool.name}, "arguments": {"$ref": f"#/$defs/{at}"}},
             "required": ["name", "arguments"],
             "additionalProperties": False,
         }
-        for tool in tools
+        for at, tool in enumerate(tools)
     ]
     schema = {
         "x-guidance": _STYLE,
@@ -73,8 +76,21 @@ def _calls(tools: Sequence[Tool], *, parallel: bool) -> str:
         "items": calls[0] if len(calls) == 1 else {"anyOf": calls},
         "minItems": 1,
         "maxItems": _MOST_CALLS if parallel else 1,
+        "$defs": {str(at): _moved(_arguments(tool), f"#/$defs/{at}") for at, tool in enumerate(tools)},
     }
     return json.dumps(schema, ensure_ascii=False)
+
+
+def _moved(schema: Any, root: str) -> Any:
+    """Return a schema whose references to itself count from `root` instead of from `#`."""
+    if isinstance(schema, list):
+        return [_moved(each, root) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    moved = {key: value if key in _LITERAL else _moved(value, root) for key, value in schema.items()}
+    if isinstance(reference := schema.get("$ref"), str) and reference.startswith("#"):
+        moved["$ref"] = root + reference[1:]
+    return moved
 
 
 def styled(schema: str) -> str:

@@ -5,11 +5,15 @@ Pure: no engine, no dialect, no clock.
 
 import codecs
 import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
+from dataclasses import replace
 
+from serve_app.chat.call_object import CallPart
+from serve_app.chat.overlap import overlap
+from serve_app.chat.thinking import ThinkSplitter
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.chat.tool_calls import BEGIN, END, CallPart, ToolCallParser
-from serve_app.conversation import TextDelta, TextLogprob, ToolCallDelta
+from serve_app.chat.tool_calls import BEGIN, END, ToolCallParser
+from serve_app.conversation import TextDelta, TextLogprob, ToolCall, ToolCallDelta
 from serve_app.types import TokenDelta, TokenLogprob
 
 
@@ -28,15 +32,18 @@ class TextStream:
         choice: int = 0,
         min_tokens: int = 0,
         tools: Collection[str] | None = None,
+        think_tags: tuple[str, str] | None = None,
     ) -> None:
         """Prepare for one choice.
 
         `stop` strings must not be empty, and count only in what follows `min_tokens` tokens. With the names of `tools`, calls are
-        told from text.
+        told from text, and with `think_tags` thoughts.
         """
         self._parser = None if tools is None else ToolCallParser(tools)
-        self._ids: list[str] = []
-        self._shown = frozenset(map(tokenizer.token_id, (BEGIN, END))) if tools is not None else frozenset[int]()
+        self._thinking = None if think_tags is None else ThinkSplitter(*think_tags)
+        self._calls: list[tuple[str, str, list[str]]] = []
+        marks = (*(() if tools is None else (BEGIN, END)), *(think_tags or ()))
+        self._shown = frozenset(token for token in tokenizer.special_ids if tokenizer.raw(token).decode() in marks)
         self._min_tokens = min_tokens
         self._tokenizer = tokenizer
         self._stop = stop
@@ -49,9 +56,9 @@ class TextStream:
         """Tokens taken in, the one that completed the stop string included."""
 
     @property
-    def calls(self) -> int:
+    def calls(self) -> tuple[ToolCall, ...]:
         """Tool calls found so far."""
-        return len(self._ids)
+        return tuple(ToolCall(id=key, name=name, arguments="".join(arguments)) for key, name, arguments in self._calls)
 
     def push(self, delta: TokenDelta) -> list[TextDelta | ToolCallDelta]:
         """Take new tokens; return what is now certain."""
@@ -77,25 +84,32 @@ class TextStream:
         return self._parts(text, [], last=True)
 
     def _parts(self, text: str, logprobs: list[TextLogprob], *, last: bool) -> list[TextDelta | ToolCallDelta]:
-        parts: list[str | CallPart] = [text] if text else []
-        if self._parser is not None:
-            parts = self._parser.push(text)
-            if last:
-                parts += self._parser.finish()
-        told = [self._delta(part) for part in parts]
+        pieces = [(text, False)] if text else []
+        if self._thinking is not None:
+            pieces = self._thinking.push(text) + (self._thinking.finish() if last else [])
+        told: list[TextDelta | ToolCallDelta] = []
+        for piece, thought in pieces:
+            if thought or self._parser is None:
+                told.append(TextDelta(text=piece, choice=self.choice, thought=thought))
+            else:
+                told += map(self._delta, self._parser.push(piece))
+        if last and self._parser is not None:
+            told += map(self._delta, self._parser.finish())
         if logprobs:  # they belong to the tokens, wherever their text went
             first = told[0] if told else None
-            text = first.text if isinstance(first, TextDelta) else ""
-            told[: isinstance(first, TextDelta)] = [TextDelta(text=text, logprobs=tuple(logprobs), choice=self.choice)]
+            carrier = first if isinstance(first, TextDelta) else TextDelta(text="", choice=self.choice)
+            told[: isinstance(first, TextDelta)] = [replace(carrier, logprobs=tuple(logprobs))]
         return told
 
     def _delta(self, part: str | CallPart) -> TextDelta | ToolCallDelta:
         if isinstance(part, str):
             return TextDelta(text=part, choice=self.choice)
-        if part.index < len(self._ids):
+        if part.index < len(self._calls):
+            self._calls[part.index][2].append(part.arguments)
             return ToolCallDelta(index=part.index, arguments=part.arguments, choice=self.choice)
-        self._ids.append(f"call_{uuid.uuid4().hex[:24]}")
-        return ToolCallDelta(index=part.index, id=self._ids[-1], name=part.name, arguments=part.arguments, choice=self.choice)
+        key = f"call_{uuid.uuid4().hex[:24]}"
+        self._calls.append((key, part.name, [part.arguments]))
+        return ToolCallDelta(index=part.index, id=key, name=part.name, arguments=part.arguments, choice=self.choice)
 
     def _release(self, text: str) -> str:
         """Add decoded text and return what can no longer be part of a stop string."""
@@ -108,7 +122,7 @@ class TextStream:
         if found >= 0:
             certain, self._held, self.stopped = self._held[:found], "", True
             return certain
-        keep = _longest_stop_prefix(self._held, self._stop)
+        keep = overlap(self._held, self._stop)
         certain, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         return certain
 
@@ -121,14 +135,3 @@ class TextStream:
             logprob=logprob.logprob,
             top=tuple((alternative.decode("utf-8", "replace"), alternative, value) for alternative, value in top),
         )
-
-
-def _longest_stop_prefix(text: str, stops: Iterable[str]) -> int:
-    """Return the length of the longest end of `text` that begins one of `stops`."""
-    longest = 0
-    for stop in stops:
-        for length in range(min(len(stop) - 1, len(text)), longest, -1):
-            if stop.startswith(text[-length:]):
-                longest = length
-                break
-    return longest

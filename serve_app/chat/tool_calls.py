@@ -8,31 +8,16 @@ like a call, an echoed function document included, comes out as the text it is.
 Knows the model's forms; no tokenizer, no dialect.
 """
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeAlias
+
+from serve_app.chat.call_object import CallObject, CallPart, Part
+from serve_app.chat.overlap import overlap
 
 BEGIN, END = "<|tool_call|>", "<|/tool_call|>"
 _FUNCTOOLS, _FENCE = "functools[", "```"
-_KEYS = frozenset({"name", "arguments", "parameters", "type", "function", "id"})
-"""First-level keys that an object outside the marker may have and still be a call."""
 _SPACE = " \t\r\n"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallPart:
-    """A piece of a call: the first has its name, those after it more of its arguments' JSON."""
-
-    index: int
-    """Which call of the answer, from 0."""
-    name: str = ""
-    arguments: str = ""
-
-
-Part: TypeAlias = str | CallPart
-"""Text of the answer, or a piece of a call."""
 
 
 class ToolCallParser:
@@ -109,7 +94,7 @@ class ToolCallParser:
                 self._held = ""
                 self._open(opener, parts)
                 return
-        keep = max(_overlap(self._held, opener) for opener in (BEGIN, _FUNCTOOLS, _FENCE))
+        keep = overlap(self._held, (BEGIN, _FUNCTOOLS, _FENCE))
         if not self._begun and not self._held.strip():
             return
         said = self._held[: len(self._held) - keep]
@@ -144,7 +129,7 @@ class _Block:
     """Everything since the opener that no call has accounted for yet."""
     leftover: str = ""
     """Characters after the end, to be looked at again."""
-    _object: "_Object | None" = None
+    _object: CallObject | None = None
     _listed: bool = False
     _closed: bool = False
     """Whether a list or a lone object has ended."""
@@ -178,7 +163,7 @@ class _Block:
             return _Outcome.GO
         if char == "{" and not (self._closed and self.opener in ("[", "{")):
             self.raw += char
-            self._object = _Object(self.index, self._marked, self.names, char)
+            self._object = CallObject(self.index, self._marked, self.names, char)
             return _Outcome.GO
         if char == "[" and not self._listed:
             self.raw += char
@@ -243,142 +228,6 @@ class _Block:
         self._object = None
         self._closed = not self._listed
         return _Outcome.ENDED if self._closed and self.opener == "{" else _Outcome.GO
-
-
-@dataclass(slots=True)
-class _Object:
-    """One JSON object: a call, or not."""
-
-    index: int
-    marked: bool
-    names: Collection[str]
-    text: str
-    streaming: bool = False
-    """Whether its call has been announced and its arguments are being told as they come."""
-    _depth: int = 1
-    _quoted: bool = False
-    _escaped: bool = False
-    _key: str = ""
-    _string: str = ""
-    _in_value: bool = False
-    _name: str = ""
-    _spans: dict[str, tuple[int, int]] = field(default_factory=dict)
-    _start: int = -1
-    _live: bool = False
-    """Whether the present character belongs to arguments that are told as they come."""
-    _parts: list[Part] = field(default_factory=list)
-
-    def drain(self) -> list[Part]:
-        """Return the parts found since the last call."""
-        parts, self._parts = self._parts, []
-        return parts
-
-    def feed(self, char: str) -> bool | None:
-        """Take a character; return None while the object goes on, then whether it was a call."""
-        self.text += char
-        if self._quoted:
-            self._in_string(char)
-        elif char == '"':
-            self._quoted = True
-            self._string = ""
-            self._begin_value(char)
-        elif char in "{[":
-            self._depth += 1
-            self._begin_value(char)
-        elif char in "}]":
-            self._depth -= 1
-            if self._depth == 0:
-                self._end_value(len(self.text) - 1)
-                return self._judge()
-        elif self._depth == 1 and char == ":":
-            self._in_value = True
-            return None if self._plausible() else False
-        elif self._depth == 1 and char == ",":
-            self._end_value(len(self.text) - 1)
-        elif char not in _SPACE:
-            self._begin_value(char)
-        if self._live:
-            self._parts.append(CallPart(index=self.index, arguments=char))
-            if self._depth == 1 and not self._quoted:
-                self._live = False  # the arguments' own closing brace
-        return None if self._plausible() else False
-
-    def _in_string(self, char: str) -> None:
-        if self._escaped:
-            self._escaped = False
-        elif char == "\\":
-            self._escaped = True
-        elif char == '"':
-            self._quoted = False
-            if self._depth == 1 and not self._in_value:
-                self._key = self._string
-            elif self._depth == 1 and self._key == "name":
-                self._name = self._string
-        self._string += char if self._quoted else ""
-
-    def _begin_value(self, char: str) -> None:
-        """Note where a first-level value starts; arguments of a known call are told from here on."""
-        if not self._in_value or self._start >= 0:
-            return
-        self._start = len(self.text) - 1
-        if self._key == "arguments" and char == "{" and self._name and (self.marked or self._name in self.names):
-            self.streaming = self._live = True
-            self._parts.append(CallPart(index=self.index, name=self._name))
-
-    def _end_value(self, end: int) -> None:
-        if self._in_value and self._start >= 0:
-            self._spans[self._key] = (self._start, end)
-        self._in_value, self._start, self._key = False, -1, ""
-
-    def _plausible(self) -> bool:
-        """Whether it may still be a call; outside the marker this is given up early, so that other JSON is not held back."""
-        if self.marked or self.streaming:
-            return True
-        if self._name and not self._quoted and self._name not in self.names:
-            return False
-        return not (self._in_value and self._key not in _KEYS)
-
-    def _judge(self) -> bool:
-        if self.streaming:
-            return True
-        try:
-            value = json.loads(self.text, strict=False)
-        except ValueError:
-            return False
-        spans, text = self._spans, self.text
-        if isinstance(value.get("function"), dict):
-            value, spans, text = value["function"], {}, ""
-        name = value.get("name")
-        arguments = _arguments(value, spans, text)
-        if not isinstance(name, str) or not name or arguments is None or not (self.marked or name in self.names):
-            return False
-        self._parts.append(CallPart(index=self.index, name=name, arguments=arguments))
-        return True
-
-
-def _arguments(value: dict[str, Any], spans: dict[str, tuple[int, int]], text: str) -> str | None:
-    """Return the arguments' JSON as the model wrote it where it can be had; None when the object is no call."""
-    key = "arguments" if "arguments" in value else "parameters"
-    given = value.get(key)
-    if key == "parameters" and ("description" in value or _is_schema(given)):
-        return None
-    if given is None:
-        return "{}" if "description" not in value else None
-    if isinstance(given, str):
-        return given
-    if key in spans:
-        start, end = spans[key]
-        return text[start:end].strip()
-    return json.dumps(given, ensure_ascii=False)
-
-
-def _is_schema(value: object) -> bool:
-    return isinstance(value, dict) and (value.get("type") == "object" or isinstance(value.get("properties"), dict))
-
-
-def _overlap(text: str, opener: str) -> int:
-    """Return the length of the longest end of `text` that begins `opener`."""
-    return next((size for size in range(min(len(opener) - 1, len(text)), 0, -1) if opener.startswith(text[-size:])), 0)
 
 
 def _joined(parts: list[Part]) -> list[Part]:

@@ -19,12 +19,13 @@ from serve_app.errors import InvalidRequest
 from serve_app.models.catalog import EMBEDDED
 from serve_app.types import Choice, Constraint, FinishReason, Grammar, JsonSchema, Regex, TokenRequest
 from tests.contract.play import ask, play, prompt
+from tests.schemas import random_object
 
 TOKENIZER = Tokenizer.from_file(str(EMBEDDED / "tokenizer.json"))
 
 
 def constrained(constraint: Constraint, **sampling: Any) -> TokenRequest:
-    plain = ask(prompt(12), **{"temperature": 1.0, "seed": 1, "max_tokens": 400, "stop_token_ids": (0, 1)} | sampling)
+    plain = ask(prompt(12), **{"temperature": 1.0, "seed": 1, "max_tokens": 1500, "stop_token_ids": (0, 1)} | sampling)
     return TokenRequest(request_id=plain.request_id, prompt=plain.prompt, sampling=plain.sampling, constraint=constraint)
 
 
@@ -32,32 +33,8 @@ def text(ids: tuple[int, ...]) -> str:
     return str(TOKENIZER.decode(list(ids), skip_special_tokens=False))
 
 
-def random_schema(draw: random.Random, depth: int = 0) -> dict[str, Any]:
-    """A schema whose every instance is short."""
-    kinds = ["integer", "boolean", "enum", "string"] + (["object", "array"] if depth < 2 else [])
-    kind = draw.choice(kinds)
-    if kind == "integer":
-        return {"type": "integer", "minimum": 0, "maximum": draw.randrange(1, 1000)}
-    if kind == "boolean":
-        return {"type": "boolean"}
-    if kind == "enum":
-        return {"enum": draw.sample(["red", "green", "blue", 'quo"te', "ünï"], draw.randrange(1, 5))}
-    if kind == "string":
-        return {"type": "string", "maxLength": draw.randrange(1, 8)}
-    if kind == "array":
-        return {"type": "array", "items": random_schema(draw, depth + 1), "minItems": 1, "maxItems": 3}
-    return random_object(draw, depth)
-
-
-def random_object(draw: random.Random, depth: int = 0) -> dict[str, Any]:
-    """A schema of an object with some properties, all required."""
-    names = draw.sample(["name", "count", "tags", "size", "a b", "x"], draw.randrange(1, 4))
-    properties = {name: random_schema(draw, depth + 1) for name in names}
-    return {"type": "object", "properties": properties, "required": names, "additionalProperties": False}
-
-
 async def test_100_random_schemas_are_kept_all_at_once(model_engine: Engine) -> None:
-    schemas = [random_schema(random.Random(seed)) for seed in range(100)]
+    schemas = [random_object(random.Random(seed)) for seed in range(100)]
     gate = asyncio.Semaphore(8)
 
     async def one(number: int, schema: dict[str, Any]) -> tuple[str, FinishReason]:
@@ -119,7 +96,7 @@ async def test_limits_hold_under_a_constraint(onnx_engine: Engine) -> None:
 
 async def test_neighbours_are_not_disturbed(onnx_engine: Engine) -> None:
     alone = (await play(onnx_engine, ask(prompt(40, seed=8), max_tokens=60)))[0]
-    schema = JsonSchema(json.dumps(random_schema(random.Random(7))))
+    schema = JsonSchema(json.dumps(random_object(random.Random(7))))
     answers = await asyncio.gather(
         play(onnx_engine, ask(prompt(40, seed=8), max_tokens=60)),
         *(play(onnx_engine, constrained(schema, seed=i)) for i in range(4)),
@@ -132,9 +109,9 @@ async def test_calls_of_50_random_tools_are_forced(model_engine: Engine) -> None
 
     async def one(seed: int) -> None:
         draw = random.Random(seed)
-        schemas = {f"tool_{at}": {"type": "object"} | random_object(draw) for at in range(draw.randrange(1, 4))}
+        schemas = {f"tool_{at}": random_object(draw) for at in range(draw.randrange(1, 4))}
         tools = [Tool(name=name, function="{}", parameters=json.dumps(schema)) for name, schema in schemas.items()]
-        ids, end, _ = await play(model_engine, constrained(call_grammar(tools, parallel=seed % 2 == 0), seed=seed, max_tokens=900))
+        ids, end, _ = await play(model_engine, constrained(call_grammar(tools, parallel=seed % 2 == 0), seed=seed, max_tokens=3000))
         assert end.reason is FinishReason.STOP
         parser = ToolCallParser(schemas)
         parts = parser.push(text(ids)) + parser.finish()
@@ -184,7 +161,7 @@ async def test_what_cannot_be_followed_is_refused_and_stalls_nobody(model_engine
 
 
 async def test_compiled_constraints_are_kept(onnx_engine: Engine, model_dir: Path) -> None:
-    schema = JsonSchema(json.dumps(random_schema(random.Random(3))))
+    schema = JsonSchema(json.dumps(random_object(random.Random(3))))
     guidance = onnx_engine._guidance  # type: ignore[attr-defined]
     await guidance.start(schema)
     compiled = guidance._compiled[schema]

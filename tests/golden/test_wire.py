@@ -7,7 +7,7 @@ import pytest
 
 from serve_app.chat.text_stream import TextStream
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.conversation import TextDelta, TextEvent, TextLogprob, fold
+from serve_app.conversation import TextDelta, TextEvent, TextLogprob, ToolCallDelta, fold
 from serve_app.dialects import openai, reasoning
 from serve_app.dialects.base import Call, Dialect, Generate, Served, dump, parse
 from serve_app.errors import ContextOverflow, EngineDead, Overloaded, ServeError
@@ -38,7 +38,16 @@ CASES: dict[str, list[TextEvent]] = {
     "ok": [TextDelta(text="Hello"), TextDelta(text=' "you"\n'), _end(FinishReason.STOP, 3)],
     "length": [TextDelta(text="Hel"), _end(FinishReason.LENGTH, 1)],
     "empty": [_end(FinishReason.STOP, 1)],
+    "tool-calls": [
+        TextDelta(text="Well. "),
+        ToolCallDelta(index=0, id="call_1", name="area", arguments=""),
+        ToolCallDelta(index=0, arguments='{"radius": '),
+        ToolCallDelta(index=0, arguments="5}"),
+        ToolCallDelta(index=1, id="call_2", name="now", arguments="{}"),
+        _end(FinishReason.TOOL_CALLS, 30),
+    ],
 }
+THOUGHTS = [TextDelta(text="hm", thought=True), TextDelta(text="Six."), _end(FinishReason.STOP, 5)]
 LOGPROBS = TextDelta(text="Hi", logprobs=(TextLogprob(token="Hi", raw=b"Hi", logprob=-0.5, top=(("Hi", b"Hi", -0.5),)),))
 DIALECTS = {"openai": openai.DIALECT, "reasoning": reasoning.DIALECT}
 ENDPOINTS = [
@@ -81,6 +90,12 @@ async def test_answers(dialect: Dialect, endpoint: Generate, case: str) -> None:
 @pytest.mark.parametrize(("dialect", "endpoint"), ENDPOINTS, ids=[endpoint.path for _, endpoint in ENDPOINTS])
 async def test_split_characters(dialect: Dialect, endpoint: Generate, tokenizer: Tokenizer) -> None:
     await _both(endpoint, _call(endpoint, BODIES[endpoint.path]), _split_utf8(tokenizer), "split-utf8")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/reasoning"])
+async def test_thoughts(path: str) -> None:
+    endpoint = next(endpoint for _, endpoint in ENDPOINTS if endpoint.path == path)
+    await _both(endpoint, _call(endpoint, BODIES[path]), THOUGHTS, "thoughts")
 
 
 @pytest.mark.parametrize(

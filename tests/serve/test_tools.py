@@ -1,6 +1,9 @@
 """Tool calls and answer formats on the running application, by OpenAI's client: the same on every group, streamed and whole."""
 
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
 from typing import Any
 
 import jsonschema
@@ -8,6 +11,7 @@ import pytest
 from openai import OpenAI
 
 from benchmarks.live import LiveApp
+from tests.schemas import random_object
 
 GROUPS = ["onnx", "vllm"]
 CIRCLE: Any = {
@@ -98,3 +102,48 @@ def test_schemas(client: OpenAI, group: str) -> None:
         jsonschema.validate(json.loads(text or ""), schema)
     with client.chat.completions.stream(messages=ASK, response_format=wanted, **_options(group)) as stream:
         jsonschema.validate(json.loads(stream.get_final_completion().choices[0].message.content or ""), schema)
+
+
+def _each(count: int, ask: Callable[[int], str | None]) -> list[str]:
+    """What went wrong in `count` questions asked eight at a time."""
+    with ThreadPoolExecutor(8) as pool:
+        return [fault for fault in pool.map(ask, range(count)) if fault]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_answers_keep_a_hundred_random_schemas(client: OpenAI, group: str) -> None:
+    def ask(number: int) -> str | None:
+        schema = random_object(Random(number))
+        wanted: Any = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+        options = _options(group, temperature=1.0, seed=number, max_tokens=1500)
+        choice = client.chat.completions.create(messages=ASK, response_format=wanted, **options).choices[0]
+        return _fault(choice.message.content or "", schema, choice.finish_reason)
+
+    assert _each(100, ask) == []
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("named", [False, True])
+def test_forced_calls_keep_fifty_random_schemas(client: OpenAI, group: str, named: bool) -> None:
+    def ask(number: int) -> str | None:
+        rng = Random(number)
+        schemas = {f"tool_{at}": random_object(rng) for at in range(3)}
+        tools: Any = [{"type": "function", "function": {"name": name, "parameters": each}} for name, each in schemas.items()]
+        wish: Any = {"type": "function", "function": {"name": "tool_1"}} if named else "required"
+        options = _options(group, temperature=1.0, seed=number, max_tokens=3000)
+        choice = client.chat.completions.create(messages=ASK, tools=tools, tool_choice=wish, **options).choices[0]
+        calls: Any = choice.message.tool_calls or ()
+        if not calls or (named and [call.function.name for call in calls] != ["tool_1"]):
+            return f"schema {number}: calls {[call.function.name for call in calls]}, {choice.finish_reason}"
+        faults = [_fault(call.function.arguments, schemas[call.function.name], choice.finish_reason) for call in calls]
+        return "; ".join(fault for fault in faults if fault)
+
+    assert _each(50, ask) == []
+
+
+def _fault(text: str, schema: dict[str, Any], reason: str) -> str | None:
+    try:
+        jsonschema.validate(json.loads(text), schema)
+    except (ValueError, jsonschema.ValidationError) as error:
+        return f"{reason}: {text[:200]} is not {json.dumps(schema)[:300]}: {str(error)[:80]}"
+    return None

@@ -1,6 +1,6 @@
 """Breakers open, probe and close as configured, whatever the order of events."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.config import BreakerSettings
@@ -101,6 +101,7 @@ def test_keys_do_not_share_and_the_unused_are_forgotten() -> None:
 EVENTS = st.lists(st.tuples(st.sampled_from(["admit", "ok", "fail", "release"]), st.floats(0, 20)), max_size=80)
 
 
+@settings(deadline=None)
 @given(EVENTS)
 def test_the_contract_holds_for_any_history(events: list[tuple[str, float]]) -> None:
     """While open nothing passes; while half-open no two probes within open_s; it closes only after two good probes in a row."""

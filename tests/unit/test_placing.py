@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.routing.placing import place
@@ -40,6 +40,7 @@ def test_the_less_busy_is_taken_without_an_affinity() -> None:
 replicas = st.sets(st.sampled_from("abcdef"), min_size=1)
 
 
+@settings(deadline=None)
 @given(replicas, replicas, replicas, st.sampled_from(["", *"abcdef"]), st.sampled_from(["", "x"]), st.integers())
 def test_what_is_to_be_avoided_is_taken_only_when_nothing_else_is_left(
     known: set[str], avoid: set[str], passed: set[str], prefer: str, affinity: str, seed: int

@@ -1,6 +1,6 @@
 """Further tries stay within the share of traffic and the reserve, whatever the order of events."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.routing.retry_budget import RetryBudget
@@ -26,6 +26,7 @@ def test_the_reserve_serves_a_burst_and_comes_back_within_a_minute() -> None:
     assert sum(budget.withdraw(120.0) for _ in range(20)) == 8
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 5)), max_size=200), st.integers(0, 10))
 def test_the_bound_holds_for_any_history(events: list[tuple[bool, float]], reserve: int) -> None:
     budget, now, requests, granted = RetryBudget(0.2, reserve), 0.0, 0, 0

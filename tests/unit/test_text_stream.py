@@ -103,13 +103,13 @@ def test_calls_are_told_from_text() -> None:
     assert [bool(part.id) for part in calls] == [True] + [False] * (len(calls) - 1)
     assert (calls[0].name, "".join(part.arguments for part in calls)) == ("f", '{"a": 5}')
     assert {part.choice for part in parts} == {1}
-    assert stream.calls == 1
+    assert [(call.name, call.arguments) for call in stream.calls] == [("f", '{"a": 5}')]
 
 
 def test_without_tools_nothing_is_a_call() -> None:
     stream = TextStream(TOKENIZER)
     assert _text(_called(stream, [BEGIN, *TOKENIZER.encode(CALL, special=False), END])) == CALL
-    assert stream.calls == 0
+    assert stream.calls == ()
 
 
 def test_logprobs_of_a_calls_tokens_are_not_lost() -> None:
@@ -128,3 +128,13 @@ def test_a_stop_string_ends_what_was_held_for_a_call() -> None:
         for part in stream.push(TokenDelta((token,)))
     ]
     assert _text(parts) == '[{"x '
+
+
+def test_thoughts_are_told_from_the_answer_and_never_searched_for_calls() -> None:
+    stream = TextStream(TOKENIZER, tools=("f",), think_tags=("<think>", "</think>"))
+    ids = TOKENIZER.encode('<think>[{"name": "f", "arguments": {}}]</think>\n[{"name": "f", "arguments": {}}]', special=False)
+    parts = _called(stream, ids)
+    thoughts = [part.text for part in parts if isinstance(part, TextDelta) and part.thought]
+    assert "".join(thoughts) == '[{"name": "f", "arguments": {}}]'
+    assert not [part for part in parts if isinstance(part, TextDelta) and not part.thought]
+    assert len(stream.calls) == 1

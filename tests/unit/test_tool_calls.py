@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from serve_app.chat.tool_calls import CallPart, Part, ToolCallParser, _joined
+from serve_app.chat.call_object import CallPart, Part
+from serve_app.chat.tool_calls import ToolCallParser, _joined
 
 NAMES = ("f", "get_weather", "send")
 ARGUMENTS = (
@@ -67,6 +68,7 @@ CORPUS = {
     "no arguments": ('<|tool_call|>[{"name": "f"}]<|/tool_call|>', [("f", "{}")]),
     "null arguments": ('<|tool_call|>[{"name": "f", "arguments": null}]', [("f", "{}")]),
     "an unknown tool behind the marker": ('<|tool_call|>[{"name": "who", "arguments": {}}]', [("who", "{}")]),
+    "an escaped name": ('<|tool_call|>[{"name": "na\\u00efve\\n", "arguments": {"a": 1}}]', [("naïve\n", '{"a": 1}')]),
     "an id": ('<|tool_call|>[{"id": 7, "name": "f", "arguments": {"a": 1}}]', [("f", '{"a": 1}')]),
     "cut in the arguments": ('<|tool_call|>[{"name": "f", "arguments": {"text": "half', [("f", '{"text": "half')]),
 }

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from serve_app.config import ModelSettings
 from serve_app.types import Choice, Grammar, JsonSchema, Regex
 from tests.unit.app import App, running
 
@@ -226,3 +227,27 @@ async def test_bad_renderings_are_refused_in_openais_shape(path: str, body: dict
         response = await app.client.post(path, json=body)
     assert response.status_code in (400, 404)
     assert response.json()["error"]["param"]
+
+
+async def test_arguments_against_the_schema_come_as_written_and_are_flagged() -> None:
+    written = (
+        '<|tool_call|>[{"name": "circle", "arguments": {"radius": "five"}}, {"name": "näme\\n", "arguments": {}}]<|/tool_call|>'
+    )
+    async with running(a={"text": written}, b={"text": CALL}) as app:
+        flagged = await app.client.post(CHAT, json=ASK, headers={"x-engine": "a"})
+        fine = await app.client.post(CHAT, json=ASK, headers={"x-engine": "b"})
+    assert flagged.json()["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == '{"radius": "five"}'
+    assert flagged.headers["x-invalid-tool-arguments"] == "circle,n%C3%A4me%0A"
+    assert "x-invalid-tool-arguments" not in fine.headers
+
+
+async def test_thoughts_are_apart_from_the_answer_where_the_model_has_tags_for_them() -> None:
+    async with running(a={"text": "<think>two and two</think>\nFour."}) as app:
+        app.gateway.settings = app.gateway.settings.model_copy(update={"model": ModelSettings(think_tags=("<think>", "</think>"))})
+        message = (await app.client.post(CHAT, json={"messages": ASK["messages"]})).json()["choices"][0]["message"]
+        chunks = await _stream(app, {"messages": ASK["messages"]})
+    assert message["content"] == "Four."
+    assert message["reasoning"] == message["reasoning_content"] == "two and two"
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert "".join(delta.get("content") or "" for delta in deltas) == "Four."
+    assert "".join(delta.get("reasoning_content") or "" for delta in deltas) == "two and two"

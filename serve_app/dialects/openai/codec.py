@@ -138,6 +138,8 @@ def _answer(choice: CompletedChoice) -> JsonObject:
     message: JsonObject = {"role": "assistant", "content": choice.text, "refusal": None}
     if choice.tool_calls:
         message |= {"content": choice.text or None, "tool_calls": [show_call(call) for call in choice.tool_calls]}
+    if choice.thoughts:
+        message |= {"reasoning": choice.thoughts, "reasoning_content": choice.thoughts}
     return message
 
 

@@ -60,7 +60,8 @@ class ChatEncoder(Encoder):
             self._begun.add(told.choice)
             parts.append(self._choice(told.choice, {"role": "assistant", "content": ""}))
         if isinstance(told, TextDelta):
-            parts.append(self._choice(told.choice, {"content": told.text}, logprobs=told.logprobs))
+            delta = {"reasoning": told.text, "reasoning_content": told.text} if told.thought else {"content": told.text}
+            parts.append(self._choice(told.choice, delta, logprobs=told.logprobs))
         elif isinstance(told, ToolCallDelta):
             parts.append(self._choice(told.choice, {"tool_calls": [_call_delta(told)]}))
         else:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.engines.onnx.kv_pool import KvPool
+from serve_app.engines.onnx.pace import PromptPace
 from serve_app.engines.onnx.prefixes import Held, Match, PrefixCache
 from serve_app.engines.onnx.sequence import Sequence
 from serve_app.engines.onnx.speculation import Payoff, draft
@@ -106,7 +107,7 @@ class Batch:
         self._prefixes = PrefixCache(pool, self._slots, keep=keep_prefixes)
         self._draft_tokens = draft_tokens
         self.payoff = Payoff()
-        self._prompt_token_s = 0.0
+        self._pace = PromptPace()
         self._decode_step_s = 0.0
         self._rows: list[Sequence] = []
         self._decoding = 0
@@ -260,7 +261,7 @@ class Batch:
             self.counters.prefix_hits += row.reused == 0
             self.counters.reused_tokens += match.length - row.reused
             row.computed = row.reused = match.length
-        size = min(self._chunk(), row.unread)
+        size = min(self._chunk(row.computed), row.unread)
         if row.unread - size == 1:
             size += -1 if size > 2 else 1
         logits = self._extend(at, row.prompt[row.computed : row.computed + size], row.computed)
@@ -277,17 +278,17 @@ class Batch:
 
         def rank(at: int) -> float:
             row = self._rows[at]
-            return row.unread * self._prompt_token_s - (now - row.admitted_s)
+            return self._pace.seconds(row.unread, row.computed) - (now - row.admitted_s)
 
         return min(range(self._decoding, len(self._rows)), key=rank)
 
-    def _chunk(self) -> int:
+    def _chunk(self, past: int) -> int:
         """Prompt tokens for this step: all that is allowed when nobody waits for a token, else what fits the target time."""
         if not self._decoding:
             return self._prefill_chunk
-        if not self._prompt_token_s:
+        if not self._pace.known:
             return min(_FIRST_CHUNK, self._prefill_chunk)
-        fitting = int((self._target_step_s - self._decode_step_s) / self._prompt_token_s)
+        fitting = self._pace.fitting(past, self._target_step_s - self._decode_step_s)
         return max(2, min(max(fitting, _LEAST_CHUNK), self._prefill_chunk))
 
     def _extend(self, at: int, chunk: NDArray[np.int64], past: int) -> NDArray[np.float32]:
@@ -296,8 +297,7 @@ class Batch:
         took = time.monotonic() - began
         self.counters.prefill_s += took
         self.counters.prefill_tokens += len(chunk)
-        each = took / len(chunk)
-        self._prompt_token_s = each if not self._prompt_token_s else 0.6 * self._prompt_token_s + 0.4 * each
+        self._pace.observe(len(chunk), past, took)
         return logits
 
     def _take(self, row: Sequence, logits: NDArray[np.float32], events: Step) -> None:

@@ -23,6 +23,8 @@ class _Bound:
 
     binding: ort.IOBinding
     logits: Logits
+    ids: NDArray[np.int64]
+    """The next token of each row (B, 1); bound by those that always compute one."""
 
 
 class Graph:
@@ -57,12 +59,18 @@ class Graph:
         self.vocabulary_size = int(self._session.get_outputs()[0].shape[-1])
         self._last = np.arange(-min_rows, 0)
         self._pool: KvPool | None = None
-        self._bound: dict[tuple[int, int, int], _Bound] = {}
+        self._steps: dict[int, _Bound] = {}
+        """One token for each of so many slots."""
+        self._chunks: dict[tuple[int, int], _Bound] = {}
+        """A chunk of one slot, with the logits of so many positions."""
 
     def attach(self, pool: KvPool) -> None:
         """Use `pool` for every call from now on."""
         self._pool = pool
-        self._bound.clear()
+        self._ones = np.ones((1, pool.max_len), np.int64)
+        self._columns = np.arange(pool.max_len)
+        self._steps.clear()
+        self._chunks.clear()
 
     def extend(self, slot: int, ids: NDArray[np.int64], past: int) -> Logits:
         """Compute `ids` (S,) after `past` cached tokens of one slot; return the last position's logits (V,)."""
@@ -78,20 +86,30 @@ class Graph:
 
         The array is reused by the next call of the same size.
         """
-        mask = (np.arange(int(pasts.max()) + 1)[np.newaxis, :] <= pasts[:, np.newaxis]).astype(np.int64)
-        return self._run(0, len(ids), ids[:, np.newaxis], mask, _ONE)[:, 0]
+        bound = self._steps.get(len(ids)) or self._bind_step(len(ids))
+        bound.ids[:, 0] = ids
+        length = int(pasts.max()) + 1
+        mask = self._ones[:, :length] if len(ids) == 1 else (self._columns[:length] <= pasts[:, np.newaxis]).astype(np.int64)
+        bound.binding.bind_cpu_input("attention_mask", mask)
+        self._session.run_with_iobinding(bound.binding)
+        return bound.logits[:, 0]
 
     def _chunk(self, slot: int, ids: NDArray[np.int64], past: int, positions: NDArray[np.int64]) -> Logits:
-        logits: Logits = self._run(slot, slot + 1, ids[np.newaxis, :], np.ones((1, past + len(ids)), np.int64), positions)[0]
-        return logits
-
-    def _run(self, low: int, high: int, ids: NDArray[np.int64], mask: NDArray[np.int64], positions: NDArray[np.int64]) -> Logits:
-        bound = self._bound.get((low, high, len(positions))) or self._bind(low, high, len(positions))
-        bound.binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids))
-        bound.binding.bind_cpu_input("attention_mask", mask)
+        bound = self._chunks.get((slot, len(positions)))
+        if bound is None:
+            bound = self._chunks[slot, len(positions)] = self._bind(slot, slot + 1, len(positions))
+        bound.binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids[np.newaxis, :]))
+        bound.binding.bind_cpu_input("attention_mask", self._ones[:, : past + len(ids)])
         bound.binding.bind_cpu_input("logits_at", positions)
         self._session.run_with_iobinding(bound.binding)
-        return bound.logits
+        logits: Logits = bound.logits[0]
+        return logits
+
+    def _bind_step(self, rows: int) -> _Bound:
+        bound = self._steps[rows] = self._bind(0, rows, 1)
+        bound.binding.bind_cpu_input("input_ids", bound.ids)
+        bound.binding.bind_cpu_input("logits_at", _ONE)
+        return bound
 
     def _bind(self, low: int, high: int, kept: int) -> _Bound:
         assert self._pool is not None, "attach() comes first"
@@ -104,8 +122,7 @@ class Graph:
                 binding.bind_output(f"present.{layer}.{name}", "cpu", 0, np.float32, shape, pointer)
         logits = np.empty((rows, kept, self.vocabulary_size), np.float32)
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        bound = self._bound[low, high, kept] = _Bound(binding, logits)
-        return bound
+        return _Bound(binding, logits, np.zeros((rows, 1), np.int64))
 
 
 _ONE = np.asarray([-1])

@@ -1,0 +1,163 @@
+"""One JSON object in an answer, character by character: a tool call, or not. Knows nothing of what is around it."""
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+_KEYS = frozenset({"name", "arguments", "parameters", "type", "function", "id"})
+"""First-level keys that an object outside the marker may have and still be a call."""
+_SPACE = " \t\r\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallPart:
+    """A piece of a call: the first has its name, those after it more of its arguments' JSON."""
+
+    index: int
+    """Which call of the answer, from 0."""
+    name: str = ""
+    arguments: str = ""
+
+
+Part: TypeAlias = str | CallPart
+"""Text of the answer, or a piece of a call."""
+
+
+@dataclass(slots=True)
+class CallObject:
+    """One JSON object: a call, or not."""
+
+    index: int
+    marked: bool
+    names: Collection[str]
+    text: str
+    streaming: bool = False
+    """Whether its call has been announced and its arguments are being told as they come."""
+    _depth: int = 1
+    _quoted: bool = False
+    _escaped: bool = False
+    _key: str = ""
+    _string: str = ""
+    _in_value: bool = False
+    _name: str = ""
+    _spans: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _start: int = -1
+    _live: bool = False
+    """Whether the present character belongs to arguments that are told as they come."""
+    _parts: list[Part] = field(default_factory=list)
+
+    def drain(self) -> list[Part]:
+        """Return the parts found since the last call."""
+        parts, self._parts = self._parts, []
+        return parts
+
+    def feed(self, char: str) -> bool | None:
+        """Take a character; return None while the object goes on, then whether it was a call."""
+        self.text += char
+        if self._quoted:
+            self._in_string(char)
+        elif char == '"':
+            self._quoted = True
+            self._string = ""
+            self._begin_value(char)
+        elif char in "{[":
+            self._depth += 1
+            self._begin_value(char)
+        elif char in "}]":
+            self._depth -= 1
+            if self._depth == 0:
+                self._end_value(len(self.text) - 1)
+                return self._judge()
+        elif self._depth == 1 and char == ":":
+            self._in_value = True
+            return None if self._plausible() else False
+        elif self._depth == 1 and char == ",":
+            self._end_value(len(self.text) - 1)
+        elif char not in _SPACE:
+            self._begin_value(char)
+        if self._live:
+            self._parts.append(CallPart(index=self.index, arguments=char))
+            if self._depth == 1 and not self._quoted:
+                self._live = False  # the arguments' own closing brace
+        return None if self._plausible() else False
+
+    def _in_string(self, char: str) -> None:
+        if self._escaped:
+            self._escaped = False
+        elif char == "\\":
+            self._escaped = True
+        elif char == '"':
+            self._quoted = False
+            if self._depth == 1 and not self._in_value:
+                self._key = self._string
+            elif self._depth == 1 and self._key == "name":
+                self._name = _unescaped(self._string)
+        self._string += char if self._quoted else ""
+
+    def _begin_value(self, char: str) -> None:
+        """Note where a first-level value starts; arguments of a known call are told from here on."""
+        if not self._in_value or self._start >= 0:
+            return
+        self._start = len(self.text) - 1
+        if self._key == "arguments" and char == "{" and self._name and (self.marked or self._name in self.names):
+            self.streaming = self._live = True
+            self._parts.append(CallPart(index=self.index, name=self._name))
+
+    def _end_value(self, end: int) -> None:
+        if self._in_value and self._start >= 0:
+            self._spans[self._key] = (self._start, end)
+        self._in_value, self._start, self._key = False, -1, ""
+
+    def _plausible(self) -> bool:
+        """Whether it may still be a call; outside the marker this is given up early, so that other JSON is not held back."""
+        if self.marked or self.streaming:
+            return True
+        if self._name and not self._quoted and self._name not in self.names:
+            return False
+        return not (self._in_value and self._key not in _KEYS)
+
+    def _judge(self) -> bool:
+        if self.streaming:
+            return True
+        try:
+            value = json.loads(self.text, strict=False)
+        except ValueError:
+            return False
+        spans, text = self._spans, self.text
+        if isinstance(value.get("function"), dict):
+            value, spans, text = value["function"], {}, ""
+        name = value.get("name")
+        arguments = _arguments(value, spans, text)
+        if not isinstance(name, str) or not name or arguments is None or not (self.marked or name in self.names):
+            return False
+        self._parts.append(CallPart(index=self.index, name=name, arguments=arguments))
+        return True
+
+
+def _unescaped(text: str) -> str:
+    """Return what a JSON string's inside stands for; as it is where it is no JSON."""
+    try:
+        return str(json.loads(f'"{text}"', strict=False))
+    except ValueError:
+        return text
+
+
+def _arguments(value: dict[str, Any], spans: dict[str, tuple[int, int]], text: str) -> str | None:
+    """Return the arguments' JSON as the model wrote it where it can be had; None when the object is no call."""
+    key = "arguments" if "arguments" in value else "parameters"
+    given = value.get(key)
+    if key == "parameters" and ("description" in value or _is_schema(given)):
+        return None
+    if given is None:
+        return "{}" if "description" not in value else None
+    if isinstance(given, str):
+        return given
+    if key in spans:
+        start, end = spans[key]
+        return text[start:end].strip()
+    return json.dumps(given, ensure_ascii=False)
+
+
+def _is_schema(value: object) -> bool:
+    return isinstance(value, dict) and (value.get("type") == "object" or isinstance(value.get("properties"), dict))

@@ -1,0 +1,14 @@
+"""Where a text that comes in pieces may be in the middle of a mark. Pure."""
+
+from collections.abc import Iterable
+
+
+def overlap(text: str, marks: Iterable[str]) -> int:
+    """Return the length of the longest end of `text` that begins one of `marks` without completing it."""
+    longest = 0
+    for mark in marks:
+        for length in range(min(len(mark) - 1, len(text)), longest, -1):
+            if mark.startswith(text[-length:]):
+                longest = length
+                break
+    return longest

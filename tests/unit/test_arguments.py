@@ -1,0 +1,41 @@
+"""Arguments that a tool's schema does not allow are told, and hostile schemas cost nothing."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from serve_app.chat.arguments import invalid_calls
+from serve_app.conversation import Tool, ToolCall
+
+CIRCLE: dict[str, Any] = {"type": "object", "properties": {"radius": {"type": "number"}}, "required": ["radius"]}
+
+
+def _invalid(schema: Any, *arguments: str, name: str = "f") -> tuple[str, ...]:
+    tool = Tool(name="f", function="{}", parameters=json.dumps(schema))
+    return invalid_calls((tool,), [ToolCall(name=name, arguments=text) for text in arguments])
+
+
+def test_what_fits_and_what_does_not() -> None:
+    assert _invalid(CIRCLE, '{"radius": 5}', '{"radius": 1.5, "unit": "m"}') == ()
+    assert _invalid(CIRCLE, '{"radius": "5"}', "{}", '{"radius": 5', "[5]", "5", "") == ("f",) * 6
+    assert _invalid(CIRCLE, '{"radius": 5}', name="unknown") == ("unknown",)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        True,
+        [],
+        {"type": "nonsense"},
+        {"$ref": "#"},
+        {"properties": {"a": {"$ref": "http://127.0.0.1:9/x"}}},
+        {"$schema": "http://127.0.0.1:9/x"},
+        {"properties": {"a": {"pattern": "(a+)+$"}}},
+    ],
+)
+def test_schemas_that_say_nothing_forbid_nothing_and_take_no_time(schema: Any) -> None:
+    began = time.process_time()
+    _invalid(schema, json.dumps({"a": "a" * 5000 + "b"}))
+    assert time.process_time() - began < 1
