@@ -14,10 +14,11 @@ from deployments.groups import INGRESS
 from deployments.remote import RemoteEngine
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import AppSettings
-from serve_app.dialects import openai, reasoning
+from serve_app.dialects import ollama, openai, reasoning
 from serve_app.gateway import Gateway
 from serve_app.http import create_app
 from serve_app.models.catalog import Catalog, locate
+from serve_app.models.weights import Weights
 from serve_app.routing.fleet import Fleet, FleetView
 from serve_app.types import ReplicaReport
 
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 _QUESTION = "A train travels 240 km in 3 hours. If it increases its speed by 20 km/h, how long would the same journey take?"
 
-DIALECTS = (openai.DIALECT, reasoning.DIALECT)
+DIALECTS = (openai.DIALECT, ollama.DIALECT, reasoning.DIALECT)
 
 
 @serve.ingress()
@@ -38,10 +39,11 @@ class Ingress:
         self._fleet = FleetView(settings.engines, settings.routing.stale_after_s)
         self._announced = False
         routing = settings.routing
+        folder = locate(settings.model, weights=False)
         self._gateway = Gateway(
             settings=settings,
-            tokenizer=Tokenizer.load(locate(settings.model, weights=False)),
-            catalog=Catalog(settings.model, created=int(time.time())),
+            tokenizer=Tokenizer.load(folder),
+            catalog=Catalog(settings, Weights.read(folder), created=int(time.time())),
             generators={name: RemoteEngine(name, handle, routing.accept_timeout_s) for name, handle in groups.items()},
             fleet=self._snapshot,
         )

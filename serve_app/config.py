@@ -4,10 +4,11 @@ How many replicas run where is the other half (`deployments:`, Serve's own optio
 that can be wrong is checked here, before anything starts. Knows no engine and no Ray.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from serve_app import parameters as ollama
 from serve_app.types import EngineKind, Task
 
 
@@ -28,6 +29,41 @@ class ModelSettings(Settings):
     """The name that clients use and that answers carry."""
     aliases: tuple[str, ...] = ("microsoft/Phi-4-mini-instruct", "phi-4-mini", "phi4-mini")
     """Other names accepted for it."""
+
+
+class VariantMessage(Settings):
+    """A turn that stands before every conversation of a variant."""
+
+    role: Literal["system", "user", "assistant"]
+    """Who says it."""
+    content: str
+    """What is said."""
+
+
+class VariantSettings(Settings):
+    """The served model under another name, with a system prompt and parameters of its own: what a Modelfile says."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    parent: str = Field("", alias="from")
+    """The served model or variant it derives from; empty: the served model."""
+    system: str = ""
+    """System prompt of conversations that bring none."""
+    template: str = ""
+    """Prompt template in Ollama's language; empty: the model's own."""
+    parameters: dict[str, bool | int | float | str | list[str]] = Field(default_factory=dict)
+    """Ollama's parameters (temperature, top_p, num_predict, stop, ...); what a request says itself wins."""
+    messages: tuple[VariantMessage, ...] = ()
+    """Turns that stand before every conversation."""
+    license: tuple[str, ...] = ()
+    """License texts, shown by /api/show."""
+    task: Task | None = None
+    """Task that its requests count as in routing; None: told from each request."""
+
+    @field_validator("parameters")
+    @classmethod
+    def _check_parameters(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {name: ollama.checked(name, value) for name, value in given.items()}
 
 
 class VllmSettings(Settings):
@@ -149,6 +185,10 @@ class AppSettings(Settings):
     """The served model."""
     engines: dict[str, EngineSettings] = Field(min_length=1)
     """Engine groups by name; the name is also the Serve deployment's."""
+    variants: dict[str, VariantSettings] = Field(default_factory=dict)
+    """Other names of the model with prompts and parameters of their own; more are made through Ollama's API."""
+    models_dir: str | None = "~/.local/share/phi-serve/models"
+    """Folder of the variants made through Ollama's API; ingress replicas on several nodes must share it. None: none can be made."""
     routing: RoutingSettings = RoutingSettings()
     """Task to group."""
     limits: LimitSettings = LimitSettings()

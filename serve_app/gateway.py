@@ -11,6 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from serve_app.chat import go_template
 from serve_app.chat.template import ChatTemplate
 from serve_app.chat.text_stream import TextStream
 from serve_app.chat.tokenizer import Tokenizer
@@ -66,6 +67,7 @@ class _Job:
     prefix: str
     telling: Telling
     deadline: float
+    with_tokens: bool
 
 
 @dataclass(slots=True)
@@ -84,15 +86,24 @@ class Gateway:
     _policy: Policy = field(init=False)
 
     def __post_init__(self) -> None:
-        """Prepare template and policy."""
+        """Prepare template and policy; raises `InvalidValue` for a configured variant whose template cannot be run."""
+        for variant in self.catalog.models:
+            if not variant.stored:
+                go_template.parse(variant.settings.template)
         self._template = ChatTemplate(self.tokenizer)
         self._policy = Policy(self.settings.routing)
 
     async def generate(self, request: GenerateRequest, telling: Telling) -> AsyncGenerator[TextEvent, None]:
         """Yield any number of `TextDelta`s and one `Finished` per choice; closing the iterator aborts everything.
 
-        `telling` is complete when the first event is out. Raises `ServeError` only.
+        `telling` is complete when the first event is out. Without prompts it yields nothing, and raises what would keep it from
+        generating. Raises `ServeError` only.
         """
+        request = self.catalog.resolve(request.model).applied(request)
+        if not request.prompts:
+            telling.task = request.task or Task.GENERAL
+            telling.reason = self._policy.choose(request, telling.task, 0, self.fleet()).reason
+            return
         cost = len(request.prompts) * request.n
         if self.active and self.active + cost > self.settings.limits.max_concurrent_generations:
             raise Overloaded("too many requests are being served; try again later", retry_after_s=1.0)
@@ -105,13 +116,12 @@ class Gateway:
         finally:
             self.active -= cost
 
-    async def render(self, prompt: Prompt) -> tuple[int, ...]:
+    async def render(self, model: str | None, prompt: Prompt) -> tuple[int, ...]:
         """Return the token ids that engines would get for `prompt`; raises `ContextOverflow` when no group could take it."""
-        return await self._render(prompt, self.fleet())
+        return await self._render(self.catalog.resolve(model).prompted(prompt), self.fleet())
 
     async def _prepare(self, request: GenerateRequest, telling: Telling) -> list[_Job]:
         limits = self.settings.limits
-        self.catalog.resolve(request.model)
         if request.n > limits.max_choices:
             raise InvalidRequest(f"n must be at most {limits.max_choices}, got {request.n}", param="n")
         if len(request.prompts) > limits.max_prompts:
@@ -135,17 +145,20 @@ class Gateway:
                 tools=_offered(request.prompts[number]),
             )
             prefix = self._echo(request.prompts[number], prompts[number]) if request.echo else ""
-            jobs.append(_Job(token_request, route.candidates, text, prefix, telling, deadline))
+            jobs.append(_Job(token_request, route.candidates, text, prefix, telling, deadline, request.with_tokens))
         return jobs
 
     async def _render(self, prompt: Prompt, fleet: Fleet) -> tuple[int, ...]:
         """Return the prompt's token ids, refusing early what cannot fit whatever its tokens are."""
         if isinstance(prompt, Chat):
-            control_tokens = 2 * len(prompt.messages)
+            control_tokens = 2 * len(prompt.messages) + len(prompt.context)
             text_bytes = sum(len(message.content.encode()) for message in prompt.messages)
             text_bytes += sum(len(tool.function.encode()) for tool in prompt.tools)
-            self._require_room(text_bytes, control_tokens, fleet)
-            return await self._template.render(prompt)
+            self._require_room(0 if prompt.template else text_bytes, control_tokens, fleet)
+            try:
+                return await self._template.render(prompt)
+            except InvalidValue as error:
+                raise InvalidRequest(str(error), param=error.field) from error
         if isinstance(prompt, RawText):
             self._require_room(len(prompt.text.encode()), 0, fleet)
             return tuple(await self.tokenizer.encode_async(prompt.text, special=True))
@@ -182,9 +195,10 @@ class Gateway:
 
     async def _run(self, job: _Job) -> AsyncGenerator[TextEvent, None]:
         """One choice, from the first attempt to its `Finished`."""
-        began = time.monotonic()
+        began = first = time.monotonic()
         tokens = self._attempt(job)
         echoed = not job.prefix
+        kept = list(job.request.prompt) if job.with_tokens else []
         try:
             async for event in tokens:
                 if not echoed:
@@ -197,14 +211,21 @@ class Gateway:
                     reason = FinishReason.STOP if job.text.stopped else event.reason
                     if job.text.calls and reason is FinishReason.STOP:
                         reason = FinishReason.TOOL_CALLS
-                    yield replace(event, reason=reason, choice=job.text.choice)
+                    yield replace(event, reason=reason, choice=job.text.choice, tokens=tuple(kept))
                     return
+                if job.with_tokens:
+                    kept.extend(event.ids)
+                if not job.text.tokens:
+                    first = time.monotonic()
                 for part in job.text.push(event):
                     yield part
                 if job.text.stopped:
                     usage = Usage(prompt_tokens=len(job.request.prompt), completion_tokens=job.text.tokens)
-                    timings = Timings(decode_s=time.monotonic() - began)
-                    yield Finished(reason=FinishReason.STOP, usage=usage, timings=timings, choice=job.text.choice)
+                    # The engine's own timings are lost with its end; these include its queue and the way there.
+                    timings = Timings(prefill_s=first - began, decode_s=time.monotonic() - first)
+                    yield Finished(
+                        reason=FinishReason.STOP, usage=usage, timings=timings, choice=job.text.choice, tokens=tuple(kept)
+                    )
                     return
         finally:
             await tokens.aclose()

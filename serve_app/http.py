@@ -20,14 +20,18 @@ from starlette.types import Receive, Scope, Send
 
 from serve_app.conversation import Completion, TextEvent, fold
 from serve_app.dialects.base import (
+    Act,
     Call,
     Codec,
     Dialect,
     Generate,
+    Held,
     JsonObject,
     Lookup,
     Render,
     Rendered,
+    Reply,
+    Scene,
     Served,
     StreamEncoder,
     WireBody,
@@ -69,12 +73,21 @@ class _EventResponse(StreamingResponse):
 
 
 def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
-    """Return the ASGI application: every dialect's endpoints, health, and errors in the dialect of their path."""
+    """Return the ASGI application: every dialect's endpoints, health, and errors in the dialect of their path.
+
+    Where several dialects look up the same path, the first that has an answer gives it.
+    """
     app = FastAPI(title="phi-serve", summary="One endpoint in front of GPU and CPU engines", docs_url=None, redoc_url=None)
     dialects = tuple(dialects)
+    lookups: dict[str, list[tuple[Dialect, Lookup]]] = {}
     for dialect in dialects:
         for endpoint in dialect.endpoints:
-            _mount(app, gateway, dialect, endpoint)
+            if isinstance(endpoint, Lookup):
+                lookups.setdefault(endpoint.path, []).append((dialect, endpoint))
+            else:
+                _mount(app, gateway, dialect, endpoint)
+    for path, found in lookups.items():
+        _mount_lookup(app, gateway, path, found)
     _mount_health(app, gateway)
 
     async def refuse(request: Request, error: Exception) -> Response:
@@ -90,42 +103,76 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
     return app
 
 
-def _mount(app: FastAPI, gateway: Gateway, dialect: Dialect, endpoint: Generate | Lookup | Render) -> None:
+def _mount(app: FastAPI, gateway: Gateway, dialect: Dialect, endpoint: Generate | Act | Render) -> None:
+    async def answer(request: Request) -> Response:
+        return await _guarded(dialect, request, lambda telling: _answer(endpoint, gateway, request, telling))
+
+    body = endpoint.codec.body if isinstance(endpoint, Generate) else endpoint.body
+    method = endpoint.method if isinstance(endpoint, Act) else "POST"
+    name = f"{method} {endpoint.path}"
+    app.add_api_route(endpoint.path, answer, methods=[method], openapi_extra=_body_schema(body), tags=[dialect.name], name=name)
+
+
+async def _answer(endpoint: Generate | Act | Render, gateway: Gateway, request: Request, telling: Telling) -> Response:
+    if isinstance(endpoint, Generate):
+        return await respond(endpoint.codec, gateway, request, telling)
     if isinstance(endpoint, Render):
-
-        async def render(request: Request) -> Response:
-            return await _guarded(dialect, request, lambda telling: _rendered(endpoint, gateway, request, telling))
-
-        extra = _body_schema(endpoint.body)
-        app.add_api_route(endpoint.path, render, methods=["POST"], openapi_extra=extra, tags=[dialect.name], name=endpoint.path)
-    elif isinstance(endpoint, Generate):
-        extra = _body_schema(endpoint.codec.body)
-
-        async def generate(request: Request) -> Response:
-            return await _guarded(dialect, request, lambda telling: respond(endpoint.codec, gateway, request, telling))
-
-        app.add_api_route(endpoint.path, generate, methods=["POST"], openapi_extra=extra, tags=[dialect.name], name=endpoint.path)
-    else:
-
-        async def look_up(request: Request) -> Response:
-            async def answer(telling: Telling) -> Response:
-                body = endpoint.answer(gateway.catalog, request.path_params)
-                return _json(body, 200, _headers(telling))
-
-            return await _guarded(dialect, request, answer)
-
-        app.add_api_route(endpoint.path, look_up, methods=["GET"], tags=[dialect.name], name=endpoint.path)
+        return await _rendered(endpoint, gateway, request, telling)
+    raw = await _read(request, gateway.settings.limits.max_body_bytes)
+    body = raw if endpoint.body is None else parse(endpoint.body, raw)
+    return _reply(await asyncio.to_thread(endpoint.answer, _scene(gateway, request), body), telling)
 
 
-def _body_schema(body: type[WireBody]) -> dict[str, Any]:
+def _mount_lookup(app: FastAPI, gateway: Gateway, path: str, found: list[tuple[Dialect, Lookup]]) -> None:
+    async def look_up(request: Request) -> Response:
+        async def answer(telling: Telling) -> Response:
+            scene = _scene(gateway, request)
+            for _, lookup in found:
+                if (body := lookup.answer(scene)) is not None:
+                    return _reply(body, telling)
+            raise NotFound(f"nothing is served at {path}")
+
+        return await _guarded(found[0][0], request, answer)
+
+    app.add_api_route(path, look_up, methods=["GET"], tags=[found[0][0].name], name=path)
+    app.add_api_route(path, look_up, methods=["HEAD"], include_in_schema=False)
+
+
+def _scene(gateway: Gateway, request: Request) -> Scene:
+    held = []
+    for group in gateway.fleet().groups:
+        if group.ready and group.info is not None:
+            settings = gateway.settings.engines[group.name]
+            held.append(
+                Held(
+                    group=group.name,
+                    engine=group.info.kind,
+                    precision=group.info.precision,
+                    replicas=group.replicas,
+                    context_length=group.info.context_length,
+                    on_gpu="cuda" in (getattr(settings, "device", ""), getattr(settings, "provider", "")),
+                )
+            )
+    host = request.headers.get("host", "")
+    return Scene(catalog=gateway.catalog, held=tuple(held), host=host, parameters=request.path_params)
+
+
+def _reply(answer: JsonObject | Reply, telling: Telling) -> Response:
+    if isinstance(answer, Reply):
+        return Response(answer.body, answer.status, _headers(telling), answer.media_type)
+    return _json(answer, 200, _headers(telling))
+
+
+def _body_schema(body: type[WireBody] | None) -> dict[str, Any]:
+    if body is None:
+        return {}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": body.model_json_schema()}}}}
 
 
 async def _rendered(endpoint: Render, gateway: Gateway, request: Request, telling: Telling) -> Response:
     body = parse(endpoint.body, await _read(request, gateway.settings.limits.max_body_bytes))
     model, prompt = endpoint.decode(body)
-    gateway.catalog.resolve(model)
-    ids = await gateway.render(prompt)
+    ids = await gateway.render(model, prompt)
     text = b"".join(map(gateway.tokenizer.raw, ids)).decode("utf-8", "replace")
     lengths = [group.info.context_length for group in gateway.fleet().groups if group.info is not None]
     rendered = Rendered(ids=ids, text=text, context_length=max(lengths, default=None))
@@ -152,19 +199,25 @@ async def respond(codec: Codec[Any], gateway: Gateway, request: Request, telling
 
     The first event is awaited before the headers go out, so that early errors keep their status. Raises `ServeError`.
     """
-    arrived = time.monotonic()
+    arrived, created = time.monotonic(), time.time()
     raw = await _read(request, gateway.settings.limits.max_body_bytes)
     hints = _hints(request)
     body = parse(codec.body, raw)
     wanted, stream = codec.decode(body, telling.request_id)
     wanted = replace(wanted, task=hints.task or wanted.task, group=hints.group or wanted.group)
-    model = gateway.catalog.resolve(wanted.model)
-    call = Call(request=wanted, body=body, stream=stream, model=wanted.model or model, created=int(time.time()))
+    call = Call(
+        request=wanted,
+        body=body,
+        stream=stream,
+        model=wanted.model or gateway.catalog.resolve(None).name,
+        created=created,
+        elapsed=lambda: time.monotonic() - arrived,
+    )
     encoder = codec.encoder(call) if stream else None
     events = gateway.generate(wanted, telling)
     if encoder is None:
         completion = await _fold_while_connected(request, events)
-        served = Served(engine=telling.engine or "", seconds=time.monotonic() - arrived)
+        served = Served(engine=telling.engine or "", seconds=call.elapsed())
         return _json(codec.encode(completion, call, served), 200, _headers(telling))
     try:
         first = await anext(events)

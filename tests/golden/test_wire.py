@@ -49,7 +49,9 @@ ENDPOINTS = [
 def _call(endpoint: Generate, body: bytes) -> Call:  # type: ignore[type-arg]
     parsed = parse(endpoint.codec.body, body)
     request, stream = endpoint.codec.decode(parsed, "req-1")
-    return Call(request=request, body=parsed, stream=stream, model="phi-4-mini-instruct", created=1_700_000_000)
+    return Call(
+        request=request, body=parsed, stream=stream, model="phi-4-mini-instruct", created=1_700_000_000, elapsed=lambda: 2.0
+    )
 
 
 def _compare(name: str, produced: bytes) -> None:

@@ -9,12 +9,13 @@ import httpx
 
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import AppSettings
-from serve_app.dialects import openai, reasoning
+from serve_app.dialects import ollama, openai, reasoning
 from serve_app.engines.fake import FakeEngine
 from serve_app.engines.registry import build_engine
 from serve_app.gateway import Gateway
 from serve_app.http import create_app
 from serve_app.models.catalog import EMBEDDED, Catalog
+from serve_app.models.weights import Weights
 from serve_app.routing.fleet import FleetView
 from serve_app.types import Phase, ReplicaReport
 
@@ -35,6 +36,7 @@ async def running(**engines: dict[str, object]) -> AsyncIterator[App]:
     settings = AppSettings.model_validate(
         {
             "engines": {name: {"kind": "fake", "tokens_per_second": 5000} | fields for name, fields in engines.items()},
+            "models_dir": None,
             "limits": {"max_body_bytes": 100_000, "request_timeout_s": 5},
         }
     )
@@ -51,10 +53,12 @@ async def running(**engines: dict[str, object]) -> AsyncIterator[App]:
     gateway = Gateway(
         settings=settings,
         tokenizer=Tokenizer.load(EMBEDDED),
-        catalog=Catalog(settings.model, created=1),
+        catalog=Catalog(settings, Weights.read(EMBEDDED), created=1),
         generators=built,
         fleet=lambda: view.snapshot(time.monotonic()),
     )
-    transport = httpx.ASGITransport(create_app(gateway, (openai.DIALECT, reasoning.DIALECT)), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(
+        create_app(gateway, (openai.DIALECT, ollama.DIALECT, reasoning.DIALECT)), raise_app_exceptions=False
+    )
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield App(client, gateway, built)
