@@ -110,7 +110,8 @@ def _mount(app: FastAPI, gateway: Gateway, dialect: Dialect, endpoint: Generate 
     body = endpoint.codec.body if isinstance(endpoint, Generate) else endpoint.body
     method = endpoint.method if isinstance(endpoint, Act) else "POST"
     name = f"{method} {endpoint.path}"
-    app.add_api_route(endpoint.path, answer, methods=[method], openapi_extra=_body_schema(body), tags=[dialect.name], name=name)
+    extra = {} if method == "HEAD" else _body_schema(body)
+    app.add_api_route(endpoint.path, answer, methods=[method], openapi_extra=extra, tags=[dialect.name], name=name)
 
 
 async def _answer(endpoint: Generate | Act | Render, gateway: Gateway, request: Request, telling: Telling) -> Response:
@@ -165,7 +166,7 @@ def _reply(answer: JsonObject | Reply, telling: Telling) -> Response:
 
 def _body_schema(body: type[WireBody] | None) -> dict[str, Any]:
     if body is None:
-        return {}
+        return {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"format": "binary"}}}}}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": body.model_json_schema()}}}}
 
 

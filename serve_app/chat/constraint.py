@@ -16,6 +16,7 @@ MAX_DEPTH = 16
 MAX_TOOLS = 128
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 _FIRST = ("name", "description", "parameters")
+_FIRST_OF_SCHEMA = ("type", "properties", "required")
 """The order in which the model learned to read a function."""
 _MOST_CALLS = 8
 ANY_OBJECT = JsonSchema('{"type":"object"}')
@@ -57,10 +58,14 @@ def _tool(at: int, function: dict[str, Any]) -> Tool:
     if parameters is not None and not isinstance(parameters, dict):
         raise InvalidValue(f"{field}.parameters", "must be a JSON schema")
     schema = schema_of(parameters or {"type": "object", "properties": {}}, f"{field}.parameters")
-    ordered = {key: function[key] for key in _FIRST if function.get(key) is not None} | {
-        key: value for key, value in function.items() if key not in _FIRST and value is not None
-    }
+    ordered = _ordered({key: value for key, value in function.items() if value is not None}, _FIRST)
+    if parameters:  # Ollama's client, for one, sends them in an order of its own
+        ordered["parameters"] = _ordered(parameters, _FIRST_OF_SCHEMA)
     return Tool(name=name, function=json.dumps(ordered, ensure_ascii=False), parameters=schema.schema)
+
+
+def _ordered(fields: dict[str, Any], first: Sequence[str]) -> dict[str, Any]:
+    return {key: fields[key] for key in first if key in fields} | fields
 
 
 def call_grammar(tools: Sequence[Tool], *, parallel: bool) -> Grammar:

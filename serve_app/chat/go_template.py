@@ -93,8 +93,8 @@ class GoTemplate:
             fields: dict[str, Value] = {"System": system, "Prompt": prompt, "Response": response, "Messages": ()}
             fields["Tools"] = tools if at == 0 else ""
             last = at == len(exchanges) - 1 and not response
-            finished = _run(self.nodes, fields, {}, parts, until_response=last)
-            if not last and not finished and not self.with_response:
+            _run(self.nodes, fields, {}, parts, until_response=last)
+            if not last and not self.with_response:
                 _say(parts, response, control=False)
         return parts
 

@@ -81,7 +81,7 @@ class Catalog:
     @property
     def models(self) -> tuple[Variant, ...]:
         """Every served name, the model's own first."""
-        return tuple((self._own | self._configured | dict(self._stored())).values())
+        return tuple((self._own | self._configured | dict(self._stored()) | self._own).values())
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ import pytest
 
 from serve_app.chat.text_stream import TextStream
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.conversation import TextDelta, TextEvent, TextLogprob, fold
-from serve_app.dialects import openai, reasoning
+from serve_app.conversation import TextDelta, TextEvent, TextLogprob, ToolCallDelta, fold
+from serve_app.dialects import ollama, openai, reasoning
 from serve_app.dialects.base import Call, Dialect, Generate, Served, dump, parse
 from serve_app.errors import ContextOverflow, EngineDead, Overloaded, ServeError
 from serve_app.types import Finished, FinishReason, Timings, TokenDelta, Usage
@@ -17,13 +17,16 @@ HERE = Path(__file__).parent / "bytes"
 BODIES = {
     "/v1/chat/completions": b'{"messages":[{"role":"user","content":"hi"}],"stream_options":{"include_usage":true},"stream":true}',
     "/v1/completions": b'{"prompt":"hi","stream":true}',
+    "/api/chat": b'{"model":"phi4-mini","messages":[{"role":"user","content":"hi"}]}',
+    "/api/generate": b'{"model":"phi4-mini","prompt":"hi"}',
     "/reasoning": b'{"prompt":"hi","task_type":"math"}',
 }
 
 
 def _end(reason: FinishReason, tokens: int) -> Finished:
     usage = Usage(prompt_tokens=7, completion_tokens=tokens)
-    return Finished(reason=reason, usage=usage, timings=Timings(decode_s=0.5))
+    timings = Timings(queue_s=0.125, prefill_s=0.25, decode_s=0.5)
+    return Finished(reason=reason, usage=usage, timings=timings, tokens=(5, 6, 7))
 
 
 def _split_utf8(tokenizer: Tokenizer) -> list[TextEvent]:
@@ -39,8 +42,15 @@ CASES: dict[str, list[TextEvent]] = {
     "length": [TextDelta(text="Hel"), _end(FinishReason.LENGTH, 1)],
     "empty": [_end(FinishReason.STOP, 1)],
 }
+CALLS: list[TextEvent] = [
+    ToolCallDelta(index=0, id="call_1", name="area", arguments=""),
+    ToolCallDelta(index=0, arguments='{"radius": '),
+    ToolCallDelta(index=0, arguments="5}"),
+    ToolCallDelta(index=1, id="call_2", name="area", arguments='{"radius": 6}'),
+    _end(FinishReason.TOOL_CALLS, 30),
+]
 LOGPROBS = TextDelta(text="Hi", logprobs=(TextLogprob(token="Hi", raw=b"Hi", logprob=-0.5, top=(("Hi", b"Hi", -0.5),)),))
-DIALECTS = {"openai": openai.DIALECT, "reasoning": reasoning.DIALECT}
+DIALECTS = {"openai": openai.DIALECT, "ollama": ollama.DIALECT, "reasoning": reasoning.DIALECT}
 ENDPOINTS = [
     (dialect, endpoint) for dialect in DIALECTS.values() for endpoint in dialect.endpoints if isinstance(endpoint, Generate)
 ]
@@ -86,14 +96,26 @@ async def test_split_characters(dialect: Dialect, endpoint: Generate, tokenizer:
 
 
 @pytest.mark.parametrize(
-    ("path", "extra"), [("/v1/chat/completions", b',"logprobs":true,"top_logprobs":1}'), ("/v1/completions", b',"logprobs":1}')]
+    ("path", "extra"),
+    [
+        ("/v1/chat/completions", b',"logprobs":true,"top_logprobs":1}'),
+        ("/v1/completions", b',"logprobs":1}'),
+        ("/api/chat", b',"logprobs":true,"top_logprobs":1}'),
+        ("/api/generate", b',"logprobs":true,"top_logprobs":1}'),
+    ],
 )
 async def test_logprobs(path: str, extra: bytes) -> None:
     endpoint = next(endpoint for _, endpoint in ENDPOINTS if endpoint.path == path)
     await _both(endpoint, _call(endpoint, BODIES[path][:-1] + extra), [LOGPROBS, CASES["empty"][0]], "logprobs")
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
+async def test_tool_calls(path: str) -> None:
+    endpoint = next(endpoint for _, endpoint in ENDPOINTS if endpoint.path == path)
+    await _both(endpoint, _call(endpoint, BODIES[path]), CALLS, "tool-calls")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/api/chat", "/api/generate"])
 def test_an_error_midway(path: str) -> None:
     endpoint = next(endpoint for _, endpoint in ENDPOINTS if endpoint.path == path)
     encoder = endpoint.codec.encoder(_call(endpoint, BODIES[path]))

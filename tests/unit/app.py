@@ -1,9 +1,10 @@
 """The whole application over fake engines, without Ray: what the HTTP suites drive."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import httpx
 
@@ -25,13 +26,15 @@ class App:
     """A client of the application, and its engines."""
 
     client: httpx.AsyncClient
+    asgi: httpx.ASGITransport
+    """For clients of other kinds."""
     gateway: Gateway
     engines: dict[str, FakeEngine]
 
 
 @asynccontextmanager
-async def running(**engines: dict[str, object]) -> AsyncIterator[App]:
-    """Serve fake groups given as `name={settings}`; a group with `absent: True` never reports."""
+async def running(extra: Mapping[str, object] = MappingProxyType({}), /, **engines: dict[str, object]) -> AsyncIterator[App]:
+    """Serve fake groups given as `name={settings}`, under settings as in `extra`; a group with `absent: True` never reports."""
     absent = {name for name, fields in engines.items() if fields.pop("absent", False)}
     settings = AppSettings.model_validate(
         {
@@ -39,6 +42,7 @@ async def running(**engines: dict[str, object]) -> AsyncIterator[App]:
             "models_dir": None,
             "limits": {"max_body_bytes": 100_000, "request_timeout_s": 5},
         }
+        | extra
     )
     view = FleetView(settings.engines, 60)
     built: dict[str, FakeEngine] = {}
@@ -61,4 +65,4 @@ async def running(**engines: dict[str, object]) -> AsyncIterator[App]:
         create_app(gateway, (openai.DIALECT, ollama.DIALECT, reasoning.DIALECT)), raise_app_exceptions=False
     )
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        yield App(client, gateway, built)
+        yield App(client, transport, gateway, built)
