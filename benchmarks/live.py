@@ -110,7 +110,7 @@ def live(config: dict[str, Any]) -> Iterator[LiveApp]:
     scratch = Path(tempfile.mkdtemp(prefix="phi-", dir="/tmp"))  # short: Ray's socket paths are limited to 107 bytes
     port = _free_port()
     config["http_options"]["port"] = port
-    config["applications"][0]["args"]["public_url"] = f"http://127.0.0.1:{port}"
+    config["applications"][0]["args"] |= {"public_url": f"http://127.0.0.1:{port}", "models_dir": str(scratch / "models")}
     file = scratch / "config.yaml"
     file.write_text(yaml.safe_dump(config))
     app = LiveApp(f"http://127.0.0.1:{port}", scratch / "serve.log", config)
