@@ -1,5 +1,6 @@
 """The ingress deployment: the HTTP application over remote groups. Up long before the engines are."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp
 from deployments.asgi import ServeShim
 from deployments.groups import INGRESS
 from deployments.remote import RemoteEngine
+from deployments.second_port import listen
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import AppSettings
 from serve_app.dialects import ollama, openai, reasoning
@@ -38,6 +40,7 @@ class Ingress:
         self._settings = settings
         self._fleet = FleetView(settings.engines, settings.routing.stale_after_s)
         self._announced = False
+        self._listening: asyncio.Task[None] | None = None
         routing = settings.routing
         folder = locate(settings.model, weights=False)
         self._gateway = Gateway(
@@ -49,8 +52,12 @@ class Ingress:
         )
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Return the application; Serve calls this once, after construction."""
-        return ServeShim(create_app(self._gateway, DIALECTS))
+        """Return the application; Serve calls this once, after construction, on the loop that runs it."""
+        app = create_app(self._gateway, DIALECTS)
+        second = self._settings.ollama_port
+        if second is not None:
+            self._listening = asyncio.create_task(listen(app, second.host, second.port))
+        return ServeShim(app)
 
     async def report(self, report: ReplicaReport) -> None:
         """Take what a replica tells about itself."""

@@ -178,6 +178,15 @@ class LimitSettings(Settings):
     """Longest time one request may take, waiting included."""
 
 
+class PortSettings(Settings):
+    """Another address that the ingress itself listens on, past Serve's proxy."""
+
+    host: str = "127.0.0.1"
+    """Address to bind; 0.0.0.0 takes connections from other machines."""
+    port: int = Field(11434, ge=1, le=65535)
+    """TCP port, Ollama's by default."""
+
+
 class AppSettings(Settings):
     """Everything under `args:`."""
 
@@ -193,6 +202,8 @@ class AppSettings(Settings):
     """Task to group."""
     limits: LimitSettings = LimitSettings()
     """Bounds per request and per ingress."""
+    ollama_port: PortSettings | None = None
+    """Where Ollama's clients look for it; every endpoint answers there. None: only Serve's own port is open."""
     public_url: str = "http://localhost:8000"
     """Where clients reach the ingress; shown in the message that it is ready."""
 

@@ -253,3 +253,13 @@ def test_litellm_says_the_same_three_ways(app: LiveApp, monkeypatch: pytest.Monk
 def test_a_prompt_that_fits_nowhere_is_refused(app: LiveApp) -> None:
     response = httpx.post(f"{app.url}/api/chat", json={"model": MODEL, "messages": [{"role": "user", "content": "x" * 300_000}]})
     assert (response.status_code, set(response.json())) == (400, {"error"})
+
+
+def test_it_also_listens_where_ollamas_clients_look(app: LiveApp) -> None:
+    port = app.config["applications"][0]["args"]["ollama_port"]["port"]
+    with ollama.Client(host=f"127.0.0.1:{port}", timeout=120) as client:
+        assert client.chat(MODEL, ASK, options=GREEDY).message.content
+        parts = [part.message.content or "" for part in client.chat(MODEL, ASK, options=GREEDY, stream=True)]
+    assert len(parts) > 2
+    usual = httpx.get(f"http://127.0.0.1:{port}/", headers={"host": "localhost:11434"})
+    assert usual.text == "Ollama is running"

@@ -11,7 +11,7 @@ import ollama
 import pytest
 import yaml
 
-from serve_app.types import Task
+from serve_app.types import InvalidValue, Task
 from tests.unit.app import App, running
 from tests.unit.test_ollama import _client, _prompt
 
@@ -292,6 +292,12 @@ async def test_without_a_folder_nothing_can_be_made() -> None:
         response = await app.client.post("/api/create", json={"model": "x", "from": "phi4-mini"})
     assert response.status_code == 400
     assert "models_dir" in response.json()["error"]
+
+
+async def test_a_configured_template_that_cannot_be_run_stops_the_start() -> None:
+    with pytest.raises(InvalidValue, match="template line 1"):
+        async with running({"variants": {"x": {"template": "{{ printf }}"}}}, a={}):
+            pass
 
 
 def test_the_shipped_configuration_has_the_tutorials_variants() -> None:
