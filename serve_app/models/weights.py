@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_BYTES = {"fp32": 4.0, "float32": 4.0, "fp16": 2.0, "float16": 2.0, "bfloat16": 2.0, "int8": 1.0, "q8_0": 1.0625, "int4": 0.5}
+_BYTES = {
+    **dict.fromkeys(("float32", "fp32", "f32"), 4.0),
+    **dict.fromkeys(("float16", "bfloat16", "fp16", "f16", "bf16"), 2.0),
+    "int8": 1.0,
+    "int4": 0.5,
+    "q8_0": 34 / 32,  # a block of 32 weights has a scale of two bytes
+    "q4_0": 18 / 32,
+}
+"""Bytes per weight, by the names that engines give their precision."""
 _NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 

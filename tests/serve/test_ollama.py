@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -263,3 +265,18 @@ def test_it_also_listens_where_ollamas_clients_look(app: LiveApp) -> None:
     assert len(parts) > 2
     usual = httpx.get(f"http://127.0.0.1:{port}/", headers={"host": "localhost:11434"})
     assert usual.text == "Ollama is running"
+
+
+def test_the_javascript_client(app: LiveApp) -> None:
+    """OLLAMA_JS is the folder in which `npm install ollama` was run."""
+    node, folder = shutil.which("node"), os.environ.get("OLLAMA_JS")
+    if node is None or folder is None:
+        pytest.skip("needs node, and OLLAMA_JS set to a folder in which `npm install ollama` was run")
+    module = Path(folder).resolve() / "node_modules" / "ollama" / "dist" / "index.mjs"
+    command = [node, str(Path(__file__).with_name("ollama_client.mjs")), str(module), app.url]
+    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
+    assert len(set(told["texts"])) == 1
+    assert told["steps"][-1] == told["deleted"] == "success"
+    assert "js:latest" in told["listed"]
+    assert told["shown"] == "Be brief."
+    assert told["refused"] == [404, "model 'js' not found"]
