@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from serve_app.client.verbs import add_verbs
 from serve_app.config import ModelSettings
 from serve_app.errors import ServeError
 from serve_app.models.catalog import locate
@@ -17,6 +18,7 @@ from serve_app.models.export import write_onnx
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 export = typer.Typer(no_args_is_help=True, help="Derive another form of a model.")
 app.add_typer(export, name="export")
+add_verbs(app)
 _console = Console(stderr=True)
 
 

@@ -5,10 +5,11 @@ that can be wrong is checked here, before anything starts. Knows no engine and n
 """
 
 from collections.abc import Collection
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from serve_app import parameters as ollama
 from serve_app.types import EngineKind, Task
 
 
@@ -37,6 +38,41 @@ class ModelSettings(Settings):
         if self.think_tags is not None and not all(self.think_tags):
             raise ValueError("model.think_tags: neither tag may be empty")
         return self
+
+
+class VariantMessage(Settings):
+    """A turn that stands before every conversation of a variant."""
+
+    role: Literal["system", "user", "assistant"]
+    """Who says it."""
+    content: str
+    """What is said."""
+
+
+class VariantSettings(Settings):
+    """The served model under another name, with a system prompt and parameters of its own: what a Modelfile says."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    parent: str = Field("", alias="from")
+    """The served model or variant it derives from; empty: the served model."""
+    system: str = ""
+    """System prompt of conversations that bring none."""
+    template: str = ""
+    """Prompt template in Ollama's language; empty: the model's own."""
+    parameters: dict[str, bool | int | float | str | list[str]] = Field(default_factory=dict)
+    """Ollama's parameters (temperature, top_p, num_predict, stop, ...); what a request says itself wins."""
+    messages: tuple[VariantMessage, ...] = ()
+    """Turns that stand before every conversation."""
+    license: tuple[str, ...] = ()
+    """License texts, shown by /api/show."""
+    task: Task | None = None
+    """Task that its requests count as in routing; None: told from each request."""
+
+    @field_validator("parameters")
+    @classmethod
+    def _check_parameters(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {name: ollama.checked(name, value) for name, value in given.items()}
 
 
 class VllmSettings(Settings):
@@ -189,6 +225,15 @@ class LimitSettings(Settings):
     """Longest time one request may take, waiting included."""
 
 
+class PortSettings(Settings):
+    """Another address that the ingress itself listens on, past Serve's proxy."""
+
+    host: str = "127.0.0.1"
+    """Address to bind; 0.0.0.0 takes connections from other machines."""
+    port: int = Field(11434, ge=1, le=65535)
+    """TCP port, Ollama's by default."""
+
+
 class AppSettings(Settings):
     """Everything under `args:`."""
 
@@ -196,10 +241,16 @@ class AppSettings(Settings):
     """The served model."""
     engines: dict[str, EngineSettings] = Field(min_length=1)
     """Engine groups by name; the name is also the Serve deployment's."""
+    variants: dict[str, VariantSettings] = Field(default_factory=dict)
+    """Other names of the model with prompts and parameters of their own; more are made through Ollama's API."""
+    models_dir: str | None = "~/.local/share/phi-serve/models"
+    """Folder of the variants made through Ollama's API; ingress replicas on several nodes must share it. None: none can be made."""
     routing: RoutingSettings = RoutingSettings()
     """Task to group."""
     limits: LimitSettings = LimitSettings()
     """Bounds per request and per ingress."""
+    ollama_port: PortSettings | None = None
+    """Where Ollama's clients look for it; every endpoint answers there. None: only Serve's own port is open."""
     public_url: str = "http://localhost:8000"
     """Where clients reach the ingress; shown in the message that it is ready."""
 

@@ -307,6 +307,8 @@ class Finished:
     timings: Timings = Timings()
     choice: int = 0
     """Which of the request's choices ended; engines leave it 0."""
+    tokens: tuple[int, ...] = ()
+    """Prompt and answer, for clients that go on from there; the gateway fills it in where it is asked for."""
 
 
 TokenEvent: TypeAlias = TokenDelta | Finished

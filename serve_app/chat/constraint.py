@@ -4,6 +4,7 @@ Checks what can be checked without an engine: size, depth and references of sche
 """
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,11 @@ from serve_app.types import Choice, Constraint, Grammar, InvalidValue, JsonSchem
 
 MAX_SCHEMA_BYTES = 64 << 10
 MAX_DEPTH = 16
+MAX_TOOLS = 128
+_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+_FIRST = ("name", "description", "parameters")
+_FIRST_OF_SCHEMA = ("type", "properties", "required")
+"""The order in which the model learned to read a function."""
 _MOST_CALLS = 8
 _LITERAL = ("const", "enum", "default", "examples")
 """Keys of a schema below which there is no schema."""
@@ -32,6 +38,36 @@ def schema_of(value: dict[str, Any], field: str) -> JsonSchema:
         if not _resolves(value, reference):
             raise InvalidValue(field, f"has a $ref that points nowhere: {reference[:100]}")
     return JsonSchema(text)
+
+
+def offered(functions: Sequence[dict[str, Any]]) -> tuple[Tool, ...]:
+    """Return the functions that a client offers as `tools`; raises `InvalidValue` naming the field at fault."""
+    tools = tuple(_tool(at, function) for at, function in enumerate(functions))
+    if len(tools) > MAX_TOOLS:
+        raise InvalidValue("tools", f"must be at most {MAX_TOOLS}")
+    if len({tool.name for tool in tools}) < len(tools):
+        raise InvalidValue("tools", "must have different names")
+    return tools
+
+
+def _tool(at: int, function: dict[str, Any]) -> Tool:
+    field = f"tools.{at}.function"
+    name, parameters, description = (function.get(key) for key in ("name", "parameters", "description"))
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidValue(f"{field}.name", "must have 1 to 64 letters, digits, dots, dashes or underscores")
+    if description is not None and not isinstance(description, str):
+        raise InvalidValue(f"{field}.description", "must be a string")
+    if parameters is not None and not isinstance(parameters, dict):
+        raise InvalidValue(f"{field}.parameters", "must be a JSON schema")
+    schema = schema_of(parameters or {"type": "object", "properties": {}}, f"{field}.parameters")
+    ordered = _ordered({key: value for key, value in function.items() if value is not None}, _FIRST)
+    if parameters:  # Ollama's client, for one, sends them in an order of its own
+        ordered["parameters"] = _ordered(parameters, _FIRST_OF_SCHEMA)
+    return Tool(name=name, function=json.dumps(ordered, ensure_ascii=False), parameters=schema.schema)
+
+
+def _ordered(fields: dict[str, Any], first: Sequence[str]) -> dict[str, Any]:
+    return {key: fields[key] for key in first if key in fields} | fields
 
 
 def call_grammar(tools: Sequence[Tool], *, parallel: bool) -> Grammar:
