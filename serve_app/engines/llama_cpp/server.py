@@ -7,6 +7,7 @@ import asyncio
 import shutil
 import tempfile
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,26 @@ _HTTP_THREADS_SPARE = 4
 """Beside one for each slot: for probes, and for connections that are being closed."""
 
 
+class _Connector(aiohttp.UnixConnector):
+    """Can cut its connections: closing a connector alone leaves those waiting who read from it."""
+
+    def __init__(self, socket: Path) -> None:
+        # The server closes a connection after its answer, so none is kept.
+        super().__init__(path=str(socket), limit=0, force_close=True)
+        self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    async def connect(self, *arguments: Any, **options: Any) -> Any:
+        connection = await super().connect(*arguments, **options)
+        self._connections.add(connection)
+        return connection
+
+    def cut(self) -> None:
+        """End every connection; who waits on one gets a `ClientError`."""
+        for connection in list(self._connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+
+
 class LlamaServer:
     """A model in llama.cpp's server, reached over a unix socket that only this user may open."""
 
@@ -30,6 +51,7 @@ class LlamaServer:
         self._settings = settings
         self._server: Any = None
         self._folder: Path | None = None
+        self._connector: _Connector | None = None
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self, file: Path, header: Header) -> None:
@@ -45,9 +67,8 @@ class LlamaServer:
 
     def connect(self, socket: Path) -> None:
         """Speak to the server at `socket` from now on."""
-        # The server closes a connection after its answer, so none is kept.
-        connector = aiohttp.UnixConnector(path=str(socket), limit=0, force_close=True)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
+        self._connector = _Connector(socket)
+        self._session = aiohttp.ClientSession(connector=self._connector, timeout=aiohttp.ClientTimeout(total=None))
 
     @property
     def session(self) -> aiohttp.ClientSession:
@@ -70,9 +91,12 @@ class LlamaServer:
             raise EngineDead(f"llama.cpp's server answers its probe with status {response.status}")
 
     async def close(self) -> None:
-        """End every connection, then the server."""
-        if self._session is not None:
-            await self._session.close()
+        """End every connection, then the server, which would wait for them."""
+        session, self._session = self._session, None
+        if session is not None and self._connector is not None:
+            self._connector.cut()
+            await asyncio.sleep(0)  # so that its readers learn of it before it is forgotten
+            await session.close()
         held, self._server = [self._server], None
         # The server's destructor waits for the step in progress, which may hang: not longer than a probe would.
         thread = threading.Thread(target=held.clear, name="llama-close", daemon=True)
