@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from serve_app.chat.constraint import names_unicode_patterns
 from serve_app.config import RoutingSettings
 from serve_app.conversation import GenerateRequest
 from serve_app.errors import ContextOverflow, InvalidRequest, NoEngine, Unsupported
@@ -35,7 +36,8 @@ class Policy:
             known = ", ".join(group.name for group in fleet.groups)
             raise InvalidRequest(f"no engine group '{request.group[:100]}'; configured are: {known}", param="x-engine")
         order = self._order(request, task, fleet)
-        obstacles = {group.name: _obstacle(group, request, prompt_tokens) for group in order}
+        needs = _needs(request)
+        obstacles = {group.name: _obstacle(group, needs, prompt_tokens) for group in order}
         candidates = tuple(group.name for group in order if not obstacles[group.name])
         if not candidates:
             raise _refusal(order, obstacles, prompt_tokens)
@@ -59,17 +61,23 @@ def _needs(request: GenerateRequest) -> set[Capability]:
         needs.add(Capability.LOGIT_BIAS)
     if request.sampling.min_p > 0:
         needs.add(Capability.MIN_P)
+    if request.sampling.presence_penalty or request.sampling.frequency_penalty:
+        needs.add(Capability.OUTPUT_PENALTIES)
     if request.constraint is not None:
         needs.add(Capability.STRUCTURED)
+        if names_unicode_patterns(request.constraint):
+            needs.add(Capability.UNICODE_PATTERNS)
+        if request.sampling.min_tokens:
+            needs.add(Capability.STRUCTURED_MIN_TOKENS)
     return needs
 
 
-def _obstacle(group: Group, request: GenerateRequest, prompt_tokens: int) -> str:
+def _obstacle(group: Group, needs: set[Capability], prompt_tokens: int) -> str:
     """Return why the group cannot take the request, empty when it can. What is lasting comes before what may pass."""
     if group.info is not None:
         if prompt_tokens >= group.info.context_length:
             return "too-long"
-        if not _needs(request) <= group.info.capabilities:
+        if not needs <= group.info.capabilities:
             return "incapable"
     return "" if group.ready else "not-ready"
 

@@ -1,4 +1,4 @@
-"""The ONNX form: made once, of the model and precision asked for, whole or not at all."""
+"""The ONNX and GGUF forms: made once, of the model and precision asked for, whole or not at all."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from serve_app.cli import app
-from serve_app.config import FakeSettings, OnnxSettings, VllmSettings
+from serve_app.config import FakeSettings, LlamaCppSettings, OnnxSettings, VllmSettings
 from serve_app.engines.registry import build_engine
 from serve_app.errors import EngineDead
 from serve_app.models import export, manifest
@@ -42,13 +42,22 @@ def test_replicas_that_start_together_export_once(model_dir: Path, cache: Path, 
     assert built == ["fp32"]
 
 
-def test_a_failed_export_says_why_and_leaves_nothing(model_dir: Path, cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("form", "precision", "message"),
+    [
+        ("onnx", "fp32", r"the export to ONNX fp32 failed with status 1"),
+        ("gguf", "q8_0", r"model\.safetensors is no safetensors file"),
+    ],
+)
+def test_a_failed_export_says_why_and_leaves_nothing(
+    model_dir: Path, cache: Path, tmp_path: Path, form: str, precision: str, message: str
+) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(model_dir, broken)
     (broken / "model.safetensors").write_bytes(b"not weights")
-    with pytest.raises(EngineDead, match=r"the export to ONNX fp32 failed with status 1"):
-        export.cached_form(broken, "onnx", "fp32")
-    assert [file.suffix for file in cache.iterdir()] == [".lock"]
+    with pytest.raises(EngineDead, match=message):
+        export.cached_form(broken, form, precision)
+    assert [file.suffix for file in (cache.parent / form).iterdir()] == [".lock"]
 
 
 def test_another_content_is_another_folder(model_dir: Path, tmp_path: Path) -> None:
@@ -61,9 +70,10 @@ def test_another_content_is_another_folder(model_dir: Path, tmp_path: Path) -> N
     assert export._fingerprint(other, "onnx") != export._fingerprint(model_dir, "onnx")
 
 
-def test_only_onnx_groups_need_a_derived_form(model_dir: Path, cache: Path) -> None:
+def test_only_onnx_and_llama_cpp_groups_need_a_derived_form(model_dir: Path, cache: Path) -> None:
     assert export.derive(model_dir, VllmSettings()) == export.derive(model_dir, FakeSettings()) == model_dir
-    assert not cache.exists()
+    assert export.derive(model_dir, LlamaCppSettings(gguf="elsewhere.gguf")) == model_dir
+    assert not cache.parent.exists()
     assert OnnxSettings().precision == "fp32"
 
 

@@ -9,7 +9,7 @@ from openai import OpenAI
 
 from benchmarks.live import LiveApp
 
-GROUPS = ["onnx", "vllm"]
+GROUPS = ["onnx", "llama_cpp", "vllm"]
 CIRCLE: Any = {
     "type": "function",
     "function": {
