@@ -120,6 +120,15 @@ async def test_limits_hold_under_a_constraint(onnx_engine: Engine) -> None:
     assert end.reason is FinishReason.STOP
 
 
+async def test_a_stop_token_ends_a_constrained_answer_early(model_engine: Engine) -> None:
+    constraint = Regex("(abcd,){20}")
+    whole, _, _ = await play(model_engine, constrained(constraint))
+    stop = whole[3]
+    ids, end, _ = await play(model_engine, constrained(constraint, stop_token_ids=(0, 1, stop)))
+    assert ids == whole[: whole.index(stop)]
+    assert (end.reason, end.usage.completion_tokens) == (FinishReason.STOP, len(ids) + 1)
+
+
 async def test_neighbours_are_not_disturbed(onnx_engine: Engine) -> None:
     alone = (await play(onnx_engine, ask(prompt(40, seed=8), max_tokens=60)))[0]
     schema = JsonSchema(json.dumps(random_schema(random.Random(7))))

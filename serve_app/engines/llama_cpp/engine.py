@@ -50,7 +50,7 @@ from serve_app.types import (
 logger = logging.getLogger(__name__)
 
 _NEVER = frozenset({Capability.OUTPUT_PENALTIES, Capability.UNICODE_PATTERNS, Capability.STRUCTURED_MIN_TOKENS})
-"""llama.cpp counts the prompt's tokens in presence and frequency penalties; for the others see `llama_grammar` and `_Answer`."""
+"""llama.cpp counts the prompt's tokens in presence and frequency penalties; for the others see `grammar` and `_Answer.held`."""
 _NEEDS_EXACT_IDS = frozenset({Capability.EXACT_IDS, Capability.LOGPROBS, Capability.STRUCTURED})
 _MAX_SEED = (1 << 32) - 1
 """llama.cpp's seeds have 32 bits, and the last of them asks for a random one."""
@@ -75,8 +75,10 @@ class _Answer:
     request: TokenRequest
     limit: int
     """Most tokens it may have."""
-    guide: Guide | None
-    lark: str
+    turn_end: int
+    guide: Guide | None = None
+    lark: str = ""
+    """What `guide` follows, for the server."""
     arrived_s: float = field(default_factory=time.monotonic)
     began_s: float = 0.0
     """When it got a slot."""
@@ -98,6 +100,15 @@ class _Answer:
     def held(self) -> int:
         """Tokens that must still come before a stop token may. Not under a constraint: a second call would begin it anew."""
         return 0 if self.guide else max(0, min(self.request.sampling.min_tokens, self.limit) - self.drawn)
+
+    def follow(self, ids: tuple[int, ...]) -> None:
+        """Go along with the constraint; raises `GenerationFailed` when llama.cpp has left it, as it does without a word."""
+        if self.guide is None or not ids:
+            return
+        *said, last = ids
+        kept = self.guide.accept(said) and (self.guide.complete if last == self.turn_end else self.guide.accept([last]))
+        if not kept:
+            raise GenerationFailed("llama.cpp left the constraint; make it simpler")
 
     def finished(self, reason: FinishReason) -> Finished:
         """Return its end."""
@@ -182,42 +193,39 @@ class LlamaCppEngine:
         _ = self._server.session  # runs
         assert self._vocabulary is not None
         limit = answer_limit(request, self._settings.max_model_len, len(self._vocabulary.texts))
-        guide, lark = None, ""
+        answer = _Answer(request, limit, self._vocabulary.turn_end)
         if request.constraint and self._guidance:
-            lark = lark_of(request.constraint, self._spelled)
-            guide = await self._guidance.start(Grammar(lark))
+            answer.lark = lark_of(request.constraint, self._spelled)
+            answer.guide = await self._guidance.start(Grammar(answer.lark))
         if len(self._running) + len(self._waiting) >= self._settings.slots + self._settings.max_waiting:
             raise Overloaded("the llama.cpp group's queue is full; try again later", retry_after_s=1.0)
-        return _Answer(request, limit, guide, lark)
+        return answer
 
     async def _play(self, answer: _Answer) -> AsyncGenerator[TokenEvent, None]:
         """Call the server until the answer has its end: once, unless stop tokens are held back or the model's own are no end."""
         stops = frozenset(answer.request.sampling.stop_token_ids)
+        if answer.guide is not None:
+            stops |= {answer.turn_end}  # under a constraint it comes only where nothing else needs to
         while True:
             before, part = answer.drawn, ServerSaid()
             async with aclosing(self._call(answer)) as parts:
                 async for part in parts:
-                    ended = next((at for at, token in enumerate(part.ids) if token in stops or self._ends(answer, token)), None)
-                    kept = part.ids if ended is None else part.ids[:ended]
-                    if answer.guide is not None and not (answer.guide.accept(kept) if ended is None else answer.guide.complete):
-                        raise GenerationFailed("llama.cpp left the constraint; make it simpler")
+                    ended = next((at for at, token in enumerate(part.ids) if token in stops), None)
+                    kept = part.ids[:ended]
+                    answer.follow(part.ids if ended is None else part.ids[: ended + 1])
                     if kept:
                         yield TokenDelta(kept, part.logprobs[: len(kept)])
                     if ended is not None:
                         yield answer.finished(FinishReason.STOP)
                         return
-            if self._respeller is not None and part.end_token and stops and part.ids[-1:] == ():
-                yield answer.finished(FinishReason.STOP)  # its id was dropped, after half a character
+            if part.lost_end and stops:
+                yield answer.finished(FinishReason.STOP)
                 return
             if answer.drawn >= answer.limit:
                 yield answer.finished(FinishReason.LENGTH)
                 return
             if answer.drawn == before:
                 raise GenerationFailed("llama.cpp generated nothing")
-
-    def _ends(self, answer: _Answer, token: int) -> bool:
-        """Under a constraint the model's end of turn comes only where nothing else may."""
-        return answer.guide is not None and self._vocabulary is not None and token == self._vocabulary.turn_end
 
     async def _call(self, answer: _Answer) -> AsyncGenerator[ServerSaid, None]:
         """One call of the server: what it says, counted."""

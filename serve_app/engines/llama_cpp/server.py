@@ -62,6 +62,7 @@ class LlamaServer:
         try:
             self._server = await asyncio.to_thread(xllamacpp.Server, _params(self._settings, header, file, socket))
         except RuntimeError as error:
+            shutil.rmtree(self._folder, ignore_errors=True)
             raise EngineDead(f"llama.cpp cannot load {file.name}; is it of an architecture that it knows?") from error
         self.connect(socket)
 

@@ -25,8 +25,8 @@ class ServerSaid:
     """Tokens generated so far in this call."""
     reused: int | None = None
     """Prompt tokens found in the slot, told once the prompt is begun."""
-    end_token: bool = False
-    """Told at the end: the last token was one that llama.cpp ends an answer by."""
+    lost_end: bool = False
+    """Told at the end: the last token was one that llama.cpp ends an answer by, and its id was dropped with half a character."""
     slot: int | None = None
     """The slot that computed it, told at the end."""
 
@@ -75,10 +75,10 @@ async def events(
         ids = tuple(map(int, value.get("tokens") or ()))
         if respeller is not None and ids and drawn - seen > len(ids):
             ids = respeller.spell(str(value["content"]), ids[-1])
-        seen = drawn
+        lost, seen = drawn > seen, drawn
         told = () if logprobs is None else _logprobs(value.get("completion_probabilities") or (), logprobs)
         if value.get("stop"):
-            yield ServerSaid(ids=ids, drawn=drawn, end_token=value.get("stop_type") == "eos", slot=int(value["id_slot"]))
+            yield ServerSaid(ids=ids, drawn=drawn, lost_end=lost and value.get("stop_type") == "eos", slot=int(value["id_slot"]))
             return
         yield ServerSaid(ids=ids, logprobs=told, drawn=drawn)
     raise GenerationFailed("llama.cpp's stream ended before the answer did")
