@@ -138,6 +138,49 @@ class OnnxSettings(Settings):
     """A step that takes longer than this counts as hung."""
 
 
+class LlamaCppSettings(Settings):
+    """A llama.cpp group: a GGUF file, continuous batching in the embedded server. Ollama's names of its knobs in brackets."""
+
+    kind: Literal[EngineKind.LLAMA_CPP] = EngineKind.LLAMA_CPP
+    precision: Literal["f32", "f16", "q8_0", "q4_0"] = "q8_0"
+    """Weights of the exported file; without effect with `gguf`."""
+    exported: str | None = None
+    """A folder that `phi-serve export gguf` wrote; None: the replica exports at its first start, into the cache."""
+    gguf: str | None = None
+    """A GGUF file made elsewhere, of the model at `model.path`. Streams its text exactly, but not every token id: see
+    docs/configuration.md for what the group leaves out then."""
+    max_model_len: int = Field(4096, ge=16)
+    """Context in tokens of one slot (num_ctx). Above the model's original context llama.cpp uses LongRoPE's long factors for
+    every request."""
+    slots: int = Field(4, ge=1, le=256)
+    """Sequences decoded together (OLLAMA_NUM_PARALLEL); more wait."""
+    max_waiting: int = Field(64, ge=0)
+    """Requests that may wait for a slot before new ones are refused (OLLAMA_MAX_QUEUE)."""
+    prefill_chunk: int = Field(256, ge=32, le=4096)
+    """Most tokens computed in one step, prompts and running streams together."""
+    prefix_cache: bool = True
+    """Start a prompt from what the slot that holds its longest beginning has computed."""
+    flash_attention: bool = False
+    """Fused attention (OLLAMA_FLASH_ATTENTION): less memory for long contexts. On CPUs its rounding depends on what else is
+    computed in the step, so that the same seed may draw otherwise beside other streams."""
+    kv_cache_type: Literal["f32", "f16", "q8_0"] | None = None
+    """Numbers in the KV cache (OLLAMA_KV_CACHE_TYPE); None: f32 with f32 weights, else f16. q8_0 needs flash attention."""
+    gpu_layers: int = Field(0, ge=-1)
+    """Layers computed on the GPU (num_gpu), -1: all; needs a build of xllamacpp for that GPU."""
+    threads: int | None = Field(None, ge=1)
+    """Threads of one replica (num_thread); None: the replica's num_cpus, one at least."""
+    health_timeout_s: float = Field(30.0, gt=0)
+    """A server whose loop answers no probe for this long counts as hung."""
+
+    @model_validator(mode="after")
+    def _check_choices(self) -> "LlamaCppSettings":
+        if self.exported and self.gguf:
+            raise ValueError("exported and gguf exclude each other; set one of them")
+        if self.kv_cache_type == "q8_0" and not self.flash_attention:
+            raise ValueError("kv_cache_type: q8_0 needs flash_attention: true")
+        return self
+
+
 class FakeSettings(Settings):
     """A scripted group for tests and dry runs: no model, real everything else."""
 
@@ -158,7 +201,7 @@ class FakeSettings(Settings):
     """Tokens of an answer after which it dies, truncates or hangs."""
 
 
-EngineSettings = Annotated[VllmSettings | OnnxSettings | FakeSettings, Field(discriminator="kind")]
+EngineSettings = Annotated[VllmSettings | OnnxSettings | LlamaCppSettings | FakeSettings, Field(discriminator="kind")]
 
 
 class BreakerSettings(Settings):

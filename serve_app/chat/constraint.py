@@ -5,7 +5,7 @@ Checks what can be checked without an engine: size, depth and references of sche
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from serve_app.conversation import Tool
@@ -177,3 +177,46 @@ def _resolves(schema: object, reference: str) -> bool:
         else:
             return False
     return True
+
+
+_PARTS = re.compile(
+    r"""(?P<pattern>"pattern(?:Properties)?"\s*:\s*(?:"(?:\\.|[^"\\])*"|\{))"""
+    r"""|(?P<text>"(?:\\.|[^"\\])*")"""
+    r"""|(?P<comment>//[^\n]*)"""
+    r"""|(?P<regex>/(?:\\.|[^/\\\n])+/)""",
+    re.DOTALL,
+)
+"""The parts of a schema or a Lark grammar that may hold any characters."""
+
+
+def names_unicode_patterns(constraint: Constraint) -> bool:
+    """Tell whether a regular expression in the constraint has characters outside ASCII; of doubtful ones it says yes."""
+    match constraint:
+        case Regex():
+            return not constraint.pattern.isascii()
+        case Choice():
+            return False
+        case JsonSchema():
+            text = json.dumps(json.loads(constraint.schema), ensure_ascii=False)
+        case Grammar():
+            text = constraint.lark
+    if text.isascii() and "\\u" not in text:
+        return False
+    found = [part for part in _PARTS.finditer(text) if part["pattern"] or part["regex"]]
+    return any("patternProperties" in part[0] or not part[0].isascii() or "\\u" in part[0] for part in found)
+
+
+def respell(grammar: str, spell: Callable[[str], str]) -> str:
+    """Return a Lark grammar with `spell` applied to each of its texts' characters outside ASCII, patterns left alone."""
+
+    def change(part: re.Match[str]) -> str:
+        if not part["text"]:
+            return part[0]
+        plain = _ESCAPED.sub(lambda escape: str(json.loads(f'"{escape[0]}"')), part[0])
+        return "".join(char if char.isascii() else spell(char) for char in plain)
+
+    return _PARTS.sub(change, grammar)
+
+
+_ESCAPED = re.compile(r"(?<!\\)(?:\\u(?!00[0-7])[0-9a-fA-F]{4})+")
+"""Characters outside ASCII, a pair of surrogates as one."""
