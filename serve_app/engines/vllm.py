@@ -52,6 +52,9 @@ from serve_app.types import (
 
 logger = logging.getLogger(__name__)
 
+_LEAST_STEP_TOKENS = 2048
+"""Tokens that a step on CPUs has room for, at least."""
+
 _NOT_WHILE_DRAFTING = frozenset({Capability.LOGIT_BIAS, Capability.MIN_P})
 _CPU_QUANTIZATION = {"compressed-tensors": "", "awq": "avx512f", "gptq": "avx512f"}
 """Methods with CPU kernels, and the processor flag they need."""
@@ -264,7 +267,14 @@ def _engine_args(settings: VllmSettings, model_dir: Path) -> dict[str, Any]:
         "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
     }
     if settings.device == "cpu":
-        args |= {"kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30), "distributed_executor_backend": "uni"}
+        args |= {
+            "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30),
+            "distributed_executor_backend": "uni",
+            # A seeded request whose prompt is cut into chunks ends vLLM's core on CPUs: it rewinds the generator by an offset,
+            # which torch's CPU generators do not have. So prompts are read whole, and a step has room for the longest.
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(_LEAST_STEP_TOKENS, settings.max_model_len),
+        }
     else:
         args |= {"gpu_memory_utilization": settings.gpu_memory_utilization}
     if settings.ngram_speculation:
