@@ -69,7 +69,8 @@ class LiveApp:
             return 0
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -124,9 +125,9 @@ def live(config: dict[str, Any]) -> Iterator[LiveApp]:
     import ray.serve  # before cluster/serve.env is set: this process is a client and keeps Serve's own defaults
 
     scratch = Path(tempfile.mkdtemp(prefix="phi-", dir="/tmp"))  # short: Ray's socket paths are limited to 107 bytes
-    port = _free_port()
+    port = free_port()
     config["http_options"]["port"] = port
-    config["applications"][0]["args"]["public_url"] = f"http://127.0.0.1:{port}"
+    config["applications"][0]["args"] |= {"public_url": f"http://127.0.0.1:{port}", "models_dir": str(scratch / "models")}
     file = scratch / "config.yaml"
     file.write_text(yaml.safe_dump(config))
     app = LiveApp(f"http://127.0.0.1:{port}", scratch / "serve.log", config)

@@ -1,5 +1,6 @@
 """The ingress deployment: the HTTP application over remote groups. Up long before the engines are."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping
@@ -12,13 +13,15 @@ from starlette.types import ASGIApp
 from deployments.asgi import ServeShim
 from deployments.groups import INGRESS
 from deployments.remote import RemoteEngine
+from deployments.second_port import listen
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import AppSettings, RoutingSettings, require_groups
-from serve_app.dialects import openai, reasoning
+from serve_app.dialects import ollama, openai, reasoning
 from serve_app.gateway import REQUEST_LOG, Gateway
 from serve_app.http import create_app
 from serve_app.metrics import Traffic
 from serve_app.models.catalog import Catalog, locate
+from serve_app.models.weights import Weights
 from serve_app.routing.fleet import Fleet, FleetView
 from serve_app.types import ReplicaReport
 
@@ -26,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 _QUESTION = "A train travels 240 km in 3 hours. If it increases its speed by 20 km/h, how long would the same journey take?"
 
-DIALECTS = (openai.DIALECT, reasoning.DIALECT)
+DIALECTS = (openai.DIALECT, ollama.DIALECT, reasoning.DIALECT)
 
 
 @serve.ingress()
@@ -38,12 +41,14 @@ class Ingress:
         self._settings = settings
         self._fleet = FleetView(settings.engines, settings.routing.stale_after_s)
         self._announced = False
+        self._listening: asyncio.Task[None] | None = None
         routing = settings.routing
         _log_requests()
+        folder = locate(settings.model, weights=False)
         self._gateway = Gateway(
             settings=settings,
-            tokenizer=Tokenizer.load(locate(settings.model, weights=False)),
-            catalog=Catalog(settings.model, created=int(time.time())),
+            tokenizer=Tokenizer.load(folder),
+            catalog=Catalog(settings, Weights.read(folder), created=int(time.time())),
             generators={name: RemoteEngine(name, handle, routing.accept_timeout_s) for name, handle in groups.items()},
             fleet=self._snapshot,
             traffic=Traffic(serve.get_replica_context().replica_id.unique_id),
@@ -62,8 +67,12 @@ class Ingress:
         self._gateway.configure(routing)
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Return the application; Serve calls this once, after construction."""
-        return ServeShim(create_app(self._gateway, DIALECTS))
+        """Return the application; Serve calls this once, after construction, on the loop that runs it."""
+        app = create_app(self._gateway, DIALECTS)
+        second = self._settings.ollama_port
+        if second is not None:
+            self._listening = asyncio.create_task(listen(app, second.host, second.port))
+        return ServeShim(app)
 
     async def report(self, report: ReplicaReport) -> None:
         """Take what a replica tells about itself."""

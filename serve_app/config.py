@@ -5,10 +5,11 @@ that can be wrong is checked here, before anything starts. Knows no engine and n
 """
 
 from collections.abc import Collection
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from serve_app import parameters as ollama
 from serve_app.types import EngineKind, Task
 
 
@@ -37,6 +38,41 @@ class ModelSettings(Settings):
         if self.think_tags is not None and not all(self.think_tags):
             raise ValueError("model.think_tags: neither tag may be empty")
         return self
+
+
+class VariantMessage(Settings):
+    """A turn that stands before every conversation of a variant."""
+
+    role: Literal["system", "user", "assistant"]
+    """Who says it."""
+    content: str
+    """What is said."""
+
+
+class VariantSettings(Settings):
+    """The served model under another name, with a system prompt and parameters of its own: what a Modelfile says."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    parent: str = Field("", alias="from")
+    """The served model or variant it derives from; empty: the served model."""
+    system: str = ""
+    """System prompt of conversations that bring none."""
+    template: str = ""
+    """Prompt template in Ollama's language; empty: the model's own."""
+    parameters: dict[str, bool | int | float | str | list[str]] = Field(default_factory=dict)
+    """Ollama's parameters (temperature, top_p, num_predict, stop, ...); what a request says itself wins."""
+    messages: tuple[VariantMessage, ...] = ()
+    """Turns that stand before every conversation."""
+    license: tuple[str, ...] = ()
+    """License texts, shown by /api/show."""
+    task: Task | None = None
+    """Task that its requests count as in routing; None: told from each request."""
+
+    @field_validator("parameters")
+    @classmethod
+    def _check_parameters(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {name: ollama.checked(name, value) for name, value in given.items()}
 
 
 class VllmSettings(Settings):
@@ -102,6 +138,49 @@ class OnnxSettings(Settings):
     """A step that takes longer than this counts as hung."""
 
 
+class LlamaCppSettings(Settings):
+    """A llama.cpp group: a GGUF file, continuous batching in the embedded server. Ollama's names of its knobs in brackets."""
+
+    kind: Literal[EngineKind.LLAMA_CPP] = EngineKind.LLAMA_CPP
+    precision: Literal["f32", "f16", "q8_0", "q4_0"] = "q8_0"
+    """Weights of the exported file; without effect with `gguf`."""
+    exported: str | None = None
+    """A folder that `phi-serve export gguf` wrote; None: the replica exports at its first start, into the cache."""
+    gguf: str | None = None
+    """A GGUF file made elsewhere, of the model at `model.path`. Streams its text exactly, but not every token id: see
+    docs/configuration.md for what the group leaves out then."""
+    max_model_len: int = Field(4096, ge=16)
+    """Context in tokens of one slot (num_ctx). Above the model's original context llama.cpp uses LongRoPE's long factors for
+    every request."""
+    slots: int = Field(4, ge=1, le=256)
+    """Sequences decoded together (OLLAMA_NUM_PARALLEL); more wait."""
+    max_waiting: int = Field(64, ge=0)
+    """Requests that may wait for a slot before new ones are refused (OLLAMA_MAX_QUEUE)."""
+    prefill_chunk: int = Field(256, ge=32, le=4096)
+    """Most tokens computed in one step, prompts and running streams together."""
+    prefix_cache: bool = True
+    """Start a prompt from what the slot that holds its longest beginning has computed."""
+    flash_attention: bool = False
+    """Fused attention (OLLAMA_FLASH_ATTENTION): less memory for long contexts. On CPUs its rounding depends on what else is
+    computed in the step, so that the same seed may draw otherwise beside other streams."""
+    kv_cache_type: Literal["f32", "f16", "q8_0"] | None = None
+    """Numbers in the KV cache (OLLAMA_KV_CACHE_TYPE); None: f32 with f32 weights, else f16. q8_0 needs flash attention."""
+    gpu_layers: int = Field(0, ge=-1)
+    """Layers computed on the GPU (num_gpu), -1: all; needs a build of xllamacpp for that GPU."""
+    threads: int | None = Field(None, ge=1)
+    """Threads of one replica (num_thread); None: the replica's num_cpus, one at least."""
+    health_timeout_s: float = Field(30.0, gt=0)
+    """A server whose loop answers no probe for this long counts as hung."""
+
+    @model_validator(mode="after")
+    def _check_choices(self) -> "LlamaCppSettings":
+        if self.exported and self.gguf:
+            raise ValueError("exported and gguf exclude each other; set one of them")
+        if self.kv_cache_type == "q8_0" and not self.flash_attention:
+            raise ValueError("kv_cache_type: q8_0 needs flash_attention: true")
+        return self
+
+
 class FakeSettings(Settings):
     """A scripted group for tests and dry runs: no model, real everything else."""
 
@@ -122,7 +201,7 @@ class FakeSettings(Settings):
     """Tokens of an answer after which it dies, truncates or hangs."""
 
 
-EngineSettings = Annotated[VllmSettings | OnnxSettings | FakeSettings, Field(discriminator="kind")]
+EngineSettings = Annotated[VllmSettings | OnnxSettings | LlamaCppSettings | FakeSettings, Field(discriminator="kind")]
 
 
 class BreakerSettings(Settings):
@@ -189,6 +268,15 @@ class LimitSettings(Settings):
     """Longest time one request may take, waiting included."""
 
 
+class PortSettings(Settings):
+    """Another address that the ingress itself listens on, past Serve's proxy."""
+
+    host: str = "127.0.0.1"
+    """Address to bind; 0.0.0.0 takes connections from other machines."""
+    port: int = Field(11434, ge=1, le=65535)
+    """TCP port, Ollama's by default."""
+
+
 class AppSettings(Settings):
     """Everything under `args:`."""
 
@@ -196,10 +284,16 @@ class AppSettings(Settings):
     """The served model."""
     engines: dict[str, EngineSettings] = Field(min_length=1)
     """Engine groups by name; the name is also the Serve deployment's."""
+    variants: dict[str, VariantSettings] = Field(default_factory=dict)
+    """Other names of the model with prompts and parameters of their own; more are made through Ollama's API."""
+    models_dir: str | None = "~/.local/share/phi-serve/models"
+    """Folder of the variants made through Ollama's API; ingress replicas on several nodes must share it. None: none can be made."""
     routing: RoutingSettings = RoutingSettings()
     """Task to group."""
     limits: LimitSettings = LimitSettings()
     """Bounds per request and per ingress."""
+    ollama_port: PortSettings | None = None
+    """Where Ollama's clients look for it; every endpoint answers there. None: only Serve's own port is open."""
     public_url: str = "http://localhost:8000"
     """Where clients reach the ingress; shown in the message that it is ready."""
 

@@ -144,6 +144,10 @@ class Chat:
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
+    template: str = ""
+    """A template in Ollama's language to use in place of the model's own."""
+    context: tuple[int, ...] = ()
+    """Token ids of the conversation so far; `messages` go on from there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +169,7 @@ Prompt: TypeAlias = Chat | RawText | RawTokens
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
-    """What a dialect asks of the gateway: one or more prompts, `n` choices of each.
+    """What a dialect asks of the gateway: one or more prompts, `n` choices of each. Without a prompt, only whether it could serve.
 
     Choice numbers run prompt by prompt: choice `p * n + k` is the k-th answer to prompt p.
     """
@@ -175,11 +179,15 @@ class GenerateRequest:
     sampling: Sampling = field(default_factory=Sampling)
     constraint: Constraint | None = None
     """What every answer must look like."""
+    explicit: frozenset[str] = frozenset()
+    """Fields of `sampling`, and `stop`, that the client named; a model variant's parameters fill in the others."""
     model: str | None = None
     stop: tuple[str, ...] = ()
     n: int = 1
     echo: bool = False
     """Put the prompt's text before the answer."""
+    with_tokens: bool = False
+    """Tell prompt and answer as token ids in `Finished.tokens`."""
     task: Task | None = None
     """Given by the client; wins over classification."""
     group: str | None = None

@@ -9,8 +9,9 @@ bytes --decode--> call --admit, choose--> route --attempt--> events --encode--> 
     │   ContextOverflow 400 · TooLarge 413 · Unsupported 400
     ├─ CapacityError     nobody can take it now; try again
     │   Overloaded 503 · QuotaExceeded 429 · NoEngine 503 · DeadlineExceeded 504
-    └─ EngineError       an engine failed
-        GenerationFailed 500 · IncompleteGeneration 502 · EngineDead 503
+    ├─ EngineError       an engine failed
+    │   GenerationFailed 500 · IncompleteGeneration 502 · EngineDead 503
+    └─ StorageFailed 507 what a client wants kept could not be written
 
 Foreign exceptions become one of these inside each engine and in `deployments.remote`, nowhere else. Render `exc.message`, never
 `str(exc)`: through a Ray handle the latter is the remote traceback. Only `message` is positional, or Ray loses the type.
@@ -67,9 +68,14 @@ class NotFound(RequestError):
 
 
 class ModelNotFound(NotFound):
-    """No such model."""
+    """No such model; `model` is the name that was asked for."""
 
     code = "model_not_found"
+
+    def __init__(self, message: str, *, model: str = "", retry_after_s: float | None = None, param: str | None = None) -> None:
+        """Keep the name beside the message."""
+        super().__init__(message, retry_after_s=retry_after_s, param=param)
+        self.model = model
 
 
 class MethodNotAllowed(RequestError):
@@ -156,6 +162,13 @@ class EngineDead(EngineError):
 
     code = "engine_dead"
     status = 503
+
+
+class StorageFailed(ServeError):
+    """What a client wants kept could not be written."""
+
+    code = "storage_failed"
+    status = 507
 
 
 def internal_error(request_id: str) -> ServeError:

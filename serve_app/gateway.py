@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from serve_app.attempts import Attempts, Generator, Order
 from serve_app.attempts import Telling as Telling
+from serve_app.chat import go_template
 from serve_app.chat.arguments import invalid_calls
 from serve_app.chat.template import ChatTemplate
 from serve_app.chat.text_stream import TextStream
@@ -40,6 +41,7 @@ class _Job:
     text: TextStream
     tools: tuple[Tool, ...]
     prefix: str
+    with_tokens: bool
 
 
 @dataclass(slots=True)
@@ -61,7 +63,10 @@ class Gateway:
     _attempts: Attempts = field(init=False)
 
     def __post_init__(self) -> None:
-        """Prepare template, policy and attempts."""
+        """Prepare template, policy and attempts; raises `InvalidValue` for a configured variant whose template cannot be run."""
+        for variant in self.catalog.models:
+            if not variant.stored:
+                go_template.parse(variant.settings.template)
         self._template = ChatTemplate(self.tokenizer)
         self._policy = Policy(self.settings.routing)
         self._attempts = Attempts(self.settings.routing, self.generators, self.fleet, self.traffic)
@@ -82,8 +87,14 @@ class Gateway:
     async def generate(self, request: GenerateRequest, telling: Telling) -> AsyncGenerator[TextEvent, None]:
         """Yield any number of `TextDelta`s and one `Finished` per choice; closing the iterator aborts everything.
 
-        `telling` is complete when the first event is out. Raises `ServeError` only.
+        `telling` is complete when the first event is out. Without prompts it yields nothing, and raises what would keep it from
+        generating. Raises `ServeError` only.
         """
+        request = self.catalog.resolve(request.model).applied(request)
+        if not request.prompts:
+            telling.task = request.task or Task.GENERAL
+            telling.reason = self._policy.choose(request, telling.task, 0, self.fleet()).reason
+            return
         cost = len(request.prompts) * request.n
         if self.active and self.active + cost > self.settings.limits.max_concurrent_generations:
             raise Overloaded("too many requests are being served; try again later", retry_after_s=1.0)
@@ -126,13 +137,12 @@ class Gateway:
         }
         REQUEST_LOG.info("%s", json.dumps(told))
 
-    async def render(self, prompt: Prompt) -> tuple[int, ...]:
+    async def render(self, model: str | None, prompt: Prompt) -> tuple[int, ...]:
         """Return the token ids that engines would get for `prompt`; raises `ContextOverflow` when no group could take it."""
-        return await self._render(prompt, self.fleet())
+        return await self._render(self.catalog.resolve(model).prompted(prompt), self.fleet())
 
     async def _prepare(self, request: GenerateRequest, telling: Telling) -> list[_Job]:
         limits = self.settings.limits
-        self.catalog.resolve(request.model)
         if request.n > limits.max_choices:
             raise InvalidRequest(f"n must be at most {limits.max_choices}, got {request.n}", param="n")
         if len(request.prompts) > limits.max_prompts:
@@ -166,17 +176,21 @@ class Gateway:
                 tools=tuple(tool.name for tool in tools) or None,
                 think_tags=self.settings.model.think_tags if isinstance(prompt, Chat) else None,
             )
-            jobs.append(_Job(order, text, tools, self._echo(prompt, prompts[number]) if request.echo else ""))
+            prefix = self._echo(prompt, prompts[number]) if request.echo else ""
+            jobs.append(_Job(order, text, tools, prefix, request.with_tokens))
         return jobs
 
     async def _render(self, prompt: Prompt, fleet: Fleet) -> tuple[int, ...]:
         """Return the prompt's token ids, refusing early what cannot fit whatever its tokens are."""
         if isinstance(prompt, Chat):
-            control_tokens = 2 * len(prompt.messages)
+            control_tokens = 2 * len(prompt.messages) + len(prompt.context)
             text_bytes = sum(len(message.content.encode()) for message in prompt.messages)
             text_bytes += sum(len(tool.function.encode()) for tool in prompt.tools)
-            self._require_room(text_bytes, control_tokens, fleet)
-            return await self._template.render(prompt)
+            self._require_room(0 if prompt.template else text_bytes, control_tokens, fleet)
+            try:
+                return await self._template.render(prompt)
+            except InvalidValue as error:
+                raise InvalidRequest(str(error), param=error.field) from error
         if isinstance(prompt, RawText):
             self._require_room(len(prompt.text.encode()), 0, fleet)
             return tuple(await self.tokenizer.encode_async(prompt.text, special=True))
@@ -213,9 +227,10 @@ class Gateway:
 
     async def _run(self, job: _Job) -> AsyncGenerator[TextEvent, None]:
         """One choice, from the first attempt to its `Finished`."""
-        began = time.monotonic()
+        began = first = time.monotonic()
         tokens = self._attempts.run(job.order)
         echoed = not job.prefix
+        kept = list(job.order.request.prompt) if job.with_tokens else []
         try:
             async for event in tokens:
                 if not echoed:
@@ -230,15 +245,22 @@ class Gateway:
                         reason = FinishReason.TOOL_CALLS
                     self._learn(job, event.usage.completion_tokens)
                     job.order.telling.invalid_calls += invalid_calls(job.tools, job.text.calls)
-                    yield replace(event, reason=reason, choice=job.text.choice)
+                    yield replace(event, reason=reason, choice=job.text.choice, tokens=tuple(kept))
                     return
+                if job.with_tokens:
+                    kept.extend(event.ids)
+                if not job.text.tokens:
+                    first = time.monotonic()
                 for part in job.text.push(event):
                     yield part
                 if job.text.stopped:
                     usage = Usage(prompt_tokens=len(job.order.request.prompt), completion_tokens=job.text.tokens)
                     self._learn(job, job.text.tokens)
-                    timings = Timings(decode_s=time.monotonic() - began)
-                    yield Finished(reason=FinishReason.STOP, usage=usage, timings=timings, choice=job.text.choice)
+                    # The engine's own timings are lost with its end; these include its queue and the way there.
+                    timings = Timings(prefill_s=first - began, decode_s=time.monotonic() - first)
+                    yield Finished(
+                        reason=FinishReason.STOP, usage=usage, timings=timings, choice=job.text.choice, tokens=tuple(kept)
+                    )
                     return
         finally:
             await tokens.aclose()

@@ -36,6 +36,7 @@ class EngineKind(StrEnum):
 
     VLLM = "vllm"
     ONNX = "onnx"
+    LLAMA_CPP = "llama_cpp"
     FAKE = "fake"
 
 
@@ -47,6 +48,14 @@ class Capability(StrEnum):
     MIN_P = "min_p"
     STRUCTURED = "structured"
     """Keeps the answer within a `Constraint`."""
+    UNICODE_PATTERNS = "unicode_patterns"
+    """Takes regular expressions in constraints that name characters outside ASCII."""
+    STRUCTURED_MIN_TOKENS = "structured_min_tokens"
+    """Holds stop tokens back for `min_tokens` under a constraint too, as long as the constraint has more to say."""
+    OUTPUT_PENALTIES = "output_penalties"
+    """Presence and frequency penalties count the answer's tokens alone, not the prompt's."""
+    EXACT_IDS = "exact_ids"
+    """The ids that it yields are those that the model drew, one by one. Without it only their text is."""
 
 
 class Phase(StrEnum):
@@ -307,6 +316,8 @@ class Finished:
     timings: Timings = Timings()
     choice: int = 0
     """Which of the request's choices ended; engines leave it 0."""
+    tokens: tuple[int, ...] = ()
+    """Prompt and answer, for clients that go on from there; the gateway fills it in where it is asked for."""
 
 
 TokenEvent: TypeAlias = TokenDelta | Finished

@@ -4,7 +4,8 @@ Checks what can be checked without an engine: size, depth and references of sche
 """
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from serve_app.conversation import Tool
@@ -12,6 +13,11 @@ from serve_app.types import Choice, Constraint, Grammar, InvalidValue, JsonSchem
 
 MAX_SCHEMA_BYTES = 64 << 10
 MAX_DEPTH = 16
+MAX_TOOLS = 128
+_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+_FIRST = ("name", "description", "parameters")
+_FIRST_OF_SCHEMA = ("type", "properties", "required")
+"""The order in which the model learned to read a function."""
 _MOST_CALLS = 8
 _LITERAL = ("const", "enum", "default", "examples")
 """Keys of a schema below which there is no schema."""
@@ -32,6 +38,36 @@ def schema_of(value: dict[str, Any], field: str) -> JsonSchema:
         if not _resolves(value, reference):
             raise InvalidValue(field, f"has a $ref that points nowhere: {reference[:100]}")
     return JsonSchema(text)
+
+
+def offered(functions: Sequence[dict[str, Any]]) -> tuple[Tool, ...]:
+    """Return the functions that a client offers as `tools`; raises `InvalidValue` naming the field at fault."""
+    tools = tuple(_tool(at, function) for at, function in enumerate(functions))
+    if len(tools) > MAX_TOOLS:
+        raise InvalidValue("tools", f"must be at most {MAX_TOOLS}")
+    if len({tool.name for tool in tools}) < len(tools):
+        raise InvalidValue("tools", "must have different names")
+    return tools
+
+
+def _tool(at: int, function: dict[str, Any]) -> Tool:
+    field = f"tools.{at}.function"
+    name, parameters, description = (function.get(key) for key in ("name", "parameters", "description"))
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidValue(f"{field}.name", "must have 1 to 64 letters, digits, dots, dashes or underscores")
+    if description is not None and not isinstance(description, str):
+        raise InvalidValue(f"{field}.description", "must be a string")
+    if parameters is not None and not isinstance(parameters, dict):
+        raise InvalidValue(f"{field}.parameters", "must be a JSON schema")
+    schema = schema_of(parameters or {"type": "object", "properties": {}}, f"{field}.parameters")
+    ordered = _ordered({key: value for key, value in function.items() if value is not None}, _FIRST)
+    if parameters:  # Ollama's client, for one, sends them in an order of its own
+        ordered["parameters"] = _ordered(parameters, _FIRST_OF_SCHEMA)
+    return Tool(name=name, function=json.dumps(ordered, ensure_ascii=False), parameters=schema.schema)
+
+
+def _ordered(fields: dict[str, Any], first: Sequence[str]) -> dict[str, Any]:
+    return {key: fields[key] for key in first if key in fields} | fields
 
 
 def call_grammar(tools: Sequence[Tool], *, parallel: bool) -> Grammar:
@@ -141,3 +177,46 @@ def _resolves(schema: object, reference: str) -> bool:
         else:
             return False
     return True
+
+
+_PARTS = re.compile(
+    r"""(?P<pattern>"pattern(?:Properties)?"\s*:\s*(?:"(?:\\.|[^"\\])*"|\{))"""
+    r"""|(?P<text>"(?:\\.|[^"\\])*")"""
+    r"""|(?P<comment>//[^\n]*)"""
+    r"""|(?P<regex>/(?:\\.|[^/\\\n])+/)""",
+    re.DOTALL,
+)
+"""The parts of a schema or a Lark grammar that may hold any characters."""
+
+
+def names_unicode_patterns(constraint: Constraint) -> bool:
+    """Tell whether a regular expression in the constraint has characters outside ASCII; of doubtful ones it says yes."""
+    match constraint:
+        case Regex():
+            return not constraint.pattern.isascii()
+        case Choice():
+            return False
+        case JsonSchema():
+            text = json.dumps(json.loads(constraint.schema), ensure_ascii=False)
+        case Grammar():
+            text = constraint.lark
+    if text.isascii() and "\\u" not in text:
+        return False
+    found = [part for part in _PARTS.finditer(text) if part["pattern"] or part["regex"]]
+    return any("patternProperties" in part[0] or not part[0].isascii() or "\\u" in part[0] for part in found)
+
+
+def respell(grammar: str, spell: Callable[[str], str]) -> str:
+    """Return a Lark grammar with `spell` applied to each of its texts' characters outside ASCII, patterns left alone."""
+
+    def change(part: re.Match[str]) -> str:
+        if not part["text"]:
+            return part[0]
+        plain = _ESCAPED.sub(lambda escape: str(json.loads(f'"{escape[0]}"')), part[0])
+        return "".join(char if char.isascii() else spell(char) for char in plain)
+
+    return _PARTS.sub(change, grammar)
+
+
+_ESCAPED = re.compile(r"(?<!\\)(?:\\u(?!00[0-7])[0-9a-fA-F]{4})+")
+"""Characters outside ASCII, a pair of surrogates as one."""

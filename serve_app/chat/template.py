@@ -7,6 +7,7 @@ tokens off, so no text a user or a tool sends can open a turn of another role. K
 
 import json
 
+from serve_app.chat import go_template
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.conversation import Chat, Message, Tool, ToolCall
 
@@ -18,6 +19,13 @@ _ROLE_TOKENS = {
     "tool": "<|tool|>",
 }
 ROLES = tuple(_ROLE_TOKENS)
+AS_GO_TEMPLATE = (
+    "{{- if and .Tools (not .System) }}<|system|><|tool|>{{ .Tools }}<|/tool|><|end|>{{ end }}\n"
+    "{{- range .Messages }}<|{{ .Role }}|>{{ .Content }}\n"
+    '{{- if and (eq .Role "system") $.Tools }}<|tool|>{{ $.Tools }}<|/tool|>{{ end }}\n'
+    "{{- if .ToolCalls }}<|tool_call|>{{ .ToolCalls }}<|/tool_call|>{{ end }}<|end|>{{ end }}<|assistant|>"
+)
+"""The same prompt, written in Ollama's template language, for those who ask."""
 
 
 class ChatTemplate:
@@ -34,12 +42,16 @@ class ChatTemplate:
     async def render(self, chat: Chat) -> tuple[int, ...]:
         """Return the prompt's token ids. `developer` is another name of `system`.
 
-        Tools go into the first system message, or into one of their own before everything where there is none.
+        Tools go into the first system message, or into one of their own before everything where there is none. A chat that goes on
+        from token ids gets them first, its last turn closed. Raises `InvalidValue` for a template that cannot be run.
         """
+        before = [*chat.context, self._end] if chat.context else []
+        if chat.template:
+            return (*before, *await self._render_custom(chat))
         messages = list(chat.messages)
         if chat.tools and not any(message.role in ("system", "developer") for message in messages):
             messages.insert(0, Message(role="system"))
-        ids: list[int] = []
+        ids = before
         tools = chat.tools
         for message in messages:
             ids.append(self._role_ids[message.role])
@@ -52,6 +64,14 @@ class ChatTemplate:
             ids.append(self._end)
         ids.append(self._role_ids["assistant"])
         return tuple(ids)
+
+    async def _render_custom(self, chat: Chat) -> list[int]:
+        calls = {at: list_calls(message.tool_calls) for at, message in enumerate(chat.messages) if message.tool_calls}
+        tools = list_tools(chat.tools) if chat.tools else ""
+        ids: list[int] = []
+        for text, control in go_template.parse(chat.template).render(chat, tools, calls):
+            ids.extend(await self._tokenizer.encode_async(text, special=control))
+        return ids
 
     async def _between(self, marks: tuple[int, int], text: str) -> list[int]:
         return [marks[0], *await self._tokenizer.encode_async(text, special=False), marks[1]]

@@ -4,14 +4,14 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from serve_app.conversation import Completion, GenerateRequest, Prompt, TextEvent
 from serve_app.errors import InvalidRequest, ServeError
 from serve_app.models.catalog import Catalog
-from serve_app.types import InvalidValue, Sampling
+from serve_app.types import EngineKind, InvalidValue, Sampling
 
 JsonObject = dict[str, Any]
 
@@ -34,8 +34,10 @@ class Call(Generic[Body]):
     stream: bool
     model: str
     """The name that the answer carries."""
-    created: int
-    """Unix seconds."""
+    created: float
+    """When the request arrived, in Unix seconds."""
+    elapsed: Callable[[], float]
+    """Returns the seconds since then."""
 
 
 class StreamEncoder(Protocol):
@@ -87,12 +89,61 @@ class Generate:
     codec: Codec[Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A group that holds the model ready."""
+
+    group: str
+    engine: EngineKind
+    precision: str
+    replicas: int
+    context_length: int
+    on_gpu: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What endpoints that do not generate may see of the app and of the request."""
+
+    catalog: Catalog
+    held: tuple[Held, ...]
+    host: str
+    """The request's Host header."""
+    parameters: Mapping[str, str]
+    """Path parameters by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """An answer's bytes."""
+
+    body: bytes
+    media_type: str = "application/json"
+    status: int = 200
+
+
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """GET endpoint that reads the catalog; path parameters are passed by name."""
+    """GET and HEAD endpoint."""
 
     path: str
-    answer: Callable[[Catalog, Mapping[str, str]], JsonObject]
+    answer: Callable[[Scene], JsonObject | Reply | None]
+    """None leaves this request to the next dialect that has the path."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """Endpoint that is asked with a body and generates nothing: it changes the catalog, or reads it.
+
+    May touch the disk; never runs on the event loop.
+    """
+
+    path: str
+    method: str = "POST"
+    body: type[WireBody] | None
+    """None: the bytes as they are."""
+    answer: Callable[[Scene, Any], JsonObject | Reply]
+    """Raises `ServeError`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +169,9 @@ class Render:
     """(body, what came of it) -> answer."""
 
 
+Endpoint: TypeAlias = Generate | Lookup | Act | Render
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     """One API: its endpoints and the shape of its errors."""
@@ -125,13 +179,15 @@ class Dialect:
     name: str
     prefix: str
     """Unknown paths below it are answered in this dialect; the longest matching prefix wins."""
-    endpoints: tuple[Generate | Lookup | Render, ...]
+    endpoints: tuple[Endpoint, ...]
     encode_error: Callable[[ServeError, str], JsonObject]
     """(error, request id) -> body."""
 
 
 def parse(body_type: type[Body], raw: bytes) -> Body:
     """Return the body in `raw`, whatever its content type was; raises `InvalidRequest` naming the field and the fault."""
+    if not raw.strip():
+        raise InvalidRequest("missing request body")
     try:
         return body_type.model_validate_json(raw)
     except ValidationError as error:
@@ -158,6 +214,11 @@ def sampling(names: Mapping[str, str] = MappingProxyType({}), /, **fields: Any) 
     except InvalidValue as error:
         field = names.get(error.field, error.field)
         raise InvalidRequest(f"{field} {error.fault}", param=field) from error
+
+
+def named(fields: Mapping[str, Any]) -> frozenset[str]:
+    """Return the names of the fields that a client gave a value, for `GenerateRequest.explicit`."""
+    return frozenset(name for name, value in fields.items() if value is not None)
 
 
 def dump(value: JsonObject) -> bytes:

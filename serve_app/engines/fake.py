@@ -25,6 +25,8 @@ from serve_app.types import (
     Usage,
 )
 
+_NEEDS_A_MODEL = frozenset({Capability.STRUCTURED, Capability.UNICODE_PATTERNS, Capability.STRUCTURED_MIN_TOKENS})
+
 
 class FakeEngine:
     """Answers every request with the configured text, at the configured pace, with the configured fault.
@@ -50,7 +52,7 @@ class FakeEngine:
         return EngineInfo(
             kind=EngineKind.FAKE,
             context_length=self._settings.max_model_len,
-            capabilities=frozenset({Capability.LOGPROBS, Capability.LOGIT_BIAS, Capability.MIN_P}),
+            capabilities=frozenset(Capability) - _NEEDS_A_MODEL,
             max_concurrency=self._settings.slots,
             precision="none",
         )

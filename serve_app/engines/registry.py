@@ -7,7 +7,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serve_app.config import FakeSettings, OnnxSettings, VllmSettings
+from serve_app.config import EngineSettings
 from serve_app.types import EngineKind
 
 if TYPE_CHECKING:
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 _MODULES = {
     EngineKind.VLLM: ("serve_app.engines.vllm", "VllmEngine"),
     EngineKind.ONNX: ("serve_app.engines.onnx.engine", "OnnxEngine"),
+    EngineKind.LLAMA_CPP: ("serve_app.engines.llama_cpp.engine", "LlamaCppEngine"),
     EngineKind.FAKE: ("serve_app.engines.fake", "FakeEngine"),
 }
 
 
-def build_engine(settings: VllmSettings | OnnxSettings | FakeSettings, model_dir: Path) -> "Engine":
+def build_engine(settings: EngineSettings, model_dir: Path) -> "Engine":
     """Return the engine for `settings`, not yet started, over the model in `model_dir` (Hugging Face layout)."""
     module, name = _MODULES[settings.kind]
     engine: Engine = getattr(importlib.import_module(module), name)(settings, model_dir)

@@ -26,8 +26,9 @@ from vllm.v1.metrics.loggers import AggregateStatLoggerBase
 
 from serve_app.chat.constraint import styled
 from serve_app.config import VllmSettings
+from serve_app.engines.admission import answer_limit
 from serve_app.engines.throughput import Throughput
-from serve_app.errors import ContextOverflow, EngineDead, GenerationFailed, InvalidRequest
+from serve_app.errors import EngineDead, GenerationFailed, InvalidRequest
 from serve_app.types import (
     Capability,
     Choice,
@@ -119,9 +120,7 @@ class VllmEngine:
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
         """See `Engine.generate`."""
         llm = self._require()
-        self._check(request)
-        room = self._settings.max_model_len - len(request.prompt)
-        limit = min(room, request.sampling.max_tokens or room)
+        limit = answer_limit(request, self._settings.max_model_len, self._vocabulary_size)
         params = _sampling_params(request.sampling, limit, request.constraint)
         prompt: Any = tokens_input(list(request.prompt), cache_salt=request.cache_salt)
         began = time.monotonic()
@@ -156,14 +155,6 @@ class VllmEngine:
         if self._llm is None:
             raise EngineDead("vLLM is not running")
         return self._llm
-
-    def _check(self, request: TokenRequest) -> None:
-        length = self._settings.max_model_len
-        if len(request.prompt) >= length:
-            raise ContextOverflow(f"the prompt has {len(request.prompt)} tokens, the context {length}; shorten the prompt")
-        asked = (*request.prompt, *request.sampling.logit_bias, *request.sampling.stop_token_ids)
-        if max(asked) >= self._vocabulary_size:
-            raise InvalidRequest(f"token ids must be below {self._vocabulary_size}", param="prompt")
 
     async def check_health(self) -> None:
         """Raise `EngineDead` unless the core answers a round trip in time; a step in progress is waited for."""

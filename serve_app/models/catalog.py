@@ -1,10 +1,20 @@
 """Finds a model's files and resolves the names that clients use. Knows no engine."""
 
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from serve_app.config import ModelSettings
-from serve_app.errors import EngineDead, ModelNotFound
+from pydantic import ValidationError
+
+from serve_app.config import AppSettings, ModelSettings
+from serve_app.errors import EngineDead, InvalidRequest, ModelNotFound, Unsupported
+from serve_app.models.blobs import BlobStore
+from serve_app.models.names import key, require_name, shown
+from serve_app.models.variant import Variant
+from serve_app.models.variant_store import VariantStore
+from serve_app.models.weights import Weights
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """The small model that ships with the package."""
@@ -43,22 +53,103 @@ def _download(model: ModelSettings, *, weights: bool) -> Path:
         ) from error
 
 
-@dataclass(frozen=True)
 class Catalog:
-    """The served names."""
+    """The names under which the model is served: its own, aliases, configured variants, and those made through the API.
 
-    settings: ModelSettings
-    created: int
-    """Unix time in seconds at which the app started, shown as the model's creation."""
-    names: tuple[str, ...] = field(init=False)
+    Of equal names, one made through the API hides a configured one; the served model's own cannot be taken. Names are
+    case-insensitive and `:latest` is understood everywhere.
+    """
 
-    def __post_init__(self) -> None:
-        """Collect name and aliases, without repeats, the name first."""
-        object.__setattr__(self, "names", tuple(dict.fromkeys((self.settings.name, *self.settings.aliases))))
+    def __init__(self, settings: AppSettings, weights: Weights, *, created: int) -> None:
+        """Take the configuration; raises `InvalidRequest` for a variant that derives from nothing served.
 
-    def resolve(self, model: str | None) -> str:
-        """Return the served name for what a client asked, None meaning the default; raises `ModelNotFound`."""
-        if model is None or model in self.names:
-            return self.settings.name
-        shown = model if len(model) <= 100 else model[:100] + "..."
-        raise ModelNotFound(f"The model '{shown}' does not exist. Served here: {', '.join(self.names)}.", param="model")
+        `created` is Unix time in seconds at which the app started, shown as the model's creation.
+        """
+        folder = None if settings.models_dir is None else Path(settings.models_dir).expanduser()
+        self.settings = settings.model
+        self.weights = weights
+        self.created = created
+        self.blobs = BlobStore(None if folder is None else folder / "blobs")
+        self._store = None if folder is None else VariantStore(folder)
+        self._own = {key(name): Variant(name=name, modified=created) for name in (self.settings.name, *self.settings.aliases)}
+        self._configured: dict[str, Variant] = {}
+        for name, wanted in settings.variants.items():
+            changes = wanted.model_dump(exclude={"parent"}, exclude_unset=True)
+            derived = self._parent(wanted.parent or self.settings.name).derived(self._free(name), changes, created)
+            self._configured[key(name)] = replace(derived, stored=False)
+
+    @property
+    def models(self) -> tuple[Variant, ...]:
+        """Every served name, the model's own first."""
+        return tuple((self._own | self._configured | dict(self._stored()) | self._own).values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names alone."""
+        return tuple(model.name for model in self.models)
+
+    def resolve(self, model: str | None) -> Variant:
+        """Return what a client asked for, None meaning the served model; raises `ModelNotFound`."""
+        if model is None:
+            return self._own[key(self.settings.name)]
+        found = self._own.get(key(model)) or self._stored().get(key(model)) or self._configured.get(key(model))
+        if found is None:
+            served = ", ".join(self.names)
+            raise ModelNotFound(
+                f"The model '{shown(model)}' does not exist. Served here: {served}.", model=shown(model), param="model"
+            )
+        return found
+
+    def create(self, name: str, parent: str, changes: dict[str, Any]) -> Variant:
+        """Store a variant of `parent`, in place of one of that name; `changes` are settings by name.
+
+        Raises `InvalidRequest` for a bad or taken name and for bad settings, `ModelNotFound` for the parent, `StorageFailed`.
+        """
+        name = self._free(name)
+        try:
+            variant = self._parent(parent).derived(name, changes, round(time.time(), 3))
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_input=False)[0]
+            raise InvalidRequest(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+        self._writable().put(variant)
+        return variant
+
+    def copy(self, source: str, destination: str) -> Variant:
+        """Store `source` under another name; raises as `create` does."""
+        name, found = self._free(destination), self.resolve(source)
+        copied = replace(found, name=name, parent=found.parent or found.name, modified=round(time.time(), 3), stored=True)
+        copied = replace(copied, settings=found.settings.model_copy(update={"parent": copied.parent}))
+        self._writable().put(copied)
+        return copied
+
+    def delete(self, name: str) -> None:
+        """Delete a variant made through the API; raises `ModelNotFound`, `InvalidRequest` for configured ones, `StorageFailed`."""
+        found = self.resolve(name)
+        if not found.stored:
+            raise InvalidRequest(f"'{found.name}' is part of the configuration; the operator removes it there", param="model")
+        self._writable().remove(found.name)
+
+    def _stored(self) -> Mapping[str, Variant]:
+        return self._store.all() if self._store is not None else {}
+
+    def _writable(self) -> VariantStore:
+        if self._store is None:
+            raise Unsupported("no models can be created or deleted here; the operator sets models_dir to allow it")
+        return self._store
+
+    def _free(self, name: str) -> str:
+        name = require_name(name)
+        if key(name) in self._own:
+            raise InvalidRequest(f"'{name}' is the served model itself; choose another name", param="model")
+        return name
+
+    def _parent(self, name: str) -> Variant:
+        if (
+            name.startswith((".", "/", "~", "sha256:", "@"))
+            or ".." in name
+            or "://" in name
+            or "\\" in name
+            or name.endswith(".gguf")
+        ):
+            raise InvalidRequest("FROM takes the name of a served model, not a file, an address or a digest", param="from")
+        return self.resolve(name)

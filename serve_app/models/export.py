@@ -1,14 +1,12 @@
-"""Derives the ONNX form of a model and keeps it in a cache folder.
+"""Derives the ONNX and GGUF forms of a model and keeps them in a cache folder.
 
 The cache is keyed by the source's content, so another model or precision never meets a stale file; several replicas that start at
-once export once. Needs onnxruntime-genai's builder only when the cache is empty.
+once export once. Needs onnxruntime-genai's builder or the gguf package only when the cache is empty.
 """
 
 import fcntl
 import hashlib
-import json
 import logging
-import math
 import os
 import shutil
 import subprocess
@@ -19,15 +17,18 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from serve_app.config import FakeSettings, OnnxSettings, VllmSettings
+from serve_app.config import EngineSettings, LlamaCppSettings, OnnxSettings
 from serve_app.errors import EngineDead
 from serve_app.models import manifest
+from serve_app.models.checkpoint import count_weights
 from serve_app.models.memory import available_bytes
 
 logger = logging.getLogger(__name__)
 
 _GRAPH_FORM = "logits_at"
 """Changes whenever the graph is edited otherwise after the builder has written it."""
+_GGUF_FORM = "stray bytes in the private use area"
+"""Changes whenever the file is written otherwise."""
 _BUILDER_OPTIONS = ("prune_lm_head=true", "shared_embeddings=true", "accuracy_level=4")
 
 
@@ -39,37 +40,41 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phi-serve"
 
 
-def derive(model_dir: Path, settings: VllmSettings | OnnxSettings | FakeSettings) -> Path:
+def derive(model_dir: Path, settings: EngineSettings) -> Path:
     """Return the folder that the engine of `settings` loads: `model_dir` itself or a form derived from it."""
-    if not isinstance(settings, OnnxSettings):
-        return model_dir
+    match settings:
+        case OnnxSettings():
+            form = "onnx"
+        case LlamaCppSettings(gguf=None):
+            form = "gguf"
+        case _:
+            return model_dir
     if settings.exported is None:
-        return export_onnx(model_dir, settings.precision)
+        return cached_form(model_dir, form, settings.precision)
     folder = Path(settings.exported).expanduser()
     about = manifest.verify(folder)
-    if about.get("precision") != settings.precision:
-        raise EngineDead(
-            f"the folder under `exported` holds {about.get('precision')} weights, but precision is {settings.precision}"
-        )
+    for wanted, key in ((form, "format"), (settings.precision, "precision")):
+        if about.get(key) != wanted:
+            raise EngineDead(f"the folder under `exported` holds {about.get(key)} weights, but {key} is {wanted}")
     return folder
 
 
-def export_onnx(model_dir: Path, precision: str) -> Path:
-    """Return the folder with `model.onnx` in `precision` (fp32, int8 or int4), exporting it first if needed.
+def cached_form(model_dir: Path, form: str, precision: str) -> Path:
+    """Return the cached folder with the model's `form` (onnx or gguf) in `precision`, exporting it first if needed.
 
     Raises `EngineDead` when the export fails, with its output in the log; nothing half-written stays behind.
     """
-    target = cache_dir() / "onnx" / f"{_fingerprint(model_dir)}-{precision}"
+    target = cache_dir() / form / f"{_fingerprint(model_dir, form)}-{precision}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target.with_suffix(".lock")):
             if not target.exists():
-                _build(model_dir, precision, target)
+                _build(model_dir, form, precision, target)
     manifest.verify(target)
     return target
 
 
-def write_onnx(model_dir: Path, precision: str, target: Path) -> None:
+def write_form(model_dir: Path, form: str, precision: str, target: Path) -> None:
     """Export to the new folder `target`, whole or not at all.
 
     Raises `EngineDead` when `target` exists, when disk or memory cannot hold the export, or when it fails.
@@ -78,18 +83,19 @@ def write_onnx(model_dir: Path, precision: str, target: Path) -> None:
         raise EngineDead(f"{target.name} exists already; give a new folder")
     require_resources(model_dir, precision, target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _build(model_dir, precision, target)
+    _build(model_dir, form, precision, target)
 
 
-_BYTES_PER_WEIGHT = {"fp32": 4.0, "int8": 1.25, "int4": 0.75}
-_MEMORY_PER_WEIGHT = 6.5
-"""Bytes that the builder takes at its peak; 23 GB were measured for 3.8 billion weights."""
+_BYTES_PER_WEIGHT = {"fp32": 4.0, "int8": 1.25, "int4": 0.75, "f32": 4.0, "f16": 2.0, "q8_0": 1.07, "q4_0": 0.6}
+_MEMORY_PER_WEIGHT = {"fp32": 6.5, "int8": 6.5, "int4": 6.5}
+"""Bytes that the ONNX builder takes at its peak; 23 GB were measured for 3.8 billion weights. GGUF is written piece by piece."""
 
 
 def require_resources(model_dir: Path, precision: str, target: Path) -> None:
     """Raise `EngineDead` with the arithmetic when the export cannot fit the disk at `target` or the memory."""
-    weights = sum(map(_count_weights, model_dir.glob("*.safetensors")))
-    disk, memory = 2 * weights * _BYTES_PER_WEIGHT[precision] + 2**26, weights * _MEMORY_PER_WEIGHT + 2**29
+    weights = count_weights(model_dir)
+    disk = 2 * weights * _BYTES_PER_WEIGHT[precision] + 2**26
+    memory = weights * _MEMORY_PER_WEIGHT.get(precision, 0.0) + 2**29
     parent = next(folder for folder in target.absolute().parents if folder.exists())
     for what, needed, there in (("disk", disk, shutil.disk_usage(parent).free), ("memory", memory, available_bytes())):
         if needed > there:
@@ -99,36 +105,42 @@ def require_resources(model_dir: Path, precision: str, target: Path) -> None:
             )
 
 
-def _count_weights(file: Path) -> int:
-    """Count from the header alone: eight bytes of length, then JSON with the shape of every tensor."""
-    try:
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
-    except (ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        raise EngineDead(f"{file.name} is no safetensors file; fetch the model again") from error
-
-
-def _build(model_dir: Path, precision: str, target: Path) -> None:
+def _build(model_dir: Path, form: str, precision: str, target: Path) -> None:
+    """Write the form into a folder beside `target`, with its manifest, and rename that to `target`."""
     scratch = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
-    logger.info("exporting %s to ONNX %s, once; later starts use the cache", model_dir.name, precision)
+    logger.info("exporting %s to %s %s, once; later starts use the cache", model_dir.name, form, precision)
+    try:
+        if form == "onnx":
+            _build_onnx(model_dir, precision, scratch)
+        else:
+            _build_gguf(model_dir, precision, scratch / "out")
+        shutil.copy(model_dir / "config.json", scratch / "out")
+        manifest.write(scratch / "out", {"format": form, "precision": precision, "builder": _builder_version(form)})
+        os.replace(scratch / "out", target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _build_onnx(model_dir: Path, precision: str, scratch: Path) -> None:
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
     command += ["-i", str(model_dir), "-o", str(scratch / "out"), "-p", precision, "-e", "cpu", "-c", str(scratch / "cache")]
     command += ["--extra_options", *_BUILDER_OPTIONS]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        if result.returncode != 0 or not (scratch / "out" / "model.onnx").exists():
-            logger.error("the ONNX export failed:\n%s", result.stderr)
-            raise EngineDead(
-                f"the export to ONNX {precision} failed with status {result.returncode}; the replica's log has the output"
-            )
-        _choose_positions(scratch / "out" / "model.onnx")
-        shutil.copy(model_dir / "config.json", scratch / "out")
-        manifest.write(scratch / "out", {"format": "onnx", "precision": precision, "builder": _builder_version()})
-        os.replace(scratch / "out", target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if result.returncode != 0 or not (scratch / "out" / "model.onnx").exists():
+        logger.error("the ONNX export failed:\n%s", result.stderr)
+        raise EngineDead(f"the export to ONNX {precision} failed with status {result.returncode}; the replica's log has the output")
+    _choose_positions(scratch / "out" / "model.onnx")
+
+
+def _build_gguf(model_dir: Path, precision: str, folder: Path) -> None:
+    from serve_app.models.gguf import FILE, write_gguf  # for an export only, as the builder is
+
+    folder.mkdir()
+    write_gguf(model_dir, precision, folder / FILE)
+    for name in ("tokenizer.json", "generation_config.json"):
+        if (model_dir / name).exists():
+            shutil.copy(model_dir / name, folder)
 
 
 def _choose_positions(file: Path) -> None:
@@ -142,7 +154,7 @@ def _choose_positions(file: Path) -> None:
     model = ir.load(file)
     gather = next((node for node in model.graph if node.op_type == "Gather" and node.outputs[0].name in _PRUNED), None)
     if gather is None:
-        raise EngineDead(f"onnxruntime-genai {_builder_version()} writes another graph than this version of phi-serve knows")
+        raise EngineDead(f"onnxruntime-genai {_builder_version('onnx')} writes another graph than this version of phi-serve knows")
     ((unsqueeze, _),) = gather.outputs[0].uses()
     positions = ir.Value(name="logits_at", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["kept"]))
     model.graph.inputs.append(positions)
@@ -166,10 +178,11 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _fingerprint(model_dir: Path) -> str:
-    """Hash everything that the exported form depends on: the files it reads, the builder and its options."""
+def _fingerprint(model_dir: Path, form: str) -> str:
+    """Hash everything that the exported form depends on: the files it reads, what writes it and how."""
     digest = hashlib.blake2b(digest_size=8)
-    digest.update(f"{_builder_version()};{_BUILDER_OPTIONS};{_GRAPH_FORM};".encode())
+    options = f"{_BUILDER_OPTIONS};{_GRAPH_FORM}" if form == "onnx" else _GGUF_FORM
+    digest.update(f"{_builder_version(form)};{options};".encode())
     for file in sorted(p for p in model_dir.iterdir() if p.suffix in {".json", ".jinja", ".safetensors"}):
         digest.update(f"{file.name}:{_content(file)};".encode())
     return digest.hexdigest()
@@ -184,8 +197,11 @@ def _content(file: Path) -> str:
         return hashlib.file_digest(stream, "blake2b").hexdigest()
 
 
-def _builder_version() -> str:
-    for name in ("onnxruntime-genai", "onnxruntime-genai-cuda"):
+_BUILDERS = {"onnx": ("onnxruntime-genai", "onnxruntime-genai-cuda"), "gguf": ("gguf",)}
+
+
+def _builder_version(form: str) -> str:
+    for name in _BUILDERS[form]:
         with suppress(PackageNotFoundError):
             return version(name)
-    raise EngineDead("onnxruntime-genai is not installed; install the cpu or gpu extra")
+    raise EngineDead(f"{_BUILDERS[form][0]} is not installed; install the cpu or gpu extra")

@@ -7,6 +7,7 @@ would wait there. So a GPU and a CPU group compare fairly, which counts of reque
 import math
 from dataclasses import dataclass, field
 
+from serve_app.chat.constraint import names_unicode_patterns
 from serve_app.config import RoutingSettings
 from serve_app.conversation import GenerateRequest
 from serve_app.errors import ContextOverflow, InvalidRequest, NoEngine, Overloaded, Unsupported
@@ -155,8 +156,14 @@ def _needs(request: GenerateRequest) -> set[Capability]:
         needs.add(Capability.LOGIT_BIAS)
     if request.sampling.min_p > 0:
         needs.add(Capability.MIN_P)
+    if request.sampling.presence_penalty or request.sampling.frequency_penalty:
+        needs.add(Capability.OUTPUT_PENALTIES)
     if request.constraint is not None:
         needs.add(Capability.STRUCTURED)
+        if names_unicode_patterns(request.constraint):
+            needs.add(Capability.UNICODE_PATTERNS)
+        if request.sampling.min_tokens:
+            needs.add(Capability.STRUCTURED_MIN_TOKENS)
     return needs
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.config import EngineSettings, FakeSettings, OnnxSettings, VllmSettings
+from serve_app.config import EngineSettings, FakeSettings, LlamaCppSettings, OnnxSettings, VllmSettings
 from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
 from serve_app.models.export import derive
@@ -13,6 +13,7 @@ from serve_app.models.export import derive
 SETTINGS: dict[str, EngineSettings] = {
     "fake": FakeSettings(tokens_per_second=500, text="one two three four five six seven eight", slots=16),
     "onnx": OnnxSettings(slots=8, max_waiting=64, prefill_chunk=256),
+    "llama_cpp": LlamaCppSettings(precision="f32", slots=8),
     "vllm": VllmSettings(max_num_seqs=8, kv_cache_gib=0.5),
 }
 
@@ -54,6 +55,24 @@ async def vllm_engine(model_dir: Path) -> AsyncIterator[Engine]:
         yield engine
 
 
+@pytest.fixture(scope="session")
+async def llama_cpp_engine(model_dir: Path) -> AsyncIterator[Engine]:
+    async for engine in _started(SETTINGS["llama_cpp"], model_dir):
+        yield engine
+
+
+@pytest.fixture(scope="session")
+async def llama_cpp_q8_0_engine(model_dir: Path) -> AsyncIterator[Engine]:
+    async for engine in _started(LlamaCppSettings(precision="q8_0"), model_dir):
+        yield engine
+
+
+@pytest.fixture(scope="session")
+async def llama_cpp_q4_0_engine(model_dir: Path) -> AsyncIterator[Engine]:
+    async for engine in _started(LlamaCppSettings(precision="q4_0"), model_dir):
+        yield engine
+
+
 @pytest.fixture(params=list(SETTINGS))
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Every engine in turn."""
@@ -61,7 +80,7 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     return found
 
 
-@pytest.fixture(params=["onnx", "vllm"])
+@pytest.fixture(params=["onnx", "llama_cpp", "vllm"])
 def model_engine(request: pytest.FixtureRequest) -> Engine:
     """Every engine that runs the model."""
     found: Engine = request.getfixturevalue(f"{request.param}_engine")

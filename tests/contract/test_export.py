@@ -1,4 +1,4 @@
-"""The ONNX form: made once, of the model and precision asked for, whole or not at all."""
+"""The ONNX and GGUF forms: made once, of the model and precision asked for, whole or not at all."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from serve_app.cli import app
-from serve_app.config import FakeSettings, OnnxSettings, VllmSettings
+from serve_app.config import FakeSettings, LlamaCppSettings, OnnxSettings, VllmSettings
 from serve_app.engines.registry import build_engine
 from serve_app.errors import EngineDead
 from serve_app.models import export, manifest
@@ -28,42 +28,52 @@ def test_replicas_that_start_together_export_once(model_dir: Path, cache: Path, 
     built: list[str] = []
     real = export._build
 
-    def count(model: Path, precision: str, target: Path) -> None:
+    def count(model: Path, form: str, precision: str, target: Path) -> None:
         built.append(precision)
-        real(model, precision, target)
+        real(model, form, precision, target)
 
     monkeypatch.setattr(export, "_build", count)
     with ThreadPoolExecutor(3) as pool:
-        folders = set(pool.map(lambda _: export.export_onnx(model_dir, "fp32"), range(3)))
+        folders = set(pool.map(lambda _: export.cached_form(model_dir, "onnx", "fp32"), range(3)))
     assert built == ["fp32"]
     (folder,) = folders
     assert (folder / "model.onnx").exists()
-    assert export.export_onnx(model_dir, "fp32") == folder
+    assert export.cached_form(model_dir, "onnx", "fp32") == folder
     assert built == ["fp32"]
 
 
-def test_a_failed_export_says_why_and_leaves_nothing(model_dir: Path, cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("form", "precision", "message"),
+    [
+        ("onnx", "fp32", r"the export to ONNX fp32 failed with status 1"),
+        ("gguf", "q8_0", r"model\.safetensors is no safetensors file"),
+    ],
+)
+def test_a_failed_export_says_why_and_leaves_nothing(
+    model_dir: Path, cache: Path, tmp_path: Path, form: str, precision: str, message: str
+) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(model_dir, broken)
     (broken / "model.safetensors").write_bytes(b"not weights")
-    with pytest.raises(EngineDead, match=r"the export to ONNX fp32 failed with status 1"):
-        export.export_onnx(broken, "fp32")
-    assert [file.suffix for file in cache.iterdir()] == [".lock"]
+    with pytest.raises(EngineDead, match=message):
+        export.cached_form(broken, form, precision)
+    assert [file.suffix for file in (cache.parent / form).iterdir()] == [".lock"]
 
 
 def test_another_content_is_another_folder(model_dir: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(model_dir, other)
-    assert export._fingerprint(other) == export._fingerprint(model_dir)
+    assert export._fingerprint(other, "onnx") == export._fingerprint(model_dir, "onnx")
     weights = (other / "model.safetensors").read_bytes()
     middle = len(weights) // 2
     (other / "model.safetensors").write_bytes(weights[:middle] + bytes([weights[middle] ^ 1]) + weights[middle + 1 :])
-    assert export._fingerprint(other) != export._fingerprint(model_dir)
+    assert export._fingerprint(other, "onnx") != export._fingerprint(model_dir, "onnx")
 
 
-def test_only_onnx_groups_need_a_derived_form(model_dir: Path, cache: Path) -> None:
+def test_only_onnx_and_llama_cpp_groups_need_a_derived_form(model_dir: Path, cache: Path) -> None:
     assert export.derive(model_dir, VllmSettings()) == export.derive(model_dir, FakeSettings()) == model_dir
-    assert not cache.exists()
+    assert export.derive(model_dir, LlamaCppSettings(gguf="elsewhere.gguf")) == model_dir
+    assert not cache.parent.exists()
     assert OnnxSettings().precision == "fp32"
 
 
@@ -158,8 +168,8 @@ def test_an_export_that_cannot_fit_is_refused_with_the_arithmetic(
 ) -> None:
     monkeypatch.setattr(export, "available_bytes", lambda: 2**20)
     with pytest.raises(EngineDead, match=r"4 million weights to int4 needs about 0\.5 GiB of memory, and 0\.0 GiB are free"):
-        export.write_onnx(model_dir, "int4", tmp_path / "out")
+        export.write_form(model_dir, "onnx", "int4", tmp_path / "out")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "a.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(EngineDead, match=r"a\.safetensors is no safetensors file"):
-        export.write_onnx(tmp_path / "model", "int4", tmp_path / "out")
+        export.write_form(tmp_path / "model", "onnx", "int4", tmp_path / "out")

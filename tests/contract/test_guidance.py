@@ -54,6 +54,9 @@ async def test_100_random_schemas_are_kept_all_at_once(model_engine: Engine) -> 
         (Regex(r"[a-z]{3}-[0-9]{2,4}"), r"[a-z]{3}-[0-9]{2,4}"),
         (Choice(("yes", "no", "may be")), "yes|no|may be"),
         (Choice(('a "quoted" one\n',)), 'a "quoted" one\n'),
+        (Choice(("größer", "日本 🐱")), "größer|日本 🐱"),
+        (JsonSchema('{"enum": ["größer", "\\u65e5 \\ud83d\\udc31"]}'), '"größer"|"日 🐱"'),
+        (Grammar('start: "é\\u00e9" ("\\\\" "x")?'), r"éé(\\x)?"),
         (Grammar('start: "x" ("," "y")~2'), "x,y,y"),
         (Grammar('start: <|tool_call|> "[]" <|/tool_call|>'), re.escape("<|tool_call|>[]<|/tool_call|>")),
     ],
@@ -92,6 +95,15 @@ async def test_limits_hold_under_a_constraint(onnx_engine: Engine) -> None:
         assert end.reason is FinishReason.LENGTH
     _, end, _ = await play(onnx_engine, constrained(Choice(("yes",)), max_tokens=50, min_tokens=20))
     assert end.reason is FinishReason.STOP
+
+
+async def test_a_stop_token_ends_a_constrained_answer_early(model_engine: Engine) -> None:
+    constraint = Regex("(abcd,){20}")
+    whole, _, _ = await play(model_engine, constrained(constraint))
+    stop = whole[3]
+    ids, end, _ = await play(model_engine, constrained(constraint, stop_token_ids=(0, 1, stop)))
+    assert ids == whole[: whole.index(stop)]
+    assert (end.reason, end.usage.completion_tokens) == (FinishReason.STOP, len(ids) + 1)
 
 
 async def test_neighbours_are_not_disturbed(onnx_engine: Engine) -> None:

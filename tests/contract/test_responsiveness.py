@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from serve_app.config import OnnxSettings
@@ -29,7 +30,7 @@ async def test_the_loop_beats_while_a_long_prompt_is_read_in_one_step(model_dir:
     heart.cancel()
     await engine.close()
     during = [at for at in beats if at >= began]
-    longest_s = max(after - before for before, after in zip(during, during[1:], strict=False))
+    longest_s = max(after - before for before, after in pairwise(during))
     print(f"\none step of {step_s:.3f} s, longest pause of the loop {longest_s:.3f} s, {len(during)} beats")
     assert engine.load().counters["steps"] <= 2
     assert longest_s < step_s / 4

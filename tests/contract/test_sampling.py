@@ -80,6 +80,17 @@ async def test_both_engines_agree_on_logprobs_and_penalties(onnx_engine: Engine,
         assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-3)
 
 
+async def test_llama_cpp_agrees_on_logprobs_and_what_it_has_of_penalties(onnx_engine: Engine, llama_cpp_engine: Engine) -> None:
+    wish = {"logprobs": 3, "repetition_penalty": 1.3, "max_tokens": 24, "logit_bias": {400: 3.0, 401: -2.0},
+            "stop_token_ids": (0, 1, 500), "min_tokens": 20}  # fmt: skip
+    one = await play(onnx_engine, ask(prompt(40), **wish))
+    other = await play(llama_cpp_engine, ask(prompt(40), **wish))
+    assert one[0] == other[0]
+    for mine, theirs in zip(one[2], other[2], strict=True):
+        assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-3)
+        assert [token for token, _ in mine.top] == [token for token, _ in theirs.top]
+
+
 @pytest.mark.parametrize("wish", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}])
 async def test_the_narrowest_filters_are_greedy(model_engine: Engine, wish: dict[str, float]) -> None:
     greedy = (await play(model_engine, ask(prompt(33))))[0]

@@ -10,7 +10,7 @@ from training.evaluate import answer
 from training.families.tutorial import examples
 
 
-@pytest.fixture(params=["vllm", "onnx", "onnx_int8", "onnx_int4"])
+@pytest.fixture(params=["vllm", "onnx", "onnx_int8", "onnx_int4", "llama_cpp", "llama_cpp_q8_0", "llama_cpp_q4_0"])
 def served(request: pytest.FixtureRequest) -> Engine:
     """Every engine and precision in turn."""
     found: Engine = request.getfixturevalue(f"{request.param}_engine")

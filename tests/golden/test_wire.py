@@ -8,7 +8,7 @@ import pytest
 from serve_app.chat.text_stream import TextStream
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.conversation import TextDelta, TextEvent, TextLogprob, ToolCallDelta, fold
-from serve_app.dialects import openai, reasoning
+from serve_app.dialects import ollama, openai, reasoning
 from serve_app.dialects.base import Call, Dialect, Generate, Served, dump, parse
 from serve_app.errors import ContextOverflow, EngineDead, Overloaded, ServeError
 from serve_app.types import Finished, FinishReason, Timings, TokenDelta, Usage
@@ -17,13 +17,16 @@ HERE = Path(__file__).parent / "bytes"
 BODIES = {
     "/v1/chat/completions": b'{"messages":[{"role":"user","content":"hi"}],"stream_options":{"include_usage":true},"stream":true}',
     "/v1/completions": b'{"prompt":"hi","stream":true}',
+    "/api/chat": b'{"model":"phi4-mini","messages":[{"role":"user","content":"hi"}]}',
+    "/api/generate": b'{"model":"phi4-mini","prompt":"hi"}',
     "/reasoning": b'{"prompt":"hi","task_type":"math"}',
 }
 
 
 def _end(reason: FinishReason, tokens: int) -> Finished:
     usage = Usage(prompt_tokens=7, completion_tokens=tokens)
-    return Finished(reason=reason, usage=usage, timings=Timings(decode_s=0.5))
+    timings = Timings(queue_s=0.125, prefill_s=0.25, decode_s=0.5)
+    return Finished(reason=reason, usage=usage, timings=timings, tokens=(5, 6, 7))
 
 
 def _split_utf8(tokenizer: Tokenizer) -> list[TextEvent]:
@@ -49,7 +52,7 @@ CASES: dict[str, list[TextEvent]] = {
 }
 THOUGHTS = [TextDelta(text="hm", thought=True), TextDelta(text="Six."), _end(FinishReason.STOP, 5)]
 LOGPROBS = TextDelta(text="Hi", logprobs=(TextLogprob(token="Hi", raw=b"Hi", logprob=-0.5, top=(("Hi", b"Hi", -0.5),)),))
-DIALECTS = {"openai": openai.DIALECT, "reasoning": reasoning.DIALECT}
+DIALECTS = {"openai": openai.DIALECT, "ollama": ollama.DIALECT, "reasoning": reasoning.DIALECT}
 ENDPOINTS = [
     (dialect, endpoint) for dialect in DIALECTS.values() for endpoint in dialect.endpoints if isinstance(endpoint, Generate)
 ]
@@ -58,7 +61,9 @@ ENDPOINTS = [
 def _call(endpoint: Generate, body: bytes) -> Call:  # type: ignore[type-arg]
     parsed = parse(endpoint.codec.body, body)
     request, stream = endpoint.codec.decode(parsed, "req-1")
-    return Call(request=request, body=parsed, stream=stream, model="phi-4-mini-instruct", created=1_700_000_000)
+    return Call(
+        request=request, body=parsed, stream=stream, model="phi-4-mini-instruct", created=1_700_000_000, elapsed=lambda: 2.0
+    )
 
 
 def _compare(name: str, produced: bytes) -> None:
@@ -92,21 +97,27 @@ async def test_split_characters(dialect: Dialect, endpoint: Generate, tokenizer:
     await _both(endpoint, _call(endpoint, BODIES[endpoint.path]), _split_utf8(tokenizer), "split-utf8")
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/reasoning"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat", "/api/generate", "/reasoning"])
 async def test_thoughts(path: str) -> None:
     endpoint = next(endpoint for _, endpoint in ENDPOINTS if endpoint.path == path)
     await _both(endpoint, _call(endpoint, BODIES[path]), THOUGHTS, "thoughts")
 
 
 @pytest.mark.parametrize(
-    ("path", "extra"), [("/v1/chat/completions", b',"logprobs":true,"top_logprobs":1}'), ("/v1/completions", b',"logprobs":1}')]
+    ("path", "extra"),
+    [
+        ("/v1/chat/completions", b',"logprobs":true,"top_logprobs":1}'),
+        ("/v1/completions", b',"logprobs":1}'),
+        ("/api/chat", b',"logprobs":true,"top_logprobs":1}'),
+        ("/api/generate", b',"logprobs":true,"top_logprobs":1}'),
+    ],
 )
 async def test_logprobs(path: str, extra: bytes) -> None:
     endpoint = next(endpoint for _, endpoint in ENDPOINTS if endpoint.path == path)
     await _both(endpoint, _call(endpoint, BODIES[path][:-1] + extra), [LOGPROBS, CASES["empty"][0]], "logprobs")
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/api/chat", "/api/generate"])
 def test_an_error_midway(path: str) -> None:
     endpoint = next(endpoint for _, endpoint in ENDPOINTS if endpoint.path == path)
     encoder = endpoint.codec.encoder(_call(endpoint, BODIES[path]))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.live import LiveApp, live, shipped_config
+from benchmarks.live import LiveApp, free_port, live, shipped_config
 
 
 @pytest.fixture(scope="session")
@@ -13,6 +13,7 @@ def app() -> Iterator[LiveApp]:
     config = shipped_config()
     application = config["applications"][0]
     application["args"]["engines"]["slow"] = {"kind": "fake", "tokens_per_second": 2, "text": "one two three four"}
+    application["args"]["ollama_port"] = {"port": free_port()}
     application["deployments"].append({"name": "slow", "ray_actor_options": {"num_cpus": 0.01}})
     with live(config) as app:
         yield app

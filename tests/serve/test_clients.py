@@ -5,15 +5,22 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import openai
 import pytest
+from openai.types import CompletionUsage
 
 from benchmarks.live import LiveApp
 
 MODEL = "phi-4-mini-instruct"
-GROUPS = ["vllm", "onnx"]
+GROUPS = ["vllm", "onnx", "llama_cpp"]
 
 
 def _hi(text: str = "What is 12 + 30?") -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
+
+
+def _counts(usage: CompletionUsage | None) -> tuple[int, int, int]:
+    """The counts that do not depend on what was asked before, as those of cached tokens do."""
+    assert usage is not None
+    return usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -24,7 +31,7 @@ def test_chat_whole_and_streamed_agree(app: LiveApp, group: str) -> None:
     chunks = list(app.client().chat.completions.create(**wish, stream=True, stream_options={"include_usage": True}))
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == whole.choices[0].message.content
-    assert chunks[-1].usage == whole.usage
+    assert _counts(chunks[-1].usage) == _counts(whole.usage)
     assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
     assert raw.headers["x-engine"] == group
     assert raw.headers["x-route-reason"] == "requested"
@@ -32,14 +39,14 @@ def test_chat_whole_and_streamed_agree(app: LiveApp, group: str) -> None:
     assert "," not in raw.headers["x-request-id"]
 
 
-def test_greedy_text_is_the_same_on_both_groups(app: LiveApp) -> None:
+def test_greedy_text_is_the_same_on_every_group(app: LiveApp) -> None:
     def ask(name: str) -> str:
         answer = app.client().completions.create(
             model=MODEL, prompt="All cats are mammals.", max_tokens=40, temperature=0, extra_headers={"x-engine": name}
         )
         return str(answer.choices[0].text)
 
-    assert ask("vllm") == ask("onnx")
+    assert len({ask(group) for group in GROUPS}) == 1
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -3,12 +3,14 @@
 import pytest
 
 from deployments.groups import with_threads
-from serve_app.config import EngineSettings, FakeSettings, OnnxSettings, VllmSettings
+from serve_app.config import EngineSettings, FakeSettings, LlamaCppSettings, OnnxSettings, VllmSettings
 
 
-@pytest.mark.parametrize("kind", [OnnxSettings, VllmSettings])
+@pytest.mark.parametrize("kind", [LlamaCppSettings, OnnxSettings, VllmSettings])
 @pytest.mark.parametrize(("cores", "threads"), [(0.15, 1), (1.0, 1), (2.9, 2), (8.0, 8)])
-def test_threads_follow_the_cores_of_the_replica(kind: type[OnnxSettings | VllmSettings], cores: float, threads: int) -> None:
+def test_threads_follow_the_cores_of_the_replica(
+    kind: type[LlamaCppSettings | OnnxSettings | VllmSettings], cores: float, threads: int
+) -> None:
     found = with_threads(kind(), cores)
     assert isinstance(found, kind)
     assert found.threads == threads

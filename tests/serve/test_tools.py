@@ -13,7 +13,7 @@ from openai import OpenAI
 from benchmarks.live import LiveApp
 from tests.schemas import random_object
 
-GROUPS = ["onnx", "vllm"]
+GROUPS = ["onnx", "llama_cpp", "vllm"]
 CIRCLE: Any = {
     "type": "function",
     "function": {

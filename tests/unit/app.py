@@ -10,12 +10,13 @@ import httpx
 
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import AppSettings
-from serve_app.dialects import openai, reasoning
+from serve_app.dialects import ollama, openai, reasoning
 from serve_app.engines.fake import FakeEngine
 from serve_app.engines.registry import build_engine
 from serve_app.gateway import Gateway
 from serve_app.http import create_app
 from serve_app.models.catalog import EMBEDDED, Catalog
+from serve_app.models.weights import Weights
 from serve_app.routing.fleet import FleetView
 from serve_app.types import Phase, ReplicaReport
 
@@ -25,20 +26,30 @@ class App:
     """A client of the application, and its engines."""
 
     client: httpx.AsyncClient
+    asgi: httpx.ASGITransport
+    """For clients of other kinds."""
     gateway: Gateway
     engines: dict[str, FakeEngine]
 
 
 @asynccontextmanager
-async def running(*, routing: Mapping[str, object] = MappingProxyType({}), **engines: dict[str, object]) -> AsyncIterator[App]:
-    """Serve fake groups given as `name={settings}`; a group with `absent: True` never reports."""
+async def running(
+    extra: Mapping[str, object] = MappingProxyType({}),
+    /,
+    *,
+    routing: Mapping[str, object] = MappingProxyType({}),
+    **engines: dict[str, object],
+) -> AsyncIterator[App]:
+    """Serve fake groups given as `name={settings}`, under settings as in `extra`; a group with `absent: True` never reports."""
     absent = {name for name, fields in engines.items() if fields.pop("absent", False)}
     settings = AppSettings.model_validate(
         {
             "engines": {name: {"kind": "fake", "tokens_per_second": 5000} | fields for name, fields in engines.items()},
             "routing": dict(routing),
+            "models_dir": None,
             "limits": {"max_body_bytes": 100_000, "request_timeout_s": 5},
         }
+        | extra
     )
     view = FleetView(settings.engines, 60)
     built: dict[str, FakeEngine] = {}
@@ -53,10 +64,12 @@ async def running(*, routing: Mapping[str, object] = MappingProxyType({}), **eng
     gateway = Gateway(
         settings=settings,
         tokenizer=Tokenizer.load(EMBEDDED),
-        catalog=Catalog(settings.model, created=1),
+        catalog=Catalog(settings, Weights.read(EMBEDDED), created=1),
         generators=built,
         fleet=lambda: view.snapshot(time.monotonic()),
     )
-    transport = httpx.ASGITransport(create_app(gateway, (openai.DIALECT, reasoning.DIALECT)), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(
+        create_app(gateway, (openai.DIALECT, ollama.DIALECT, reasoning.DIALECT)), raise_app_exceptions=False
+    )
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        yield App(client, gateway, built)
+        yield App(client, transport, gateway, built)

@@ -11,7 +11,21 @@ from serve_app.errors import ContextOverflow, InvalidRequest, NoEngine, Overload
 from serve_app.routing.fleet import Fleet, FleetView, Group, Workload
 from serve_app.routing.policy import Policy, Route
 from serve_app.routing.tasks import classify
-from serve_app.types import Capability, EngineInfo, EngineKind, EngineLoad, Phase, ReplicaReport, Sampling, Task
+from serve_app.types import (
+    Capability,
+    Choice,
+    Constraint,
+    EngineInfo,
+    EngineKind,
+    EngineLoad,
+    Grammar,
+    JsonSchema,
+    Phase,
+    Regex,
+    ReplicaReport,
+    Sampling,
+    Task,
+)
 
 ALL = frozenset(Capability)
 
@@ -64,6 +78,41 @@ def test_a_group_without_the_capability_is_passed_over() -> None:
     request = _request(sampling=Sampling(logprobs=1))
     route = _choose(request, _group("vllm"), _group("onnx", capabilities=frozenset()))
     assert route == Route(candidates=("vllm",), reason="incapable")
+
+
+@pytest.mark.parametrize(
+    ("need", "sampling", "constraint"),
+    [
+        (Capability.OUTPUT_PENALTIES, {"presence_penalty": 0.5}, None),
+        (Capability.OUTPUT_PENALTIES, {"frequency_penalty": -0.5}, None),
+        (Capability.STRUCTURED, {}, Regex("[a-z]+")),
+        (Capability.STRUCTURED_MIN_TOKENS, {"min_tokens": 2}, Regex("[a-z]+")),
+        (Capability.UNICODE_PATTERNS, {}, Regex("[ä-ü]+")),
+        (Capability.UNICODE_PATTERNS, {}, JsonSchema('{"type": "string", "pattern": "[ä-ü]+"}')),
+        (Capability.UNICODE_PATTERNS, {}, JsonSchema('{"type": "string", "pattern": "\\u00e4+"}')),
+        (Capability.UNICODE_PATTERNS, {}, JsonSchema('{"patternProperties": {"ä": {}}}')),
+        (Capability.UNICODE_PATTERNS, {}, Grammar("start: /ä+/")),
+        (Capability.UNICODE_PATTERNS, {}, Grammar('start: a\na: %json {"type": "string", "pattern": "ä"}')),
+    ],
+)
+def test_what_a_request_needs(need: Capability, sampling: dict[str, float], constraint: Constraint | None) -> None:
+    request = _request(sampling=Sampling(**sampling), constraint=constraint)  # type: ignore[arg-type]
+    route = _choose(request, _group("vllm"), _group("onnx", capabilities=ALL - {need}))
+    assert route == Route(candidates=("vllm",), reason="incapable")
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        Choice(("ä",)),
+        JsonSchema('{"enum": ["ä", "/ä/"], "pattern": "a", "description": "日本"}'),
+        Grammar('start: "ä" "/ü/" // ö /ö/\n| /[a-z]/'),
+    ],
+)
+def test_texts_outside_ascii_are_no_patterns(constraint: Constraint) -> None:
+    request = _request(constraint=constraint)
+    route = _choose(request, _group("vllm"), _group("onnx", capabilities=ALL - {Capability.UNICODE_PATTERNS}))
+    assert route.reason == "preferred"
 
 
 def test_a_prompt_that_fits_nowhere_is_refused_with_the_numbers() -> None:

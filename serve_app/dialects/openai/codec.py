@@ -14,13 +14,27 @@ from serve_app.conversation import (
     Tool,
     ToolCall,
 )
-from serve_app.dialects.base import Call, Dialect, Generate, JsonObject, Lookup, Render, Rendered, Served, StreamEncoder, sampling
+from serve_app.dialects.base import (
+    Call,
+    Dialect,
+    Generate,
+    JsonObject,
+    Lookup,
+    Render,
+    Rendered,
+    Scene,
+    Served,
+    StreamEncoder,
+    named,
+    sampling,
+)
 from serve_app.dialects.openai.constraints import decode_structured, decode_tools
 from serve_app.dialects.openai.shapes import chat_logprobs, completion_usage, encode_error, head, show_call, text_logprobs
 from serve_app.dialects.openai.stream import ChatEncoder, CompletionEncoder
 from serve_app.dialects.openai.wire import ChatBody, ChatMessage, CompletionBody, DetokenizeBody, GenerationBody, TokenizeBody
 from serve_app.errors import InvalidRequest, Unsupported
 from serve_app.models.catalog import Catalog
+from serve_app.models.variant import Variant
 from serve_app.types import Sampling
 
 _DEFAULT_COMPLETION_TOKENS = 16
@@ -45,6 +59,7 @@ class ChatCodec:
             sampling=_sampling(
                 body, body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens, logprobs
             ),
+            explicit=_explicit(body) | ({"max_tokens"} if body.max_completion_tokens is not None else frozenset()),
             model=body.model,
             stop=_stops(body.stop),
             n=body.n or 1,
@@ -89,6 +104,7 @@ class CompletionCodec:
             prompts=_prompts(body.prompt),
             constraint=decode_structured(body.structured_outputs),
             sampling=_sampling(body, _DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens, body.logprobs),
+            explicit=_explicit(body),
             model=body.model,
             stop=_stops(body.stop),
             n=body.n or 1,
@@ -189,6 +205,10 @@ def _sampling(body: GenerationBody, max_tokens: int | None, logprobs: int | None
     )
 
 
+def _explicit(body: GenerationBody) -> frozenset[str]:
+    return named(body.model_dump(include={*GenerationBody.model_fields}))
+
+
 def _bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:
     if bias is None:
         return None
@@ -197,24 +217,24 @@ def _bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:
     return {int(token): float(value) for token, value in bias.items()}
 
 
-def _model(catalog: Catalog, name: str) -> JsonObject:
+def _model(catalog: Catalog, model: Variant) -> JsonObject:
     return {
-        "id": name,
+        "id": model.name,
         "object": "model",
-        "created": catalog.created,
+        "created": int(model.modified),
         "owned_by": "phi-serve",
         "root": catalog.settings.name,
-        "parent": None if name == catalog.settings.name else catalog.settings.name,
+        "parent": None if model.name == catalog.settings.name else model.parent or catalog.settings.name,
     }
 
 
-def _list_models(catalog: Catalog, _: Mapping[str, str]) -> JsonObject:
-    return {"object": "list", "data": [_model(catalog, name) for name in catalog.names]}
+def _list_models(scene: Scene) -> JsonObject:
+    return {"object": "list", "data": [_model(scene.catalog, model) for model in scene.catalog.models]}
 
 
-def _show_model(catalog: Catalog, parameters: Mapping[str, str]) -> JsonObject:
-    catalog.resolve(parameters["model"])
-    return _model(catalog, parameters["model"])
+def _show_model(scene: Scene) -> JsonObject:
+    name = scene.parameters["model"]
+    return _model(scene.catalog, scene.catalog.resolve(name)) | {"id": name}
 
 
 def _chat(messages: list[ChatMessage], tools: tuple[Tool, ...]) -> Chat:

@@ -1,19 +1,13 @@
 """Tools and answer formats of OpenAI's bodies, and vLLM's structured outputs, as tools and a constraint. Pure."""
 
 import json
-import re
 from typing import Any
 
-from serve_app.chat.constraint import ANY_OBJECT, call_grammar, call_or, schema_of
+from serve_app.chat.constraint import ANY_OBJECT, call_grammar, call_or, offered, schema_of
 from serve_app.conversation import Tool
-from serve_app.dialects.openai.wire import ChatBody, NamedTool, OfferedTool, ResponseFormat, StructuredOutputs
+from serve_app.dialects.openai.wire import ChatBody, NamedTool, ResponseFormat, StructuredOutputs
 from serve_app.errors import InvalidRequest
 from serve_app.types import Choice, Constraint, Grammar, InvalidValue, JsonSchema, Regex
-
-MAX_TOOLS = 128
-_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
-_FIRST = ("name", "description", "parameters")
-"""The order in which the model learned to read a function."""
 
 
 def decode_tools(body: ChatBody) -> tuple[tuple[Tool, ...], Constraint | None]:
@@ -35,12 +29,7 @@ def decode_structured(wanted: StructuredOutputs | None) -> Constraint | None:
 
 
 def _decode(body: ChatBody) -> tuple[tuple[Tool, ...], Constraint | None]:
-    tools = tuple(_tool(at, tool) for at, tool in enumerate(body.tools or ()))
-    if len(tools) > MAX_TOOLS:
-        raise InvalidValue("tools", f"must be at most {MAX_TOOLS}")
-    names = [tool.name for tool in tools]
-    if len(set(names)) < len(names):
-        raise InvalidValue("tools", "must have different names")
+    tools = offered([tool.function for tool in body.tools or ()])
     answer = decode_structured(body.structured_outputs)
     if body.response_format is not None and body.response_format.type != "text":
         if answer is not None:
@@ -62,22 +51,6 @@ def _decode(body: ChatBody) -> tuple[tuple[Tool, ...], Constraint | None]:
     if answer is None and parallel:
         return tools, None
     return tools, call_or(answer, tools, parallel=parallel)
-
-
-def _tool(at: int, offered: OfferedTool) -> Tool:
-    function, field = offered.function, f"tools.{at}.function"
-    name, parameters, description = (function.get(key) for key in ("name", "parameters", "description"))
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InvalidValue(f"{field}.name", "must have 1 to 64 letters, digits, dots, dashes or underscores")
-    if description is not None and not isinstance(description, str):
-        raise InvalidValue(f"{field}.description", "must be a string")
-    if parameters is not None and not isinstance(parameters, dict):
-        raise InvalidValue(f"{field}.parameters", "must be a JSON schema")
-    schema = schema_of(parameters or {"type": "object", "properties": {}}, f"{field}.parameters")
-    ordered = {key: function[key] for key in _FIRST if function.get(key) is not None} | {
-        key: value for key, value in function.items() if key not in _FIRST and value is not None
-    }
-    return Tool(name=name, function=json.dumps(ordered, ensure_ascii=False), parameters=schema.schema)
 
 
 def _format(wanted: ResponseFormat) -> JsonSchema:

@@ -25,7 +25,7 @@ def _error_type(error: ServeError) -> str:
 def head(call: Call[ChatBody] | Call[CompletionBody], kind: str) -> JsonObject:
     """Return what every answer and chunk begins with."""
     prefix = "cmpl" if kind == "text_completion" else "chatcmpl"
-    return {"id": f"{prefix}-{call.request.request_id}", "object": kind, "created": call.created, "model": call.model}
+    return {"id": f"{prefix}-{call.request.request_id}", "object": kind, "created": int(call.created), "model": call.model}
 
 
 def completion_usage(completion: Completion, call: Call[ChatBody] | Call[CompletionBody]) -> JsonObject:

@@ -1,12 +1,9 @@
 """The reasoning API as pure functions."""
 
-from collections.abc import Mapping
-
 from serve_app.conversation import Chat, Completion, GenerateRequest, Message
-from serve_app.dialects.base import Call, Dialect, Generate, JsonObject, Lookup, Served, StreamEncoder, sampling
+from serve_app.dialects.base import Call, Dialect, Generate, JsonObject, Lookup, Scene, Served, StreamEncoder, sampling
 from serve_app.dialects.reasoning.wire import ReasoningBody
 from serve_app.errors import ServeError, Unsupported
-from serve_app.models.catalog import Catalog
 from serve_app.types import Task
 
 _INSTRUCTIONS = {
@@ -58,11 +55,12 @@ def encode_error(error: ServeError, request_id: str) -> JsonObject:
     return {"error": error.message, "code": error.code, "param": error.param, "request_id": request_id}
 
 
-def _describe(catalog: Catalog, _: Mapping[str, str]) -> JsonObject:
+def _describe(scene: Scene) -> JsonObject:
+    paths = ("/reasoning", "/v1/chat/completions", "/v1/completions", "/v1/models", "/api/chat", "/api/generate", "/api/tags")
     return {
         "name": "phi-serve",
-        "model": catalog.settings.name,
-        "endpoints": ["/reasoning", "/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/livez", "/openapi.json"],
+        "model": scene.catalog.settings.name,
+        "endpoints": [*paths, "/health", "/livez", "/openapi.json"],
         "capabilities": [str(task) for task in _INSTRUCTIONS],
     }
 

@@ -16,13 +16,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from serve_app.config import OnnxSettings
+from serve_app.engines.admission import answer_limit
+from serve_app.engines.guidance import Guidance, Guide, read_tokenizer
 from serve_app.engines.onnx.batch import Batch
 from serve_app.engines.onnx.graph import Graph
-from serve_app.engines.onnx.guidance import Guidance, Guide
 from serve_app.engines.onnx.kv_pool import KvPool, plan
 from serve_app.engines.onnx.sequence import Sequence
 from serve_app.engines.throughput import Throughput
-from serve_app.errors import ContextOverflow, EngineDead, GenerationFailed, InvalidRequest, Overloaded, ServeError
+from serve_app.errors import EngineDead, GenerationFailed, Overloaded, ServeError
 from serve_app.models.memory import available_bytes
 from serve_app.types import Capability, EngineInfo, EngineKind, EngineLoad, Finished, TokenDelta, TokenEvent, TokenRequest
 
@@ -58,7 +59,7 @@ class OnnxEngine:
         return EngineInfo(
             kind=EngineKind.ONNX,
             context_length=self._settings.max_model_len,
-            capabilities=frozenset({Capability.LOGPROBS, Capability.LOGIT_BIAS, Capability.MIN_P, Capability.STRUCTURED}),
+            capabilities=frozenset(Capability),
             max_concurrency=self._settings.slots,
             precision=self._settings.precision,
         )
@@ -80,7 +81,8 @@ class OnnxEngine:
         pool = KvPool(graph.kv_shape, settings.slots + 1, settings.max_model_len)
         graph.attach(pool)
         self._vocabulary_size = graph.vocabulary_size
-        self._guidance = Guidance(self._model_dir / "tokenizer.json", graph.vocabulary_size, graph.stop_ids)
+        tokenizer = read_tokenizer(self._model_dir / "tokenizer.json", graph.vocabulary_size, graph.stop_ids)
+        self._guidance = Guidance(tokenizer, graph.vocabulary_size)
         return Batch(
             graph,
             pool,
@@ -114,19 +116,10 @@ class OnnxEngine:
         settings = self._settings
         if self._batch is None or self._closing or self._fatal is not None:
             raise EngineDead(f"the ONNX engine is not running{': ' + self._fatal if self._fatal else ''}")
-        room = settings.max_model_len - len(request.prompt)
-        if room < 1:
-            raise ContextOverflow(
-                f"the prompt has {len(request.prompt)} tokens, the context {settings.max_model_len}; shorten the prompt"
-            )
-        if max(request.prompt) >= self._vocabulary_size:
-            raise InvalidRequest(f"prompt token ids must be below {self._vocabulary_size}", param="prompt")
-        asked = (*request.sampling.logit_bias, *request.sampling.stop_token_ids)
-        if asked and max(asked) >= self._vocabulary_size:
-            raise InvalidRequest(f"token ids must be below {self._vocabulary_size}", param="logit_bias")
+        limit = answer_limit(request, settings.max_model_len, self._vocabulary_size)
         if len(self._outboxes) >= settings.slots + settings.max_waiting:
             raise Overloaded("the ONNX group's queue is full; try again later", retry_after_s=1.0)
-        return Sequence(request, min(room, request.sampling.max_tokens or room), guide)
+        return Sequence(request, limit, guide)
 
     async def check_health(self) -> None:
         """Raise `EngineDead` when the thread ended or a step takes longer than `step_timeout_s`."""

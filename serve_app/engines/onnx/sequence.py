@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.engines.onnx.guidance import Guide
+from serve_app.engines.guidance import Guide
 from serve_app.engines.onnx.sampling import Sampler
 from serve_app.types import Finished, FinishReason, Timings, TokenRequest, Usage
 

@@ -9,11 +9,12 @@ import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import llguidance.numpy
 import numpy as np
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
 from serve_app.chat.constraint import styled
@@ -44,15 +45,20 @@ class Guide:
         """Whether nothing may follow."""
         return bool(self._matcher.is_stopped())
 
+    @property
+    def complete(self) -> bool:
+        """Whether what was said so far may be all."""
+        return bool(self._matcher.is_stopped() or self._matcher.is_accepting())
+
     def mask(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return a copy of logits (V,) with -inf at every token that may not come next."""
         llguidance.numpy.fill_next_token_bitmask(self._matcher, self._bits, 0)
         allowed = np.unpackbits(self._bits[0].view(np.uint8), count=logits.size, bitorder="little")
         return np.where(allowed.view(bool), logits, np.float32(-np.inf))
 
-    def accept(self, tokens: Sequence[int]) -> None:
-        """Move on by tokens that `mask` or `forced` allowed."""
-        self._matcher.consume_tokens(list(tokens))
+    def accept(self, tokens: Sequence[int]) -> bool:
+        """Move on by tokens; False when the constraint does not allow them here, as those from `mask` or `forced` are."""
+        return bool(self._matcher.consume_tokens(list(tokens)))
 
     def forced(self) -> list[int]:
         """Return the tokens that must come next, as far as there is no choice."""
@@ -62,10 +68,10 @@ class Guide:
 class Guidance:
     """Compiles constraints for one tokenizer."""
 
-    def __init__(self, tokenizer_file: Path, vocabulary_size: int, stop_ids: Sequence[int]) -> None:
-        """Read the tokenizer; takes up to two seconds for 200,000 tokens. A constraint may end by any of `stop_ids`."""
+    def __init__(self, tokenizer: LLTokenizer, vocabulary_size: int) -> None:
+        """Compile for `tokenizer`; see `read_tokenizer` and `wrap_tokens`."""
         self._vocabulary_size = vocabulary_size
-        self._tokenizer = LLTokenizer(tokenizer_file.read_text(), n_vocab=vocabulary_size, eos_token=list(stop_ids))
+        self._tokenizer = tokenizer
         self._compiled: OrderedDict[Constraint, LLMatcher] = OrderedDict()
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="guidance")
 
@@ -100,7 +106,7 @@ class Guidance:
         fault = LLMatcher.validate_grammar(grammar, self._tokenizer)
         if fault:
             raise InvalidRequest(f"the constraint cannot be used: {fault[:300]}", param="constraint")
-        matcher = LLMatcher(self._tokenizer, grammar)
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
             raise InvalidRequest(f"the constraint cannot be used: {matcher.get_error()[:300]}", param="constraint")
         return matcher
@@ -108,6 +114,29 @@ class Guidance:
     def close(self) -> None:
         """Let the threads end."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def read_tokenizer(file: Path, vocabulary_size: int, stop_ids: Sequence[int]) -> LLTokenizer:
+    """Read a tokenizer.json, in up to two seconds for 200,000 tokens. A constraint may end by any of `stop_ids`."""
+    return LLTokenizer(file.read_text(), n_vocab=vocabulary_size, eos_token=list(stop_ids))
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """A vocabulary in the shape that llguidance reads; it never tokenizes text here."""
+
+    tokens: Sequence[bytes]
+    special_token_ids: Sequence[int]
+    eos_token_id: int
+    bos_token_id: int | None = None
+
+    def __call__(self, text: str) -> list[int]:
+        raise NotImplementedError
+
+
+def wrap_tokens(tokens: Sequence[bytes], special_ids: Sequence[int], stop_ids: Sequence[int]) -> LLTokenizer:
+    """Return a tokenizer of which only each id's bytes are known."""
+    return LLTokenizer(TokenizerWrapper(_Tokens(tokens, special_ids, stop_ids[0])), eos_token=list(stop_ids))
 
 
 def grammar_of(constraint: Constraint) -> str:

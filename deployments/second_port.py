@@ -1,0 +1,43 @@
+"""Serves the application on a port of its own, beside Serve's proxy. Knows nothing of the application."""
+
+import asyncio
+import logging
+import socket
+
+import uvicorn
+from starlette.types import ASGIApp
+
+logger = logging.getLogger(__name__)
+
+_RETRY_S = 5.0
+
+
+async def listen(app: ASGIApp, host: str, port: int, *, retry_s: float = _RETRY_S) -> None:
+    """Serve `app` until cancelled.
+
+    Where another process has the port, say so once and take it over when it becomes free: of several ingress replicas on a node one
+    listens, and another goes on when that one is gone.
+    """
+    told = False
+    while (listener := _bound(host, port)) is None:
+        if not told:
+            logger.warning("port %d is taken; this replica listens when it becomes free", port)
+            told = True
+        await asyncio.sleep(retry_s)
+    with listener:
+        config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        logger.info("listening on port %d as well", port)
+        serving = asyncio.ensure_future(server.serve([listener]))
+        try:
+            await asyncio.shield(serving)
+        finally:
+            server.should_exit = True
+            await serving
+
+
+def _bound(host: str, port: int) -> socket.socket | None:
+    try:
+        return socket.create_server((host, port), backlog=2048)
+    except OSError:
+        return None

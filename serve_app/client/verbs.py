@@ -1,0 +1,187 @@
+"""The verbs: create, list, show, cp, rm, ps, run."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from serve_app.client.repl import Session, answer, converse
+from serve_app.client.server import DEFAULT_URL, ClientError, Server
+
+_console = Console(stderr=True)
+_FOREVER_DAYS = 20 * 365
+_UNITS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))
+
+Url = Annotated[str, typer.Option("--url", envvar="PHI_SERVE_HOST", help="Where the application answers.")]
+Model = Annotated[str, typer.Argument(help="A model's name, as `phi-serve list` shows it.")]
+
+
+def add_verbs(app: typer.Typer) -> None:
+    """Add the verbs to the command."""
+    for name, verb in (("create", create), ("list", show_list), ("show", show), ("cp", copy), ("rm", remove), ("ps", ps)):
+        app.command(name)(verb)
+    app.command("run")(run)
+
+
+def create(
+    name: Annotated[str, typer.Argument(help="The new model's name.")],
+    file: Annotated[Path, typer.Option("--file", "-f", help="The Modelfile; - reads standard input.")] = Path("Modelfile"),
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Create a model from a Modelfile."""
+    with _failing():
+        try:
+            text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ClientError(f"{file} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}") from error
+        for step in Server(url).lines("/api/create", {"model": name, "modelfile": text}):
+            typer.echo(step.get("status", ""))
+
+
+def show_list(url: Url = DEFAULT_URL) -> None:
+    """List the models."""
+    with _failing():
+        models = Server(url).ask("/api/tags").get("models", [])
+    rows = [(entry["name"], entry["digest"][:12], _size(entry["size"]), _ago(entry["modified_at"])) for entry in models]
+    _print_table(("NAME", "ID", "SIZE", "MODIFIED"), rows)
+
+
+def show(
+    model: Model,
+    modelfile: Annotated[bool, typer.Option("--modelfile", help="Only the Modelfile.")] = False,
+    parameters: Annotated[bool, typer.Option("--parameters", help="Only the parameters.")] = False,
+    system: Annotated[bool, typer.Option("--system", help="Only the system prompt.")] = False,
+    template: Annotated[bool, typer.Option("--template", help="Only the template.")] = False,
+    license: Annotated[bool, typer.Option("--license", help="Only the licenses.")] = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Show what a model is."""
+    wanted = {"modelfile": modelfile, "parameters": parameters, "system": system, "template": template, "license": license}
+    with _failing():
+        told = Server(url).ask("/api/show", {"model": model})
+    chosen = [name for name, is_wanted in wanted.items() if is_wanted]
+    if chosen:
+        typer.echo("\n".join(str(told.get(name, "")) for name in chosen))
+        return
+    details, info = told.get("details", {}), told.get("model_info", {})
+    family = details.get("family", "")
+    rows = [
+        ("architecture", family),
+        ("parameters", details.get("parameter_size", "")),
+        ("precision", details.get("quantization_level", "")),
+        ("context length", str(info.get(f"{family}.context_length", ""))),
+        ("derived from", details.get("parent_model") or "-"),
+        ("can", ", ".join(told.get("capabilities", ()))),
+    ]
+    for name in ("parameters", "system", "license"):
+        rows += [(name if at == 0 else "", line) for at, line in enumerate(str(told.get(name, "")).splitlines())]
+    _print_table(("", ""), rows)
+
+
+def copy(source: Model, destination: Annotated[str, typer.Argument(help="The new name.")], url: Url = DEFAULT_URL) -> None:
+    """Copy a model to another name."""
+    with _failing():
+        Server(url).ask("/api/copy", {"source": source, "destination": destination})
+    typer.echo(f"copied {source} to {destination}")
+
+
+def remove(models: Annotated[list[str], typer.Argument(help="The models to delete.")], url: Url = DEFAULT_URL) -> None:
+    """Delete models that were created."""
+    with _failing():
+        for model in models:
+            Server(url).ask("/api/delete", {"model": model}, method="DELETE")
+            typer.echo(f"deleted {model}")
+
+
+def ps(url: Url = DEFAULT_URL) -> None:
+    """Show which groups hold the model, and until when."""
+    with _failing():
+        models = Server(url).ask("/api/ps").get("models", [])
+    rows = []
+    for entry in models:
+        for group in entry.get("groups") or [{}]:
+            where = (
+                f"{group.get('name', '-')} ({group.get('engine', '-')} {group.get('precision', '')}) x {group.get('replicas', 1)}"
+            )
+            size = _size(group.get("size", entry["size"]))
+            rows.append((entry["name"], where, size, str(group.get("context_length", "")), _until(entry["expires_at"])))
+    _print_table(("NAME", "GROUP", "SIZE", "CONTEXT", "UNTIL"), rows)
+
+
+def run(
+    model: Model,
+    prompt: Annotated[list[str] | None, typer.Argument(help="What to ask; left out, a conversation begins.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show times and counts after each answer.")] = False,
+    format: Annotated[str, typer.Option("--format", help="`json` keeps answers within JSON.")] = "",
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Ask a model, or talk with it."""
+    session = Session(server=Server(url), model=model, format=format, verbose=verbose)
+    asked = " ".join(prompt or ())
+    with _failing():
+        if not sys.stdin.isatty():
+            asked = "\n\n".join(part for part in (asked, sys.stdin.read().strip()) if part)
+        if asked:
+            answer(session, asked, _write)
+            return
+        session.server.ask("/api/generate", {"model": model})  # whether it is there, before anything is typed
+        converse(session, _read, _write)
+
+
+def _read(prompt: str) -> str:
+    import readline  # noqa: F401  # its import gives input() a history and an editable line
+
+    return input(prompt)
+
+
+def _write(text: str) -> None:
+    typer.echo(text, nl=False)
+    sys.stdout.flush()
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    """Say what went wrong, and exit with 1."""
+    try:
+        yield
+    except ClientError as error:
+        _console.print("error:", style="red", end=" ")
+        _console.print(str(error), highlight=False, markup=False)
+        raise typer.Exit(1) from error
+
+
+def _print_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    table = Table(*titles, box=None, pad_edge=False, show_header=any(titles), header_style="bold")
+    for row in rows:
+        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+    Console(soft_wrap=True).print(table)
+
+
+def _size(count: int) -> str:
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} B"
+
+
+def _ago(moment: str) -> str:
+    return f"{_span((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())} ago"
+
+
+def _until(moment: str) -> str:
+    left_s = (datetime.fromisoformat(moment) - datetime.now(UTC)).total_seconds()
+    return "forever" if left_s > _FOREVER_DAYS * 86400 else f"in {_span(left_s)}"
+
+
+def _span(seconds: float) -> str:
+    for unit, length in _UNITS:
+        count = int(seconds // length)
+        if count >= 1:
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    return "a moment"

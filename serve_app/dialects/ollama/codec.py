@@ -1,0 +1,255 @@
+"""Ollama's two generating endpoints as pure functions: bodies to requests, events to lines."""
+
+import json
+import logging
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from serve_app import parameters as ollama
+from serve_app.chat.constraint import ANY_OBJECT, call_or, offered, schema_of
+from serve_app.conversation import (
+    Chat,
+    Completion,
+    GenerateRequest,
+    Message,
+    Prompt,
+    RawText,
+    TextDelta,
+    TextEvent,
+    TextLogprob,
+    Tool,
+    ToolCall,
+    ToolCallDelta,
+)
+from serve_app.dialects.base import Call, JsonObject, Served, StreamEncoder, sampling
+from serve_app.dialects.ollama.shapes import MEDIA_TYPE, encode_error, figures, head, line, loaded, show_call, show_logprobs
+from serve_app.dialects.ollama.wire import ChatBody, ChatMessage, GenerateBody, GenerationBody
+from serve_app.errors import InvalidRequest, ServeError, Unsupported
+from serve_app.models.names import shown
+from serve_app.types import Constraint, Finished, InvalidValue
+
+logger = logging.getLogger(__name__)
+
+_DEFAULTS: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
+"""Ollama's own, but for its repeat_penalty of 1.1: that counts the last 64 tokens only, and here would count the prompt too."""
+_DURATION = re.compile(r"[+-]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+)")
+
+
+class GenerateCodec:
+    """POST /api/generate."""
+
+    body = GenerateBody
+
+    def decode(self, body: GenerateBody, request_id: str) -> tuple[GenerateRequest, bool]:
+        """See `Codec.decode`."""
+        _check(body)
+        if body.suffix:
+            raise Unsupported(f'"{shown(body.model)}" does not support insert', param="suffix")
+        if body.images:
+            raise Unsupported(f'"{shown(body.model)}" does not support images', param="images")
+        if body.raw and (body.template or body.system or body.context):
+            raise InvalidRequest("raw mode does not support template, system, or context", param="raw")
+        if any(token < 0 for token in body.context or ()):
+            raise InvalidRequest("context must hold the token ids of an earlier answer", param="context")
+        prompts: tuple[Prompt, ...] = ()
+        if body.prompt:
+            prompts = (RawText(text=body.prompt) if body.raw else _asked(body, body.prompt),)
+        constraint = _translated(lambda: _format(body.format))
+        request = _request(body, request_id, prompts, constraint, with_tokens=bool(prompts) and not body.raw)
+        return request, bool(prompts) and body.stream is not False
+
+    def encode(self, completion: Completion, call: Call[GenerateBody], served: Served) -> JsonObject:
+        """See `Codec.encode`."""
+        if not completion.choices:
+            return head(call) | {"response": ""} | loaded(call)
+        choice = completion.choices[0]
+        said = {"response": choice.text} | ({"thinking": choice.thoughts} if choice.thoughts else {})
+        return head(call) | said | _logprobs(choice.logprobs, call) | _ended(choice.finished, call)
+
+    def encoder(self, call: Call[GenerateBody]) -> StreamEncoder:
+        """See `Codec.encoder`."""
+        return GenerateEncoder(call)
+
+
+class GenerateEncoder:
+    """Lines of a generation."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(self, call: Call[GenerateBody]) -> None:
+        self._call = call
+
+    def push(self, event: TextEvent) -> Iterable[bytes]:
+        """See `StreamEncoder.push`."""
+        if isinstance(event, TextDelta) and (event.text or event.logprobs):
+            said = {"response": "", "thinking": event.text} if event.thought else {"response": event.text}
+            yield line(head(self._call) | said | _logprobs(event.logprobs, self._call) | {"done": False})
+        elif isinstance(event, Finished):
+            yield line(head(self._call) | {"response": ""} | _ended(event, self._call))
+
+    def fail(self, error: ServeError) -> Iterable[bytes]:
+        """See `StreamEncoder.fail`."""
+        yield line(encode_error(error, self._call.request.request_id))
+
+
+class ChatCodec:
+    """POST /api/chat."""
+
+    body = ChatBody
+
+    def decode(self, body: ChatBody, request_id: str) -> tuple[GenerateRequest, bool]:
+        """See `Codec.decode`."""
+        _check(body)
+        tools = _translated(lambda: offered([tool.function for tool in body.tools or ()]))
+        messages = tuple(_message(at, message, body.model) for at, message in enumerate(body.messages or ()))
+        prompts: tuple[Prompt, ...] = (Chat(messages=messages, tools=tools),) if messages else ()
+        constraint = _translated(lambda: _answer_or_calls(_format(body.format), tools))
+        return _request(body, request_id, prompts, constraint), bool(prompts) and body.stream is not False
+
+    def encode(self, completion: Completion, call: Call[ChatBody], served: Served) -> JsonObject:
+        """See `Codec.encode`."""
+        if not completion.choices:
+            return head(call) | {"message": {"role": "assistant", "content": ""}} | loaded(call)
+        choice = completion.choices[0]
+        message = _assistant(choice.text, choice.tool_calls, choice.thoughts)
+        return head(call) | {"message": message} | _logprobs(choice.logprobs, call) | figures(choice.finished, call)
+
+    def encoder(self, call: Call[ChatBody]) -> StreamEncoder:
+        """See `Codec.encoder`."""
+        return ChatEncoder(call)
+
+
+class ChatEncoder:
+    """Lines of a chat. A tool call comes in one line, when it is whole."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(self, call: Call[ChatBody]) -> None:
+        self._call = call
+        self._calling: ToolCall | None = None
+
+    def push(self, event: TextEvent) -> Iterable[bytes]:
+        """See `StreamEncoder.push`."""
+        if isinstance(event, ToolCallDelta):
+            if event.id:
+                yield from self._called()
+            before = self._calling or ToolCall(name="", arguments="")
+            self._calling = ToolCall(
+                id=before.id + event.id, name=before.name + event.name, arguments=before.arguments + event.arguments
+            )
+            return
+        yield from self._called()
+        if isinstance(event, Finished):
+            yield line(head(self._call) | {"message": _assistant("")} | figures(event, self._call))
+        elif event.text or event.logprobs:
+            message = _assistant("", thoughts=event.text) if event.thought else _assistant(event.text)
+            yield self._line(message, event.logprobs)
+
+    def fail(self, error: ServeError) -> Iterable[bytes]:
+        """See `StreamEncoder.fail`."""
+        yield line(encode_error(error, self._call.request.request_id))
+
+    def _called(self) -> Iterable[bytes]:
+        call, self._calling = self._calling, None
+        if call is not None and show_call(call) is not None:
+            yield self._line(_assistant("", (call,)), ())
+
+    def _line(self, message: JsonObject, logprobs: tuple[TextLogprob, ...]) -> bytes:
+        return line(head(self._call) | {"message": message} | _logprobs(logprobs, self._call) | {"done": False})
+
+
+def _check(body: GenerationBody) -> None:
+    """Refuse what holds for both endpoints."""
+    if not body.model:
+        raise InvalidRequest("model is required", param="model")
+    if body.think:
+        raise Unsupported(f'"{shown(body.model)}" does not support thinking', param="think")
+    if isinstance(body.keep_alive, str) and not _DURATION.fullmatch(body.keep_alive):
+        raise InvalidRequest(f"keep_alive: invalid duration '{body.keep_alive[:40]}'; write 5m, 24h, 0 or -1s", param="keep_alive")
+
+
+def _request(
+    body: GenerationBody, request_id: str, prompts: tuple[Prompt, ...], constraint: Constraint | None, *, with_tokens: bool = False
+) -> GenerateRequest:
+    options = _options(body.options or {})
+    fields = ollama.sampling_fields(options)
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    return GenerateRequest(
+        request_id=request_id,
+        prompts=prompts,
+        sampling=sampling(ollama.NAMES, **(_DEFAULTS | fields), logprobs=logprobs),
+        constraint=constraint,
+        explicit=frozenset(fields) | (options.keys() & {"stop"}),
+        model=body.model,
+        stop=ollama.stops(options),
+        with_tokens=with_tokens,
+    )
+
+
+def _options(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options in their own types; unknown ones are logged and dropped, as Ollama does."""
+    options = {}
+    for name, value in given.items():
+        if name not in ollama.KNOWN:
+            logger.warning("option %r is not known and has no effect", name[:40])
+        elif value is not None:
+            try:
+                options[name] = ollama.checked(name, value)
+            except InvalidValue as error:
+                raise InvalidRequest(f'option "{name}" {error.fault}', param=f"options.{name}") from error
+    return options
+
+
+def _asked(body: GenerateBody, prompt: str) -> Chat:
+    system = (Message(role="system", content=body.system),) if body.system else ()
+    user = Message(role="user", content=prompt)
+    return Chat(messages=(*system, user), template=body.template or "", context=tuple(body.context or ()))
+
+
+def _message(at: int, message: ChatMessage, model: str) -> Message:
+    if message.images:
+        raise Unsupported(f'"{shown(model)}" does not support images', param=f"messages.{at}.images")
+    if message.tool_calls and message.role != "assistant":
+        raise InvalidRequest(f"messages.{at}: only the assistant has tool_calls", param=f"messages.{at}.tool_calls")
+    calls = tuple(
+        ToolCall(name=call.function.name, arguments=json.dumps(call.function.arguments or {}, ensure_ascii=False), id=call.id or "")
+        for call in message.tool_calls or ()
+    )
+    return Message(role=message.role, content=message.content or "", tool_calls=calls)
+
+
+def _format(wanted: str | dict[str, Any] | None) -> Constraint | None:
+    if isinstance(wanted, dict):
+        return schema_of(wanted, "format")
+    if not wanted:
+        return None
+    if wanted != "json":
+        raise InvalidValue("format", 'must be "json" or a JSON schema object')
+    return ANY_OBJECT
+
+
+def _answer_or_calls(answer: Constraint | None, tools: tuple[Tool, ...]) -> Constraint | None:
+    return call_or(answer, tools, parallel=True) if answer is not None and tools else answer
+
+
+def _translated(decode: Any) -> Any:
+    try:
+        return decode()
+    except InvalidValue as error:
+        raise InvalidRequest(str(error), param=error.field) from error
+
+
+def _assistant(text: str, calls: tuple[ToolCall, ...] = (), thoughts: str = "") -> JsonObject:
+    shown_calls = [told for call in calls if (told := show_call(call)) is not None]
+    message: JsonObject = {"role": "assistant", "content": text} | ({"thinking": thoughts} if thoughts else {})
+    return message | ({"tool_calls": shown_calls} if shown_calls else {})
+
+
+def _logprobs(logprobs: tuple[TextLogprob, ...], call: Call[ChatBody] | Call[GenerateBody]) -> JsonObject:
+    return {"logprobs": show_logprobs(logprobs)} if call.body.logprobs and logprobs else {}
+
+
+def _ended(finished: Finished, call: Call[GenerateBody]) -> JsonObject:
+    told = figures(finished, call)
+    return told | {"context": list(finished.tokens)} if call.request.with_tokens else told

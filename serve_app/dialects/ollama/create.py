@@ -1,0 +1,89 @@
+"""What `/api/create` asks, structured or as a Modelfile's text, as changes to a model. Pure."""
+
+from typing import Any
+
+from serve_app import parameters as ollama
+from serve_app.chat import go_template
+from serve_app.chat.template import AS_GO_TEMPLATE
+from serve_app.dialects.ollama.wire import ChatMessage, CreateBody
+from serve_app.errors import InvalidRequest, Unsupported
+from serve_app.models import modelfile
+from serve_app.types import InvalidValue
+
+
+def decode(body: CreateBody) -> tuple[str, dict[str, Any]]:
+    """Return the parent's name and the changes to it, by `VariantSettings` field; raises `InvalidRequest` or `Unsupported`.
+
+    Fields of the body win over the same ones in its `modelfile`.
+    """
+    for field, why in _REFUSED.items():
+        if getattr(body, field):
+            raise Unsupported(f"{field} is not served: {why}", param=field)
+    text = modelfile.parse(body.modelfile) if body.modelfile is not None else None
+    parent = body.from_ or (text.base if text else "")
+    if not parent:
+        raise InvalidRequest("from is required: name a served model to derive from", param="from")
+    changes: dict[str, Any] = {} if text is None else _of_text(text)
+    changes |= _of_body(body)
+    if changes.get("template") is not None:
+        changes["template"] = _template(changes["template"])
+    return parent, changes
+
+
+_REFUSED = {
+    "files": "weights are the operator's configuration; give from, the name of a served model",
+    "adapters": "weights are the operator's configuration",
+    "quantize": "the engine groups' precision is the operator's configuration",
+    "renderer": "prompts are rendered by the model's own template, or by template",
+    "parser": "answers are parsed the model's own way",
+    "path": "send the Modelfile's text as modelfile",
+}
+
+
+def _of_text(text: modelfile.Modelfile) -> dict[str, Any]:
+    return {
+        "system": text.system,
+        "template": text.template,
+        "parameters": text.parameters,
+        "messages": [{"role": role, "content": content} for role, content in text.messages] or None,
+        "license": tuple(text.license) or None,
+        "task": text.task,
+    }
+
+
+def _of_body(body: CreateBody) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    if body.system is not None:
+        changes["system"] = body.system
+    if body.template is not None:
+        changes["template"] = body.template
+    if body.license:
+        changes["license"] = (body.license,) if isinstance(body.license, str) else tuple(body.license)
+    if body.messages:
+        changes["messages"] = [_turn(at, message) for at, message in enumerate(body.messages)]
+    if body.parameters:
+        given = {name: value for name, value in body.parameters.items() if value is not None}
+        try:
+            if modelfile.TASK in given:
+                changes["task"] = modelfile.task_of(given.pop(modelfile.TASK))
+            changes["parameters"] = {name: ollama.checked(name, value) for name, value in given.items()}
+        except InvalidValue as error:
+            raise InvalidRequest(f'parameter "{error.field[:100]}" {error.fault}', param="parameters") from error
+    return changes
+
+
+def _turn(at: int, message: ChatMessage) -> dict[str, str]:
+    if message.role not in modelfile.ROLES or message.tool_calls or message.images:
+        raise InvalidRequest(f"messages.{at}: must be a text of {', '.join(modelfile.ROLES)}", param=f"messages.{at}")
+    return {"role": message.role, "content": message.content or ""}
+
+
+def _template(text: str) -> str:
+    """Return a template that can be run; the model's own, written out, is kept as its own."""
+    if text.strip() == AS_GO_TEMPLATE.strip():
+        return ""
+    try:
+        go_template.parse(text)
+    except InvalidValue as error:
+        raise InvalidRequest(str(error), param="template") from error
+    return text

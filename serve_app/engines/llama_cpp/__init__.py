@@ -1,0 +1,1 @@
+"""A GGUF file served by the embedded llama.cpp server."""

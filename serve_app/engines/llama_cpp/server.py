@@ -1,0 +1,168 @@
+"""The embedded server's life: what it is told at its start, its memory, its socket, its pulse and its end.
+
+Knows no requests.
+"""
+
+import asyncio
+import shutil
+import tempfile
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import xllamacpp
+
+from serve_app.config import LlamaCppSettings
+from serve_app.errors import EngineDead
+from serve_app.models.gguf_header import Header
+from serve_app.models.memory import available_bytes
+
+_HTTP_THREADS_SPARE = 4
+"""Beside one for each slot: for probes, and for connections that are being closed."""
+
+
+class _Connector(aiohttp.UnixConnector):
+    """Can cut its connections: closing a connector alone leaves those waiting who read from it."""
+
+    def __init__(self, socket: Path) -> None:
+        # The server closes a connection after its answer, so none is kept.
+        super().__init__(path=str(socket), limit=0, force_close=True)
+        self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    async def connect(self, *arguments: Any, **options: Any) -> Any:
+        connection = await super().connect(*arguments, **options)
+        self._connections.add(connection)
+        return connection
+
+    def cut(self) -> None:
+        """End every connection; who waits on one gets a `ClientError`."""
+        for connection in list(self._connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+
+
+class LlamaServer:
+    """A model in llama.cpp's server, reached over a unix socket that only this user may open."""
+
+    def __init__(self, settings: LlamaCppSettings) -> None:
+        """Keep the settings; `start` loads."""
+        self._settings = settings
+        self._server: Any = None
+        self._folder: Path | None = None
+        self._connector: _Connector | None = None
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self, file: Path, header: Header) -> None:
+        """Load `file`, whose header has been read; raises `EngineDead` when it does not fit or llama.cpp refuses it."""
+        require_room(header, self._settings)
+        self._folder = Path(tempfile.mkdtemp(prefix="phi-llama-"))  # mode 700: nobody else may speak to the server
+        socket = self._folder / "s.sock"
+        try:
+            self._server = await asyncio.to_thread(xllamacpp.Server, _params(self._settings, header, file, socket))
+        except RuntimeError as error:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise EngineDead(f"llama.cpp cannot load {file.name}; is it of an architecture that it knows?") from error
+        self.connect(socket)
+
+    def connect(self, socket: Path) -> None:
+        """Speak to the server at `socket` from now on."""
+        self._connector = _Connector(socket)
+        self._session = aiohttp.ClientSession(connector=self._connector, timeout=aiohttp.ClientTimeout(total=None))
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The way to it; raises `EngineDead` unless it runs."""
+        if self._session is None or self._session.closed:
+            raise EngineDead("llama.cpp is not running")
+        return self._session
+
+    async def probe(self) -> None:
+        """Raise `EngineDead` unless the server's loop answers in time; a step in progress is waited for."""
+        session, timeout_s = self.session, self._settings.health_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s), session.get("http://llama/slots") as response:
+                await response.read()
+        except TimeoutError as error:
+            raise EngineDead(f"llama.cpp's loop has not answered for {timeout_s:g} s") from error
+        except aiohttp.ClientError as error:
+            raise EngineDead(f"llama.cpp's server is dead ({type(error).__name__})") from error
+        if response.status != 200:
+            raise EngineDead(f"llama.cpp's server answers its probe with status {response.status}")
+
+    async def close(self) -> None:
+        """End every connection, then the server, which would wait for them."""
+        session, self._session = self._session, None
+        if session is not None and self._connector is not None:
+            self._connector.cut()
+            await asyncio.sleep(0)  # so that its readers learn of it before it is forgotten
+            await session.close()
+        held, self._server = [self._server], None
+        # The server's destructor waits for the step in progress, which may hang: not longer than a probe would.
+        thread = threading.Thread(target=held.clear, name="llama-close", daemon=True)
+        thread.start()
+        await asyncio.to_thread(thread.join, self._settings.health_timeout_s)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _params(settings: LlamaCppSettings, header: Header, file: Path, socket: Path) -> Any:
+    params = xllamacpp.CommonParams()
+    params.model.path = str(file)
+    params.n_parallel = settings.slots
+    params.n_ctx = settings.slots * settings.max_model_len
+    params.kv_unified = False  # one long answer must not take the others' room, nor change their results
+    params.ctx_shift = False
+    params.fit_params = False
+    params.cache_ram_mib = 0  # by default up to 8 GiB of old prompts beside the slots
+    params.n_batch = params.n_ubatch = settings.prefill_chunk
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings.threads or 1
+    params.n_threads_http = settings.slots + _HTTP_THREADS_SPARE
+    params.n_gpu_layers = settings.gpu_layers
+    kind = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{kv_type(settings, header).upper()}")
+    params.cache_type_k = params.cache_type_v = kind
+    modes = xllamacpp.llama_flash_attn_type
+    on, off = modes.LLAMA_FLASH_ATTN_TYPE_ENABLED, modes.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.flash_attn_type = on if settings.flash_attention else off
+    params.warmup = False  # the replica makes its first token itself
+    params.enable_chat_template = False  # prompts come rendered
+    params.ui = False
+    params.verbosity = -1  # it would log prompts
+    params.hostnames = [str(socket)]  # and no TCP port
+    return params
+
+
+def kv_type(settings: LlamaCppSettings, header: Header) -> str:
+    """Return the numbers' type in the KV cache: as configured, else as exact as the weights."""
+    return settings.kv_cache_type or ("f32" if majority_type(header) == "f32" else "f16")
+
+
+def majority_type(header: Header) -> str:
+    """Return the type that most of the weights' bytes have."""
+    sizes: dict[str, int] = {}
+    for tensor in header.tensors.values():
+        sizes[tensor.type] = sizes.get(tensor.type, 0) + tensor.bytes
+    return max(sizes, key=lambda name: sizes[name]).lower()
+
+
+_KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
+
+
+def require_room(header: Header, settings: LlamaCppSettings) -> None:
+    """Raise `EngineDead` when the memory cannot hold cache and weights, or the header does not tell what the cache takes."""
+    prefix = header.keys.get("general.architecture")
+    names = ("block_count", "attention.head_count", "attention.head_count_kv", "embedding_length")
+    sizes = [header.keys.get(f"{prefix}.{name}") for name in names]
+    layers, heads, kv_heads, width = (size if type(size) is int and 0 < size < 1 << 20 else 0 for size in sizes)
+    if not all((layers, heads, kv_heads, width)):
+        raise EngineDead(f"the GGUF file's keys describe no model of architecture {str(prefix)[:40]!r}; export or fetch it again")
+    per_token = 2 * layers * kv_heads * (width / heads) * _KV_BYTES[kv_type(settings, header)]
+    cache = settings.slots * settings.max_model_len * per_token
+    weights = sum(tensor.bytes for tensor in header.tensors.values())
+    free = available_bytes()
+    if cache + weights > free and not settings.gpu_layers:
+        raise EngineDead(
+            f"{settings.slots} slots of {settings.max_model_len} tokens take {cache / 2**30:.1f} GiB of KV cache beside "
+            f"{weights / 2**30:.1f} GiB of weights, and {free / 2**30:.1f} GiB are free; set fewer slots or a smaller max_model_len"
+        )

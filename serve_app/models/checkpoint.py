@@ -1,0 +1,82 @@
+"""Reads a folder's safetensors files piece by piece, so that no more than a piece is in memory.
+
+Knows the file format; nothing of what the tensors mean.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.errors import EngineDead
+
+_TYPES: dict[str, str] = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where one tensor lies."""
+
+    file: Path
+    type: str
+    """The format's own name: F32, F16, BF16, F64."""
+    shape: tuple[int, ...]
+    begin: int
+    """First byte in the file."""
+
+
+class Checkpoint:
+    """The tensors of a folder by name."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the headers; raises `EngineDead` naming a file that is damaged or a folder that has none."""
+        self.tensors: dict[str, Stored] = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            self.tensors |= _read_header(file)
+        if not self.tensors:
+            raise EngineDead("the model's folder has no *.safetensors file; fetch the model again")
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Return rows `start` to `stop` along the first axis in float32; raises `EngineDead` when there is no such tensor."""
+        stored = self.tensors.get(name)
+        if stored is None:
+            raise EngineDead(f"the checkpoint has no tensor {name}; it is not of the architecture that its config.json names")
+        width = math.prod(stored.shape[1:])
+        kind = np.dtype(_TYPES[stored.type])
+        with stored.file.open("rb") as stream:
+            stream.seek(stored.begin + start * width * kind.itemsize)
+            raw = np.frombuffer(stream.read((stop - start) * width * kind.itemsize), kind)
+        if stored.type == "BF16":  # the upper half of a float32
+            raw = (raw.astype("<u4") << 16).view("<f4")
+        return raw.astype(np.float32, copy=False).reshape(stop - start, *stored.shape[1:])
+
+
+def count_weights(folder: Path) -> int:
+    """Count from the headers alone."""
+    return sum(math.prod(stored.shape) for file in folder.glob("*.safetensors") for stored in _read_header(file).values())
+
+
+def _read_header(file: Path) -> dict[str, Stored]:
+    """Read eight bytes of length, then JSON with type, shape and place of every tensor."""
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > size:
+                raise ValueError
+            header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        found = {}
+        for name, tensor in header.items():
+            shape, (begin, end) = tuple(map(int, tensor["shape"])), tensor["data_offsets"]
+            if tensor["dtype"] in _TYPES and end - begin != math.prod(shape) * np.dtype(_TYPES[tensor["dtype"]]).itemsize:
+                raise ValueError
+            if not 0 <= begin <= end <= size - 8 - length:
+                raise ValueError
+            found[name] = Stored(file, tensor["dtype"], shape, 8 + length + begin)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+        raise EngineDead(f"{file.name} is no safetensors file; fetch the model again") from error
+    return found

@@ -1,0 +1,177 @@
+"""Writes a Phi-3 checkpoint as a GGUF file, tensor by tensor.
+
+The names and keys are those that llama.cpp reads for the architecture `phi3`; see its documentation of the format.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
+from gguf.constants import GGML_QUANT_SIZES
+from gguf.quants import quantize
+from numpy.typing import NDArray
+
+from serve_app.errors import EngineDead
+from serve_app.models.checkpoint import Checkpoint
+from serve_app.models.gguf_vocabulary import read_vocabulary
+
+FILE = "model.gguf"
+_PIECE_WEIGHTS = 1 << 22
+"""Weights in memory at once."""
+_FILE_TYPES = {
+    "f32": LlamaFileType.ALL_F32,
+    "f16": LlamaFileType.MOSTLY_F16,
+    "q8_0": LlamaFileType.MOSTLY_Q8_0,
+    "q4_0": LlamaFileType.MOSTLY_Q4_0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """One tensor of the file and where it comes from."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: GGMLQuantizationType
+    source: str | NDArray[np.float32]
+    """The checkpoint's name, or the values."""
+
+    @property
+    def bytes(self) -> int:
+        per_block, block_bytes = GGML_QUANT_SIZES[self.type]
+        return int(math.prod(self.shape) // per_block * block_bytes)
+
+
+def write_gguf(model_dir: Path, precision: str, file: Path) -> None:
+    """Write the checkpoint of `model_dir` to `file` with weights in `precision`: f32, f16, q8_0 or q4_0.
+
+    Raises `EngineDead` when it is not a Phi-3 checkpoint with byte-level BPE or lacks a tensor.
+    """
+    config = json.loads((model_dir / "config.json").read_text())
+    if config.get("model_type") != "phi3":
+        raise EngineDead(f"model_type is {config.get('model_type')}; the GGUF export knows phi3 only")
+    checkpoint = Checkpoint(model_dir)
+    tensors = list(_tensors(config, checkpoint, precision))
+    writer = GGUFWriter(file, "phi3")
+    _describe(writer, config, precision)
+    _describe_tokenizer(writer, config, model_dir)
+    for tensor in tensors:
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.bytes, raw_dtype=tensor.type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    # The writer's own way takes whole tensors, and an embedding of 200,000 tokens alone is 2.4 GB in float32.
+    with file.open("ab") as out:
+        for tensor in tensors:
+            out.write(bytes(-out.tell() % writer.data_alignment))
+            for piece in _pieces(tensor, checkpoint):
+                out.write(quantize(piece, tensor.type).tobytes())
+        out.write(bytes(-out.tell() % writer.data_alignment))
+
+
+def _pieces(tensor: _Tensor, checkpoint: Checkpoint) -> Iterator[NDArray[np.float32]]:
+    if not isinstance(tensor.source, str):
+        yield tensor.source
+        return
+    height = max(1, _PIECE_WEIGHTS // max(1, math.prod(tensor.shape[1:])))
+    for start in range(0, tensor.shape[0], height):
+        yield checkpoint.rows(tensor.source, start, min(start + height, tensor.shape[0]))
+
+
+_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_qkv": "self_attn.qkv_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_up": "mlp.gate_up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+def _tensors(config: dict[str, Any], checkpoint: Checkpoint, precision: str) -> Iterator[_Tensor]:
+    def stored(name: str, source: str, wanted: str) -> _Tensor:
+        found = checkpoint.tensors.get(source)
+        if found is None:
+            raise EngineDead(f"the checkpoint has no tensor {source}; it is not of the architecture that its config.json names")
+        return _Tensor(name, found.shape, _type(found.shape, wanted), source)
+
+    # Where embeddings are tied they are the head too, which four bits would blur for every token.
+    yield stored("token_embd.weight", "model.embed_tokens.weight", "q8_0" if precision == "q4_0" else precision)
+    if not config.get("tie_word_embeddings"):
+        yield stored("output.weight", "lm_head.weight", "q8_0" if precision == "q4_0" else precision)
+    yield stored("output_norm.weight", "model.norm.weight", precision)
+    for form, key in (("long", "long_factor"), ("short", "short_factor")):
+        factors = _scaling(config).get(key)
+        if factors:
+            values = np.array(factors, np.float32)
+            yield _Tensor(f"rope_factors_{form}.weight", values.shape, GGMLQuantizationType.F32, values)
+    for layer in range(int(config["num_hidden_layers"])):
+        for name, source in _LAYER.items():
+            yield stored(f"blk.{layer}.{name}.weight", f"model.layers.{layer}.{source}.weight", precision)
+
+
+def _type(shape: tuple[int, ...], precision: str) -> GGMLQuantizationType:
+    """Norms stay in float32, and so does a matrix whose rows are no whole number of blocks."""
+    wanted = GGMLQuantizationType[precision.upper()]
+    fits = len(shape) > 1 and shape[-1] % GGML_QUANT_SIZES[wanted][0] == 0
+    return wanted if fits else GGMLQuantizationType.F32
+
+
+def _scaling(config: dict[str, Any]) -> dict[str, Any]:
+    """LongRoPE's parameters, under the old name or the new one."""
+    return config.get("rope_scaling") or config.get("rope_parameters") or {}
+
+
+def _describe(writer: GGUFWriter, config: dict[str, Any], precision: str) -> None:
+    scaling = _scaling(config)
+    heads, width = int(config["num_attention_heads"]), int(config["hidden_size"])
+    context = int(config["max_position_embeddings"])
+    original = int(scaling.get("original_max_position_embeddings") or config.get("original_max_position_embeddings") or context)
+    share = scaling.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
+    writer.add_file_type(_FILE_TYPES[precision])
+    writer.add_quantization_version(2)
+    writer.add_vocab_size(int(config["vocab_size"]))
+    writer.add_context_length(context)
+    writer.add_rope_scaling_orig_ctx_len(original)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(int(config["intermediate_size"]))
+    writer.add_block_count(int(config["num_hidden_layers"]))
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(int(config["num_key_value_heads"]))
+    writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
+    writer.add_rope_dimension_count(int(share * width // heads))
+    writer.add_rope_freq_base(float(config.get("rope_theta") or scaling.get("rope_theta") or 10000.0))
+    writer.add_sliding_window(int(config.get("sliding_window") or 0))
+    if "longrope" in (scaling.get("type"), scaling.get("rope_type")) and context > original:
+        # LongRoPE's correction of the attention's scale, which holds for short texts as well.
+        writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(context / original) / math.log(original)))
+
+
+def _describe_tokenizer(writer: GGUFWriter, config: dict[str, Any], model_dir: Path) -> None:
+    vocabulary = read_vocabulary(model_dir, int(config["vocab_size"]))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(vocabulary.pre)
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_types(vocabulary.types)
+    writer.add_token_merges(vocabulary.merges)
+    generation = model_dir / "generation_config.json"
+    stops = (json.loads(generation.read_text()) if generation.exists() else config).get("eos_token_id")
+    stops = stops if isinstance(stops, list) else [stops]
+    end = config.get("eos_token_id")
+    writer.add_bos_token_id(int(config.get("bos_token_id") or stops[0]))
+    writer.add_eos_token_id(end if isinstance(end, int) else int(stops[0]))
+    turn_end = vocabulary.tokens.index("<|end|>") if "<|end|>" in vocabulary.tokens else stops[-1]
+    writer.add_eot_token_id(int(turn_end))
+    writer.add_add_bos_token(False)
+    template = model_dir / "chat_template.jinja"
+    settings = model_dir / "tokenizer_config.json"
+    if template.exists():
+        writer.add_chat_template(template.read_text())
+    elif settings.exists() and json.loads(settings.read_text()).get("chat_template"):
+        writer.add_chat_template(json.loads(settings.read_text())["chat_template"])

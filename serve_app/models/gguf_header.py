@@ -1,0 +1,178 @@
+"""Reads a GGUF file's header without trust: whatever it claims is held against the file's length before it is believed.
+
+llama.cpp aborts its process on some damaged files, so nothing reaches it unread. Memory and time are bounded: every entry that the
+header counts must lie in the file, and the header within its first 256 MiB.
+"""
+
+import math
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from serve_app.errors import EngineDead
+
+_MAX_NAME_BYTES = 64
+"""llama.cpp's limit for tensors' names; longer ones overrun."""
+_MAX_TENSORS = 1 << 16
+_MAX_KEYS = 1 << 12
+_MAX_ALIGNMENT = 1 << 16
+_MAX_ENTRIES = 1 << 22
+"""Of one list; the largest known vocabularies and their merges have a tenth."""
+_MAX_HEADER_BYTES = 1 << 28
+_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_STRING, _ARRAY = 8, 9
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor's entry."""
+
+    shape: tuple[int, ...]
+    """As stored: the fastest dimension first."""
+    type: str
+    bytes: int
+    offset: int
+    """From the beginning of the data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the file says of itself, checked."""
+
+    keys: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+
+
+class _Lie(ValueError):
+    """What is wrong, for the message."""
+
+
+def read_header(file: Path) -> Header:
+    """Return the header of `file`; raises `EngineDead` with what is wrong when anything in it cannot be true."""
+    try:
+        with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return _read(content)
+    except _Lie as lie:
+        raise EngineDead(f"{file.name} is no sound GGUF file: {lie}; export or fetch it again") from lie
+    except (OSError, ValueError) as error:  # also an empty file, which cannot be mapped
+        raise EngineDead(f"{file.name} cannot be read as a GGUF file; check that it exists and is not empty") from error
+
+
+class _Cursor:
+    """Takes values one after the other, never beyond the end."""
+
+    def __init__(self, content: mmap.mmap) -> None:
+        self.content = content
+        self.at = 0
+        self.size = len(content)
+
+    def require(self, count: int, what: str) -> None:
+        if count > self.size - self.at:
+            raise _Lie(f"{what} would end beyond the file's {self.size} bytes")
+        if self.at + count > _MAX_HEADER_BYTES:
+            raise _Lie(f"{what} would end beyond the {_MAX_HEADER_BYTES >> 20} MiB that a header may have")
+
+    def scalar(self, form: str, what: str) -> Any:
+        length = struct.calcsize(form)
+        self.require(length, what)
+        (value,) = struct.unpack_from(form, self.content, self.at)
+        self.at += length
+        return value
+
+    def string(self, what: str, limit: int | None = None) -> str:
+        length = self.scalar("<Q", what)
+        if limit is not None and length > limit:
+            raise _Lie(f"{what} has {length} bytes, over the limit of {limit}")
+        self.require(length, what)
+        raw = self.content[self.at : self.at + length]
+        self.at += length
+        return raw.decode("utf-8", "surrogateescape")
+
+    def array(self, what: str) -> list[Any]:
+        kind, count = self.scalar("<I", what), self.scalar("<Q", what)
+        if count > _MAX_ENTRIES:
+            raise _Lie(f"{what} is a list of {count} entries, over the limit of {_MAX_ENTRIES}")
+        if kind == _STRING:
+            self.require(8 * count, what)
+            return [self.string(what) for _ in range(count)]
+        if kind not in _SCALARS:
+            raise _Lie(f"{what} is a list of an unknown type {kind}")
+        form = _SCALARS[kind]
+        length = count * struct.calcsize(form)
+        self.require(length, what)
+        values = struct.unpack_from(f"<{count}{form[1]}", self.content, self.at)
+        self.at += length
+        return list(values)
+
+    def value(self, what: str) -> Any:
+        kind = self.scalar("<I", what)
+        if kind == _STRING:
+            return self.string(what)
+        if kind == _ARRAY:
+            return self.array(what)
+        if kind not in _SCALARS:
+            raise _Lie(f"{what} has an unknown type {kind}")
+        return self.scalar(_SCALARS[kind], what)
+
+
+def _read(content: mmap.mmap) -> Header:
+    cursor = _Cursor(content)
+    cursor.require(24, "the header")
+    if content[:4] != b"GGUF":
+        raise _Lie("it does not begin with GGUF")
+    cursor.at = 4
+    version = cursor.scalar("<I", "the version")
+    if version not in (2, 3):
+        raise _Lie(f"its version is {version}, and 2 and 3 are known")
+    tensor_count, key_count = cursor.scalar("<Q", "the number of tensors"), cursor.scalar("<Q", "the number of keys")
+    if not 0 < tensor_count <= _MAX_TENSORS or not 0 < key_count <= _MAX_KEYS:
+        raise _Lie(f"it claims {tensor_count} tensors and {key_count} keys")
+    keys: dict[str, Any] = {}
+    for _ in range(key_count):
+        name = cursor.string("a key", 1 << 16)
+        if name in keys:
+            raise _Lie(f"the key {name[:80]!r} is there twice")
+        keys[name] = cursor.value(f"the value of {name[:80]!r}")
+    tensors: dict[str, TensorInfo] = {}
+    for _ in range(tensor_count):
+        name = cursor.string("a tensor's name", _MAX_NAME_BYTES - 1)
+        if name in tensors:
+            raise _Lie(f"the tensor {name!r} is there twice")
+        tensors[name] = _tensor(cursor, f"the tensor {name!r}")
+    _check_places(cursor, keys, tensors)
+    return Header(keys, tensors)
+
+
+def _tensor(cursor: _Cursor, what: str) -> TensorInfo:
+    dimensions = cursor.scalar("<I", what)
+    if not 1 <= dimensions <= 4:
+        raise _Lie(f"{what} has {dimensions} dimensions")
+    shape = tuple(cursor.scalar("<Q", what) for _ in range(dimensions))
+    kind, offset = cursor.scalar("<I", what), cursor.scalar("<Q", what)
+    try:
+        known = GGMLQuantizationType(kind)
+        per_block, block_bytes = GGML_QUANT_SIZES[known]
+    except (ValueError, KeyError) as error:
+        raise _Lie(f"{what} has an unknown type {kind}") from error
+    if 0 in shape or shape[0] % per_block:
+        raise _Lie(f"{what} has a shape {shape} that its type {known.name} cannot have")
+    return TensorInfo(shape, known.name, math.prod(shape) // per_block * block_bytes, offset)
+
+
+def _check_places(cursor: _Cursor, keys: dict[str, Any], tensors: dict[str, TensorInfo]) -> None:
+    """Hold the tensors' places against the file's length; they must neither overlap nor leave it."""
+    alignment = keys.get("general.alignment", 32)
+    if type(alignment) is not int or not 8 <= alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
+        raise _Lie("its alignment is no power of two within reason")
+    begin = cursor.at + -cursor.at % alignment
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: item[1].offset):
+        if tensor.offset % alignment or tensor.offset < end:
+            raise _Lie(f"the tensor {name!r} lies at {tensor.offset}, inside another or not aligned")
+        end = tensor.offset + tensor.bytes
+        if begin + end > cursor.size:
+            raise _Lie(f"the tensor {name!r} would end at byte {begin + end} of {cursor.size}: the file is cut short")

@@ -1,0 +1,74 @@
+"""A model as clients name it: the served weights with a system prompt, turns, a template and parameters of its own. Pure values."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from serve_app import parameters as ollama
+from serve_app.config import VariantSettings
+from serve_app.conversation import Chat, GenerateRequest, Message, Prompt
+from serve_app.errors import InvalidRequest
+from serve_app.types import InvalidValue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """A name and what it adds to the served model; the served model itself adds nothing."""
+
+    name: str
+    parent: str = ""
+    """The name it was derived from; empty for the served model and its aliases."""
+    settings: VariantSettings = field(default_factory=VariantSettings)
+    """All of it, what it took over from its parent included."""
+    modified: float
+    """Unix seconds."""
+    stored: bool = False
+    """Made through the API, so that it can be deleted; others are configuration."""
+
+    def applied(self, request: GenerateRequest) -> GenerateRequest:
+        """Return the request with what it leaves open filled in; raises `InvalidRequest` when the two do not go together."""
+        settings = self.settings
+        fields = {
+            name: value for name, value in ollama.sampling_fields(settings.parameters).items() if name not in request.explicit
+        }
+        try:
+            sampling = replace(request.sampling, **fields)
+        except InvalidValue as error:
+            raise InvalidRequest(f"model '{self.name}': {error}", param=error.field) from error
+        return replace(
+            request,
+            sampling=sampling,
+            stop=request.stop if "stop" in request.explicit else (*request.stop, *ollama.stops(settings.parameters)),
+            prompts=tuple(map(self.prompted, request.prompts)),
+            task=request.task or settings.task,
+        )
+
+    def prompted(self, prompt: Prompt) -> Prompt:
+        """Return a chat with this model's template, system prompt and turns; other prompts as they are.
+
+        A system message of the client's own takes the place of the system prompt. A chat that goes on from token ids has both.
+        """
+        if not isinstance(prompt, Chat):
+            return prompt
+        prompt = replace(prompt, template=prompt.template or self.settings.template)
+        if prompt.context:
+            return prompt
+        messages = list(prompt.messages)
+        first = messages[:1] if messages and messages[0].role in ("system", "developer") else []
+        system = first or [Message(role="system", content=text) for text in (self.settings.system,) if text]
+        turns = [Message(role=turn.role, content=turn.content) for turn in self.settings.messages]
+        return replace(prompt, messages=(*system, *turns, *messages[len(first) :]))
+
+    def derived(self, name: str, changes: dict[str, Any], modified: float) -> "Variant":
+        """Return a new variant of this one; `changes` are the settings it does not take over."""
+        inherited = self.settings.model_dump(by_alias=False)
+        merged = inherited | {key: value for key, value in changes.items() if value is not None}
+        merged["parameters"] = inherited["parameters"] | (changes.get("parameters") or {})
+        settings = VariantSettings.model_validate(merged | {"parent": self.name})
+        return Variant(name=name, parent=self.name, settings=settings, modified=modified, stored=True)
+
+    def digest(self, weights: str) -> str:
+        """Return SHA-256 over what it adds and the identity of the weights; equal for aliases of the served model."""
+        added = self.settings.model_dump(mode="json", exclude={"parent"})
+        return hashlib.sha256(json.dumps([weights, added], sort_keys=True).encode()).hexdigest()

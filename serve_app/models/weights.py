@@ -1,0 +1,80 @@
+"""What the served model's files say of it: architecture, size, identity. Knows no engine and no dialect."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_BYTES = {
+    **dict.fromkeys(("float32", "fp32", "f32"), 4.0),
+    **dict.fromkeys(("float16", "bfloat16", "fp16", "f16", "bf16"), 2.0),
+    "int8": 1.0,
+    "int4": 0.5,
+    "q8_0": 34 / 32,  # a block of 32 weights has a scale of two bytes
+    "q4_0": 18 / 32,
+}
+"""Bytes per weight, by the names that engines give their precision."""
+_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """A model in Hugging Face layout, as its configuration describes it."""
+
+    config: Mapping[str, Any]
+    """config.json."""
+    identity: str
+    """SHA-256 over configuration and tokenizer: the same for the same model on every node."""
+    parameters: int
+    """Number of weights, computed from the configuration's shapes; shared embeddings count once."""
+
+    @classmethod
+    def read(cls, folder: Path) -> "Weights":
+        """Read the folder's configuration; it need not hold the weights themselves."""
+        digest = hashlib.sha256()
+        for name in ("config.json", "tokenizer.json"):
+            digest.update((folder / name).read_bytes())
+        config = json.loads((folder / "config.json").read_text())
+        return cls(config=config, identity=digest.hexdigest(), parameters=_count(config))
+
+    @property
+    def family(self) -> str:
+        """The architecture's short name, such as phi3."""
+        return str(self.config.get("model_type", "unknown"))
+
+    @property
+    def stored_precision(self) -> str:
+        """The checkpoint's own number format, as Ollama writes it."""
+        kind = str(self.config.get("torch_dtype") or self.config.get("dtype") or "float32")
+        return _NAMES.get(kind, kind.upper())
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size of the checkpoint's weights."""
+        kind = str(self.config.get("torch_dtype") or self.config.get("dtype") or "float32")
+        return int(self.parameters * _BYTES.get(kind, 4.0))
+
+    def held_bytes(self, precision: str) -> int:
+        """Size of the weights in an engine's precision; 0 for engines without any."""
+        return int(self.parameters * _BYTES.get(precision, 0.0))
+
+    @property
+    def parameter_size(self) -> str:
+        """Number of weights with a unit, as in 3.8B."""
+        for unit, factor in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
+            if self.parameters >= factor:
+                return f"{self.parameters / factor:.1f}{unit}"
+        return str(self.parameters)
+
+
+def _count(config: Mapping[str, Any]) -> int:
+    """Add up a Phi-3 style decoder: fused attention and MLP projections, two norms a layer, no biases."""
+    hidden, layers, inner = (int(config.get(name, 0)) for name in ("hidden_size", "num_hidden_layers", "intermediate_size"))
+    heads = int(config.get("num_attention_heads", 1))
+    kv_heads = int(config.get("num_key_value_heads") or heads)
+    head = int(config.get("head_dim") or hidden // heads)
+    attention = hidden * head * (heads + 2 * kv_heads) + heads * head * hidden
+    embeddings = int(config.get("vocab_size", 0)) * hidden * (1 if config.get("tie_word_embeddings", True) else 2)
+    return embeddings + layers * (attention + 3 * hidden * inner + 2 * hidden) + hidden

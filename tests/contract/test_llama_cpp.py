@@ -1,0 +1,258 @@
+"""What is particular to llama.cpp: ids that its server drops, its end tokens, its prefix cache, foreign files, its faults."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from serve_app.chat.tokenizer import Tokenizer
+from serve_app.config import LlamaCppSettings
+from serve_app.engines.base import Engine
+from serve_app.engines.llama_cpp.engine import LlamaCppEngine
+from serve_app.engines.registry import build_engine
+from serve_app.errors import EngineDead, InvalidRequest, Overloaded
+from serve_app.models.export import derive
+from serve_app.types import Capability, FinishReason, Regex, TokenRequest
+from tests.contract.play import ask, play, prompt
+
+
+async def _started(model_dir: Path, **settings: object) -> LlamaCppEngine:
+    chosen = LlamaCppSettings.model_validate({"precision": "f32", "slots": 2, "max_model_len": 512} | settings)
+    engine = build_engine(chosen, derive(model_dir, chosen))
+    assert isinstance(engine, LlamaCppEngine)
+    await engine.start()
+    return engine
+
+
+async def _whole(engine: Engine, request: TokenRequest) -> dict[str, Any]:
+    """Ask llama.cpp's server itself, not streamed: then it tells every id."""
+    assert isinstance(engine, LlamaCppEngine)
+    body = json.loads(engine._body(await engine._admit(request))) | {"stream": False, "response_fields": ["content", "tokens"]}
+    async with engine._server.session.post("http://llama/completion", json=body) as response:
+        value: dict[str, Any] = await response.json()
+    return value
+
+
+async def test_streamed_ids_are_those_of_a_whole_answer(llama_cpp_engine: Engine, tokenizer: Tokenizer) -> None:
+    halves = [
+        at for at in range(tokenizer.vocabulary_size) if tokenizer.raw(at).decode("utf-8", "replace").encode() != tokenizer.raw(at)
+    ]
+    bias = {0: -100.0, 1: -100.0} | dict.fromkeys(halves, 6.0)
+    stray = 0
+    for seed in range(6):
+        request = ask(prompt(20, seed), temperature=2.0, seed=seed, max_tokens=200, logit_bias=bias)
+        ids, end, _ = await play(llama_cpp_engine, request)
+        assert list(ids) == (await _whole(llama_cpp_engine, request))["tokens"]
+        assert end.usage.completion_tokens == len(ids) == 200
+        stray += len(set(halves) & set(ids))
+    assert stray > 100, "the test says nothing without tokens that are half a character"
+
+
+async def test_what_llama_cpp_ends_by_is_no_end_unless_asked_for(llama_cpp_engine: Engine) -> None:
+    forced = {"logit_bias": {1: 100.0}, "max_tokens": 4}
+    ids, end, _ = await play(llama_cpp_engine, ask(prompt(20), **forced))
+    assert (ids, end.reason, end.usage.completion_tokens) == ((1,) * 4, FinishReason.LENGTH, 4)
+    ids, end, _ = await play(llama_cpp_engine, ask(prompt(20), stop_token_ids=(1,), **forced))
+    assert (ids, end.reason, end.usage.completion_tokens) == ((), FinishReason.STOP, 1)
+    ids, end, _ = await play(llama_cpp_engine, ask(prompt(20), stop_token_ids=(1,), min_tokens=3, **forced))
+    assert (len(ids), end.reason, end.usage.completion_tokens) == (3, FinishReason.STOP, 4)
+
+
+async def test_it_tokenizes_like_the_app(llama_cpp_engine: Engine, tokenizer: Tokenizer) -> None:
+    assert isinstance(llama_cpp_engine, LlamaCppEngine)
+    texts = [
+        "What is 12345 + 30?\n\n",
+        "def f(x):\n    return x's  \t y",
+        "I'LL go, 'tis DON'T.",
+        "a  b   c\r\n\r\n d",
+        "<|user|>hi<|end|>",
+    ]
+    for text in texts:
+        body = {"content": text, "parse_special": True}
+        async with llama_cpp_engine._server.session.post("http://llama/tokenize", json=body) as response:
+            assert (await response.json())["tokens"] == tokenizer.encode(text, special=True), text
+
+
+async def test_capabilities_leave_out_what_llama_cpp_does_otherwise(llama_cpp_engine: Engine) -> None:
+    missing = frozenset(Capability) - llama_cpp_engine.info.capabilities
+    assert missing == {Capability.OUTPUT_PENALTIES, Capability.UNICODE_PATTERNS, Capability.STRUCTURED_MIN_TOKENS}
+    plain = ask(prompt(5), max_tokens=5)
+    request = TokenRequest(request_id="u", prompt=plain.prompt, sampling=plain.sampling, constraint=Regex("[äöü]+"))
+    with pytest.raises(InvalidRequest, match="ASCII"):
+        await play(llama_cpp_engine, request)
+
+
+async def test_a_conversation_goes_on_from_generated_tokens_and_another_salt_shares_nothing(model_dir: Path) -> None:
+    engine = await _started(model_dir)
+    first = prompt(60, seed=9)
+    answer, end, _ = await play(engine, ask(first))
+    assert end.usage.cached_tokens == 0
+    longer = (*first, *answer, *prompt(5, seed=4))
+    cached = (await play(engine, ask(longer)))[1].usage.cached_tokens
+    assert cached >= len(first) + len(answer) - 1
+    assert engine.load().counters["reused_tokens"] == cached
+    base = ask(longer)
+    salted = TokenRequest(request_id="salted", prompt=base.prompt, sampling=base.sampling, cache_salt="tenant")
+    assert (await play(engine, salted))[1].usage.cached_tokens == 0
+    assert (await play(engine, ask(longer)))[1].usage.cached_tokens == 0
+    await engine.close()
+    off = await _started(model_dir, prefix_cache=False)
+    for _ in range(2):
+        assert (await play(off, ask(first)))[1].usage.cached_tokens == 0
+    await off.close()
+
+
+@pytest.fixture(scope="session")
+def foreign(model_dir: Path, tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """The embedded model as llama.cpp's own converter would write it: every token by its byte-level text."""
+    source = gguf.GGUFReader(derive(model_dir, LlamaCppSettings(precision="q8_0")) / "model.gguf")
+    target = tmp_path_factory.mktemp("foreign") / "phi.Q8_0.gguf"
+    writer = gguf.GGUFWriter(target, "phi3")
+    vocabulary = json.loads((model_dir / "tokenizer.json").read_text())["model"]["vocab"]
+    for name, field in source.fields.items():
+        value, kind = field.contents(), field.types
+        if name.startswith("GGUF.") or name == "general.architecture":
+            continue
+        if name.endswith("ggml.tokens"):
+            known = {token_id: token for token, token_id in vocabulary.items()}
+            value = [known.get(at, token) for at, token in enumerate(value)]
+        if name.endswith("token_type"):
+            value = [1 if entry == 4 else entry for entry in value]
+        if kind[0] is gguf.GGUFValueType.ARRAY:
+            writer.add_array(name, value)
+        else:
+            writer.add_key_value(name, value, kind[0])
+    for tensor in source.tensors:
+        writer.add_tensor(tensor.name, np.asarray(tensor.data), raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
+
+
+@pytest.fixture
+async def foreign_engine(model_dir: Path, foreign: Path) -> AsyncIterator[LlamaCppEngine]:
+    engine = await _started(model_dir, gguf=str(foreign))
+    yield engine
+    await engine.close()
+
+
+async def test_a_foreign_files_text_is_exact_and_its_ids_are_not_claimed(
+    foreign_engine: LlamaCppEngine, tokenizer: Tokenizer
+) -> None:
+    info = foreign_engine.info
+    assert info.precision == "q8_0"
+    assert not info.capabilities & {Capability.EXACT_IDS, Capability.LOGPROBS, Capability.STRUCTURED}
+    text = "Grüße aus Köln: 日本語 🐱!"
+    ids = tuple(tokenizer.encode(text, special=False))
+    for at, token in enumerate(ids):  # forced, one after the other, as if the model wrote it
+        request = ask((5, *ids[:at]), logit_bias={token: 100.0}, max_tokens=1)
+        assert (await _whole(foreign_engine, request))["tokens"] == [token]
+    for seed in range(6):
+        # Control tokens are no part of the server's text.
+        bias = dict.fromkeys(tokenizer.special_ids, -100.0)
+        request = ask(prompt(20, seed), temperature=1.5, seed=seed, max_tokens=100, logit_bias=bias)
+        streamed, end, _ = await play(foreign_engine, request)
+        whole = await _whole(foreign_engine, request)
+        text = b"".join(map(tokenizer.raw, streamed)).decode("utf-8", "replace")
+        assert re.sub("\ufffd+", "?", text).rstrip("?") == re.sub("\ufffd+", "?", whole["content"]).rstrip("?")
+        assert end.usage.completion_tokens == len(whole["tokens"]) == 100
+
+
+async def test_a_foreign_file_answers_as_ours_where_ids_are_not_dropped(foreign_engine: LlamaCppEngine, model_dir: Path) -> None:
+    ours = await _started(model_dir, precision="q8_0")
+    for length in (9, 40):
+        assert (await play(foreign_engine, ask(prompt(length))))[0] == (await play(ours, ask(prompt(length))))[0]
+    await ours.close()
+
+
+async def test_a_file_of_another_model_is_refused(model_dir: Path, foreign: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.gguf"
+    content = foreign.read_bytes()
+    at = content.index(b"<|tool_call|>")
+    other.write_bytes(content[:at] + b"<|tool_cool|>" + content[at + 13 :])
+    with pytest.raises(EngineDead, match=r"token 7 of the GGUF file is not that of the model's tokenizer"):
+        await _started(model_dir, gguf=str(other))
+    other.write_bytes(content[:-1000])
+    with pytest.raises(EngineDead, match=r"other\.gguf is no sound GGUF file: .* the file is cut short"):
+        await _started(model_dir, gguf=str(other))
+    with pytest.raises(EngineDead, match=r"none\.gguf cannot be read"):
+        await _started(model_dir, gguf=str(tmp_path / "none.gguf"))
+
+
+async def test_a_file_that_llama_cpp_refuses_is_told(model_dir: Path, foreign: Path, tmp_path: Path) -> None:
+    content = foreign.read_bytes()
+    other = tmp_path / "other.gguf"
+    other.write_bytes(content.replace(b"blk.5.attn_norm.weight", b"blk.5.attn_n0rm.weight"))
+    with pytest.raises(EngineDead, match=r"llama\.cpp cannot load other\.gguf"):
+        await _started(model_dir, gguf=str(other))
+
+
+async def test_what_does_not_fit_is_refused_with_the_arithmetic(model_dir: Path) -> None:
+    with pytest.raises(EngineDead, match=r"256 slots of 131072 tokens take .* GiB of KV cache .* set fewer slots"):
+        await _started(model_dir, slots=256, max_model_len=131072)
+
+
+async def test_a_server_that_never_answers_counts_as_hung(model_dir: Path, tmp_path: Path) -> None:
+    engine = await _started(model_dir, health_timeout_s=0.5)
+    await engine.check_health()
+    held: list[asyncio.StreamWriter] = []
+    silent = await asyncio.start_unix_server(lambda _, writer: held.append(writer), path=str(tmp_path / "s"))
+    real = engine._server._session
+    engine._server.connect(tmp_path / "s")
+    with pytest.raises(EngineDead, match=r"has not answered for 0\.5 s"):
+        await engine.check_health()
+    silent.close()
+    for writer in held:
+        writer.close()
+        await writer.wait_closed()
+    with pytest.raises(EngineDead, match="is dead"):
+        await engine.check_health()
+    await engine.close()
+    assert real is not None
+    await real.close()
+
+
+async def test_closing_tells_everyone(model_dir: Path) -> None:
+    engine = await _started(model_dir, slots=1)
+    tasks = [asyncio.create_task(play(engine, ask(prompt(10, i), max_tokens=400, ignore_eos=True))) for i in range(3)]
+    while engine.load().counters["decode_tokens"] == 0:
+        await asyncio.sleep(0.01)
+    await engine.close()
+    results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+    assert [type(result) for result in results] == [EngineDead] * 3
+    with pytest.raises(EngineDead, match="not running"):
+        await play(engine, ask(prompt(10)))
+    with pytest.raises(EngineDead, match="not running"):
+        await engine.check_health()
+
+
+async def test_a_full_queue_refuses(model_dir: Path) -> None:
+    engine = await _started(model_dir, slots=1, max_waiting=1)
+    streams = [engine.generate(ask(prompt(10, i), max_tokens=400, ignore_eos=True)) for i in range(2)]
+    tasks = [asyncio.ensure_future(anext(stream)) for stream in streams]
+    await asyncio.sleep(0.1)
+    with pytest.raises(Overloaded) as refused:
+        await play(engine, ask(prompt(10)))
+    assert refused.value.retry_after_s
+    for task, stream in zip(tasks, streams, strict=True):
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await stream.aclose()
+    await engine.close()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"flash_attention": True}, {"flash_attention": True, "kv_cache_type": "q8_0"}, {"kv_cache_type": "f16"}]
+)
+async def test_other_caches_and_attentions_answer(model_dir: Path, settings: dict[str, object]) -> None:
+    engine = await _started(model_dir, **settings)
+    assert len((await play(engine, ask(prompt(40), max_tokens=8)))[0]) == 8
+    await engine.close()

@@ -1,0 +1,82 @@
+"""LangChain's standard tests of a chat model, over Ollama's API.
+
+What the small embedded model gets wrong is expected to fail, by name; the same tests hold with a model that follows them.
+"""
+
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from langchain_core.language_models import BaseChatModel
+from langchain_ollama import ChatOllama
+from langchain_tests.integration_tests import ChatModelIntegrationTests
+
+from benchmarks.live import LiveApp
+
+_UNABLE = pytest.mark.xfail(reason="the embedded model calls no such tool and tells no such joke", strict=False)
+
+
+@pytest.mark.filterwarnings("ignore")  # LangChain's own
+class TestChatOllama(ChatModelIntegrationTests):
+    url = ""
+
+    @pytest.fixture(autouse=True, scope="class")
+    def live(self, app: LiveApp) -> Iterator[None]:
+        TestChatOllama.url = app.url
+        yield
+        gc.collect()  # LangChain leaves its clients' sockets to the collector, which must not meet another test
+
+    @property
+    def chat_model_class(self) -> type[BaseChatModel]:
+        return ChatOllama
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {"model": "phi4-mini", "base_url": self.url, "temperature": 0, "num_predict": 100}
+
+    @property
+    def supports_json_mode(self) -> bool:
+        return True
+
+    @property
+    def has_tool_choice(self) -> bool:
+        return False
+
+    @_UNABLE
+    def test_tool_calling(self, model: BaseChatModel) -> None:
+        super().test_tool_calling(model)
+
+    @_UNABLE
+    async def test_tool_calling_async(self, model: BaseChatModel) -> None:
+        await super().test_tool_calling_async(model)
+
+    @_UNABLE
+    def test_bind_runnables_as_tools(self, model: BaseChatModel) -> None:
+        super().test_bind_runnables_as_tools(model)
+
+    @_UNABLE
+    def test_tool_calling_with_no_arguments(self, model: BaseChatModel) -> None:
+        super().test_tool_calling_with_no_arguments(model)
+
+    @_UNABLE
+    def test_unicode_tool_call_integration(self, model: BaseChatModel) -> None:
+        super().test_unicode_tool_call_integration(model)
+
+    @_UNABLE
+    @pytest.mark.parametrize("schema_type", ["pydantic", "typeddict", "json_schema"])
+    def test_structured_output(self, model: BaseChatModel, schema_type: str) -> None:
+        super().test_structured_output(model, schema_type)
+
+    @_UNABLE
+    @pytest.mark.parametrize("schema_type", ["pydantic", "typeddict", "json_schema"])
+    async def test_structured_output_async(self, model: BaseChatModel, schema_type: str) -> None:
+        await super().test_structured_output_async(model, schema_type)
+
+    @_UNABLE
+    def test_structured_output_pydantic_2_v1(self, model: BaseChatModel) -> None:
+        super().test_structured_output_pydantic_2_v1(model)
+
+    @_UNABLE
+    def test_json_mode(self, model: BaseChatModel) -> None:
+        super().test_json_mode(model)
