@@ -29,7 +29,7 @@ from serve_app.routing.fleet import Fleet, Workload
 from serve_app.routing.health import Admission, Health
 from serve_app.routing.policy import Candidate
 from serve_app.routing.retry_budget import RetryBudget
-from serve_app.types import Finished, Placement, Task, TokenEvent, TokenRequest
+from serve_app.types import Capability, Finished, Placement, Task, TokenEvent, TokenRequest
 
 _RETRY_PAUSE_S = 0.1
 """Mean pause before a group is asked again; doubles with each round."""
@@ -223,7 +223,9 @@ class Attempts:
             except ServeError as failure:
                 error = failure
                 info = admission.group.info
-                if info is not None and answer.complete(info.context_length):
+                if info is not None and Capability.EXACT_IDS not in info.capabilities:
+                    fixed = fixed or "that engine tells its text, and not the tokens that it drew"
+                elif info is not None and answer.complete(info.context_length):
                     yield answer.full(self._clock())
                     return
                 if not error.retryable:
