@@ -6,7 +6,6 @@ take over; after it the answer goes on elsewhere from prompt and tokens so far, 
 """
 
 import asyncio
-import math
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -30,12 +29,14 @@ from serve_app.routing.fleet import Fleet, Workload
 from serve_app.routing.health import Admission, Health
 from serve_app.routing.policy import Candidate
 from serve_app.routing.retry_budget import RetryBudget
-from serve_app.types import Finished, Placement, Task, TokenEvent, TokenRequest
+from serve_app.types import Capability, Finished, Placement, Task, TokenEvent, TokenRequest
 
 _RETRY_PAUSE_S = 0.1
 """Mean pause before a group is asked again; doubles with each round."""
 _LOOK_EVERY_S = 1.0
 """How often it is asked whether the replica still reports, once an event has been awaited for as long as reports may take."""
+_LEAST_PAUSE_S = 0.02
+"""Between two looks, should something be due while nothing is awaited."""
 
 
 class Generator(Protocol):
@@ -94,13 +95,77 @@ class _Trail:
     """Replicas that failed it, by group."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Limits:
-    """How long an event may be awaited."""
+class _Watch:
+    """Awaits one engine's events, and gives up when the time is over, or nothing comes for too long.
 
-    deadline: float
-    stall_s: float
-    """Seconds without any."""
+    One timer for the whole stream instead of one per event: it fires when something may be due, looks, and is set again.
+    """
+
+    def __init__(self, settings: RoutingSettings, group: str, deadline: float, silent: Callable[[], bool]) -> None:
+        """Begin; `deadline` is on the loop's clock, `silent` tells whether the replica has stopped reporting."""
+        self._settings = settings
+        self._group = group
+        self._deadline = deadline
+        self._silent = silent
+        self._loop = asyncio.get_running_loop()
+        self._awaiting: asyncio.Timeout | None = None
+        self._since = self._loop.time()
+        self._begun = False
+        self._verdict: ServeError | None = None
+        self._arm()
+
+    async def next(self, stream: AsyncGenerator[TokenEvent, None]) -> TokenEvent | None:
+        """Return the next event or None at the end; raises `DeadlineExceeded` or `EngineDead` when it gives up."""
+        self._since = self._loop.time()
+        if self._since >= self._deadline:
+            raise _too_late()
+        try:
+            async with asyncio.timeout(None) as self._awaiting:
+                event = await anext(stream, None)
+        except TimeoutError as error:
+            raise self._verdict or _too_late() from error
+        finally:
+            self._awaiting = None
+        if not self._begun:
+            self._begun = True
+            self.close()
+            self._arm()  # from now on a pause may be shorter
+        return event
+
+    def close(self) -> None:
+        """Stop looking."""
+        self._timer.cancel()
+
+    def _arm(self) -> None:
+        now, due = self._loop.time(), self._deadline
+        if self._begun:
+            # The first token may have to wait behind others and a long prompt; those after it may not.
+            due = min(due, self._since + self._settings.stall_timeout_s)
+        due = min(due, max(now + _LOOK_EVERY_S, self._since + self._settings.stale_after_s))
+        due = max(due, now + _LEAST_PAUSE_S)
+        self._timer = self._loop.call_at(due, self._look, due)
+
+    def _look(self, due: float) -> None:
+        now = self._loop.time()
+        waited_s = now - self._since
+        # After a time in which this very process did not run, reports may be waiting to be taken.
+        awake = now - due < _LOOK_EVERY_S
+        if self._awaiting is None:
+            pass  # it is the client that is slow
+        elif now >= self._deadline:
+            self._verdict = _too_late()
+        elif self._begun and waited_s >= self._settings.stall_timeout_s:
+            self._verdict = EngineDead(f"a stream of group {self._group} sent nothing for {waited_s:.1f} s")
+        elif awake and waited_s >= self._settings.stale_after_s and self._silent():
+            self._verdict = EngineDead(f"a replica of group {self._group} has fallen silent")
+        if self._verdict is None or self._awaiting is None:
+            self._arm()
+        else:
+            self._awaiting.reschedule(now)
+
+
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded("the time for this request is over; ask for fewer tokens or allow more time")
 
 
 class Attempts:
@@ -158,7 +223,9 @@ class Attempts:
             except ServeError as failure:
                 error = failure
                 info = admission.group.info
-                if info is not None and answer.complete(info.context_length):
+                if info is not None and Capability.EXACT_IDS not in info.capabilities:
+                    fixed = fixed or "that engine tells its text, and not the tokens that it drew"
+                elif info is not None and answer.complete(info.context_length):
                     yield answer.full(self._clock())
                     return
                 if not error.retryable:
@@ -224,12 +291,12 @@ class Attempts:
         name, placement = admission.group.name, request.placement
         sent = self.workload.send(name, order.tokens, self._clock())
         stream = self._generators[name].generate(request)
+        left_s = order.deadline - self._clock()
+        watch = _Watch(self._settings, name, asyncio.get_running_loop().time() + left_s, lambda: self._is_silent(name, placement))
         ok: bool | None = None
         outcome = "cancelled"
         try:
-            limits = _Limits(order.deadline, math.inf)  # the first token may have to wait behind others and a long prompt
-            while (event := await self._next(stream, name, placement, limits)) is not None:
-                limits = _Limits(order.deadline, self._settings.stall_timeout_s)
+            while (event := await watch.next(stream)) is not None:
                 ok = True  # it works, whatever becomes of the client
                 ended = isinstance(event, Finished)
                 outcome = "ok" if ended else outcome  # now, since nobody may come back for more
@@ -242,48 +309,12 @@ class Attempts:
             ok = False if isinstance(error, EngineError | NoEngine) else None
             raise
         finally:
+            watch.close()
             await stream.aclose()
             self.workload.end(sent)
             self.health.settle(admission, placement.replica, ok=ok, now=self._clock())
             self._traffic.attempted(name, outcome)
 
-    async def _next(
-        self, stream: AsyncGenerator[TokenEvent, None], group: str, placement: Placement, limits: _Limits
-    ) -> TokenEvent | None:
-        """Return the next event or None at the end.
-
-        Raises `DeadlineExceeded`, or `EngineDead` when nothing comes for too long, or nothing while the replica reports no more.
-        """
-        loop = asyncio.get_running_loop()
-        timer: asyncio.TimerHandle | None = None
-
-        def silent() -> bool:
-            known = self._fleet().group(group)
-            return known is not None and placement.replica in known.silent
-
-        def look(due: float) -> None:
-            # After a time in which this very process did not run, reports may be waiting to be taken.
-            awake = loop.time() - due < _LOOK_EVERY_S
-            if awake and silent():
-                patience.reschedule(loop.time())
-            else:
-                arm(_LOOK_EVERY_S)
-
-        def arm(after_s: float) -> None:
-            nonlocal timer
-            timer = loop.call_later(after_s, look, loop.time() + after_s)
-
-        arm(self._settings.stale_after_s)
-        try:
-            async with asyncio.timeout(min(limits.deadline - self._clock(), limits.stall_s)) as patience:
-                return await anext(stream, None)
-        except TimeoutError as error:
-            if self._clock() >= limits.deadline:
-                late = "the time for this request is over; ask for fewer tokens or allow more time"
-                raise DeadlineExceeded(late) from error
-            if silent():
-                raise EngineDead(f"a replica of group {group} has fallen silent") from error
-            raise EngineDead(f"a stream of group {group} sent nothing for {limits.stall_s:g} s") from error
-        finally:
-            if timer is not None:
-                timer.cancel()
+    def _is_silent(self, name: str, placement: Placement) -> bool:
+        group = self._fleet().group(name)
+        return group is not None and placement.replica in group.silent

@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 from serve_app.attempts import Attempts, Order, Telling
 from serve_app.config import FakeSettings, RoutingSettings
@@ -12,7 +13,7 @@ from serve_app.metrics import Traffic
 from serve_app.models.catalog import EMBEDDED
 from serve_app.routing.fleet import FleetView
 from serve_app.routing.placing import place
-from serve_app.types import Finished, Phase, ReplicaReport, Sampling, TokenDelta, TokenEvent, TokenRequest
+from serve_app.types import Capability, EngineInfo, Finished, Phase, ReplicaReport, Sampling, TokenDelta, TokenEvent, TokenRequest
 
 TEXT = "one two three four five six seven eight"
 
@@ -33,8 +34,8 @@ class Replicas:
                 yield event
 
 
-async def _engine(**settings: object) -> FakeEngine:
-    engine = FakeEngine(FakeSettings.model_validate({"text": TEXT, "tokens_per_second": 5000} | settings), EMBEDDED)
+async def _engine(kind: type[FakeEngine] = FakeEngine, **settings: object) -> FakeEngine:
+    engine = kind(FakeSettings.model_validate({"text": TEXT, "tokens_per_second": 5000} | settings), EMBEDDED)
     await engine.start()
     return engine
 
@@ -90,6 +91,28 @@ async def test_when_all_replicas_fail_the_next_group_answers() -> None:
     _, telling = await _run(attempts, "near", "other")
     assert (telling.engine, telling.reason, telling.attempts) == ("other", "failover", 3)
     assert sorted(near.chosen) == ["a", "b"]
+
+
+class Inexact(FakeEngine):
+    """Tells text in tokens that it did not draw, as llama.cpp does with files of others."""
+
+    @property
+    def info(self) -> EngineInfo:
+        return replace(super().info, capabilities=super().info.capabilities - {Capability.EXACT_IDS})
+
+
+async def test_only_tokens_that_were_drawn_are_gone_on_from() -> None:
+    for fault_at, fails in ((0, False), (3, True)):
+        near = Replicas(a=await _engine(Inexact, fault="die_midway", fault_at=fault_at))
+        attempts = _attempts(RoutingSettings(), near=near, other=Replicas(c=await _engine()))
+        try:
+            _, telling = await _run(attempts, "near", "other")
+            assert telling.engine == "other"
+        except EngineDead as error:
+            assert fails
+            assert "not the tokens that it drew" in error.message
+        else:
+            assert not fails
 
 
 async def test_a_conversation_stays_with_its_replica() -> None:
