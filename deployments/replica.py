@@ -16,6 +16,7 @@ from serve_app.engines.registry import build_engine
 from serve_app.errors import EngineDead, ServeError
 from serve_app.models.catalog import locate
 from serve_app.models.export import derive
+from serve_app.tally import Sink, Tally
 from serve_app.types import EngineLoad, Finished, Phase, ReplicaReport, Sampling, TokenDelta, TokenEvent, TokenRequest
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class EngineReplica:
         self._replica_id, self._send = identity()
         self._phase, self._reason = Phase.STARTING, ""
         self._engine: Engine | None = None
+        self._tally = Tally(model.name, self._sink(model.name))
         self._news = asyncio.Event()
         self._reporter = asyncio.create_task(self._report_forever())
         began = time.monotonic()
@@ -59,6 +61,10 @@ class EngineReplica:
             await self._tell_before_leaving()
             raise
         logger.info("group %s ready after %.1f s", group, time.monotonic() - began)
+
+    def _sink(self, model: str) -> Sink | None:
+        """Return who else is told of every request, by the served model's name; nobody, unless a subclass knows one."""
+        return None
 
     async def _load(self, settings: EngineSettings, model: ModelSettings) -> None:
         self._enter(Phase.LOADING)
@@ -96,6 +102,7 @@ class EngineReplica:
             reason=self._reason,
             info=engine.info if engine else None,
             load=engine.load() if engine else EngineLoad(),
+            served=self._tally.served(),
         )
 
     async def _report_forever(self) -> None:
@@ -117,14 +124,27 @@ class EngineReplica:
             yield (EngineDead(f"a replica of group {self._group} is {self._phase}"),)
             return
         stream = self._engine.generate(request)
+        watch = self._tally.watch(request)
         try:
             async with aclosing(coalesce(stream, _FLUSH_AFTER_S)) as batches:
                 async for batch in batches:
+                    watch.push(batch)
                     yield batch
         except ServeError as error:
             yield (error,)
         finally:
+            watch.end()
             await stream.aclose()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return what `deployments.autoscaling` decides by; Serve asks for it."""
+        load = self.load()
+        return {
+            "running": load.running,
+            "waiting": load.waiting,
+            "waiting_tokens": load.waiting_tokens,
+            "tokens_per_second": load.tokens_per_second,
+        }
 
     def load(self) -> EngineLoad:
         """Return what the engine is doing now."""
