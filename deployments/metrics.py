@@ -24,7 +24,7 @@ class RaySink:
         self._histograms = {
             name: Histogram(f"{_PREFIX}{name}", about, list(bounds), keys) for name, (about, bounds) in HISTOGRAMS.items()
         }
-        self._ends = Counter(f"{_PREFIX}request_success", "Requests by how they ended", (_MODEL, _REASON))
+        self._ends = Counter(f"{_PREFIX}request_success", "Requests by how they ended", (_MODEL, _REASON))  # type: ignore[arg-type]  # the annotation allows one key only
         self._running = Gauge(f"{_PREFIX}num_requests_running", "Requests being computed", keys)
         self._waiting = Gauge(f"{_PREFIX}num_requests_waiting", "Requests waiting inside the engine", keys)
         self._usage = Gauge(f"{_PREFIX}kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1", keys)
