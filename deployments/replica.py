@@ -110,8 +110,10 @@ class EngineReplica:
         while True:
             self._news.clear()
             await self._send(self.report())
+            # Not wait_for: Python 3.11's loses a cancellation that comes together with the news, and `close` would wait for ever.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), REPORT_EVERY_S)
+                async with asyncio.timeout(REPORT_EVERY_S):
+                    await self._news.wait()
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[Batch, None]:
         """Yield an empty batch on acceptance, then batches of events, the last ending with `Finished`.
