@@ -10,7 +10,7 @@ TRAIN_FLAGS ?= --minutes 60 --tokens-per-step 4096 --threads 2 --compile
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve check test test-unit bench bench-routing train evaluate-embedded lock clean
+.PHONY: help setup serve check test test-unit bench bench-routing manifests tools train evaluate-embedded lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,12 @@ bench: $(STAMP) ## overhead of the whole path over the bare engine, at 1, 8 and 
 bench-routing: $(STAMP) ## the routing policy against four simpler ones, in virtual time
 	$(BIN)/python -m benchmarks.routing
 
+manifests: $(STAMP) ## write compose, KubeRay, chart and dashboard files anew from serve_config.yaml
+	$(BIN)/python -m serve_app.manifests.files
+
+tools: $(STAMP) ## fetch helm, promtool and prometheus for tests/cluster into .cache/tools; installs nothing
+	@$(BIN)/python -m tests.cluster.fetch_tools
+
 train: $(STAMP) ## train the embedded model anew (hours on CPUs; resumes from TRAIN_WORK; see training/README.md)
 	$(BIN)/python -m training.train --work $(TRAIN_WORK) $(TRAIN_FLAGS)
 
@@ -71,6 +77,8 @@ lock: $(STAMP) ## compile requirements/*.txt anew from pyproject.toml
 	$(UV_COMPILE) --extra cpu --extra dev --torch-backend cpu --output-file requirements/cpu.txt \
 		|| $(UV_COMPILE) --extra cpu --extra dev --find-links "$$PIP_FIND_LINKS" --output-file requirements/cpu.txt
 	$(UV_COMPILE) --extra gpu --output-file requirements/gpu.txt
+	$(UV_COMPILE) --extra cpu --no-annotate --constraint requirements/cpu.txt --output-file requirements/image-cpu.txt \
+		|| $(UV_COMPILE) --extra cpu --no-annotate --constraint requirements/cpu.txt --find-links "$$PIP_FIND_LINKS" --output-file requirements/image-cpu.txt
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info

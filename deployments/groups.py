@@ -5,10 +5,13 @@ from collections.abc import Callable
 import ray
 from ray import serve
 
+from deployments.metrics import RaySink
 from deployments.remote import report_to_ingress
 from deployments.replica import EngineReplica, Report
 from deployments.replica_router import router_config
 from serve_app.config import EngineSettings, FakeSettings, ModelSettings
+from serve_app.tally import Sink
+from serve_app.types import ReplicaReport
 
 INGRESS = "ingress"
 """Name of the ingress deployment."""
@@ -24,6 +27,16 @@ class _ServedReplica(EngineReplica):
         assigned = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
         cores = float(assigned.get("CPU", 1.0))
         await super().__init__(group, with_threads(settings, cores), model, identity)
+
+    def _sink(self, model: str) -> Sink:
+        self._ray_metrics = RaySink(model)
+        return self._ray_metrics
+
+    def report(self) -> ReplicaReport:
+        """Return what this replica tells every ingress, and show its load in Ray's metrics."""
+        report = super().report()
+        self._ray_metrics.show(report.load)
+        return report
 
     async def __del__(self) -> None:
         await self.close()

@@ -18,6 +18,7 @@ from serve_app.engines.throughput import DrainRate
 from serve_app.errors import EngineDead, ServeError
 from serve_app.models.catalog import locate
 from serve_app.models.export import derive
+from serve_app.tally import Sink, Tally
 from serve_app.types import EngineLoad, Finished, Phase, ReplicaReport, Sampling, TokenDelta, TokenEvent, TokenRequest
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class EngineReplica:
         self._phase, self._reason = Phase.STARTING, ""
         self._engine: Engine | None = None
         self._drain = DrainRate()
+        self._tally = Tally(model.name, self._sink(model.name))
         self._news = asyncio.Event()
         self._reporter = asyncio.create_task(self._report_forever())
         began = time.monotonic()
@@ -62,6 +64,10 @@ class EngineReplica:
             await self._tell_before_leaving()
             raise
         logger.info("group %s ready after %.1f s", group, time.monotonic() - began)
+
+    def _sink(self, model: str) -> Sink | None:
+        """Return who else is told of every request, by the served model's name; nobody, unless a subclass knows one."""
+        return None
 
     async def _load(self, settings: EngineSettings, model: ModelSettings) -> None:
         self._enter(Phase.LOADING)
@@ -99,6 +105,7 @@ class EngineReplica:
             reason=self._reason,
             info=engine.info if engine else None,
             load=self._measured(engine.load()) if engine else EngineLoad(),
+            served=self._tally.served(),
         )
 
     def _measured(self, load: EngineLoad) -> EngineLoad:
@@ -109,8 +116,10 @@ class EngineReplica:
         while True:
             self._news.clear()
             await self._send(self.report())
+            # Not wait_for: Python 3.11's loses a cancellation that comes together with the news, and `close` would wait for ever.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), REPORT_EVERY_S)
+                async with asyncio.timeout(REPORT_EVERY_S):
+                    await self._news.wait()
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[Batch, None]:
         """Yield an empty batch on acceptance, then batches of events, the last ending with `Finished`.
@@ -124,16 +133,29 @@ class EngineReplica:
             return
         stream = self._engine.generate(request)
         self._drain.enter()
+        watch = self._tally.watch(request)
         try:
             async with aclosing(coalesce(stream, _FLUSH_AFTER_S)) as batches:
                 async for batch in batches:
                     self._drain.add(sum(len(event.ids) for event in batch if isinstance(event, TokenDelta)))
+                    watch.push(batch)
                     yield batch
         except ServeError as error:
             yield (error,)
         finally:
             self._drain.leave()
+            watch.end()
             await stream.aclose()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return what `deployments.autoscaling` decides by; Serve asks for it."""
+        load = self.load()
+        return {
+            "running": load.running,
+            "waiting": load.waiting,
+            "waiting_tokens": load.waiting_tokens,
+            "tokens_per_second": load.tokens_per_second,
+        }
 
     def load(self) -> EngineLoad:
         """Return what the engine is doing now."""

@@ -1,22 +1,28 @@
 """`phi-serve`: the commands of an operator. Each is a thin shell around a function of the package."""
 
 import time
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from serve_app.client.verbs import add_verbs
 from serve_app.config import ModelSettings
 from serve_app.errors import ServeError
+from serve_app.manifests.files import compose_text, kuberay_text
+from serve_app.manifests.kuberay import Choices, Upgrade
+from serve_app.manifests.plan import Config, Variant
 from serve_app.models.catalog import locate
 from serve_app.models.export import write_form
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-export = typer.Typer(no_args_is_help=True, help="Derive another form of a model.")
+export = typer.Typer(no_args_is_help=True, help="Another form of a model, or of the configuration.")
 app.add_typer(export, name="export")
 add_verbs(app)
 _console = Console(stderr=True)
@@ -77,3 +83,41 @@ def _export(model: str, form: str, precision: str, out: Path) -> None:
         raise typer.Exit(1) from error
     size = sum(file.stat().st_size for file in out.iterdir())
     typer.echo(f"{out}: {size / 2**20:,.1f} MiB in {time.monotonic() - began:.0f} s")
+
+
+_ConfigFile = Annotated[Path, typer.Option("--config", help="The configuration to make it from.")]
+
+
+@export.command("compose")
+def export_compose(config: _ConfigFile = Path("serve_config.yaml")) -> None:
+    """Print docker/compose.yaml for a configuration."""
+    typer.echo(_made(config, compose_text), nl=False)
+
+
+@export.command("kuberay")
+def export_kuberay(
+    config: _ConfigFile = Path("serve_config.yaml"),
+    variant: Annotated[Variant, typer.Option(help="Processors of the engines that can use either.")] = Variant.CPU,
+    upgrade: Annotated[Upgrade, typer.Option(help="How a change replaces the running cluster.")] = Upgrade.NEW_CLUSTER,
+    registry: Annotated[str, typer.Option(help="Prefix of the images, with a slash at its end.")] = "",
+) -> None:
+    """Print the objects of a cluster on Kubernetes: a RayService and what stands beside it."""
+    choices = Choices(upgrade=upgrade, registry=registry)
+    typer.echo(_made(config, lambda content: kuberay_text(content, variant, choices)), nl=False)
+
+
+def _made(config: Path, make: Callable[[Config], str]) -> str:
+    """Return what `make` makes of a configuration; ends the command with one sentence where the file cannot be used."""
+    try:
+        return make(yaml.safe_load(config.read_text()))
+    except OSError as error:
+        problem = f"cannot read {config}: {error.strerror}"
+    except yaml.YAMLError as error:
+        problem = f"{config} is no YAML: {str(error).splitlines()[0]}"
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = f"{config}: args.{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except (KeyError, IndexError, TypeError):
+        problem = f"{config} has not the shape of serve_config.yaml: applications, each with args and deployments"
+    _console.print(f"[red]error:[/] {problem}", highlight=False)
+    raise typer.Exit(1)

@@ -32,6 +32,7 @@ from serve_app.gateway import Gateway, Telling
 from serve_app.metrics import CONTENT_TYPE
 from serve_app.responses import error_response, json_response, read_body, request_id, respond, told_headers
 from serve_app.routing.fleet import Fleet
+from serve_app.routing.overview import overview
 from serve_app.types import Phase, Task
 
 logger = logging.getLogger(__name__)
@@ -180,7 +181,10 @@ def _mount_health(app: FastAPI, gateway: Gateway) -> None:
     async def metrics(request: Request) -> Response:
         return Response(gateway.exposition(), media_type=CONTENT_TYPE)
 
-    for path, endpoint in (("/health", health), ("/livez", livez), ("/metrics", metrics)):
+    async def cluster(request: Request) -> Response:
+        return JSONResponse(overview(gateway.fleet()))
+
+    for path, endpoint in (("/health", health), ("/livez", livez), ("/metrics", metrics), ("/v1/cluster", cluster)):
         app.add_api_route(path, endpoint, methods=["GET"], tags=["health"])
         app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)  # what load balancers send
 

@@ -6,12 +6,14 @@ reports and labels; neither fleet nor engine.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from serve_app.types import Phase, ReplicaReport
+from serve_app.tally import COUNTERS, HISTOGRAMS
+from serve_app.types import Histogram, Phase, ReplicaReport
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LABELS = ("group", "engine", "replica")
@@ -36,6 +38,13 @@ _COUNTERS = {
     "queue_s": ("queue_seconds", "Time that they waited for it"),
     "drafted_tokens": ("drafted_tokens", "Tokens drafted by prompt lookup"),
     "accepted_tokens": ("accepted_tokens", "Drafted tokens that were right"),
+}
+
+
+_VLLM_GAUGES = {
+    "num_requests_running": ("Requests being computed", "running"),
+    "num_requests_waiting": ("Requests waiting inside the engine", "waiting"),
+    "kv_cache_usage_perc": ("Share of the KV cache in use, 0 to 1", "kv_usage"),
 }
 
 
@@ -65,6 +74,40 @@ class _Replicas(Collector):
                     counter.add_metric(_labels(report), report.load.counters[key])
             if counter.samples:
                 yield counter
+        yield from _as_vllm(ready)
+
+
+def _as_vllm(ready: list[ReplicaReport]) -> Iterable[Metric]:
+    """Yield vLLM's own series for the replicas of every group, so that dashboards made for vLLM show them all."""
+    labels = ("model_name", *_LABELS)
+    told = [((served.model, *_labels(report)), report, served) for report in ready if (served := report.served)]
+    for name, (about, figure) in _VLLM_GAUGES.items():
+        gauge = GaugeMetricFamily(f"vllm:{name}", about, labels=labels)
+        for values, report, _ in told:
+            gauge.add_metric(values, getattr(report.load, figure))
+        yield gauge
+    for name, about in COUNTERS.items():
+        counter = CounterMetricFamily(f"vllm:{name}", about, labels=labels)
+        for values, _, served in told:
+            counter.add_metric(values, served.counters.get(name, 0.0))
+        yield counter
+    ends = CounterMetricFamily("vllm:request_success", "Requests by how they ended", labels=(*labels, "finished_reason"))
+    for values, _, served in told:
+        for reason, count in served.ends.items():
+            ends.add_metric((*values, reason), count)
+    yield ends
+    for name, (about, _) in HISTOGRAMS.items():
+        family = HistogramMetricFamily(f"vllm:{name}", about, labels=labels)
+        for values, _, served in told:
+            if name in served.histograms:
+                family.add_metric(values, _buckets(served.histograms[name]), served.histograms[name].total)
+        yield family
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Return the cumulated buckets that Prometheus wants."""
+    bounds = [*map(repr, histogram.bounds), "+Inf"]
+    return list(zip(bounds, accumulate(histogram.counts), strict=True))
 
 
 _Counts = defaultdict[tuple[str, ...], float]

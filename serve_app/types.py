@@ -356,6 +356,30 @@ class EngineLoad:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Histogram:
+    """Observed values in buckets."""
+
+    bounds: tuple[float, ...]
+    """Upper bound of each bucket but the last, which has none."""
+    counts: tuple[int, ...]
+    """Values per bucket, not cumulated; one more than `bounds`."""
+    total: float
+    """Sum of the values."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What a replica has done with its requests since its start; see `serve_app.tally` for the names."""
+
+    model: str
+    """The served model's name."""
+    counters: Mapping[str, float] = field(default_factory=dict)
+    ends: Mapping[str, int] = field(default_factory=dict)
+    """Requests by the reason of their end."""
+    histograms: Mapping[str, Histogram] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaReport:
     """What a replica tells every ingress once a second."""
 
@@ -366,3 +390,5 @@ class ReplicaReport:
     """Why it failed; empty otherwise."""
     info: EngineInfo | None = None
     load: EngineLoad = EngineLoad()
+    served: Served | None = None
+    """Its requests so far, for metrics."""

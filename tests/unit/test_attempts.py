@@ -5,6 +5,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
+import pytest
+
 from serve_app.attempts import Attempts, Order, Telling
 from serve_app.config import FakeSettings, RoutingSettings
 from serve_app.engines.fake import FakeEngine
@@ -101,18 +103,18 @@ class Inexact(FakeEngine):
         return replace(super().info, capabilities=super().info.capabilities - {Capability.EXACT_IDS})
 
 
+async def test_a_failure_before_the_first_token_moves_an_answer_without_exact_ids() -> None:
+    near = Replicas(a=await _engine(Inexact, fault="die_midway", fault_at=0))
+    attempts = _attempts(RoutingSettings(), near=near, other=Replicas(c=await _engine()))
+    _, telling = await _run(attempts, "near", "other")
+    assert telling.engine == "other"
+
+
 async def test_only_tokens_that_were_drawn_are_gone_on_from() -> None:
-    for fault_at, fails in ((0, False), (3, True)):
-        near = Replicas(a=await _engine(Inexact, fault="die_midway", fault_at=fault_at))
-        attempts = _attempts(RoutingSettings(), near=near, other=Replicas(c=await _engine()))
-        try:
-            _, telling = await _run(attempts, "near", "other")
-            assert telling.engine == "other"
-        except EngineDead as error:
-            assert fails
-            assert "not the tokens that it drew" in error.message
-        else:
-            assert not fails
+    near = Replicas(a=await _engine(Inexact, fault="die_midway", fault_at=3))
+    attempts = _attempts(RoutingSettings(), near=near, other=Replicas(c=await _engine()))
+    with pytest.raises(EngineDead, match="not the tokens that it drew"):
+        await _run(attempts, "near", "other")
 
 
 async def test_a_conversation_stays_with_its_replica() -> None:

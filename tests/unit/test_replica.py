@@ -156,3 +156,11 @@ async def test_coalescing_raises_after_what_came_before() -> None:
     assert await anext(batches) == (TokenDelta((1,)),)
     with pytest.raises(EngineDead):
         await anext(batches)
+
+
+async def test_a_replica_closed_together_with_a_change_of_its_phase_ends() -> None:
+    replica = await _replica(FakeSettings(), [])
+    closing = asyncio.ensure_future(replica.close())
+    done, _ = await asyncio.wait({closing}, timeout=5)  # wait_for would cancel, which is what may get lost
+    closing.cancel()
+    assert done

@@ -1,0 +1,49 @@
+# Image of the nodes with a GPU: vllm and onnxruntime-gpu. Not built or run on a GPU yet. Build in the repository's root:
+#   docker build -f docker/gpu.Dockerfile -t phi-serve-gpu:0.1.0 .
+# CUDA's user-space libraries come with the wheels; the base brings what NVIDIA's container runtime looks for. Pin it by digest where
+# you can. Python and Ray are those of the CPU image, since one cluster needs the same on all nodes.
+ARG BASE_IMAGE=docker.io/library/debian:bookworm-20251117-slim
+
+FROM ${BASE_IMAGE} AS build
+# Where pip looks; a folder of wheels can be mounted and named in PIP_FIND_LINKS. They stay out of the final image.
+ARG PIP_INDEX_URL
+ARG PIP_FIND_LINKS
+ENV DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3.11 python3.11-venv ca-certificates \
+    && rm -rf /var/lib/apt/lists/*
+RUN python3.11 -m venv /opt/phi && python3.11 -m venv /opt/wheel && /opt/wheel/bin/pip install "setuptools>=78"
+# The lock is complete, so nothing is resolved.
+COPY requirements/gpu.txt /src/requirements.txt
+RUN /opt/phi/bin/pip install --no-deps --requirement /src/requirements.txt
+COPY pyproject.toml README.md /src/
+COPY serve_app /src/serve_app
+COPY deployments /src/deployments
+RUN /opt/wheel/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist /src \
+    && /opt/phi/bin/pip install --no-deps /dist/phi_serve-*.whl \
+    && rm -rf /opt/phi/lib/python3.11/site-packages/pip /opt/phi/lib/python3.11/site-packages/pip-* /opt/phi/bin/pip*
+
+FROM ${BASE_IMAGE}
+# gcc is the one build tool: Triton compiles the launchers of vLLM's kernels with it when they are first used.
+ENV DEBIAN_FRONTEND=noninteractive
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3.11 libnuma1 libgomp1 ca-certificates gcc libc6-dev libpython3.11-dev \
+    && rm -rf /var/lib/apt/lists/* \
+    && groupadd --gid 10001 phi \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /home/phi --shell /usr/sbin/nologin phi \
+    && install --directory --owner 10001 --group 10001 /home/phi /cache /models
+COPY --from=build /opt/phi /opt/phi
+COPY --chmod=0555 docker/node.sh docker/probe.py /app/
+# Everything that is written goes to /tmp, /home/phi or /cache: tmpfs or volumes, since the root file system is read-only.
+ENV PATH=/opt/phi/bin:/usr/bin:/bin HOME=/home/phi PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    PHI_SERVE_CACHE=/cache/phi-serve XDG_CACHE_HOME=/cache HF_HOME=/cache/huggingface \
+    NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    TRITON_CACHE_DIR=/cache/triton TORCHINDUCTOR_CACHE_DIR=/cache/inductor \
+    RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1 RAY_AUTH_MODE=token RAY_SERVE_KV_TIMEOUT_S=5 \
+    RAY_SERVE_PROXY_USE_GRPC=1 RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD=0 RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP=0
+WORKDIR /home/phi
+USER 10001:10001
+EXPOSE 8000
+HEALTHCHECK --interval=15s --timeout=5s --start-period=300s --retries=4 CMD ["python3.11", "/app/probe.py", "http://127.0.0.1:8000/health"]
+ENTRYPOINT ["/app/node.sh"]
+CMD ["worker"]

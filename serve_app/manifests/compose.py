@@ -1,0 +1,285 @@
+"""The cluster as a compose file: head, workers, what deploys the application, and the optional services as profiles.
+
+Knows the plan; sizes come from the environment files in docker/env, one per row of the resource table.
+"""
+
+from typing import Any
+
+from serve_app.manifests.plan import (
+    AGENT_PORT,
+    HTTP_PORT,
+    OBJECT_STORE_BYTES,
+    UID,
+    VERSION,
+    Plan,
+    Pool,
+    Variant,
+)
+from serve_app.manifests.text import dump
+
+Service = dict[str, Any]
+
+IMAGES = {
+    "prometheus": "docker.io/prom/prometheus:v3.5.0",
+    "grafana": "docker.io/grafana/grafana:12.2.0",
+    "redis": "docker.io/library/redis:8.2.2-bookworm",
+    "webui": "ghcr.io/open-webui/open-webui:v0.6.34",
+}
+"""Images of others, by tag; pin them by digest where you can."""
+_SECRETS = ("ray_token", "redis_password", "grafana_password")
+_CONFIG = "/app/serve_config.yaml"
+_LOOPBACK = "127.0.0.1"
+
+
+def compose(plan: Plan, gpu_plan: Plan) -> dict[str, Any]:
+    """Return the compose file of `plan`; with profile `gpu` there is a node for the groups that `gpu_plan` has on GPUs."""
+    services = {
+        "head": _head(plan),
+        "worker": _worker(plan.pools[0], plan),
+        "deploy": _deploy(),
+    }
+    for pool in gpu_plan.pools[1:]:
+        services["gpu-worker"] = _gpu_worker(pool, gpu_plan)
+    return {
+        "name": "phi-serve",
+        "services": services | _optional(plan),
+        "networks": {
+            "ray": {"internal": True},
+            "front": {},
+        },
+        "volumes": {"models": {}, "prometheus": {}, "grafana": {}, "redis": {}, "webui": {}},
+        "secrets": {name: {"file": f"./secrets/{name}"} for name in _SECRETS},
+        "configs": {
+            "serve_config": {"content": _escaped(plan)},
+            "serve_config_gpu": {"content": _escaped(gpu_plan)},
+        },
+    }
+
+
+def _escaped(plan: Plan) -> str:
+    """Return the configuration as text in which compose replaces no variables."""
+    return dump(plan.config).replace("$", "$$")
+
+
+def _hardened(service: Service, *, memory: str, pids: int, cpus: str = "1", read_only: bool = True) -> Service:
+    """Return a service without privileges and with limits."""
+    return service | {
+        "read_only": read_only,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "pids_limit": pids,
+        "mem_limit": memory,
+        "cpus": cpus,
+        "restart": "unless-stopped",
+        "logging": {"driver": "json-file", "options": {"max-size": "10m", "max-file": "3"}},
+    }
+
+
+def _node(variant: Variant, role: str, plan: Plan, environment: dict[str, str]) -> Service:
+    """Return what every container of ours has."""
+    image = f"${{PHI_SERVE_{variant.upper()}_IMAGE:-phi-serve-{variant}:{VERSION}}}"
+    return {
+        "image": image,
+        "build": {"context": "..", "dockerfile": f"docker/{variant}.Dockerfile"},
+        "command": [role],
+        "user": f"{UID}:{UID}",
+        "init": True,
+        "environment": {
+            "RAY_HEAD_HOST": "ray-head",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": "/run/secrets/ray_token",
+            "RAY_OBJECT_STORE_BYTES": str(OBJECT_STORE_BYTES),
+            "HF_HUB_OFFLINE": "0" if plan.needs_hub else "1",
+            **environment,
+        },
+        "secrets": ["ray_token"],
+        "networks": {"ray": {}},
+        "volumes": ["models:/models:ro"],
+        # Ray's sockets and logs; caches may hold compiled code, so only they may be executed.
+        "tmpfs": [
+            f"/tmp:mode=1777,size=1g,uid={UID}",
+            f"/home/phi:size=64m,uid={UID},mode=0700",
+            f"/cache:exec,size=${{CACHE_SIZE:-2g}},uid={UID},mode=0700",
+        ],
+        "shm_size": "${SHM_SIZE:-1g}",
+        "stop_grace_period": f"{plan.grace_s}s",
+    }
+
+
+def _probe(url: str) -> Service:
+    return {
+        "test": ["CMD", "python3.11", "/app/probe.py", url],
+        "interval": "15s",
+        "timeout": "5s",
+        "start_period": "300s",
+        "retries": 4,
+    }
+
+
+def _head(plan: Plan) -> Service:
+    """Ray's head: no engine runs on it, but the proxy that clients reach."""
+    environment = {
+        "RAY_NODE_CPUS": "0",
+        "RAY_REDIS_ADDRESS": "${RAY_REDIS_ADDRESS:-}",
+        "REDIS_PASSWORD_FILE": "/run/secrets/redis_password",
+    }
+    head = _node(Variant.CPU, "head", plan, environment)
+    head["secrets"] = ["ray_token", "redis_password"]
+    head["networks"] = {"ray": {"aliases": ["ray-head"]}, "front": {}}
+    head["ports"] = [f"{_LOOPBACK}:${{PHI_SERVE_PORT:-{HTTP_PORT}}}:{HTTP_PORT}"]
+    head["healthcheck"] = _probe(f"http://127.0.0.1:{HTTP_PORT}/health")
+    return _hardened(head, memory="${HEAD_MEMORY:-2g}", pids=4096)
+
+
+def _worker(pool: Pool, plan: Plan) -> Service:
+    """A node for engines; as many as WORKER_REPLICAS says."""
+    worker = _node(Variant.CPU, "worker", plan, {"RAY_NODE_CPUS": "${WORKER_CPUS:-2}"})
+    worker["depends_on"] = {"head": {"condition": "service_started"}}
+    worker["deploy"] = {"replicas": "${WORKER_REPLICAS:-1}"}
+    worker["healthcheck"] = _probe(f"http://127.0.0.1:{AGENT_PORT}/api/local_raylet_healthz")
+    worker["labels"] = {"phi-serve.groups": ",".join(pool.groups)}
+    worker = _hardened(worker, memory="${WORKER_MEMORY:-6g}", pids=8192, cpus="${WORKER_CPUS:-2}")
+    if plan.needs_hub:
+        worker["networks"] = {"ray": {}, "front": {}}
+    return worker
+
+
+def _gpu_worker(pool: Pool, plan: Plan) -> Service:
+    """A node with NVIDIA GPUs."""
+    worker = _worker(pool, plan)
+    worker |= {
+        "image": f"${{PHI_SERVE_GPU_IMAGE:-phi-serve-gpu:{VERSION}}}",
+        "build": {"context": "..", "dockerfile": "docker/gpu.Dockerfile"},
+        "profiles": ["gpu"],
+        "mem_limit": "${GPU_WORKER_MEMORY:-16g}",
+    }
+    worker["environment"] |= {"RAY_NODE_CPUS": str(pool.cpus), "RAY_NODE_GPUS": "${GPU_COUNT:-" + str(pool.gpus) + "}"}
+    device = {"driver": "nvidia", "count": "${GPU_COUNT:-" + str(pool.gpus) + "}", "capabilities": ["gpu"]}
+    worker["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
+    return worker
+
+
+def _deploy() -> Service:
+    """Hands a configuration, SERVE_CONFIG_NAME, to the cluster, once; run it again after a change."""
+    return _hardened(
+        {
+            "image": f"${{PHI_SERVE_CPU_IMAGE:-phi-serve-cpu:{VERSION}}}",
+            "command": ["deploy"],
+            "user": f"{UID}:{UID}",
+            "environment": {
+                "RAY_HEAD_HOST": "ray-head",
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN_PATH": "/run/secrets/ray_token",
+                "SERVE_CONFIG": _CONFIG,
+            },
+            "secrets": ["ray_token"],
+            "configs": [{"source": "${SERVE_CONFIG_NAME:-serve_config}", "target": _CONFIG}],
+            "networks": {"ray": {}},
+            "tmpfs": [f"/tmp:mode=1777,size=64m,uid={UID}", f"/home/phi:size=16m,uid={UID},mode=0700"],
+            "depends_on": {"head": {"condition": "service_started"}},
+            "healthcheck": {"disable": True},
+        },
+        memory="1g",
+        pids=512,
+    ) | {"restart": "on-failure"}
+
+
+def _optional(plan: Plan) -> dict[str, Service]:
+    """The services that a profile starts."""
+    return {
+        "export": _export(plan),
+        "prometheus": _prometheus(),
+        "grafana": _grafana(),
+        "redis": _redis(),
+        "webui": _webui(),
+    }
+
+
+def _export(plan: Plan) -> Service:
+    """The converter: writes the ONNX form of a model into the volume, once."""
+    export = _node(Variant.CPU, "phi-serve", plan, {"HF_HUB_OFFLINE": "0"})
+    export["command"] = ["phi-serve", "export", "onnx", "${MODEL:-embedded}", "--precision", "${PRECISION:-int4}"]
+    export["command"] += ["--out", "/models/${EXPORT_NAME:-onnx}"]
+    export |= {"profiles": ["export"], "volumes": ["models:/models"], "networks": {"front": {}}, "healthcheck": {"disable": True}}
+    del export["secrets"]
+    return _hardened(export, memory="${EXPORT_MEMORY:-24g}", pids=1024, cpus="${WORKER_CPUS:-2}") | {"restart": "no"}
+
+
+def _prometheus() -> Service:
+    service: Service = {
+        "image": IMAGES["prometheus"],
+        "profiles": ["monitoring"],
+        "user": "65534:65534",
+        "command": [
+            "--config.file=/etc/prometheus/prometheus.yaml",
+            "--storage.tsdb.path=/prometheus",
+            "--storage.tsdb.retention.time=15d",
+        ],
+        "volumes": ["../cluster/prometheus:/etc/prometheus:ro", "prometheus:/prometheus"],
+        "networks": {"ray": {}, "front": {}},
+        "ports": [f"{_LOOPBACK}:${{PROMETHEUS_PORT:-9090}}:9090"],
+        "healthcheck": {"test": ["CMD", "wget", "-q", "--spider", "http://127.0.0.1:9090/-/healthy"], "interval": "30s"},
+    }
+    return _hardened(service, memory="1g", pids=256)
+
+
+def _grafana() -> Service:
+    service: Service = {
+        "image": IMAGES["grafana"],
+        "profiles": ["monitoring"],
+        "user": "472:472",
+        "environment": {
+            "GF_SECURITY_ADMIN_PASSWORD__FILE": "/run/secrets/grafana_password",
+            "GF_USERS_ALLOW_SIGN_UP": "false",
+            "GF_ANALYTICS_REPORTING_ENABLED": "false",
+            "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
+            "GF_PLUGINS_PREINSTALL_DISABLED": "true",
+        },
+        "secrets": ["grafana_password"],
+        "volumes": [
+            "../cluster/grafana/provisioning:/etc/grafana/provisioning:ro",
+            "../cluster/grafana/dashboards:/etc/grafana/dashboards:ro",
+            "grafana:/var/lib/grafana",
+        ],
+        "tmpfs": ["/tmp:mode=1777,size=64m"],
+        "networks": {"front": {}},
+        "ports": [f"{_LOOPBACK}:${{GRAFANA_PORT:-3000}}:3000"],
+        "depends_on": ["prometheus"],
+        "healthcheck": {"test": ["CMD", "wget", "-q", "--spider", "http://127.0.0.1:3000/api/health"], "interval": "30s"},
+    }
+    return _hardened(service, memory="512m", pids=256)
+
+
+def _redis() -> Service:
+    """Keeps the head's state, so that a new head finds the running cluster (RAY_REDIS_ADDRESS=redis:6379)."""
+    start = 'exec redis-server --appendonly yes --dir /data --requirepass "$$(cat /run/secrets/redis_password)"'
+    service: Service = {
+        "image": IMAGES["redis"],
+        "profiles": ["ha"],
+        "user": "999:999",
+        "entrypoint": ["sh", "-c", start],
+        "secrets": ["redis_password"],
+        "volumes": ["redis:/data"],
+        "networks": {"ray": {}},
+        "healthcheck": {"test": ["CMD-SHELL", "redis-cli ping | grep -q -e PONG -e NOAUTH"], "interval": "15s"},
+    }
+    return _hardened(service, memory="512m", pids=64)
+
+
+def _webui() -> Service:
+    """Open WebUI over the Ollama dialect. Its image writes into itself, so its root is the one that is not read-only."""
+    service: Service = {
+        "image": IMAGES["webui"],
+        "profiles": ["webui"],
+        "environment": {
+            "OLLAMA_BASE_URL": f"http://head:{HTTP_PORT}",
+            "ENABLE_OPENAI_API": "false",
+            "OFFLINE_MODE": "true",
+            "ANONYMIZED_TELEMETRY": "false",
+        },
+        "volumes": ["webui:/app/backend/data"],
+        "networks": {"front": {}},
+        "ports": [f"{_LOOPBACK}:${{WEBUI_PORT:-3001}}:8080"],
+        "depends_on": {"head": {"condition": "service_started"}},
+    }
+    return _hardened(service, memory="2g", pids=256, read_only=False)

@@ -1,0 +1,160 @@
+"""What stands beside the RayService: namespace, network policies, disruption budgets, monitors, and the Redis of the head's state.
+
+Knows the plan and the labels of the pods.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from serve_app.manifests.compose import IMAGES
+from serve_app.manifests.kuberay import NAME, REDIS, REDIS_SECRET, SECURITY, Choices, Object, labels, ray_service, resources
+from serve_app.manifests.plan import DASHBOARD_PORT, HTTP_PORT, METRICS_PORT, Plan
+
+_OPERATOR = {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}}
+_ANY_NAMESPACE: Object = {}
+_CLIENT = {"matchLabels": {f"{NAME}/client": "true"}}
+"""Namespaces whose pods may send requests and scrape metrics carry this label."""
+_REDIS_UID = 999
+
+
+def objects(plan: Plan, choices: Choices, rules: Object) -> list[Object]:
+    """Return every object of a cluster, in the order in which they are to be made; `rules` are Prometheus' rule groups."""
+    return [
+        _namespace(),
+        *_redis(),
+        ray_service(plan, choices),
+        *_policies(plan),
+        *(_budget(pool.name) for pool in plan.pools),
+        _pod_monitor(),
+        _service_monitor(),
+        _named("monitoring.coreos.com/v1", "PrometheusRule", NAME) | {"spec": rules},
+    ]
+
+
+def _named(version: str, kind: str, name: str) -> Object:
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": NAME, "labels": labels()}}
+
+
+def _namespace() -> Object:
+    enforced = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAME, "labels": labels() | enforced}}
+
+
+def _redis() -> Iterable[Object]:
+    """One Redis with its disk; a managed one is better where there is one."""
+    selector = labels("redis")
+    start = 'exec redis-server --appendonly yes --dir /data --requirepass "$(cat /etc/redis-secret/password)"'
+    probe = {"tcpSocket": {"port": "redis"}, "timeoutSeconds": 3, "periodSeconds": 10}
+    container = {
+        "name": "redis",
+        "image": IMAGES["redis"],
+        "command": ["sh", "-c", start],
+        "ports": [{"name": "redis", "containerPort": 6379}],
+        "securityContext": SECURITY | {"runAsUser": _REDIS_UID, "runAsGroup": _REDIS_UID},
+        "resources": resources("100m", "128Mi", "500m", "512Mi"),
+        "startupProbe": probe | {"failureThreshold": 30},
+        "livenessProbe": probe,
+        "readinessProbe": probe,
+        "volumeMounts": [
+            {"name": "data", "mountPath": "/data"},
+            {"name": "secret", "mountPath": "/etc/redis-secret", "readOnly": True},
+        ],
+    }
+    pod = {
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _REDIS_UID,
+            "runAsGroup": _REDIS_UID,
+            "fsGroup": _REDIS_UID,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 30,
+        "containers": [container],
+        "volumes": [{"name": "secret", "secret": {"secretName": REDIS_SECRET, "defaultMode": 0o440}}],
+    }
+    claim = {
+        "metadata": {"name": "data"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    yield _named("v1", "Service", REDIS) | {"spec": {"selector": selector, "ports": [{"name": "redis", "port": 6379}]}}
+    yield _named("apps/v1", "StatefulSet", REDIS) | {
+        "spec": {
+            "serviceName": REDIS,
+            "replicas": 1,
+            "selector": {"matchLabels": selector},
+            "template": {"metadata": {"labels": selector}, "spec": pod},
+            "volumeClaimTemplates": [claim],
+        }
+    }
+
+
+def _policies(plan: Plan) -> Iterable[Object]:
+    """Ray's ports are for the cluster's own pods: whoever reaches them can run code."""
+    ours: Object = {"matchLabels": {"app.kubernetes.io/part-of": NAME}}
+    within: Object = {"podSelector": ours}
+    egress: list[Object] = [
+        {"to": [within]},
+        {
+            "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}],
+            "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")],
+        },
+    ]
+    if plan.needs_hub:
+        egress.append({"ports": [_tcp(443)]})
+    operator = {"namespaceSelector": _ANY_NAMESPACE, "podSelector": _OPERATOR}
+    yield _named("networking.k8s.io/v1", "NetworkPolicy", NAME) | {
+        "spec": {
+            "podSelector": ours,
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [
+                {"from": [within]},
+                {"from": [operator], "ports": [_tcp(DASHBOARD_PORT), _tcp(HTTP_PORT)]},
+                {"from": [{"namespaceSelector": _CLIENT}], "ports": [_tcp(HTTP_PORT), _tcp(METRICS_PORT)]},
+            ],
+            "egress": egress,
+        }
+    }
+    yield _named("networking.k8s.io/v1", "NetworkPolicy", f"{NAME}-autoscaler") | {
+        "spec": {
+            "podSelector": {"matchLabels": labels("head")},
+            "policyTypes": ["Egress"],
+            "egress": [{"ports": [_tcp(443), _tcp(6443)]}],  # the API server, whose address differs from cluster to cluster
+        }
+    }
+
+
+def _tcp(port: int) -> Object:
+    return {"protocol": "TCP", "port": port}
+
+
+def _budget(pool: str) -> Object:
+    return _named("policy/v1", "PodDisruptionBudget", f"{NAME}-{pool}") | {
+        "spec": {
+            "maxUnavailable": 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": labels(f"worker-{pool}")},
+        }
+    }
+
+
+def _pod_monitor() -> Object:
+    """Ray's own metrics, on every node."""
+    relabelled: list[Any] = [{"sourceLabels": ["__meta_kubernetes_pod_label_ray_io_cluster"], "targetLabel": "ray_io_cluster"}]
+    return _named("monitoring.coreos.com/v1", "PodMonitor", NAME) | {
+        "spec": {
+            "selector": {"matchExpressions": [{"key": "ray.io/node-type", "operator": "In", "values": ["head", "worker"]}]},
+            "podMetricsEndpoints": [{"port": "metrics", "interval": "15s", "relabelings": relabelled}],
+        }
+    }
+
+
+def _service_monitor() -> Object:
+    """The application's metrics: any proxy leads to an ingress, and every ingress knows every replica."""
+    return _named("monitoring.coreos.com/v1", "ServiceMonitor", NAME) | {
+        "spec": {
+            "selector": {"matchLabels": {"ray.io/serve": f"{NAME}-serve"}},
+            "endpoints": [{"port": "serve", "path": "/metrics", "interval": "15s"}],
+        }
+    }

@@ -1,0 +1,143 @@
+"""What a cluster for a configuration consists of: pools of nodes, the groups on each, and their sizes.
+
+Knows the configuration; knows neither compose nor Kubernetes.
+"""
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from serve_app.config import AppSettings
+
+Config = dict[str, Any]
+"""A whole serve_config.yaml."""
+
+UID = 10001
+"""User and group of every process in our images."""
+VERSION = "0.1.0"
+"""Tag of the images."""
+RAY_VERSION = "2.60.0"
+HTTP_PORT = 8000
+GCS_PORT = 6379
+DASHBOARD_PORT = 8265
+METRICS_PORT = 8080
+"""Ray's own metrics on every node."""
+AGENT_PORT = 52365
+"""The node agent's, which knows whether the node is healthy."""
+OBJECT_STORE_BYTES = 256 << 20
+"""Little: token events cross by value, not through Ray's store."""
+_GRACE_MARGIN_S = 30
+_MODELS = "/models"
+
+
+class Variant(StrEnum):
+    """Which processors the model's groups use."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """Nodes of one shape and the groups that are meant to run on them."""
+
+    name: str
+    groups: tuple[str, ...]
+    cpus: int
+    """Cores of a node."""
+    memory_gib: int
+    gpus: int = 0
+    least: int = 1
+    """Nodes that are always there."""
+    most: int = 1
+    """Bound of the autoscaler."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A configuration as it runs in containers, and the nodes for it."""
+
+    config: Config
+    settings: AppSettings
+    pools: tuple[Pool, ...]
+
+    @property
+    def grace_s(self) -> int:
+        """Seconds a node gets to finish what it serves: above the longest generation and Serve's own patience."""
+        patience = [float(each.get("graceful_shutdown_timeout_s", 0)) for each in self.application["deployments"]]
+        return int(max(self.settings.limits.request_timeout_s, *patience)) + _GRACE_MARGIN_S
+
+    @property
+    def application(self) -> Config:
+        """The one application of the configuration."""
+        application: Config = self.config["applications"][0]
+        return application
+
+    @property
+    def needs_volume(self) -> bool:
+        """Whether the configuration names files under /models."""
+        exported = [getattr(engine, "exported", None) for engine in self.settings.engines.values()]
+        return any(str(path).startswith(_MODELS) for path in (self.settings.model.path, *exported))
+
+    @property
+    def needs_hub(self) -> bool:
+        """Whether the model is fetched from the hub, so that nodes must reach it."""
+        path = self.settings.model.path
+        return path != "embedded" and not path.startswith("/")
+
+
+def plan(config: Config, variant: Variant) -> Plan:
+    """Return the plan for a configuration; raises pydantic's `ValidationError` where `args:` is wrong."""
+    contained = _for_gpus(_contained(config)) if variant is Variant.GPU else _contained(config)
+    application = contained["applications"][0]
+    settings = AppSettings.model_validate(application["args"])
+    options = {each["name"]: each for each in application["deployments"]}
+    on_gpus = {name: _gpus(options.get(name, {})) for name in settings.engines}
+    pools = [_cpu_pool(tuple(name for name, gpus in on_gpus.items() if not gpus))]
+    with_gpus = tuple(name for name, gpus in on_gpus.items() if gpus)
+    if with_gpus:
+        pools.append(_gpu_pool(with_gpus, max(on_gpus.values())))
+    return Plan(config=contained, settings=settings, pools=tuple(pools))
+
+
+def _contained(config: Config) -> Config:
+    """Return the configuration for containers: the proxy listens on the container's own addresses."""
+    contained = copy.deepcopy(config)
+    contained["http_options"] = {**contained.get("http_options", {}), "host": "0.0.0.0", "port": HTTP_PORT}
+    return contained
+
+
+def _for_gpus(config: Config) -> Config:
+    """Return the configuration with every engine that can use a GPU on one; others stay as they are."""
+    moved = copy.deepcopy(config)
+    application = moved["applications"][0]
+    options = {each["name"]: each for each in application["deployments"]}
+    for name, engine in application["args"]["engines"].items():
+        if "device" not in engine:
+            continue
+        engine.update(device="cuda", dtype="bfloat16", enforce_eager=False)
+        for field in ("threads", "kv_cache_gib"):  # without effect there
+            engine.pop(field, None)
+        actor = {"num_cpus": 1, "num_gpus": engine.get("tensor_parallel_size", 1)}
+        if name not in options:
+            options[name] = {"name": name}
+            application["deployments"].append(options[name])
+        options[name]["ray_actor_options"] = {**options[name].get("ray_actor_options", {}), **actor}
+    return moved
+
+
+def _gpus(options: Mapping[str, Any]) -> int:
+    return math.ceil(float(options.get("ray_actor_options", {}).get("num_gpus", 0)))
+
+
+def _cpu_pool(groups: tuple[str, ...]) -> Pool:
+    """Production CPU in the tutorial's table: 8 to 12 GB."""
+    return Pool(name="cpu", groups=groups, cpus=4, memory_gib=10, least=2, most=4)
+
+
+def _gpu_pool(groups: tuple[str, ...], gpus: int) -> Pool:
+    """A GPU replica each; its cores are what vLLM's own processes need, so that no CPU group moves in."""
+    return Pool(name="gpu", groups=groups, cpus=2, memory_gib=16, gpus=gpus, least=1, most=2)

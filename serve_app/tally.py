@@ -1,0 +1,147 @@
+"""What a replica did with its requests, counted under the names that vLLM uses for the same, whatever the engine.
+
+Knows token events and numbers; neither Prometheus nor Ray.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from serve_app.types import Finished, Histogram, Served, TokenDelta, TokenRequest
+
+_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+_TOKENS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 131072.0)
+HISTOGRAMS = {
+    "time_to_first_token_seconds": ("From a request's arrival at the replica to its first token", _SECONDS),
+    "request_time_per_output_token_seconds": ("Mean time between a request's tokens", _SECONDS),
+    "e2e_request_latency_seconds": ("From a request's arrival at the replica to its end", _SECONDS),
+    "request_queue_time_seconds": ("Waiting for a slot", _SECONDS),
+    "request_prefill_time_seconds": ("Reading the prompt", _SECONDS),
+    "request_decode_time_seconds": ("Generating", _SECONDS),
+    "request_prompt_tokens": ("Prompt tokens of a request", _TOKENS),
+    "request_generation_tokens": ("Generated tokens of a request", _TOKENS),
+}
+"""What is observed once a request: name to meaning and upper bounds of the buckets."""
+COUNTERS = {
+    "prompt_tokens": "Prompt tokens of finished requests",
+    "generation_tokens": "Tokens generated, those of requests that failed or were given up included",
+    "prefix_cache_queries": "Prompt tokens looked up in the prefix cache",
+    "prefix_cache_hits": "Prompt tokens found there",
+}
+"""What only grows."""
+ABORTED = "abort"
+"""How a request ended that has no `Finished`."""
+
+
+class Sink(Protocol):
+    """Takes what is counted as well, for another system of metrics."""
+
+    def count(self, name: str, amount: float) -> None:
+        """Add to the counter `name` of `COUNTERS`."""
+        ...
+
+    def observe(self, name: str, value: float) -> None:
+        """Add a value to the histogram `name` of `HISTOGRAMS`."""
+        ...
+
+    def finished(self, reason: str) -> None:
+        """Count a request by how it ended."""
+        ...
+
+
+class Tally:
+    """The counts of one replica. `watch` gives what counts one request."""
+
+    def __init__(self, model: str, sink: Sink | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start at zero; `sink` is told everything too."""
+        self._model = model
+        self._sink = sink
+        self._clock = clock
+        self._counters: dict[str, float] = dict.fromkeys(COUNTERS, 0.0)
+        self._ends: dict[str, int] = defaultdict(int)
+        self._buckets = {name: [0] * (len(bounds) + 1) for name, (_, bounds) in HISTOGRAMS.items()}
+        self._sums = dict.fromkeys(HISTOGRAMS, 0.0)
+
+    def watch(self, request: TokenRequest) -> "Watch":
+        """Return the watch over a request that has just arrived."""
+        return Watch(self, len(request.prompt), self._clock)
+
+    def served(self) -> Served:
+        """Return the counts so far."""
+        histograms = {
+            name: Histogram(bounds=bounds, counts=tuple(self._buckets[name]), total=self._sums[name])
+            for name, (_, bounds) in HISTOGRAMS.items()
+        }
+        return Served(model=self._model, counters=dict(self._counters), ends=dict(self._ends), histograms=histograms)
+
+    def count(self, name: str, amount: float) -> None:
+        """See `Sink.count`."""
+        self._counters[name] += amount
+        if self._sink is not None:
+            self._sink.count(name, amount)
+
+    def observe(self, name: str, value: float) -> None:
+        """See `Sink.observe`."""
+        bounds = HISTOGRAMS[name][1]
+        self._buckets[name][next((place for place, bound in enumerate(bounds) if value <= bound), len(bounds))] += 1
+        self._sums[name] += value
+        if self._sink is not None:
+            self._sink.observe(name, value)
+
+    def finished(self, reason: str) -> None:
+        """See `Sink.finished`."""
+        self._ends[reason] += 1
+        if self._sink is not None:
+            self._sink.finished(reason)
+
+
+class Watch:
+    """Counts one request: `push` what it yields, then `end`, however it ended."""
+
+    def __init__(self, tally: Tally, prompt_tokens: int, clock: Callable[[], float]) -> None:
+        """Begin now."""
+        self._tally = tally
+        self._prompt_tokens = prompt_tokens
+        self._clock = clock
+        self._began = clock()
+        self._first: float | None = None
+        self._last = self._began
+        self._tokens = 0
+        self._finished: Finished | None = None
+
+    def push(self, batch: Iterable[object]) -> None:
+        """Take events; what is no event of a stream is ignored."""
+        tokens = 0
+        for event in batch:
+            if isinstance(event, TokenDelta):
+                tokens += len(event.ids)
+            elif isinstance(event, Finished):
+                self._finished = event
+        if tokens:
+            self._last = self._clock()
+            if self._first is None:
+                self._first = self._last
+                self._tally.observe("time_to_first_token_seconds", self._first - self._began)
+            self._tokens += tokens
+            self._tally.count("generation_tokens", tokens)
+
+    def end(self) -> None:
+        """Count the request as a whole; must be called once."""
+        tally, finished = self._tally, self._finished
+        if finished is None:
+            tally.finished(ABORTED)
+            return
+        tally.finished(finished.reason)
+        tally.count("prompt_tokens", self._prompt_tokens)
+        tally.count("prefix_cache_queries", self._prompt_tokens)
+        tally.count("prefix_cache_hits", finished.usage.cached_tokens)
+        tally.observe("e2e_request_latency_seconds", self._clock() - self._began)
+        tally.observe("request_prompt_tokens", self._prompt_tokens)
+        tally.observe("request_generation_tokens", self._tokens)
+        if self._first is not None and self._tokens > 1:
+            tally.observe("request_time_per_output_token_seconds", (self._last - self._first) / (self._tokens - 1))
+        timings = finished.timings
+        tally.observe("request_queue_time_seconds", timings.queue_s)
+        tally.observe("request_prefill_time_seconds", timings.prefill_s)
+        tally.observe("request_decode_time_seconds", timings.decode_s)

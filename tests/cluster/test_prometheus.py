@@ -1,0 +1,93 @@
+"""Rules and scrape configuration by promtool; every series that a panel or a rule asks for exists on a running application."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from ray.dashboard.modules.metrics.dashboards.serve_llm_dashboard_panels import serve_llm_dashboard_config
+
+from serve_app.manifests.grafana import PANELS, series
+from serve_app.metrics import exposition
+from serve_app.tally import COUNTERS, HISTOGRAMS, Tally
+from serve_app.types import (
+    EngineInfo,
+    EngineKind,
+    Finished,
+    FinishReason,
+    Phase,
+    ReplicaReport,
+    Sampling,
+    TokenDelta,
+    TokenRequest,
+    Usage,
+)
+from tests.cluster.conftest import ROOT, tool
+
+FOLDER = ROOT / "cluster" / "prometheus"
+RULES = yaml.safe_load((FOLDER / "rules.yaml").read_text())
+
+
+def _promtool(*arguments: str, folder: Path = FOLDER) -> None:
+    done = subprocess.run([tool("promtool"), *arguments], capture_output=True, text=True, timeout=60, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_takes_the_configuration() -> None:
+    _promtool("check", "config", "prometheus.yaml")
+
+
+def test_the_rules_fire_when_they_should() -> None:
+    _promtool("test", "rules", "rules_test.yaml")
+
+
+def _exposed() -> dict[str, set[str]]:
+    """What GET /metrics shows of a replica that has answered one request: labels by series."""
+    tally = Tally("m")
+    watch = tally.watch(TokenRequest(request_id="r", prompt=(1,), sampling=Sampling()))
+    usage = Usage(prompt_tokens=1, completion_tokens=2)
+    watch.push((TokenDelta((1,)), TokenDelta((2,)), Finished(reason=FinishReason.LENGTH, usage=usage)))
+    watch.end()
+    info = EngineInfo(kind=EngineKind.FAKE, context_length=8, capabilities=frozenset(), max_concurrency=1, precision="none")
+    report = ReplicaReport(group="a", replica_id="0", phase=Phase.READY, info=info, served=tally.served())
+    exposed: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(exposition([report]).decode()):
+        for sample in family.samples:
+            exposed.setdefault(sample.name, set()).update(sample.labels)
+    return exposed
+
+
+EXPOSED = _exposed()
+RECORDED = {rule["record"] for group in RULES["groups"] for rule in group["rules"] if "record" in rule}
+QUERIES = {f"{panel.title}: {legend}": query for panel in PANELS for legend, query in panel.queries.items()} | {
+    rule.get("alert", rule.get("record")): rule["expr"] for group in RULES["groups"] for rule in group["rules"]
+}
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_query_asks_for_what_is_there(name: str) -> None:
+    query = QUERIES[name]
+    asked = series(query)
+    assert asked or 'up{job="phi-serve"}' in query
+    assert asked <= set(EXPOSED) | RECORDED
+    for labels in re.findall(r"\bby \(([^)]*)\)", query):
+        known = set().union(*(EXPOSED.get(each, {"group"}) for each in asked)) | {"le"}
+        assert set(labels.replace(" ", "").split(",")) <= known
+
+
+def test_rays_dashboard_finds_our_series() -> None:
+    """Ray's Serve LLM dashboard asks for `ray_vllm_*`; all but vLLM's transfers and offloading are counted for every group."""
+    asked = {
+        name
+        for panel in serve_llm_dashboard_config.panels + [p for row in serve_llm_dashboard_config.rows or [] for p in row.panels]
+        for target in panel.targets
+        for name in re.findall(r"\bray_vllm_([a-z0-9_]+)", target.expr)
+    }
+    told = {"num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "request_success_total"}
+    told |= {f"{name}_total" for name in COUNTERS}
+    told |= {f"{name}_{part}" for name in HISTOGRAMS for part in ("bucket", "sum", "count")}
+    foreign = re.compile("nixl|kv_offload|external_prefix|num_requests_swapped")
+    assert len(asked & told) >= 15
+    assert {name for name in asked - told if not foreign.search(name)} == set()
