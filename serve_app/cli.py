@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from serve_app.config import ModelSettings
+from serve_app.conversation import RawText
 from serve_app.errors import ServeError
 from serve_app.models.catalog import locate
 from serve_app.models.export import write_onnx
+from serve_app.routing.tasks import DEFAULT_THRESHOLD, classify
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 export = typer.Typer(no_args_is_help=True, help="Derive another form of a model.")
@@ -31,6 +33,18 @@ class Precision(StrEnum):
     FP32 = "fp32"
     INT8 = "int8"
     INT4 = "int4"
+
+
+@app.command()
+def route(
+    text: Annotated[str, typer.Argument(help="A prompt, as a user would write it.")],
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Least probability of a task; below it: general.")] = DEFAULT_THRESHOLD,
+) -> None:
+    """Print which task a prompt is taken for, with each task's probability. Needs no server."""
+    decision = classify(RawText(text=text), threshold)
+    typer.echo(f"{decision.task} ({decision.reason})")
+    for task, chance in sorted(decision.probabilities.items(), key=lambda entry: -entry[1]):
+        typer.echo(f"  {task:<10} {chance:6.1%}")
 
 
 @export.command("onnx")

@@ -119,6 +119,8 @@ class RoutingSettings(Settings):
 
     prefer: dict[Task, tuple[str, ...]] = Field(default_factory=dict)
     """Groups per task, best first. Groups not named follow in the order of `engines`."""
+    task_threshold: float = Field(0.4, ge=0, le=1)
+    """Least probability of an inferred task; a request that is unsure of every task counts as general."""
     max_attempts: int = Field(3, ge=1, le=10)
     """Tries per answer, the first included, as long as no token has reached the client."""
     accept_timeout_s: float = Field(10.0, gt=0)

@@ -9,7 +9,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from serve_app.conversation import Completion, TextEvent, fold
+from serve_app.conversation import Completion, GenerateRequest, TextEvent, fold
 from serve_app.dialects.base import (
     Call,
     Codec,
@@ -30,6 +30,7 @@ from serve_app.dialects.base import (
     Rendered,
     Served,
     StreamEncoder,
+    Trial,
     WireBody,
     dump,
     parse,
@@ -38,20 +39,13 @@ from serve_app.errors import InvalidRequest, MethodNotAllowed, NotFound, ServeEr
 from serve_app.gateway import Gateway, Telling
 from serve_app.metrics import CONTENT_TYPE, exposition
 from serve_app.routing.fleet import Fleet
+from serve_app.routing.tasks import confusion
 from serve_app.types import Phase, Task
 
 logger = logging.getLogger(__name__)
 
 _CLIENT_GONE = 499
 _REQUEST_ID = re.compile(r"[!-~]{1,200}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Hints:
-    """What a request's headers say about its routing; each wins over the body and over classification."""
-
-    task: Task | None
-    group: str | None
 
 
 class _EventResponse(StreamingResponse):
@@ -90,7 +84,7 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
     return app
 
 
-def _mount(app: FastAPI, gateway: Gateway, dialect: Dialect, endpoint: Generate | Lookup | Render) -> None:
+def _mount(app: FastAPI, gateway: Gateway, dialect: Dialect, endpoint: Generate | Lookup | Render | Trial) -> None:
     if isinstance(endpoint, Render):
 
         async def render(request: Request) -> Response:
@@ -98,6 +92,13 @@ def _mount(app: FastAPI, gateway: Gateway, dialect: Dialect, endpoint: Generate 
 
         extra = _body_schema(endpoint.body)
         app.add_api_route(endpoint.path, render, methods=["POST"], openapi_extra=extra, tags=[dialect.name], name=endpoint.path)
+    elif isinstance(endpoint, Trial):
+
+        async def tried(request: Request) -> Response:
+            return await _guarded(dialect, request, lambda telling: _tried(endpoint, gateway, request, telling))
+
+        extra = _body_schema(endpoint.body)
+        app.add_api_route(endpoint.path, tried, methods=["POST"], openapi_extra=extra, tags=[dialect.name], name=endpoint.path)
     elif isinstance(endpoint, Generate):
         extra = _body_schema(endpoint.codec.body)
 
@@ -132,6 +133,16 @@ async def _rendered(endpoint: Render, gateway: Gateway, request: Request, tellin
     return _json(endpoint.encode(body, rendered), 200, _headers(telling))
 
 
+async def _tried(endpoint: Trial, gateway: Gateway, request: Request, telling: Telling) -> Response:
+    wanted = endpoint.decode(await _read(request, gateway.settings.limits.max_body_bytes), telling.request_id)
+    if isinstance(wanted, tuple):
+        counts = await asyncio.to_thread(confusion, wanted, gateway.settings.routing.task_threshold)
+        return _json(endpoint.encode_confusion(counts), 200, _headers(telling))
+    trial = await gateway.route(_hinted(wanted, request))
+    telling.task, telling.reason = trial.decision.task, trial.reason
+    return _json(endpoint.encode(trial), 200, _headers(telling))
+
+
 async def _guarded(dialect: Dialect, request: Request, answer: Callable[[Telling], Any]) -> Response:
     """Run `answer`; whatever it raises becomes an error in the dialect's shape, the unforeseen an anonymous one."""
     telling = Telling(request_id=_request_id(request))
@@ -154,10 +165,9 @@ async def respond(codec: Codec[Any], gateway: Gateway, request: Request, telling
     """
     arrived = time.monotonic()
     raw = await _read(request, gateway.settings.limits.max_body_bytes)
-    hints = _hints(request)
     body = parse(codec.body, raw)
     wanted, stream = codec.decode(body, telling.request_id)
-    wanted = replace(wanted, task=hints.task or wanted.task, group=hints.group or wanted.group)
+    wanted = _hinted(wanted, request)
     model = gateway.catalog.resolve(wanted.model)
     call = Call(request=wanted, body=body, stream=stream, model=wanted.model or model, created=int(time.time()))
     encoder = codec.encoder(call) if stream else None
@@ -226,11 +236,13 @@ async def _read(request: Request, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _hints(request: Request) -> _Hints:
+def _hinted(wanted: GenerateRequest, request: Request) -> GenerateRequest:
+    """Return `wanted` with what the headers say about its routing; they win over the body and over classification."""
     task = request.headers.get("x-task")
     if task is not None and task not in set(Task):
         raise InvalidRequest(f"no task '{task[:100]}'; tasks are: {', '.join(Task)}", param="x-task")
-    return _Hints(task=Task(task) if task else None, group=request.headers.get("x-engine") or None)
+    group = request.headers.get("x-engine") or wanted.group
+    return replace(wanted, task=Task(task) if task else wanted.task, group=group)
 
 
 def _request_id(request: Request) -> str:

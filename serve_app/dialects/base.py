@@ -8,10 +8,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from serve_app.conversation import Completion, GenerateRequest, Prompt, TextEvent
+from serve_app.conversation import Completion, GenerateRequest, Labelled, Prompt, RouteTrial, TextEvent
 from serve_app.errors import InvalidRequest, ServeError
 from serve_app.models.catalog import Catalog
-from serve_app.types import InvalidValue, Sampling
+from serve_app.types import InvalidValue, Sampling, Task
 
 JsonObject = dict[str, Any]
 
@@ -118,6 +118,19 @@ class Render:
     """(body, what came of it) -> answer."""
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """POST endpoint that says where a request would go, or how well labelled texts are told apart, and generates nothing."""
+
+    path: str
+    body: type[WireBody]
+    decode: Callable[[bytes, str], GenerateRequest | tuple[Labelled, ...]]
+    """(raw body, request id) -> what to try; raises `ServeError`."""
+    encode: Callable[[RouteTrial], JsonObject]
+    encode_confusion: Callable[[Mapping[Task, Mapping[Task, int]]], JsonObject]
+    """Counts as `[given][decided]` -> answer."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     """One API: its endpoints and the shape of its errors."""
@@ -125,7 +138,7 @@ class Dialect:
     name: str
     prefix: str
     """Unknown paths below it are answered in this dialect; the longest matching prefix wins."""
-    endpoints: tuple[Generate | Lookup | Render, ...]
+    endpoints: tuple[Generate | Lookup | Render | Trial, ...]
     encode_error: Callable[[ServeError, str], JsonObject]
     """(error, request id) -> body."""
 

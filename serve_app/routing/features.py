@@ -1,6 +1,6 @@
 """Turns a prompt's text into sparse features for the task classifier. Pure numpy; training and serving call the same function.
 
-Five groups of features, each a set of rows of one weight table:
+Six groups of features, each a set of rows of one weight table:
 
 - `chars`: hashed character 2- to 4-grams, which survive typos;
 - `words`: hashed words and pairs of neighbours;
@@ -8,12 +8,14 @@ Five groups of features, each a set of rows of one weight table:
   look alike in all languages;
 - `concepts`: what a word means to the classifier (calculate, function, premise, poem...) whatever its language, from a lexicon
   that is stored with the weights: each concept, each pair that occurs together, each pair in sequence;
+- `asked`: the words and concepts of the one sentence that asks: the last that ends in a question mark, else the first;
 - `measures`: buckets of length, share of digits, operators, brackets and lines.
 
 Hashes of all spans come from one array of prefix sums: sum(c[i] * P**i) mod 2**64 over a span, divided by P**start, is the same
 wherever the span stands. So no Python loop runs over characters or words.
 """
 
+import re
 import unicodedata
 from dataclasses import dataclass
 
@@ -26,10 +28,10 @@ READ_CHARS = 1200
 Rows = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
-_HASHED_BITS = {"chars": 16, "words": 15, "shapes": 13}
+_HASHED_BITS = {"chars": 16, "words": 15, "shapes": 13, "asked": 15}
 MAX_CONCEPTS = 128
 _MEASURE_ROWS = 256
-GROUPS = ("chars", "words", "shapes", "concepts", "measures")
+GROUPS = ("chars", "words", "shapes", "concepts", "asked", "measures")
 _SIZES = {name: 1 << bits for name, bits in _HASHED_BITS.items()} | {
     "concepts": MAX_CONCEPTS + 2 * MAX_CONCEPTS * MAX_CONCEPTS,
     "measures": _MEASURE_ROWS,
@@ -87,6 +89,11 @@ _OPERATORS = np.zeros(128, dtype=bool)
 _OPERATORS[[ord(char) for char in "+-*/=^%<>"]] = True
 _BRACKETS = np.zeros(128, dtype=bool)
 _BRACKETS[[ord(char) for char in "(){}[];_\\$#`|&"]] = True
+_ENDS = np.zeros(128, dtype=bool)
+_ENDS[[ord(char) for char in ".!?\n"]] = True
+_LEAST_SENTENCE = 12
+"""A first sentence shorter than this (a greeting, an abbreviation) does not end."""
+_GAP = re.compile(r"\(\s*\)")
 _SALTS = np.arange(1, 64, dtype=np.uint64) * np.uint64(0xA24BAED4963EE407)
 _MIX = np.uint64(0xFF51AFD7ED558CCD)
 
@@ -111,6 +118,8 @@ def fold(text: str) -> str:
         text = text[:head] + "\n" + text[head - READ_CHARS :]
     if not text.isascii():
         text = unicodedata.normalize("NFKD", text.translate(_PUNCTUATION))
+    if "(" in text:
+        text = _GAP.sub("?", text)  # how examinations write the place of the answer
     return text.casefold()
 
 
@@ -151,8 +160,8 @@ class Lexicon:
         table[_slot(hashes)] = concepts
         return cls(table)
 
-    def stream(self, spans: Spans, starts: Rows, ends: Rows) -> Rows:
-        """Return the concepts of the words at `starts`, in order; the longest listed stem of each wins."""
+    def find(self, spans: Spans, starts: Rows, ends: Rows) -> Rows:
+        """Return the concept of each word at `starts`, 0 for none; the longest listed stem wins."""
         if not len(starts):
             return np.zeros(0, dtype=np.int64)
         stops = starts[:, None] + np.arange(_MAX_STEM + 1)
@@ -167,10 +176,15 @@ class Lexicon:
         merged = np.where(found[:, 0] > 0, found[:, 0], stems).astype(np.int64)
         numbers = spans.classes[starts] == _DIGIT
         merged[numbers] = _NUMBER
-        merged = merged[merged > 0]
-        again = np.zeros(len(merged), dtype=bool)
-        again[1:] = merged[1:] == merged[:-1]
-        return merged[~again]
+        return merged
+
+    @staticmethod
+    def thin(concepts: Rows) -> Rows:
+        """Return the concepts in order without gaps, a run of the same one as one."""
+        concepts = concepts[concepts > 0]
+        again = np.zeros(len(concepts), dtype=bool)
+        again[1:] = concepts[1:] == concepts[:-1]
+        return concepts[~again]
 
 
 def _slot(hashes: Hashes) -> NDArray[np.uint64]:
@@ -190,8 +204,7 @@ def _chars(spans: Spans) -> Rows:
     return _rows(hashes[inside], 0, "chars")
 
 
-def _words(spans: Spans, starts: Rows, ends: Rows) -> Rows:
-    hashes = spans.hashes(starts, ends)
+def _words(hashes: Hashes) -> Rows:
     pairs = hashes[:-1] * np.uint64(3) + hashes[1:]
     return np.concatenate((_rows(hashes, 1, "words"), _rows(pairs, 2, "words")))
 
@@ -222,6 +235,13 @@ def _concepts(stream: Rows) -> Rows:
     return np.concatenate((present + offset, pairs + (offset + MAX_CONCEPTS), neighbours + (offset + MAX_CONCEPTS + square)))
 
 
+def _asked_rows(hashes: Hashes, stream: Rows) -> Rows:
+    concepts = stream.astype(np.uint64)
+    pairs = concepts[:-1] * np.uint64(MAX_CONCEPTS) + concepts[1:]
+    parts = (hashes, hashes[:-1] * np.uint64(3) + hashes[1:], concepts, pairs, concepts[:1])
+    return np.concatenate([_rows(part, 10 + at, "asked") for at, part in enumerate(parts)])
+
+
 def _measures(spans: Spans, words: int) -> Rows:
     size = max(1, len(spans.codes))
     ascii_codes = spans.codes[spans.codes < 128]
@@ -237,6 +257,19 @@ def _measures(spans: Spans, words: int) -> Rows:
     return np.array([16 * at + min(count, 32767).bit_length() for at, count in enumerate(counts)], dtype=np.int64) + OFFSETS["measures"]
 
 
+def _asked(codes: NDArray[np.uint32]) -> tuple[int, int]:
+    """Return the bounds of the sentence that asks."""
+    marks = np.flatnonzero(_ENDS[np.minimum(codes, 127)])
+    questions = np.flatnonzero(codes[marks] == ord("?"))
+    if len(questions):
+        last = questions[-1]
+        return (int(marks[last - 1]) + 1 if last else 0), int(marks[last])
+    for end in marks:
+        if end > _LEAST_SENTENCE:
+            return 0, int(end)
+    return 0, len(codes)
+
+
 def extract(text: str, lexicon: Lexicon) -> tuple[Rows, ...]:
     """Return the table rows that `text` switches on, per group of `GROUPS`; a row that occurs twice is listed twice."""
     spans = read(text)
@@ -248,6 +281,11 @@ def extract(text: str, lexicon: Lexicon) -> tuple[Rows, ...]:
     # A word ends where its class does; an ideograph's "word" may run on, so that listed stems of several can match.
     breaks = np.flatnonzero(np.concatenate((classes[1:] != classes[:-1], [True]))) + 1 if len(classes) else starts
     ends = breaks[np.searchsorted(breaks, starts, side="right")] if len(starts) else starts
-    stream = lexicon.stream(spans, starts, ends)
+    found = lexicon.find(spans, starts, ends)
     near = np.where(classes[starts] == _IDEOGRAPH, np.minimum(starts + 1, ends), ends) if len(starts) else ends
-    return _chars(spans), _words(spans, starts, near), _shapes(spans), _concepts(stream), _measures(spans, len(starts))
+    hashes = spans.hashes(starts, near)
+    begin, end = _asked(spans.codes)
+    inside = slice(*np.searchsorted(starts, (begin, end)))
+    asked = _asked_rows(hashes[inside], lexicon.thin(found[inside]))
+    stream = lexicon.thin(found)
+    return _chars(spans), _words(hashes), _shapes(spans), _concepts(stream), asked, _measures(spans, len(starts))

@@ -17,7 +17,7 @@ from serve_app.routing.features import GROUPS, TABLE_ROWS, Lexicon, extract
 
 Floats = NDArray[np.float32]
 
-GAINS: Mapping[str, float] = {"chars": 1.0, "words": 0.7, "shapes": 0.7, "concepts": 1.6, "measures": 0.5}
+GAINS: Mapping[str, float] = {"chars": 1.0, "words": 0.7, "shapes": 0.7, "concepts": 1.6, "asked": 1.2, "measures": 0.5}
 """Weight of each group of features in the kernel."""
 
 

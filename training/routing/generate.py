@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from serve_app.types import Task
@@ -17,6 +18,8 @@ TEMPLATES = Path(__file__).with_name("templates")
 _SLOT = re.compile(r"\{([a-z]+?)(\d?)\}")
 _SEED = 7
 _MOST_PER_TEMPLATE = 6
+_MOST_NESTED = 3
+"""Slots within slots."""
 _WITHOUT_BLANKS = {"zh", "ja", "th"}
 
 Slots = dict[str, list[str]]
@@ -67,11 +70,17 @@ def _expand(template: str, slots: Slots, rng: random.Random) -> Iterator[str]:
     used = [name for name, _ in _SLOT.findall(template) if name in slots]
     rounds = min(_MOST_PER_TEMPLATE, 1 + 2 * len(used))
     for _ in range(rounds):
-        drawn = {name: rng.sample(slots[name], min(len(slots[name]), 9)) for name in used}
-        yield _SLOT.sub(lambda match, drawn=drawn: _value(match, drawn), template)  # type: ignore[misc]
+        drawn: dict[str, list[str]] = {}
+        text = template
+        for _ in range(_MOST_NESTED):
+            for name, _ in _SLOT.findall(text):
+                if name in slots and name not in drawn:
+                    drawn[name] = rng.sample(slots[name], min(len(slots[name]), 9))
+            text = _SLOT.sub(partial(_value, drawn), text)
+        yield text
 
 
-def _value(match: re.Match[str], drawn: Mapping[str, list[str]]) -> str:
+def _value(drawn: Mapping[str, list[str]], match: re.Match[str]) -> str:
     name, number = match.groups()
     if name not in drawn:
         return match.group()
