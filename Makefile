@@ -10,7 +10,7 @@ TRAIN_FLAGS ?= --minutes 60 --tokens-per-step 4096 --threads 2 --compile
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve check test test-unit bench bench-routing manifests tools train evaluate-embedded lock clean
+.PHONY: help setup serve check test test-unit bench bench-routing manifests tools train evaluate-embedded evaluate-routing lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ train: $(STAMP) ## train the embedded model anew (hours on CPUs; resumes from TR
 
 evaluate-embedded: $(STAMP) ## accuracy per family of the embedded model on ONNX fp32, int8, int4 and vLLM
 	$(BIN)/python -m training.evaluate
+
+evaluate-routing: $(STAMP) ## accuracy of the task classifier against its goals; more with ROUTING_DATA
+	$(BIN)/python -m training.routing.evaluate
 
 # The locks name versions only: no URLs, no indexes.
 UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --override requirements/overrides.txt --python-version 3.11 \

@@ -14,12 +14,14 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from serve_app.client.verbs import add_verbs
 from serve_app.config import ModelSettings
+from serve_app.conversation import RawText
 from serve_app.errors import ServeError
 from serve_app.manifests.files import compose_text, kuberay_text
 from serve_app.manifests.kuberay import Choices, Upgrade
 from serve_app.manifests.plan import Config, Variant
 from serve_app.models.catalog import locate
 from serve_app.models.export import write_form
+from serve_app.routing.tasks import DEFAULT_THRESHOLD, classify
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 export = typer.Typer(no_args_is_help=True, help="Another form of a model, or of the configuration.")
@@ -52,6 +54,20 @@ class GgufType(StrEnum):
 
 _Model = Annotated[str, typer.Argument(help="`embedded`, a folder in Hugging Face layout, or a hub id.")]
 _Out = Annotated[Path, typer.Option(help="The folder to write; must not exist.")]
+
+
+@app.command()
+def route(
+    text: Annotated[str, typer.Argument(help="A prompt, as a user would write it.")],
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Least probability of a task; below it: general.")
+    ] = DEFAULT_THRESHOLD,
+) -> None:
+    """Print which task a prompt is taken for, with each task's probability. Needs no server."""
+    decision = classify(RawText(text=text), threshold)
+    typer.echo(f"{decision.task} ({decision.reason})")
+    for task, chance in sorted(decision.probabilities.items(), key=lambda entry: -entry[1]):
+        typer.echo(f"  {task:<10} {chance:6.1%}")
 
 
 @export.command("onnx")

@@ -236,6 +236,8 @@ class RoutingSettings(Settings):
     """Length of an answer assumed until answers have been observed."""
     prompt_weight: float = Field(0.25, ge=0)
     """Work of reading a prompt token, compared to generating one."""
+    task_threshold: float = Field(0.4, ge=0, le=1)
+    """Least probability of an inferred task; a request that is unsure of every task counts as general."""
     max_attempts: int = Field(3, ge=1, le=10)
     """Tries per answer, the first and every continuation included."""
     retry_ratio: float = Field(0.2, ge=0, le=1)

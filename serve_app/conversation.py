@@ -3,7 +3,7 @@
 Plain frozen dataclasses. Knows no web framework, dialect or engine.
 """
 
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -165,6 +165,36 @@ class RawTokens:
 
 
 Prompt: TypeAlias = Chat | RawText | RawTokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDecision:
+    """Which task a request is, and why."""
+
+    task: Task
+    reason: str
+    """A slug; see `serve_app.routing.tasks`."""
+    probabilities: Mapping[Task, float] = field(default_factory=dict)
+    """Of every task that was weighed; empty when none was."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteTrial:
+    """Where a request would go."""
+
+    decision: TaskDecision
+    candidates: tuple[str, ...]
+    """Groups in the order they would be tried; empty when none is ready."""
+    reason: str
+    """Why the first is first; see `Policy.choose`. The error's code where there are none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """A text and the task it is."""
+
+    text: str
+    task: Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

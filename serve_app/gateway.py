@@ -19,14 +19,25 @@ from serve_app.chat.template import ChatTemplate
 from serve_app.chat.text_stream import TextStream
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import AppSettings, RoutingSettings
-from serve_app.conversation import Chat, GenerateRequest, Prompt, RawText, TextDelta, TextEvent, Tool, total_usage
-from serve_app.errors import ContextOverflow, IncompleteGeneration, InvalidRequest, Overloaded, ServeError
+from serve_app.conversation import (
+    Chat,
+    GenerateRequest,
+    Prompt,
+    RawText,
+    RouteTrial,
+    TaskDecision,
+    TextDelta,
+    TextEvent,
+    Tool,
+    total_usage,
+)
+from serve_app.errors import ContextOverflow, IncompleteGeneration, InvalidRequest, NoEngine, Overloaded, ServeError
 from serve_app.metrics import Traffic, exposition
 from serve_app.models.catalog import Catalog
 from serve_app.routing.affinity import affinity
 from serve_app.routing.fleet import Fleet
 from serve_app.routing.policy import Policy
-from serve_app.routing.tasks import classify
+from serve_app.routing.tasks import decide
 from serve_app.types import MAX_SEED, Finished, FinishReason, InvalidValue, Sampling, Task, Timings, TokenRequest, Usage
 
 REQUEST_LOG = logging.getLogger("serve_app.requests")
@@ -141,6 +152,21 @@ class Gateway:
         """Return the token ids that engines would get for `prompt`; raises `ContextOverflow` when no group could take it."""
         return await self._render(self.catalog.resolve(model).prompted(prompt), self.fleet())
 
+    async def route(self, request: GenerateRequest) -> RouteTrial:
+        """Return where `request` would go now; asks no engine. Raises what would refuse the request itself."""
+        request = self.catalog.resolve(request.model).applied(request)
+        fleet = self._attempts.survey()
+        decision = self._decide(request)
+        prompts = [await self._render(prompt, fleet) for prompt in request.prompts]
+        try:
+            route = self._policy.choose(request, decision.task, max(len(ids) for ids in prompts), fleet)
+        except NoEngine as error:
+            return RouteTrial(decision=decision, candidates=(), reason=error.code)
+        return RouteTrial(decision=decision, candidates=route.candidates, reason=route.reason)
+
+    def _decide(self, request: GenerateRequest) -> TaskDecision:
+        return decide(request.task, request.prompts[0], self.settings.routing.task_threshold)
+
     async def _prepare(self, request: GenerateRequest, telling: Telling) -> list[_Job]:
         limits = self.settings.limits
         if request.n > limits.max_choices:
@@ -148,7 +174,7 @@ class Gateway:
         if len(request.prompts) > limits.max_prompts:
             raise InvalidRequest(f"at most {limits.max_prompts} prompts per call, got {len(request.prompts)}", param="prompt")
         fleet = self._attempts.survey()
-        task = telling.task = request.task or classify(request.prompts[0])
+        task = telling.task = self._decide(request).task
         prompts = [await self._render(prompt, fleet) for prompt in request.prompts]
         route = self._policy.choose(request, task, max(len(ids) for ids in prompts), fleet)
         telling.reason, telling.weighed = route.reason, route.weighed

@@ -24,15 +24,17 @@ from serve_app.dialects.base import (
     Rendered,
     Reply,
     Scene,
+    Trial,
     WireBody,
     parse,
 )
 from serve_app.errors import MethodNotAllowed, NotFound, ServeError, internal_error
 from serve_app.gateway import Gateway, Telling
 from serve_app.metrics import CONTENT_TYPE
-from serve_app.responses import error_response, json_response, read_body, request_id, respond, told_headers
+from serve_app.responses import error_response, hinted, json_response, read_body, request_id, respond, told_headers
 from serve_app.routing.fleet import Fleet
 from serve_app.routing.overview import overview
+from serve_app.routing.tasks import confusion
 from serve_app.types import Phase, Task
 
 logger = logging.getLogger(__name__)
@@ -71,7 +73,7 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
     return app
 
 
-def _mount(app: FastAPI, gateway: Gateway, dialect: Dialect, endpoint: Generate | Act | Render) -> None:
+def _mount(app: FastAPI, gateway: Gateway, dialect: Dialect, endpoint: Generate | Act | Render | Trial) -> None:
     async def answer(request: Request) -> Response:
         return await _guarded(dialect, request, lambda telling: _answer(endpoint, gateway, request, telling))
 
@@ -82,11 +84,13 @@ def _mount(app: FastAPI, gateway: Gateway, dialect: Dialect, endpoint: Generate 
     app.add_api_route(endpoint.path, answer, methods=[method], openapi_extra=extra, tags=[dialect.name], name=name)
 
 
-async def _answer(endpoint: Generate | Act | Render, gateway: Gateway, request: Request, telling: Telling) -> Response:
+async def _answer(endpoint: Generate | Act | Render | Trial, gateway: Gateway, request: Request, telling: Telling) -> Response:
     if isinstance(endpoint, Generate):
         return await respond(endpoint.codec, gateway, request, telling)
     if isinstance(endpoint, Render):
         return await _rendered(endpoint, gateway, request, telling)
+    if isinstance(endpoint, Trial):
+        return await _tried(endpoint, gateway, request, telling)
     raw = await read_body(request, gateway.settings.limits.max_body_bytes)
     body = raw if endpoint.body is None else parse(endpoint.body, raw)
     return _reply(await asyncio.to_thread(endpoint.answer, _scene(gateway, request), body), telling)
@@ -146,6 +150,16 @@ async def _rendered(endpoint: Render, gateway: Gateway, request: Request, tellin
     lengths = [group.info.context_length for group in gateway.fleet().groups if group.info is not None]
     rendered = Rendered(ids=ids, text=text, context_length=max(lengths, default=None))
     return json_response(endpoint.encode(body, rendered), 200, told_headers(telling))
+
+
+async def _tried(endpoint: Trial, gateway: Gateway, request: Request, telling: Telling) -> Response:
+    wanted = endpoint.decode(await read_body(request, gateway.settings.limits.max_body_bytes), telling.request_id)
+    if isinstance(wanted, tuple):
+        counts = await asyncio.to_thread(confusion, wanted, gateway.settings.routing.task_threshold)
+        return json_response(endpoint.encode_confusion(counts), 200, told_headers(telling))
+    trial = await gateway.route(hinted(wanted, request))
+    telling.task, telling.reason = trial.decision.task, trial.reason
+    return json_response(endpoint.encode(trial), 200, told_headers(telling))
 
 
 async def _guarded(dialect: Dialect, request: Request, answer: Callable[[Telling], Any]) -> Response:

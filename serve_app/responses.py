@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from serve_app.conversation import Completion, TextEvent, fold
+from serve_app.conversation import Completion, GenerateRequest, TextEvent, fold
 from serve_app.dialects.base import Call, Codec, Dialect, JsonObject, Served, StreamEncoder, dump, parse
 from serve_app.errors import InvalidRequest, ServeError, TooLarge, internal_error
 from serve_app.gateway import Gateway, Telling
@@ -62,16 +62,9 @@ async def respond(codec: Codec[Any], gateway: Gateway, request: Request, telling
     """
     arrived, created = time.monotonic(), time.time()
     raw = await read_body(request, gateway.settings.limits.max_body_bytes)
-    hints = _hints(request)
     body = parse(codec.body, raw)
     wanted, stream = codec.decode(body, telling.request_id)
-    wanted = replace(
-        wanted,
-        task=hints.task or wanted.task,
-        group=hints.group or wanted.group,
-        session=hints.session or wanted.session,
-        timeout_s=hints.timeout_s or wanted.timeout_s,
-    )
+    wanted = hinted(wanted, request)
     call = Call(
         request=wanted,
         body=body,
@@ -144,6 +137,18 @@ async def read_body(request: Request, limit: int) -> bytes:
             raise refusal
         parts.append(part)
     return b"".join(parts)
+
+
+def hinted(wanted: GenerateRequest, request: Request) -> GenerateRequest:
+    """Return `wanted` with what the headers say about its way; they win over the body and over classification."""
+    hints = _hints(request)
+    return replace(
+        wanted,
+        task=hints.task or wanted.task,
+        group=hints.group or wanted.group,
+        session=hints.session or wanted.session,
+        timeout_s=hints.timeout_s or wanted.timeout_s,
+    )
 
 
 def _hints(request: Request) -> _Hints:

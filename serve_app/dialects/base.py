@@ -8,10 +8,10 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from serve_app.conversation import Completion, GenerateRequest, Prompt, TextEvent
+from serve_app.conversation import Completion, GenerateRequest, Labelled, Prompt, RouteTrial, TextEvent
 from serve_app.errors import InvalidRequest, ServeError
 from serve_app.models.catalog import Catalog
-from serve_app.types import EngineKind, InvalidValue, Sampling
+from serve_app.types import EngineKind, InvalidValue, Sampling, Task
 
 JsonObject = dict[str, Any]
 
@@ -169,7 +169,20 @@ class Render:
     """(body, what came of it) -> answer."""
 
 
-Endpoint: TypeAlias = Generate | Lookup | Act | Render
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """POST endpoint that says where a request would go, or how well labelled texts are told apart, and generates nothing."""
+
+    path: str
+    body: type[WireBody]
+    decode: Callable[[bytes, str], GenerateRequest | tuple[Labelled, ...]]
+    """(raw body, request id) -> what to try; raises `ServeError`."""
+    encode: Callable[[RouteTrial], JsonObject]
+    encode_confusion: Callable[[Mapping[Task, Mapping[Task, int]]], JsonObject]
+    """Counts as `[given][decided]` -> answer."""
+
+
+Endpoint: TypeAlias = Generate | Lookup | Act | Render | Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

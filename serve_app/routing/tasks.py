@@ -1,52 +1,118 @@
-"""Tells which task a prompt is, from its words. Pure and fast; a trained classifier will take its place.
+"""Tells which task a prompt is: a linear model over hashed features of its text. Pure and fast (docs/routing-policy.md).
 
-Only the last user turn counts, and only its beginning: what comes first in a prompt is usually what is asked.
+The weights (`tasks.npz`, written by `training.routing.train`) hold a table of bytes and the lexicon; loading executes nothing.
 """
 
-import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
-from serve_app.conversation import Chat, Prompt, RawText
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.config import RoutingSettings
+from serve_app.conversation import Chat, Labelled, Prompt, RawText, TaskDecision
+from serve_app.routing.features import GROUPS, OFFSETS, TABLE_ROWS, Lexicon, extract
 from serve_app.types import Task
 
-_READ_CHARS = 2000
+WEIGHTS = Path(__file__).with_name("tasks.npz")
+_FORMAT = 1
+_CONTEXT_WEIGHT = 0.6
+"""How much earlier turns count beside a last turn of no length."""
+_CONTEXT_CHARS = 60
+"""A last turn of this length or more is judged alone."""
+_CONTEXT_TURNS = 2
+DEFAULT_THRESHOLD = RoutingSettings().task_threshold
 
-_CODING = re.compile(
-    r"```|\b(?:python|javascript|typescript|java|rust|golang|c\+\+|sql|bash|html|regex|algorithm|unit tests?|refactor|debug|compile"
-    r"|stack trace|binary (?:search|tree)|linked list|recursi\w+|docstrings?)\b"
-    r"|\b(?:write|implement|create|fix|explain)\b.{0,40}\b(?:function|class|method|script|program|code|query)\b"
-    r"|\bdef \w+\(|\bclass \w+[:(]|#include\b|\bconsole\.log\b",
-    re.IGNORECASE | re.DOTALL,
-)
-_MATH = re.compile(
-    r"\d\s*[-+*/^=\u00d7\u00f7]\s*\d|\d\s*%|\b(?:calculate|compute|solve|equation|integral|derivative|percent(?:age)?|interest|average|probability"
-    r"|area|perimeter|volume|radius|triangle|rectangle|circle|square root|fraction|prime|gcd|sum of|how (?:many|much|long|far|fast)"
-    r"|km/h|mph|speed|distance)\b",
-    re.IGNORECASE,
-)
-_REASONING = re.compile(
-    r"\b(?:conclude|conclusion|deduce|infer|implies|therefore|syllogism|premises?|logical(?:ly)?|logic|riddle|puzzle|step by step"
-    r"|must be true|taller than|older than|shorter than|younger than|who is the (?:tallest|oldest|shortest|youngest))\b"
-    r"|\b(?:all|some|no)\s+\w+\s+are\b.*\b(?:all|some|no)\s+\w+\s+are\b",
-    re.IGNORECASE | re.DOTALL,
-)
-_DIGIT = re.compile(r"\d")
+Floats = NDArray[np.float32]
 
 
-def classify(prompt: Prompt) -> Task:
-    """Return `tools` where tools are offered, else the task that the prompt's wording shows, `general` where nothing does."""
+@dataclass(frozen=True, slots=True)
+class TaskClassifier:
+    """The weights in memory."""
+
+    labels: tuple[Task, ...]
+    table: Floats
+    """Row per feature, column per label; the gain of its group is multiplied in."""
+    bias: Floats
+    lexicon: Lexicon
+
+    @classmethod
+    def load(cls, path: Path = WEIGHTS) -> "TaskClassifier":
+        """Read weights; raises `ValueError` for a file of another layout."""
+        with np.load(path, allow_pickle=False) as file:
+            if int(file["format"]) != _FORMAT or file["table"].shape[0] != TABLE_ROWS:
+                raise ValueError(f"{path.name} does not fit this version's features; train it anew (docs/routing-policy.md)")
+            table = file["table"].astype(np.float32)
+            for at, group in enumerate(GROUPS):
+                end = OFFSETS[GROUPS[at + 1]] if at + 1 < len(GROUPS) else TABLE_ROWS
+                table[OFFSETS[group] : end] *= file["scales"][at]
+            labels = tuple(Task(str(label)) for label in file["labels"])
+            lexicon = Lexicon.build(file["words"], file["concepts"])
+            return cls(labels, table, file["bias"].astype(np.float32), lexicon)
+
+    def logits(self, text: str) -> Floats:
+        """Return one logit per label."""
+        groups = extract(text, self.lexicon)
+        counts = [len(rows) for rows in groups]
+        shares = np.repeat([max(1, count) ** -0.5 for count in counts], counts).astype(np.float32)
+        return np.asarray(shares @ self.table.take(np.concatenate(groups), axis=0) + self.bias, dtype=np.float32)
+
+    def probabilities(self, text: str, context: str = "") -> dict[Task, float]:
+        """Return the probability of each label; `context` (what was asked before) counts the more the shorter `text` is."""
+        logits = self.logits(text)
+        share = _CONTEXT_WEIGHT * max(0.0, 1 - len(text) / _CONTEXT_CHARS) if context else 0.0
+        if share > 0:
+            logits = (1 - share) * logits + share * self.logits(context)
+        odds = np.exp(logits - logits.max())
+        return {label: float(chance) for label, chance in zip(self.labels, odds / odds.sum(), strict=True)}
+
+
+@cache
+def classifier() -> TaskClassifier:
+    """Return the shipped classifier, read once."""
+    return TaskClassifier.load()
+
+
+def classify(prompt: Prompt, threshold: float = DEFAULT_THRESHOLD) -> TaskDecision:
+    """Decide from the prompt alone.
+
+    Reasons: `tools` (tools are offered), `classified`, `abstained` (no task reached `threshold`, so `general`), `no-text`
+    (token ids, or nothing asked).
+    """
     if isinstance(prompt, Chat) and prompt.tools:
-        return Task.TOOLS
-    text = _asked(prompt)[:_READ_CHARS]
-    if _CODING.search(text):
-        return Task.CODING
-    if _MATH.search(text) and _DIGIT.search(text):
-        return Task.MATH
-    if _REASONING.search(text):
-        return Task.REASONING
-    return Task.GENERAL
+        return TaskDecision(task=Task.TOOLS, reason="tools")
+    asked, before = _turns(prompt)
+    if not asked.strip():
+        return TaskDecision(task=Task.GENERAL, reason="no-text")
+    chances = classifier().probabilities(asked, before)
+    best = max(chances, key=chances.__getitem__)
+    if chances[best] < threshold:
+        return TaskDecision(task=Task.GENERAL, reason="abstained", probabilities=chances)
+    return TaskDecision(task=best, reason="classified", probabilities=chances)
 
 
-def _asked(prompt: Prompt) -> str:
+def decide(given: Task | None, prompt: Prompt, threshold: float = DEFAULT_THRESHOLD) -> TaskDecision:
+    """Return the task that the client gave (reason `requested`), else what `classify` says."""
+    return TaskDecision(task=given, reason="requested") if given is not None else classify(prompt, threshold)
+
+
+def confusion(texts: Iterable[Labelled], threshold: float = DEFAULT_THRESHOLD) -> dict[Task, dict[Task, int]]:
+    """Return how often each given task was decided as each task: `[given][decided]`."""
+    counts = {given: dict.fromkeys(_INFERRED, 0) for given in _INFERRED}
+    for labelled in texts:
+        counts[labelled.task][classify(RawText(text=labelled.text), threshold).task] += 1
+    return counts
+
+
+_INFERRED = (Task.MATH, Task.CODING, Task.REASONING, Task.GENERAL)
+"""What a text can be; tools follow from the request."""
+
+
+def _turns(prompt: Prompt) -> tuple[str, str]:
+    """Return the last user turn, and the ones before it."""
     if isinstance(prompt, Chat):
-        return next((message.content for message in reversed(prompt.messages) if message.role == "user"), "")
-    return prompt.text if isinstance(prompt, RawText) else ""
+        turns = [message.content for message in prompt.messages if message.role == "user"]
+        return (turns[-1], "\n".join(turns[-1 - _CONTEXT_TURNS : -1])) if turns else ("", "")
+    return (prompt.text if isinstance(prompt, RawText) else ""), ""

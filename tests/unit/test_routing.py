@@ -198,13 +198,13 @@ def test_reports_of_unknown_groups_are_ignored() -> None:
     ],
 )
 def test_classify_tells_the_tutorials_tasks_apart(text: str, task: Task) -> None:
-    assert classify(RawText(text=text)) is task
+    assert classify(RawText(text=text)).task is task
     chat = Chat(messages=(Message(role="system", content="Write code."), Message(role="user", content=text)))
-    assert classify(chat) is task
+    assert classify(chat).task is task
 
 
 def test_token_ids_have_no_wording_to_classify() -> None:
-    assert classify(RawTokens(ids=(1, 2))) is Task.GENERAL
+    assert classify(RawTokens(ids=(1, 2))).task is Task.GENERAL
 
 
 def _busy(name: str, rate: float | None, running: int = 0, waiting: int = 0, sent: int = 0, stream: float | None = None) -> Group:

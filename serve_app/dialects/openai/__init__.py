@@ -1,5 +1,10 @@
-"""OpenAI's API: chat completions, completions, models."""
+"""OpenAI's API: chat completions, completions, models; and where a request would go."""
 
-from serve_app.dialects.openai.codec import DIALECT
+from dataclasses import replace
+
+from serve_app.dialects.openai import codec
+from serve_app.dialects.openai.trial import ROUTE
+
+DIALECT = replace(codec.DIALECT, endpoints=(*codec.DIALECT.endpoints, ROUTE))
 
 __all__ = ["DIALECT"]

@@ -1,0 +1,76 @@
+"""POST /v1/route: where a request would go, or how well labelled texts are told apart. Ours, in the shape of OpenAI's API."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from serve_app.conversation import GenerateRequest, Labelled, RawText, RouteTrial
+from serve_app.dialects.base import JsonObject, Trial, WireBody, parse
+from serve_app.dialects.openai.codec import ChatCodec, CompletionCodec
+from serve_app.dialects.openai.wire import ChatBody, CompletionBody
+from serve_app.errors import InvalidRequest
+from serve_app.types import Task
+
+_MAX_TEXTS = 1000
+_FORMS = ("text", "texts", "messages", "prompt")
+
+
+class LabelledText(WireBody):
+    """A text with the task it is."""
+
+    text: str
+    task: Literal["math", "coding", "reasoning", "general"]
+
+
+class RouteBody(WireBody):
+    """One of a text, a body of /v1/chat/completions or /v1/completions, or labelled texts."""
+
+    text: str | None = None
+    texts: list[LabelledText] | None = Field(None, min_length=1, max_length=_MAX_TEXTS)
+    messages: list[Any] | None = None
+    prompt: Any = None
+
+
+def decode(raw: bytes, request_id: str) -> GenerateRequest | tuple[Labelled, ...]:
+    """Return what to try; raises `InvalidRequest` unless the body has exactly one of its forms."""
+    body = parse(RouteBody, raw)
+    given = [form for form in _FORMS if getattr(body, form) is not None]
+    if len(given) != 1:
+        raise InvalidRequest(f"give exactly one of {', '.join(_FORMS)}", param=given[1] if given else "text")
+    if body.texts is not None:
+        return tuple(Labelled(text=item.text, task=Task(item.task)) for item in body.texts)
+    if body.text is not None:
+        return GenerateRequest(request_id=request_id, prompts=(RawText(text=body.text),))
+    if body.messages is not None:
+        return ChatCodec().decode(parse(ChatBody, raw), request_id)[0]
+    return CompletionCodec().decode(parse(CompletionBody, raw), request_id)[0]
+
+
+def encode(trial: RouteTrial) -> JsonObject:
+    """Return the decision and the route."""
+    decision = trial.decision
+    return {
+        "object": "route",
+        "task": decision.task,
+        "task_reason": decision.reason,
+        "abstained": decision.reason == "abstained",
+        "probabilities": {task: round(chance, 4) for task, chance in decision.probabilities.items()},
+        "candidates": list(trial.candidates),
+        "reason": trial.reason,
+    }
+
+
+def encode_confusion(counts: Mapping[Task, Mapping[Task, int]]) -> JsonObject:
+    """Return accuracy and the confusion matrix, rows by the given task."""
+    total = sum(sum(row.values()) for row in counts.values())
+    right = sum(row[task] for task, row in counts.items())
+    return {
+        "object": "route.evaluation",
+        "texts": total,
+        "accuracy": round(right / total, 4),
+        "confusion": {given: dict(row) for given, row in counts.items()},
+    }
+
+
+ROUTE = Trial("/v1/route", RouteBody, decode, encode, encode_confusion)

@@ -1,0 +1,1 @@
+"""The task classifier's data, training and evaluation."""
