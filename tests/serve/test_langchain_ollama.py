@@ -7,6 +7,7 @@ import gc
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_ollama import ChatOllama
@@ -33,7 +34,9 @@ class TestChatOllama(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"model": "phi4-mini", "base_url": self.url, "temperature": 0, "num_predict": 100}
+        # LangChain never closes its clients: a connection kept alive would outlive the tests, an asynchronous one the event loop.
+        once = {"limits": httpx.Limits(max_keepalive_connections=0)}
+        return {"model": "phi4-mini", "base_url": self.url, "temperature": 0, "num_predict": 100, "client_kwargs": once}
 
     @property
     def supports_json_mode(self) -> bool:
