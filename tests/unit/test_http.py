@@ -345,7 +345,7 @@ async def test_a_full_ingress_answers_503_with_retry_after() -> None:
 
 async def test_the_unforeseen_leaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(a={}) as app:
-        monkeypatch.setattr("serve_app.gateway.classify", lambda prompt: 1 / 0)
+        monkeypatch.setattr("serve_app.gateway.decide", lambda *_: 1 / 0)
         response = await app.client.post(CHAT, json=HI)
     assert response.status_code == 500
     message = response.json()["error"]["message"]
