@@ -122,7 +122,7 @@ class Spans:
 def fold(text: str) -> str:
     """Return the part of `text` that is read, without case, accents or typographic variants."""
     if len(text) > READ_CHARS:
-        head = READ_CHARS * 2 // 3
+        head = READ_CHARS // 2
         text = text[:head] + "\n" + text[head - READ_CHARS :]
     if not text.isascii():
         text = unicodedata.normalize("NFKD", text.translate(_PUNCTUATION))

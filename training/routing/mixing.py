@@ -34,11 +34,13 @@ def mixed(rows: Sequence[Row], labels: Iterable[str] = ("general",)) -> list[Row
         for _ in range(_PER_PASSAGE):
             at = rng.randrange(len(parts))
             passage = ("" if lang == "zh" else " ").join(parts[at : at + rng.randint(1, 6)])
+            found.append({"text": rng.choice(stems[f"{lang} before"]).format(passage), "task": "general", "source": source})
             for task in ("reasoning", "general"):
                 stem = rng.choice(stems[f"{lang} {task}"])
                 options = _options(pools[lang], lang, rng) if rng.random() < 0.75 else ""
                 gap = rng.choice(("\n", "" if lang == "zh" else " "))
-                found.append({"text": passage + gap + stem + options, "task": task, "source": source})
+                text = stem + gap + passage if rng.random() < 0.2 else passage + gap + stem
+                found.append({"text": text + options, "task": task, "source": source})
     return found
 
 
