@@ -1,13 +1,13 @@
 """Turns a prompt's text into sparse features for the task classifier. Pure numpy; training and serving call the same function.
 
-Six groups of features, each a set of rows of one weight table:
+Eight groups of features, each a set of rows of one weight table:
 
 - `chars`: hashed character 2- to 4-grams, which survive typos;
 - `words`: hashed words and pairs of neighbours;
 - `shapes`: n-grams of the text with every run of letters written `a` and every number `0`, so that "7 x 8 = ?" or a call in code
   look alike in all languages;
 - `concepts`: what a word means to the classifier (calculate, function, premise, poem...) whatever its language, from a lexicon
-  that is stored with the weights: each concept, each pair that occurs together, each pair in sequence;
+  that is stored with the weights; `pairs` of them that occur together; their `sequence`, two by two;
 - `asked`: the words and concepts of the one sentence that asks: the last that ends in a question mark, else the first;
 - `measures`: buckets of length, share of digits, operators, brackets and lines.
 
@@ -31,9 +31,11 @@ Hashes = NDArray[np.uint64]
 _HASHED_BITS = {"chars": 16, "words": 15, "shapes": 13, "asked": 15}
 MAX_CONCEPTS = 128
 _MEASURE_ROWS = 256
-GROUPS = ("chars", "words", "shapes", "concepts", "asked", "measures")
+GROUPS = ("chars", "words", "shapes", "concepts", "pairs", "sequence", "asked", "measures")
 _SIZES = {name: 1 << bits for name, bits in _HASHED_BITS.items()} | {
-    "concepts": MAX_CONCEPTS + 2 * MAX_CONCEPTS * MAX_CONCEPTS,
+    "concepts": MAX_CONCEPTS,
+    "pairs": MAX_CONCEPTS * MAX_CONCEPTS,
+    "sequence": MAX_CONCEPTS * MAX_CONCEPTS,
     "measures": _MEASURE_ROWS,
 }
 OFFSETS = {name: sum(_SIZES[before] for before in GROUPS[:at]) for at, name in enumerate(GROUPS)}
@@ -85,15 +87,21 @@ _CLASS = _classes()
 _LATIN_DIGIT = np.uint32(ord("0"))
 _NEWLINE = np.uint32(ord("\n"))
 _PUNCTUATION = str.maketrans("。、「」『』（）｛｝“”„«»‘’−–—÷⋅·،؟।", '.,""""(){}"""""\'\'---/**,?.')
-_OPERATORS = np.zeros(128, dtype=bool)
-_OPERATORS[[ord(char) for char in "+-*/=^%<>"]] = True
-_BRACKETS = np.zeros(128, dtype=bool)
-_BRACKETS[[ord(char) for char in "(){}[];_\\$#`|&"]] = True
+_KINDS = np.zeros(128, dtype=np.int64)
+_KINDS[[ord(char) for char in "+-*/=^%<>"]] = 1
+_KINDS[[ord(char) for char in "(){}[];_\\$#`|&"]] = 2
+_KINDS[ord("\n")] = 3
 _ENDS = np.zeros(128, dtype=bool)
 _ENDS[[ord(char) for char in ".!?\n"]] = True
 _LEAST_SENTENCE = 12
 """A first sentence shorter than this (a greeting, an abbreviation) does not end."""
 _GAP = re.compile(r"\(\s*\)")
+_LATIN_LETTER = np.uint32(ord("a"))
+_SHAPE = np.where((_CLASS == _LETTER) | (_CLASS == _IDEOGRAPH), _LATIN_LETTER, np.arange(0x10000, dtype=np.uint32))
+_CHAR_ORDERS, _SHAPE_ORDERS = (2, 3, 4), (1, 2, 3, 4, 5)
+_ABOVE = np.triu(np.ones((MAX_CONCEPTS, MAX_CONCEPTS), dtype=bool), 1)
+_BEGINNING = np.array([_START], dtype=np.int64)
+_FIRST_SALT = {"chars": 0, "words": 1, "shapes": 3, "asked": 10}
 _SALTS = np.arange(1, 64, dtype=np.uint64) * np.uint64(0xA24BAED4963EE407)
 _MIX = np.uint64(0xFF51AFD7ED558CCD)
 
@@ -114,7 +122,7 @@ class Spans:
 def fold(text: str) -> str:
     """Return the part of `text` that is read, without case, accents or typographic variants."""
     if len(text) > READ_CHARS:
-        head = READ_CHARS * 2 // 3
+        head = READ_CHARS // 2
         text = text[:head] + "\n" + text[head - READ_CHARS :]
     if not text.isascii():
         text = unicodedata.normalize("NFKD", text.translate(_PUNCTUATION))
@@ -135,9 +143,7 @@ def read(text: str) -> Spans:
     lines = codes == _NEWLINE
     codes = np.where(classes == _DIGIT, _LATIN_DIGIT, np.where(blank & ~lines, np.uint32(32), codes))[keep]
     classes = classes[keep]
-    sums = np.zeros(len(codes) + 1, dtype=np.uint64)
-    np.cumsum(codes * _POWERS[: len(codes)], out=sums[1:])
-    return Spans(codes, classes, sums)
+    return Spans(codes, classes, _sums(codes))
 
 
 def hash_word(word: str, *, whole: bool) -> int:
@@ -170,8 +176,9 @@ class Lexicon:
         np.minimum(stops, ends[:, None], out=stops)
         hashes = spans.hashes(starts[:, None], stops)
         hashes[:, 0] ^= _WHOLE
-        found = self.table[_slot(hashes)] * fits
-        longest = (found[:, 1:] > 0)[:, ::-1].argmax(axis=1)
+        found = self.table[_slot(hashes)]
+        found *= fits
+        longest = (found[:, :0:-1] > 0).argmax(axis=1)
         stems = found[np.arange(len(found)), _MAX_STEM - longest]
         merged = np.where(found[:, 0] > 0, found[:, 0], stems).astype(np.int64)
         numbers = spans.classes[starts] == _DIGIT
@@ -192,70 +199,60 @@ def _slot(hashes: Hashes) -> NDArray[np.uint64]:
     return (hashes * _MIX) >> np.uint64(64 - _TABLE_BITS)
 
 
-def _rows(hashes: Hashes, salt: int, group: str) -> Rows:
-    bits = np.uint64(64 - _HASHED_BITS[group])
-    rows: Rows = (((hashes + _SALTS[salt]) * _MIX) >> bits).astype(np.int64) + OFFSETS[group]
+def _rows(group: str, *parts: Hashes) -> Rows:
+    """Return the table rows of the hashes; parts of one group are told apart by a salt each."""
+    salts = np.repeat(_SALTS[_FIRST_SALT[group] : _FIRST_SALT[group] + len(parts)], [len(part) for part in parts])
+    mixed = (np.concatenate(parts) + salts) * _MIX
+    rows: Rows = (mixed >> np.uint64(64 - _HASHED_BITS[group])).view(np.int64) + OFFSETS[group]
     return rows
 
 
-def _chars(spans: Spans) -> Rows:
-    starts = np.arange(len(spans.codes))
-    stops = starts[:, None] + np.arange(2, 5)
-    inside = stops <= len(spans.codes)
-    hashes = spans.hashes(starts[:, None], np.minimum(stops, len(spans.codes)))
-    return _rows(hashes[inside], 0, "chars")
+def _grams(sums: Hashes, orders: tuple[int, ...]) -> Hashes:
+    """Return the hashes of every run of `orders` codes, from their prefix sums."""
+    size = len(sums) - 1
+    parts = [(sums[order:] - sums[:-order]) * _INVERSES[: size + 1 - order] for order in orders if order <= size]
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint64)
 
 
-def _words(hashes: Hashes) -> Rows:
-    pairs = hashes[:-1] * np.uint64(3) + hashes[1:]
-    return np.concatenate((_rows(hashes, 1, "words"), _rows(pairs, 2, "words")))
+def _sums(codes: NDArray[np.uint32]) -> Hashes:
+    sums = np.zeros(len(codes) + 1, dtype=np.uint64)
+    np.cumsum(codes * _POWERS[: len(codes)], out=sums[1:])
+    return sums
+
+
+def _pairs(hashes: Hashes) -> Hashes:
+    return hashes[:-1] * np.uint64(3) + hashes[1:]
 
 
 def _shapes(spans: Spans) -> Rows:
-    letters = (spans.classes == _LETTER) | (spans.classes == _IDEOGRAPH)
-    shape = np.where(letters, np.uint32(ord("a")), spans.codes)
-    shape = shape[(spans.classes != _SPACE) | (spans.codes == _NEWLINE)]
-    again = np.zeros(len(shape), dtype=bool)
-    again[1:] = (shape[1:] == shape[:-1]) & ((shape[1:] == ord("a")) | (shape[1:] == ord("0")))
-    value = shape[~again].astype(np.uint64)
-    grams, rows = value, [_rows(value, 3, "shapes")]
-    for order in range(2, 6):
-        if len(value) < order:
-            break
-        grams = grams[:-1] * np.uint64(_PRIME) + value[order - 1 :]
-        rows.append(_rows(grams, 2 + order, "shapes"))
-    return np.concatenate(rows)
+    solid = spans.classes != _SPACE
+    solid |= spans.codes == _NEWLINE
+    shape = _SHAPE[spans.codes[solid]]
+    kept = np.ones(len(shape), dtype=bool)
+    kept[1:] = (shape[1:] != shape[:-1]) | ((shape[1:] != _LATIN_LETTER) & (shape[1:] != _LATIN_DIGIT))
+    return _rows("shapes", _grams(_sums(shape[kept]), _SHAPE_ORDERS))
 
 
-def _concepts(stream: Rows) -> Rows:
-    sequence = np.concatenate(([_START], stream))
-    present = np.unique(stream)
-    pairs = (present[:, None] * MAX_CONCEPTS + present)[np.triu_indices(len(present), 1)]
-    square = MAX_CONCEPTS * MAX_CONCEPTS
-    neighbours = np.unique(sequence[:-1] * MAX_CONCEPTS + sequence[1:])
-    offset = OFFSETS["concepts"]
-    return np.concatenate((present + offset, pairs + (offset + MAX_CONCEPTS), neighbours + (offset + MAX_CONCEPTS + square)))
+def _concepts(stream: Rows) -> tuple[Rows, Rows, Rows]:
+    """Return the rows of what is there, of what is there together, and of what follows what."""
+    present = np.flatnonzero(np.bincount(stream, minlength=1))
+    pairs = (present[:, None] * MAX_CONCEPTS + present)[_ABOVE[: len(present), : len(present)]]
+    sequence = np.concatenate((_BEGINNING, stream))
+    neighbours = sequence[:-1] * MAX_CONCEPTS + sequence[1:]
+    return present + OFFSETS["concepts"], pairs + OFFSETS["pairs"], neighbours + OFFSETS["sequence"]
 
 
 def _asked_rows(hashes: Hashes, stream: Rows) -> Rows:
     concepts = stream.astype(np.uint64)
-    pairs = concepts[:-1] * np.uint64(MAX_CONCEPTS) + concepts[1:]
-    parts = (hashes, hashes[:-1] * np.uint64(3) + hashes[1:], concepts, pairs, concepts[:1])
-    return np.concatenate([_rows(part, 10 + at, "asked") for at, part in enumerate(parts)])
+    return _rows("asked", hashes, _pairs(hashes), concepts, _pairs(concepts), concepts[:1])
 
 
 def _measures(spans: Spans, words: int) -> Rows:
     size = max(1, len(spans.codes))
-    ascii_codes = spans.codes[spans.codes < 128]
-    counts = (
-        words,
-        int((spans.classes == _DIGIT).sum()) * 100 // size,
-        int(_OPERATORS[ascii_codes].sum()) * 200 // size,
-        int(_BRACKETS[ascii_codes].sum()) * 200 // size,
-        int((spans.codes == _NEWLINE).sum()),
-        int(_OPERATORS[ascii_codes].sum()),
-        int(_BRACKETS[ascii_codes].sum()),
-    )
+    kinds = np.bincount(_KINDS[np.minimum(spans.codes, 127)], minlength=4).tolist()
+    digits = int(np.count_nonzero(spans.classes == _DIGIT))
+    _, operators, brackets, lines = kinds
+    counts = (words, digits * 100 // size, operators * 200 // size, brackets * 200 // size, lines, operators, brackets)
     rows = [16 * at + min(count, 32767).bit_length() for at, count in enumerate(counts)]
     return np.array(rows, dtype=np.int64) + OFFSETS["measures"]
 
@@ -291,4 +288,6 @@ def extract(text: str, lexicon: Lexicon) -> tuple[Rows, ...]:
     inside = slice(*np.searchsorted(starts, (begin, end)))
     asked = _asked_rows(hashes[inside], lexicon.thin(found[inside]))
     stream = lexicon.thin(found)
-    return _chars(spans), _words(hashes), _shapes(spans), _concepts(stream), asked, _measures(spans, len(starts))
+    chars = _rows("chars", _grams(spans.sums, _CHAR_ORDERS))
+    words = _rows("words", hashes, _pairs(hashes))
+    return chars, words, _shapes(spans), *_concepts(stream), asked, _measures(spans, len(starts))

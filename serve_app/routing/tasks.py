@@ -17,7 +17,8 @@ from serve_app.routing.features import GROUPS, OFFSETS, TABLE_ROWS, Lexicon, ext
 from serve_app.types import Task
 
 WEIGHTS = Path(__file__).with_name("tasks.npz")
-_FORMAT = 1
+FORMAT = 2
+"""Layout of the weights file."""
 _CONTEXT_WEIGHT = 0.6
 """How much earlier turns count beside a last turn of no length."""
 _CONTEXT_CHARS = 60
@@ -42,7 +43,7 @@ class TaskClassifier:
     def load(cls, path: Path = WEIGHTS) -> "TaskClassifier":
         """Read weights; raises `ValueError` for a file of another layout."""
         with np.load(path, allow_pickle=False) as file:
-            if int(file["format"]) != _FORMAT or file["table"].shape[0] != TABLE_ROWS:
+            if int(file["format"]) != FORMAT or file["table"].shape[0] != TABLE_ROWS:
                 raise ValueError(f"{path.name} does not fit this version's features; train it anew (docs/routing-policy.md)")
             table = file["table"].astype(np.float32)
             for at, group in enumerate(GROUPS):

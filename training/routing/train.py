@@ -3,7 +3,8 @@
     python -m training.routing.train DATA... [--left-out]
 
 DATA are JSONL files of `{"text", "task", "source"}` rows, or folders, of which `train.jsonl` is read. The project's own prompts
-(`generate.py`) are always added. `--left-out` also trains once per source without it and prints the accuracy on its rows.
+(`generate.py`) are always added, and passages with other questions (`mixing.py`). `--left-out` also trains once per source without
+it and prints the accuracy on its rows.
 """
 
 import argparse
@@ -13,18 +14,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from serve_app.routing.features import GROUPS, OFFSETS, TABLE_ROWS
-from serve_app.routing.tasks import WEIGHTS
-from training.routing.fit import GAINS, Floats, Space, fit, matrix
+from serve_app.routing.tasks import FORMAT, WEIGHTS
+from training.routing.fit import Fitted, Floats, matrix
 from training.routing.generate import generate
 from training.routing.lexicon import arrays, load
+from training.routing.mixing import mixed
 
 GENERATED = "generated"
-STRENGTH = 3.0
-"""Inverse regularisation."""
-_SOURCE_BALANCE = 0.3
+_SOURCE_BALANCE = 0.15
 """Rows of a source of n rows weigh n to the minus this power, so that no source drowns the others."""
+_OWN_WEIGHT = 4.0
+"""How much more a row of the project's own counts: it stands for a way to ask, not for one of many alike."""
 
 Row = dict[str, str]
 
@@ -43,10 +47,17 @@ def generated_rows() -> list[Row]:
     return [{"text": example.text, "task": str(example.task), "source": GENERATED} for example in generate()]
 
 
+def corpus(paths: Iterable[Path]) -> tuple[list[Row], int]:
+    """Return everything to train on, and how many rows of it are given (they come first): those can be measured with, left out."""
+    given = list(read_rows(paths))
+    own = generated_rows()
+    return [*given, *own, *mixed([*given, *own])], len(given)
+
+
 def weigh(rows: Sequence[Row]) -> Floats:
     """Return a weight per row: labels count the same in sum, and within a label large sources are damped."""
     sizes = Counter(row["source"] for row in rows)
-    damped = [sizes[row["source"]] ** -_SOURCE_BALANCE for row in rows]
+    damped = [sizes[row["source"]] ** -_SOURCE_BALANCE * (_OWN_WEIGHT if row["source"] == GENERATED else 1) for row in rows]
     totals: dict[str, float] = {}
     for row, weight in zip(rows, damped, strict=True):
         totals[row["task"]] = totals.get(row["task"], 0.0) + weight
@@ -54,38 +65,53 @@ def weigh(rows: Sequence[Row]) -> Floats:
     return np.asarray(weights / weights.mean(), dtype=np.float32)
 
 
-def left_out(rows: Sequence[Row], space: Space) -> dict[str, tuple[int, int]]:
-    """Train once without each source; return (right, rows) on it."""
+def fit(rows: Sequence[Row], features: csr_matrix, kept: NDArray[np.int64]) -> Fitted:
+    """Fit on the rows at `kept`."""
+    chosen = [rows[at] for at in kept]
+    return Fitted(features[kept], np.array([row["task"] for row in chosen]), weigh(chosen))
+
+
+def left_out(rows: Sequence[Row], given: int, features: csr_matrix) -> dict[str, tuple[int, int]]:
+    """Train once without each source; return (right, rows) on those of its rows that were given."""
     labels = np.array([row["task"] for row in rows])
     sources = np.array([row["source"] for row in rows])
     found = {}
-    for source in sorted(set(sources) - {GENERATED}):
-        kept = np.flatnonzero(sources != source)
-        model = fit(space.factor[kept], labels[kept], weigh([rows[at] for at in kept]), STRENGTH)
-        right = model.predict(space.factor[sources == source]) == labels[sources == source]
+    for source in sorted(set(sources[:given])):
+        model = fit(rows, features, np.flatnonzero(sources != source))
+        held = np.flatnonzero(sources[:given] == source)
+        right = model.predict(features[held]) == labels[held]
         found[str(source)] = (int(right.sum()), len(right))
     return found
 
 
-def write(path: Path, table: Floats, bias: Floats, labels: Sequence[str]) -> None:
-    """Write the weights, one byte each: a group's largest is 127, its scale and gain are multiplied in when they are read."""
-    scales, packed = [], np.zeros((TABLE_ROWS, len(labels)), dtype=np.int8)
+def write(path: Path, model: Fitted) -> None:
+    """Write the weights, one byte each: a group's largest is 127, its scale is multiplied in when they are read."""
+    scales, packed = [], np.zeros((TABLE_ROWS, len(model.labels)), dtype=np.int8)
     for at, group in enumerate(GROUPS):
         part = slice(OFFSETS[group], OFFSETS[GROUPS[at + 1]] if at + 1 < len(GROUPS) else TABLE_ROWS)
-        largest = max(float(np.abs(table[part]).max()), 1e-9)
-        packed[part] = np.round(table[part] / largest * 127)
-        scales.append(largest / 127 * GAINS[group])
+        scales.append(max(float(np.abs(model.table[part]).max()), 1e-9) / 127)
+        packed[part] = np.round(model.table[part] / scales[-1])
     words, concepts = arrays()
     np.savez_compressed(
         path,
-        format=np.int64(1),
-        labels=np.array(labels, dtype="U16"),
+        format=np.int64(FORMAT),
+        labels=np.array(model.labels, dtype="U16"),
         table=packed,
         scales=np.array(scales, dtype=np.float32),
-        bias=bias,
+        bias=model.bias,
         words=words,
         concepts=concepts,
     )
+
+
+def print_left_out(found: dict[str, tuple[int, int]]) -> float:
+    """Print the accuracy on each source left out; return that on all rows."""
+    for source, (right, total) in found.items():
+        print(f"  without {source:<18} {right / total:6.1%} of {total}")
+    rights, totals = (sum(counts) for counts in zip(*found.values(), strict=True))
+    mean = float(np.mean([right / total for right, total in found.values()]))
+    print(f"  all rows, each by the model without its source: {rights / totals:.1%}; mean of the sources {mean:.1%}")
+    return float(rights / totals)
 
 
 def main() -> None:
@@ -95,17 +121,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     parser.add_argument("--left-out", action="store_true", help="also print the accuracy on each source left out")
     options = parser.parse_args()
-    rows = [*read_rows(options.data), *generated_rows()]
-    print(f"{len(rows)} rows: {dict(Counter(row['task'] for row in rows))}", flush=True)
-    space = Space.of(matrix([row["text"] for row in rows], load()))
+    rows, given = corpus(options.data)
+    print(f"{len(rows)} rows, {given} of them given: {dict(Counter(row['task'] for row in rows))}", flush=True)
+    features = matrix([row["text"] for row in rows], load())
     if options.left_out:
-        found = left_out(rows, space)
-        for source, (right, total) in found.items():
-            print(f"without {source:<18} {right / total:6.1%} of {total}", flush=True)
-        rights, totals = (sum(counts) for counts in zip(*found.values(), strict=True))
-        print(f"all sources left out once: {rights / totals:.1%}", flush=True)
-    model = fit(space.factor, [row["task"] for row in rows], weigh(rows), STRENGTH)
-    write(options.out, space.primal(model.coef_.T.astype(np.float32)), model.intercept_.astype(np.float32), list(model.classes_))
+        print_left_out(left_out(rows, given, features))
+    write(options.out, fit(rows, features, np.arange(len(rows))))
     print(f"{options.out.name}: {options.out.stat().st_size / 2**10:,.0f} KiB")
 
 
