@@ -1,7 +1,7 @@
 """The task classifier: accuracy on the project's own prompts, its explanations, and the dry run that shows them.
 
-The floors are what the shipped weights reach; the goals stand in `training.routing.evaluate` (97 % here, 95 % on the shared
-validation rows), and `make evaluate-routing` fails until they are met.
+The goals stand in `training.routing.evaluate`. The floor on the shared validation rows is what the shipped weights reach, below the
+goal of 95 %: `make evaluate-routing` fails until it is met.
 """
 
 import json
@@ -17,7 +17,7 @@ from serve_app.conversation import Chat, Labelled, Message, RawText
 from serve_app.routing.tasks import TaskClassifier, classify, confusion
 from serve_app.types import Task
 from tests.unit.app import running
-from training.routing.evaluate import read_prompts
+from training.routing.evaluate import ACCURACY, FLIPS, read_prompts
 from training.routing.train import read_rows
 
 ROUTE = "/v1/route"
@@ -36,13 +36,13 @@ def test_accuracy_and_flips_on_the_projects_own_prompts() -> None:
     prompts = read_prompts()
     assert len(prompts) >= 400
     assert sum(each.lang != "en" for each in prompts) >= len(prompts) / 4
-    assert _accuracy([Labelled(text=each.text, task=each.task) for each in prompts]) >= 0.95
+    assert _accuracy([Labelled(text=each.text, task=each.task) for each in prompts]) >= ACCURACY
     flips = [
         classify(RawText(text=each.text)).task is not classify(RawText(text=twin)).task
         for each in prompts
         for twin in each.twins.values()
     ]
-    assert sum(flips) / len(flips) <= 0.05
+    assert sum(flips) / len(flips) <= FLIPS
 
 
 def test_accuracy_on_rows_of_others() -> None:
@@ -50,7 +50,7 @@ def test_accuracy_on_rows_of_others() -> None:
     if not folder:
         pytest.skip("ROUTING_DATA is not set to the folder of the shared rows")
     rows = [Labelled(text=row["text"], task=Task(row["task"])) for row in read_rows([Path(folder) / "validation.jsonl"])]
-    assert _accuracy(rows) >= 0.91
+    assert _accuracy(rows) >= 0.94
 
 
 def test_a_follow_up_is_judged_with_what_was_asked_before() -> None:
