@@ -10,7 +10,7 @@ TRAIN_FLAGS ?= --minutes 60 --tokens-per-step 4096 --threads 2 --compile
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve check test test-unit bench bench-routing manifests tools train evaluate-embedded evaluate-routing lock clean
+.PHONY: help setup serve check test test-slow test-unit bench bench-routing manifests tools train evaluate-embedded evaluate-routing lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,8 +45,11 @@ check: $(STAMP) ## ruff, mypy strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(STAMP) ## every test: unit, contract over every engine, golden bytes, the app on Ray
-	$(BIN)/pytest
+test: $(STAMP) ## unit, contract over every engine, golden bytes, manifests, the app on Ray; all but the slow ones
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(STAMP) ## soak, several Ray nodes, random schemas by the hundred, processes killed
+	$(BIN)/pytest -m slow
 
 test-unit: $(STAMP) ## the tests that need neither Ray nor an engine (seconds)
 	$(BIN)/pytest tests/unit tests/golden

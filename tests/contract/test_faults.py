@@ -34,6 +34,7 @@ def _core_pids(parent: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 async def test_a_hung_and_a_dead_vllm_core_are_noticed(model_dir: Path) -> None:
     before = set(_core_pids(os.getpid()))
     engine = build_engine(VllmSettings(max_num_seqs=2, max_model_len=512, health_timeout_s=3), model_dir)
@@ -76,6 +77,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_vllm_core_ends_with_a_replica_that_is_killed(model_dir: Path, tmp_path: Path) -> None:
     script = tmp_path / "owner.py"
     script.write_text(_OWNER)

@@ -33,6 +33,7 @@ def text(ids: tuple[int, ...]) -> str:
     return str(TOKENIZER.decode(list(ids), skip_special_tokens=False))
 
 
+@pytest.mark.slow
 async def test_100_random_schemas_are_kept_all_at_once(model_engine: Engine) -> None:
     schemas = [random_object(random.Random(seed)) for seed in range(100)]
     gate = asyncio.Semaphore(8)
@@ -116,6 +117,7 @@ async def test_neighbours_are_not_disturbed(onnx_engine: Engine) -> None:
     assert answers[0][0] == alone
 
 
+@pytest.mark.slow
 async def test_calls_of_50_random_tools_are_forced(model_engine: Engine) -> None:
     """`required`: a call of one of the tools, its arguments as the tool's schema wants them, in the model's own form."""
 

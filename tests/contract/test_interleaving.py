@@ -42,6 +42,7 @@ def expected(model_dir: Path) -> dict[tuple[int, ...], tuple[int, ...]]:
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
+@pytest.mark.slow
 def test_every_schedule_gives_the_reference_tokens(
     graph: tuple[Graph, KvPool], expected: dict[tuple[int, ...], tuple[int, ...]], data: Any
 ) -> None:

@@ -55,6 +55,7 @@ def _random_request(draw: random.Random) -> TokenRequest:
     return TokenRequest(request_id=plain.request_id, prompt=ids, sampling=plain.sampling, constraint=constraint, cache_salt=salt)
 
 
+@pytest.mark.slow
 async def test_thousands_of_requests_leave_nothing(engine: Engine, soaked: tuple[EngineSettings, int]) -> None:
     requests = soaked[1]
     draw = random.Random(4)

@@ -110,6 +110,7 @@ def _each(count: int, ask: Callable[[int], str | None]) -> list[str]:
         return [fault for fault in pool.map(ask, range(count)) if fault]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
 def test_answers_keep_a_hundred_random_schemas(client: OpenAI, group: str) -> None:
     def ask(number: int) -> str | None:
@@ -122,6 +123,7 @@ def test_answers_keep_a_hundred_random_schemas(client: OpenAI, group: str) -> No
     assert _each(100, ask) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("named", [False, True])
 def test_forced_calls_keep_fifty_random_schemas(client: OpenAI, group: str, named: bool) -> None:
