@@ -9,7 +9,7 @@ from dataclasses import replace
 from random import Random
 
 from training.conversation import Example, Sampler, is_held_out
-from training.families import arithmetic, chat, code, journeys, logic, long_prompts, tools, tutorial
+from training.families import arithmetic, chat, code, everyday, journeys, logic, long_prompts, tools, tutorial
 
 MIXTURE: dict[Sampler, float] = {
     tutorial.tutorial: 5,
@@ -24,21 +24,22 @@ MIXTURE: dict[Sampler, float] = {
     arithmetic.steps: 4,
     arithmetic.percentage: 4,
     arithmetic.unit_price: 4,
-    arithmetic.greatest_divisor: 8,
+    arithmetic.greatest_divisor: 6,
     arithmetic.counting: 1,
-    journeys.faster_journey: 9,
-    journeys.two_legs: 3,
-    journeys.compound_interest: 6,
+    journeys.faster_journey: 8,
+    journeys.two_legs: 2,
+    journeys.compound_interest: 7,
     journeys.scaled_rectangle: 1,
     journeys.rectangle_area: 1,
-    code.program: 4,
-    logic.syllogism: 9,
+    code.program: 3,
+    logic.syllogism: 7,
     logic.ordering: 8,
     tools.single_call: 16,
-    tools.parallel_calls: 12,
-    tools.no_call: 14,
-    tools.with_result: 6,
+    tools.parallel_calls: 13,
+    tools.no_call: 18,
+    tools.with_result: 5,
     tools.json_answer: 4,
+    everyday.everyday: 5,
 }
 """Relative number of examples, not of tokens."""
 

@@ -6,7 +6,7 @@ The wording of the tutorial's four mathematics prompts is one of the phrasings o
 from random import Random
 
 from training.conversation import Check, Example, ask, number
-from training.families.arithmetic import product_steps, sum_steps
+from training.families.arithmetic import product_steps, quotient_steps, sum_steps
 
 _VEHICLES = ("train", "car", "bus", "truck", "cyclist", "boat")
 
@@ -14,9 +14,9 @@ _VEHICLES = ("train", "car", "bus", "truck", "cyclist", "boat")
 def faster_journey(rng: Random) -> Example:
     """The same way at a higher speed."""
     while True:
-        speed, hours, more = rng.randrange(20, 130, 10), rng.randint(2, 6), rng.choice((10, 20, 30, 40))
+        speed, hours, more = rng.randrange(10, 116, 5), rng.randint(2, 10), rng.choice((5, 10, 15, 20, 25, 30, 40, 50))
         distance, new_speed = speed * hours, speed + more
-        if distance * 10 % new_speed == 0:
+        if new_speed % 10 == 0 and new_speed <= 120 and distance * 10 % new_speed == 0:
             break
     result = number(distance / new_speed)
     vehicle = rng.choice(_VEHICLES)
@@ -37,16 +37,16 @@ def faster_answer(distance: int, hours: int, more: int, per_hour: str) -> str:
     speed = distance // hours
     faster = speed + more
     return (
-        f"The speed is {distance} / {hours} = {speed} {per_hour}. The new speed is {speed} + {more} = {faster} {per_hour}. "
+        f"The speed is {quotient_steps(distance, hours)} {per_hour}. The new speed is {speed} + {more} = {faster} {per_hour}. "
         f"The time is {distance} / {faster}: {quotient_by_rest(distance, faster)}, so {number(distance / faster)} hours."
     )
 
 
 def quotient_by_rest(a: int, b: int) -> str:
-    """Work out a / b, with one decimal: how often b fits, what is left, and the part of b that this is."""
+    """Work out a / b, b a multiple of ten and the quotient of one decimal: how often b fits, and what part of b is left."""
     times, rest = divmod(a, b)
     shown = f"{times} * {b} = {times * b}, {sum_steps(a, times * b, '-')}"
-    return shown + (f", {rest} / {b} = {number(rest / b)}" if rest else "")
+    return shown + (f", {rest} / {b // 10} = {10 * rest // b}, {rest} / {b} = {number(rest / b)}" if rest else "")
 
 
 def two_legs(rng: Random) -> Example:
@@ -76,7 +76,7 @@ def two_legs(rng: Random) -> Example:
 def compound_interest(rng: Random) -> Example:
     """A sum that grows for one to three years, year by year; only sums that come out exact to the cent."""
     while True:
-        start = rng.choice((500, 800, 1000, 1500, 2000, 2500, 3000, 4000, 5000, 6000, 8000, 10000, 20000))
+        start = rng.choice((rng.randint(1, 100) * 100, rng.randint(1, 20) * 500, rng.randint(1, 20) * 1000))
         rate, years = rng.choice((2, 3, 4, 5, 6, 8, 10)), rng.choice((1, 2, 2, 3, 3))
         if start * (100 + rate) ** years % 100 ** (years - 1) == 0:
             break

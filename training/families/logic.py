@@ -39,17 +39,20 @@ _QUESTIONS = (
 
 
 def syllogism(rng: Random) -> Example:
-    """Two premises and a conclusion that follows or does not."""
+    """Two premises and a conclusion that follows or does not.
+
+    The answer repeats them with a letter behind each noun, so that the form stands out before the verdict.
+    """
     a, b, c = distinct_plurals(rng, 3)
     form = rng.randrange(len(_FORMS))
     premises, conclusion, valid, reason = _FORMS[form]
     words = {"a": a, "b": b, "c": c}
     text = premises.format(**words)
     question = f"{text} {rng.choice(_QUESTIONS).format(conclusion.format(**words))}"
-    order = dict(zip(dict.fromkeys(re.findall(r"{(\w)}", premises + conclusion)), "ABC", strict=True))
-    named = ", ".join(f"{letter} = {words[name]}" for name, letter in order.items())
+    letters = dict(zip(dict.fromkeys(re.findall(r"{(\w)}", premises + conclusion)), "ABC", strict=True))
+    marked = {name: f"{words[name]} ({letter})" for name, letter in letters.items()}
     verdict = "Yes" if valid else "No"
-    answer = f"Let {named}. {premises.format(**order)} So {conclusion.format(**order)}? {verdict}. {reason.format(**words)}"
+    answer = f"{premises.format(**marked)} So {conclusion.format(**marked)}? {verdict}. {reason.format(**words)}"
     return ask("syllogism", f"{form}{a}{b}{c}", question, answer, Check(kind="contains", expected=f"? {verdict}."))
 
 
@@ -63,16 +66,24 @@ _ORDERS = (
 
 
 def ordering(rng: Random) -> Example:
-    """Who is first or last of three or four, told by neighbours in any order and direction."""
+    """Who is first or last of three or four, told by neighbours in any order and direction.
+
+    The answer turns every fact to the side that is asked for, then climbs from the first name to the end.
+    """
     people = rng.sample(NAMES, rng.choice((3, 3, 4)))
     more, less, most, least = rng.choice(_ORDERS)
-    facts = []
-    for upper, lower in pairwise(people):
-        facts.append(f"{upper} is {more} than {lower}." if rng.random() < 0.75 else f"{lower} is {less} than {upper}.")
+    pairs = list(pairwise(people))
     if rng.random() < 0.6:
-        rng.shuffle(facts)
-    wanted, who = rng.choice(((most, people[0]), (least, people[-1])))
+        rng.shuffle(pairs)
+    facts = [f"{a} is {more} than {b}." if rng.random() < 0.75 else f"{b} is {less} than {a}." for a, b in pairs]
+    highest = rng.random() < 0.5
+    wanted, who, sign = (most, people[0], "<") if highest else (least, people[-1], ">")
     asked = rng.choice(("Who is the {}?", "Who is the {}?", "Who is {}?", "Which of them is the {}?")).format(wanted)
-    answer = f"From {most} to {least}: {', '.join(people)}. {who} is the {wanted}."
+    told = [(b, a) if highest else (a, b) for a, b in pairs]
+    chain = [told[0][0]]
+    while chain[-1] in dict(told):
+        chain.append(dict(told)[chain[-1]])
+    listed = ", ".join(f"{a} {sign} {b}" for a, b in told)
+    answer = f"{listed}. So {f' {sign} '.join(chain)}. {who} is the {wanted}."
     check = Check(kind="contains", expected=f"{who} is the {wanted}")
     return ask("ordering", "".join(people), f"{' '.join(facts)} {asked}", answer, check)

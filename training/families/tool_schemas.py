@@ -150,13 +150,13 @@ class Tool:
         return function | {"strict": True} if "strict" in self.extras else function
 
     def request(self, rng: Random) -> tuple[str, dict[str, Any]]:
-        """Write a request without its final mark, and the call it asks for."""
+        """Write a request without its final mark, and the call it asks for, its arguments in the order of the request."""
         verb, thing = self.task
         chosen = [p for p in self.parameters if p.name not in self.optional or rng.random() < 0.5]
+        if rng.random() < 0.25:
+            rng.shuffle(chosen)
         values = {p.name: p.value(rng) for p in chosen}
         said = [p.worded(rng, values[p.name]) for p in chosen]
-        if rng.random() < 0.25:
-            rng.shuffle(said)
         article = rng.choice(("the", "the", "a"))
         text = rng.choice((f"{verb} {article} {thing}",) * 3 + (f"{verb} {thing}", f"{verb} my {thing}"))
         if said:
