@@ -292,3 +292,22 @@ def test_a_waiting_sequence_joins_as_soon_as_a_slot_is_free() -> None:
     batch.submit(second)
     order = [sequence for _ in range(6) for sequence, _ in batch.step()]
     assert order == [first] * 4 + [second] * 4
+
+
+@pytest.mark.parametrize(("copy_token_s", "kept"), [(1e-6, True), (1.0, False)])
+def test_the_rest_of_a_held_prefix_is_kept_only_when_copying_is_quicker_than_reading_it_again(
+    monkeypatch: pytest.MonkeyPatch, copy_token_s: float, kept: bool
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    pool = KvPool(SHAPE, 3, 256)
+    batch = Batch(TimedDecoder(pool, clock), pool, prefill_chunk=256, min_rows=1)
+    shared = tuple(range(40))
+    for tail in ((50, 51, 52), (60, 61, 62)):
+        pool.copy_token_s = copy_token_s
+        sequence = _sequence((*shared, *tail), limit=1)
+        batch.submit(sequence)
+        while batch.active or batch.waiting:
+            batch.step()
+    assert sequence.reused == 40
+    assert batch.held_tokens == (43 * 2 if kept else 43)

@@ -166,7 +166,7 @@ class Batch:
         self.counters.queue_s += sequence.admitted_s - sequence.arrived_s
         slot = len(self._rows)
         match = self._match(sequence)
-        self._prefixes.make_room(slot, match, self.counters.steps)
+        self._prefixes.make_room(slot, match, self.counters.steps, self._pace.seconds(1, len(sequence.prompt)))
         self._rows.append(sequence)
         if match is not None:
             sequence.computed = sequence.reused = match.length

@@ -5,6 +5,7 @@ is therefore one block of memory that the graph reads as `past_key_values.N.*` a
 of requests; what lies beyond a sequence's length is garbage and is never attended to.
 """
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,10 @@ def plan(shape: KvShape, slots: int, max_len: int, budget_bytes: int) -> str:
     return line
 
 
+_COPY_BYTES_PER_S = 2e9
+"""Taken for true until copies were measured."""
+
+
 class KvPool:
     """`slots` sequences of up to `max_len` tokens. Pages are touched, and so paid for, only when written."""
 
@@ -48,6 +53,8 @@ class KvPool:
         self.shape = shape
         self.slots = slots
         self.max_len = max_len
+        self.copy_token_s = shape.bytes_per_token / _COPY_BYTES_PER_S
+        """Seconds that copying one token takes, averaged over the last copies."""
         dims = (slots, shape.kv_heads, max_len, shape.head_dim)
         self.layers: tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...] = tuple(
             (np.zeros(dims, np.float32), np.zeros(dims, np.float32)) for _ in range(shape.layers)
@@ -55,9 +62,11 @@ class KvPool:
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of one slot over another's."""
+        began = time.monotonic()
         for keys, values in self.layers:
             keys[target, :, :length] = keys[source, :, :length]
             values[target, :, :length] = values[source, :, :length]
+        self.copy_token_s += 0.3 * ((time.monotonic() - began) / max(1, length) - self.copy_token_s)
 
     def swap(self, one: int, other: int, length: int) -> None:
         """Exchange the first `length` tokens of two slots."""

@@ -83,16 +83,18 @@ class PrefixCache:
         held.length = min(held.length, self._pool.max_len - 1)
         return held.length
 
-    def make_room(self, slot: int, match: Match | None, now: int) -> None:
+    def make_room(self, slot: int, match: Match | None, now: int, prompt_token_s: float) -> None:
         """Give the first free slot up to a new sequence, with the matched prefix in it.
 
-        A held prefix that the new prompt contains whole is taken over; else the least recently useful one is evicted.
+        A held prefix is taken over when the new prompt contains it whole, or all but a rest that is computed sooner (at
+        `prompt_token_s` seconds a token) than the common part is copied; else the least recently useful one is evicted.
         """
         held = self._held
         source = held.get(match.slot) if match else None
         if match and source:
             source.used = now
-            if source.length == match.length:
+            rest = source.length - match.length
+            if rest * prompt_token_s < match.length * self._pool.copy_token_s or not rest:
                 self._exchange(slot, match.slot)
                 del held[slot]
                 return
