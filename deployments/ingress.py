@@ -39,17 +39,17 @@ class Ingress:
     def __init__(self, settings: AppSettings, groups: Mapping[str, DeploymentHandle[Any]]) -> None:
         """Load the tokenizer and build the gateway; touches no engine."""
         self._settings = settings
-        self._fleet = FleetView(settings.engines, settings.routing.stale_after_s)
+        routing = settings.routing
+        self._fleet = FleetView(settings.engines, routing.stale_after_s, routing.sleeping)
         self._announced = False
         self._listening: asyncio.Task[None] | None = None
-        routing = settings.routing
         _log_requests()
         folder = locate(settings.model, weights=False)
         self._gateway = Gateway(
             settings=settings,
             tokenizer=Tokenizer.load(folder),
             catalog=Catalog(settings, Weights.read(folder), created=int(time.time())),
-            generators={name: RemoteEngine(name, handle, routing.accept_timeout_s) for name, handle in groups.items()},
+            generators={name: RemoteEngine(name, handle, _patience_s(routing, name)) for name, handle in groups.items()},
             fleet=self._snapshot,
             traffic=Traffic(serve.get_replica_context().replica_id.unique_id),
         )
@@ -85,12 +85,16 @@ class Ingress:
         return self._fleet.snapshot(time.monotonic())
 
 
+def _patience_s(routing: RoutingSettings, group: str) -> float:
+    return routing.wake_timeout_s if group in routing.sleeping else routing.accept_timeout_s
+
+
 def reroute(settings: AppSettings, user_config: Mapping[str, Any]) -> RoutingSettings:
     """Return `args.routing` with the fields in `user_config["routing"]`; raises `ValueError` for the unknown and the impossible."""
     unknown = set(user_config) - {"routing"}
     if unknown:
         raise ValueError(f"unknown: {', '.join(sorted(unknown))}; known is: routing")
-    fixed = set(user_config.get("routing") or {}) & {"stale_after_s", "accept_timeout_s"}
+    fixed = set(user_config.get("routing") or {}) & {"stale_after_s", "accept_timeout_s", "sleeping", "wake_timeout_s"}
     if fixed:
         raise ValueError(f"routing.{fixed.pop()} is read at start only; set it under args")
     merged = settings.routing.model_dump() | dict(user_config.get("routing") or {})

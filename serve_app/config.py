@@ -248,6 +248,11 @@ class RoutingSettings(Settings):
     """Circuit breaker of every group and every replica."""
     accept_timeout_s: float = Field(10.0, gt=0)
     """Seconds a group may take to hand a request to a replica."""
+    sleeping: tuple[str, ...] = ()
+    """Groups that may have no replica (`min_replicas: 0` of their deployment). A request that names such a group, or that no other
+    can take, is held while a replica starts."""
+    wake_timeout_s: float = Field(300.0, gt=0)
+    """`accept_timeout_s` of those groups: the longest time that a request is held."""
     stall_timeout_s: float = Field(60.0, gt=0)
     """A stream that has begun and sends nothing for this long counts as failed and goes on elsewhere. Above the longest pause that
     another's prompt may cause; a replica that hangs as a whole is noticed after `stale_after_s`."""
@@ -311,6 +316,7 @@ def require_groups(routing: RoutingSettings, engines: Collection[str]) -> None:
     """Raise `ValueError` when `routing` names a group that is not among `engines`."""
     named = [(f"prefer.{task}", groups) for task, groups in routing.prefer.items()]
     named += [(f"models.{model}", groups) for model, groups in routing.models.items()]
+    named.append(("sleeping", routing.sleeping))
     for place, groups in named:
         for group in groups:
             if group not in engines:

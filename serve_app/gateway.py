@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
+from serve_app import tracing
 from serve_app.attempts import Attempts, Generator, Order
 from serve_app.attempts import Telling as Telling
 from serve_app.chat import go_template
@@ -111,6 +112,7 @@ class Gateway:
             raise Overloaded("too many requests are being served; try again later", retry_after_s=1.0)
         self.active += cost
         began, outcome, ends = time.monotonic(), "cancelled", []
+        span = tracing.begin(request, request.model or self.settings.model.name)
         try:
             jobs = await self._prepare(request, telling)
             async with aclosing(_merge([self._run(job) for job in jobs])) as events:
@@ -128,14 +130,15 @@ class Gateway:
             raise
         finally:
             self.active -= cost
-            self._account(telling, outcome, total_usage(ends, request.n), time.monotonic() - began)
+            told = self._account(telling, outcome, total_usage(ends, request.n), time.monotonic() - began)
+            tracing.end(span, told, [event.reason for event in ends])
 
-    def _account(self, telling: Telling, outcome: str, usage: Usage, seconds: float) -> None:
-        """Count and log a request that has ended; nothing of its text."""
+    def _account(self, telling: Telling, outcome: str, usage: Usage, seconds: float) -> dict[str, str | int | float]:
+        """Count and log a request that has ended, nothing of its text; return what the log tells."""
         task, engine, reason = telling.task or "none", telling.engine or "none", telling.reason or "none"
         self.traffic.served(task=task, engine=engine, reason=reason, outcome=outcome, seconds=seconds)
         self.traffic.generated(task, engine, prompt=usage.prompt_tokens, completion=usage.completion_tokens)
-        told = {
+        told: dict[str, str | int | float] = {
             "request_id": telling.request_id,
             "task": task,
             "engine": engine,
@@ -147,6 +150,7 @@ class Gateway:
             "seconds": round(seconds, 4),
         }
         REQUEST_LOG.info("%s", json.dumps(told))
+        return told
 
     async def render(self, model: str | None, prompt: Prompt) -> tuple[int, ...]:
         """Return the token ids that engines would get for `prompt`; raises `ContextOverflow` when no group could take it."""

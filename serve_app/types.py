@@ -66,6 +66,8 @@ class Phase(StrEnum):
     WARMING = "warming"
     READY = "ready"
     FAILED = "failed"
+    ASLEEP = "asleep"
+    """Said of a group, not of a replica: it has none, and a request starts one."""
 
 
 class FinishReason(StrEnum):

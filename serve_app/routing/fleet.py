@@ -5,7 +5,7 @@ nodes do not matter.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from serve_app.types import EngineInfo, EngineLoad, Phase, ReplicaReport, Task
@@ -48,11 +48,18 @@ class Group:
     """Replicas that stopped reporting: gone, or hung and still accepting."""
     blocked: bool = False
     """Whether circuit breakers let nothing through to it."""
+    sleeps: bool = False
+    """Whether it may have no replica and starts one on request."""
 
     @property
     def ready(self) -> bool:
         """Whether requests can be sent to it."""
         return self.phase is Phase.READY
+
+    @property
+    def wakes(self) -> bool:
+        """Whether a request sent to it is held until a replica has started."""
+        return self.sleeps and self.phase not in (Phase.READY, Phase.FAILED)
 
     @property
     def replica_ids(self) -> tuple[str, ...]:
@@ -70,8 +77,8 @@ class Fleet:
 
     @property
     def ready(self) -> bool:
-        """Whether every configured group is ready."""
-        return all(group.ready for group in self.groups)
+        """Whether every configured group is ready, or needs but a request to be."""
+        return all(group.ready or group.wakes for group in self.groups)
 
     def group(self, name: str) -> Group | None:
         """Return the group called `name`, if configured."""
@@ -81,9 +88,11 @@ class Fleet:
 class FleetView:
     """Collects replica reports into snapshots."""
 
-    def __init__(self, names: Iterable[str], stale_after_s: float) -> None:
-        """Know the configured groups; forget replicas silent for `stale_after_s`."""
+    def __init__(self, names: Iterable[str], stale_after_s: float, sleeping: Collection[str] = ()) -> None:
+        """Know the configured groups, and which of them may have no replica; forget replicas silent for `stale_after_s`."""
         self._names = tuple(names)
+        self._sleeping = frozenset(sleeping)
+        self._infos: dict[str, EngineInfo] = {}
         self._stale_after_s = stale_after_s
         self._reports: dict[str, dict[str, tuple[float, ReplicaReport]]] = {name: {} for name in self._names}
         self._failures: dict[str, str] = {}
@@ -102,6 +111,8 @@ class FleetView:
             self._failures[report.group] = report.reason
         elif report.phase is Phase.READY:
             self._failures.pop(report.group, None)
+            if report.info is not None:
+                self._infos[report.group] = report.info
 
     def _measure(self, report: ReplicaReport) -> None:
         """Smooth the rates.
@@ -121,7 +132,14 @@ class FleetView:
 
     def snapshot(self, now: float) -> Fleet:
         """Return the groups as of `now`."""
-        return Fleet(tuple(self._group(name, now) for name in self._names))
+        return Fleet(tuple(self._asleep(self._group(name, now)) for name in self._names))
+
+    def _asleep(self, group: Group) -> Group:
+        """Tell a group that sleeps from one that has yet to start; what its engine can do is remembered from the last time."""
+        if group.name not in self._sleeping:
+            return group
+        phase = group.phase if group.reports else Phase.ASLEEP
+        return replace(group, sleeps=True, phase=phase, info=group.info or self._infos.get(group.name))
 
     def _group(self, name: str, now: float) -> Group:
         replicas = self._reports[name]

@@ -53,10 +53,11 @@ class Policy:
         """Return the route for a request whose longest prompt has `prompt_tokens` tokens.
 
         Reasons: `requested` (the client named the group), `preferred` (first choice for the task), `shorter-wait` (another would be
-        done much earlier), `restricted`, `too-long`, `incapable`, `not-ready` or `breaker-open` (why the first choice was passed
-        over). Raises `InvalidRequest` for an unknown group, `ContextOverflow` when the prompt fits nowhere, `Unsupported` when no
-        group can do it, `NoEngine` when those that could are not ready, `Overloaded` when none would answer within the client's
-        time: to be refused at once is better than late, and leaves the time to those who can still be served.
+        done much earlier), `restricted`, `too-long`, `incapable`, `not-ready`, `asleep` or `breaker-open` (why the first choice was
+        passed over), `waking` (the others cannot, or not in time). Raises `InvalidRequest` for an unknown group, `ContextOverflow`
+        when the prompt fits nowhere, `Unsupported` when no group can do it, `NoEngine` when those that could are not ready,
+        `Overloaded` when none would answer within the client's time: to be refused at once is better than late, and leaves the
+        time to those who can still be served.
         """
         if request.group is not None and fleet.group(request.group) is None:
             known = ", ".join(group.name for group in fleet.groups)
@@ -65,7 +66,8 @@ class Policy:
         tokens = self._work(request, task, prompt_tokens, fleet)
         weighed = tuple(self._weigh(group, request, prompt_tokens, tokens, fleet) for group in order)
         able = [candidate for candidate in weighed if not candidate.obstacle]
-        if not able:
+        asleep = [candidate for candidate in weighed if candidate.obstacle == _ASLEEP]
+        if not able and not asleep:
             raise _refusal(order, {candidate.group: candidate.obstacle for candidate in weighed}, prompt_tokens)
         reason = "requested" if request.group is not None else weighed[0].obstacle or "preferred"
         faster = self._faster(able, request.timeout_s)
@@ -73,8 +75,15 @@ class Policy:
             able.remove(faster)
             able.insert(0, faster)
             reason = "shorter-wait"
-        _require_time(able, request.timeout_s)
-        names = tuple(candidate.group for candidate in able)
+        late_s = _late_s(able, request.timeout_s)
+        if late_s and not asleep:
+            raise Overloaded(
+                f"no engine group would answer this within its {request.timeout_s:g} s; try again later", retry_after_s=late_s
+            )
+        wake = bool(late_s) or not able
+        if wake and request.group is None:
+            reason = "waking"
+        names = tuple(candidate.group for candidate in ((*asleep, *able) if wake else (*able, *asleep)))
         return Route(candidates=names, reason=reason, weighed=weighed, tokens=tokens)
 
     def _work(self, request: GenerateRequest, task: Task, prompt_tokens: int, fleet: Fleet) -> float:
@@ -103,7 +112,7 @@ class Policy:
 
         An idle group of unknown speed gets a chance to show it.
         """
-        first = able[0].finish_s
+        first = able[0].finish_s if able else None
         if first is None or first <= self._settings.overrule_above_s:
             return None
 
@@ -135,17 +144,26 @@ class Policy:
                 return "too-long"
             if not _needs(request) <= group.info.capabilities:
                 return "incapable"
-        if not group.ready:
+        if not group.ready and not group.wakes:
             return "not-ready"
-        return "breaker-open" if group.blocked else ""
+        if group.blocked:
+            return "breaker-open"
+        return "" if group.ready else _ASLEEP
 
 
-def _require_time(able: list[Candidate], timeout_s: float | None) -> None:
-    """Refuse what would be late everywhere. An idle group is always tried: its estimate may be wrong, and only work corrects it."""
+_ASLEEP = "asleep"
+"""The obstacle that a request can take away, by waiting."""
+
+
+def _late_s(able: list[Candidate], timeout_s: float | None) -> float:
+    """Return by how much every group would be late, 0 when one would not.
+
+    An idle group is always tried: its estimate may be wrong, and only work corrects it.
+    """
     ends = [candidate.finish_s for candidate in able if candidate.finish_s is not None and candidate.ahead]
-    if timeout_s is not None and len(ends) == len(able) and min(ends) > timeout_s:
-        late_s = min(ends) - timeout_s
-        raise Overloaded(f"no engine group would answer this within its {timeout_s:g} s; try again later", retry_after_s=late_s)
+    if timeout_s is None or not ends or len(ends) < len(able):
+        return 0.0
+    return max(0.0, min(ends) - timeout_s)
 
 
 def _needs(request: GenerateRequest) -> set[Capability]:

@@ -26,6 +26,7 @@ POLICY = {
 }
 TEXT = " ".join(["word"] * 60)
 ENGINE = {"kind": "fake", "tokens_per_second": 40, "slots": 2, "text": TEXT}
+TO_ZERO = {"min_replicas": 0, "max_replicas": 1, "upscale_delay_s": 0, "downscale_delay_s": 2, "metrics_interval_s": 0.5}
 SCALING = {"min_replicas": 1, "max_replicas": 2, "upscale_delay_s": 0, "downscale_delay_s": 600, "metrics_interval_s": 0.5}
 
 
@@ -37,20 +38,22 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[tuple[str, Cluster, list[Any]]]:
-    """A head without cores, two workers, and two groups; one is scaled by our policy."""
+    """A head without cores, two workers, and three groups: a fixed one, one scaled by our policy, one that may sleep."""
     scratch = tempfile.mkdtemp(prefix="phi-", dir="/tmp")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True, "temp_dir": scratch})
     workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
     ray.init(address=cluster.address, namespace="serve", log_to_driver=False)
     port = _free_port()
-    settings = AppSettings.model_validate({"engines": {"pair": ENGINE, "scaled": ENGINE}})
+    settings = AppSettings.model_validate(
+        {"engines": {"pair": ENGINE, "scaled": ENGINE, "sleeper": ENGINE}, "routing": {"sleeping": ["sleeper"]}}
+    )
     app = build_app(settings)
     try:
         serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
         for node in app._bound_deployment.init_args[1].values():
             deployment = node._bound_deployment
-            scaled = deployment.name == "scaled"
-            options: dict[str, Any] = {"autoscaling_config": {**SCALING, "policy": POLICY}} if scaled else {"num_replicas": 2}
+            bounds = {"scaled": SCALING, "sleeper": TO_ZERO}.get(deployment.name)
+            options: dict[str, Any] = {"autoscaling_config": {**bounds, "policy": POLICY}} if bounds else {"num_replicas": 2}
             node._bound_deployment = deployment.options(ray_actor_options={"num_cpus": 0.2}, max_replicas_per_node=1, **options)
         app._bound_deployment = app._bound_deployment.options(ray_actor_options={"num_cpus": 0})
         serve.run(app, name="phi-serve", blocking=False)
@@ -95,6 +98,18 @@ def test_replicas_are_on_different_workers_and_none_on_the_head(nodes: tuple[str
     _, _, workers = nodes
     _until(lambda: len(_places("pair")) == 2)
     assert set(_places("pair")) == {worker.node_id for worker in workers}
+
+
+def test_a_request_wakes_a_group_without_replicas_and_is_held_meanwhile(nodes: tuple[str, Cluster, list[Any]]) -> None:
+    url, _, _ = nodes
+    assert _group(url, "sleeper")["phase"] == "asleep"
+    with ThreadPoolExecutor(4) as pool:
+        began = time.monotonic()
+        assert list(pool.map(lambda _: _ask(url, "sleeper"), range(4))) == [200] * 4
+        woke_s = time.monotonic() - began
+    assert _group(url, "sleeper")["ready_replicas"] == 1
+    slept_s = _until(lambda: _group(url, "sleeper")["phase"] == "asleep")
+    print(f"\nanswered {woke_s:.1f} s after waking it, asleep again {slept_s:.1f} s later")
 
 
 def test_a_queue_brings_a_replica(nodes: tuple[str, Cluster, list[Any]]) -> None:

@@ -181,6 +181,52 @@ def test_reports_of_unknown_groups_are_ignored() -> None:
     assert not view.snapshot(0).ready
 
 
+def _asleep(name: str, phase: Phase = Phase.ASLEEP) -> Group:
+    return Group(name=name, phase=phase, info=_info(), sleeps=True)
+
+
+def test_a_group_that_sleeps_is_left_asleep_while_another_can_answer() -> None:
+    route = _choose(_request(), _group("vllm"), _asleep("onnx"))
+    assert route == Route(candidates=("vllm", "onnx"), reason="asleep")
+
+
+@pytest.mark.parametrize("phase", [Phase.ASLEEP, Phase.STARTING, Phase.LOADING, Phase.WARMING])
+def test_a_group_that_sleeps_is_woken_when_no_other_can_answer(phase: Phase) -> None:
+    route = _choose(_request(), _group("vllm", ready=False), _asleep("onnx", phase))
+    assert route == Route(candidates=("onnx",), reason="waking")
+
+
+def test_a_group_that_sleeps_is_woken_when_the_client_names_it() -> None:
+    route = _choose(_request(group="onnx"), _group("vllm"), _asleep("onnx"))
+    assert route == Route(candidates=("onnx",), reason="requested")
+
+
+def test_a_group_that_sleeps_is_woken_when_the_others_would_be_late() -> None:
+    busy = replace(_group("vllm"), drain_rate=1.0, load=EngineLoad(running=4, waiting=100))
+    assert _choose(_request(timeout_s=5), busy, _asleep("onnx")) == Route(candidates=("onnx", "vllm"), reason="waking")
+    with pytest.raises(Overloaded):
+        _choose(_request(timeout_s=5), busy, _group("onnx", ready=False))
+
+
+def test_a_sleeping_group_without_the_capability_is_not_woken() -> None:
+    view = FleetView(("onnx",), 5, sleeping=("onnx",))
+    view.record(replace(_report(Phase.READY), info=_info(context=100)), 0)
+    (group,) = view.snapshot(20).groups
+    assert group.phase is Phase.ASLEEP
+    with pytest.raises(ContextOverflow):
+        _choose(_request(), group, tokens=200)
+
+
+def test_a_fleet_whose_groups_sleep_is_ready() -> None:
+    view = FleetView(("onnx",), 5, sleeping=("onnx",))
+    assert view.snapshot(0).ready
+    view.record(_report(Phase.LOADING), 0)
+    assert view.snapshot(1).groups[0].phase is Phase.LOADING
+    view.record(_report(Phase.FAILED, reason="no memory"), 2)
+    assert not view.snapshot(3).ready
+    assert view.snapshot(20).groups[0].phase is Phase.ASLEEP
+
+
 @pytest.mark.parametrize(
     ("text", "task"),
     [
