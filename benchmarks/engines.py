@@ -34,9 +34,9 @@ def settings_of(name: str, threads: int) -> OnnxSettings | LlamaCppSettings:
     )
 
 
-async def stream(engine: Engine, ids: tuple[int, ...]) -> tuple[float, int]:
+async def stream(engine: Engine, ids: tuple[int, ...], tokens: int) -> tuple[float, int]:
     """Generate; return the instant of the first token and the number of tokens."""
-    sampling = Sampling(temperature=0.0, max_tokens=TOKENS, ignore_eos=True)
+    sampling = Sampling(temperature=0.0, max_tokens=tokens, ignore_eos=True)
     first, count = 0.0, 0
     async for event in engine.generate(TokenRequest(request_id="b", prompt=ids, sampling=sampling)):
         if isinstance(event, TokenDelta):
@@ -45,10 +45,10 @@ async def stream(engine: Engine, ids: tuple[int, ...]) -> tuple[float, int]:
     return first, count
 
 
-async def rate(engine: Engine, streams: int, seed: int) -> float:
-    """Return tokens per second of so many streams at once."""
+async def rate(engine: Engine, streams: int, seed: int, tokens: int = TOKENS) -> float:
+    """Return tokens per second of so many streams at once, `tokens` each."""
     began = time.perf_counter()
-    played = await asyncio.gather(*(stream(engine, prompt(16, seed * 100 + i)) for i in range(streams)))
+    played = await asyncio.gather(*(stream(engine, prompt(16, seed * 100 + i), tokens) for i in range(streams)))
     ended = time.perf_counter()
     if streams == 1:
         return (played[0][1] - 1) / (ended - played[0][0])

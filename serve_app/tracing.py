@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from opentelemetry import trace
 from opentelemetry.trace import Span, Status, StatusCode
+from opentelemetry.util.types import AttributeValue
 
 from serve_app.conversation import Chat, GenerateRequest
 from serve_app.types import FinishReason
@@ -19,7 +20,7 @@ def begin(request: GenerateRequest, model: str) -> Span:
     """Start the span of a request, with what the client asked for."""
     operation = "chat" if isinstance(request.prompts[0], Chat) else "text_completion"
     sampling = request.sampling
-    asked = {
+    asked: dict[str, AttributeValue | None] = {
         "operation.name": operation,
         "provider.name": "phi_serve",
         "request.model": model,

@@ -1,0 +1,111 @@
+"""An exported model against the memory's bandwidth, llama.cpp beside it: `python -m benchmarks.ceiling EXPORTED [--gguf FOLDER]`.
+
+A lone stream reads all weights once a token, so bandwidth over weights is the most that one stream can reach. Both are measured in
+turns in one process, with the same number of threads; the median counts. The shape of Phi-4-mini without its weights:
+
+    python -m benchmarks.full_shape SHAPE --layers 3
+    phi-serve export onnx SHAPE --precision int4 --out SMALL
+    python -m benchmarks.stacked SMALL EXPORTED --layers 32
+"""
+
+import argparse
+import asyncio
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.engines import rate
+from benchmarks.onnx_engine import prompt
+from serve_app.config import LlamaCppSettings, OnnxSettings
+from serve_app.engines.base import Engine
+from serve_app.engines.registry import build_engine
+from serve_app.models import manifest
+from serve_app.types import Sampling, TokenRequest
+
+_BLOCK = 1 << 26
+"""Numbers per thread and pass: 256 MiB of float32, beyond any cache."""
+
+
+class Memory:
+    """Reads memory as fast as numpy can, in several threads."""
+
+    def __init__(self, threads: int) -> None:
+        """Fill a block for each thread."""
+        self._blocks = [np.ones(_BLOCK, np.float32) for _ in range(threads)]
+        self._pool = ThreadPoolExecutor(threads)
+        self._readers: tuple[Callable[[np.ndarray[tuple[int], np.dtype[np.float32]]], object], ...] = (
+            lambda block: block.view(np.int64).max(),
+            lambda block: block.view(np.int64).sum(),
+            lambda block: np.dot(block, block),
+        )
+
+    def bytes_per_s(self) -> float:
+        """Return the best of several ways to read."""
+        found = []
+        for reader in self._readers:
+            began = time.perf_counter()
+            list(self._pool.map(reader, self._blocks))
+            found.append(sum(block.nbytes for block in self._blocks) / (time.perf_counter() - began))
+        return max(found)
+
+
+async def prompt_rate(engine: Engine, length: int, seed: int) -> float:
+    """Return the prompt tokens per second of a lone prompt."""
+    request = TokenRequest(request_id="b", prompt=prompt(length, seed), sampling=Sampling(temperature=0.0, max_tokens=1))
+    began = time.perf_counter()
+    async for _ in engine.generate(request):
+        pass
+    return length / (time.perf_counter() - began)
+
+
+async def measure(options: argparse.Namespace) -> None:
+    """Start what is asked for, let all take turns, print the table."""
+    about = manifest.verify(options.exported)
+    weights = (options.exported / "model.onnx.data").stat().st_size
+    base = {"threads": options.threads, "slots": 8, "max_model_len": 512, "exported": str(options.exported)}
+    onnx = OnnxSettings.model_validate(base | {"precision": about["precision"], "ngram_speculation": 0, "step_timeout_s": 600})
+    built = {f"ONNX {about['precision']}": build_engine(onnx, options.exported)}
+    if options.gguf:
+        precision = manifest.verify(options.gguf)["precision"]
+        llama = LlamaCppSettings.model_validate(base | {"precision": precision, "exported": str(options.gguf)})
+        built[f"llama.cpp {precision}"] = build_engine(llama, options.gguf)
+    for engine in built.values():
+        await engine.start()
+        await rate(engine, 1, 99, options.tokens)
+    memory = Memory(options.threads)
+    figures: dict[str, list[float]] = {}
+    for turn in range(options.rounds):
+        figures.setdefault("memory", []).append(memory.bytes_per_s())
+        for name, engine in built.items():
+            for streams in (1, 8):
+                figures.setdefault(f"{name}, {streams}", []).append(await rate(engine, streams, turn, options.tokens))
+            figures.setdefault(f"{name}, prompt", []).append(await prompt_rate(engine, 128, turn))
+    median = {name: statistics.median(values) for name, values in figures.items()}
+    ceiling = median["memory"] / weights
+    print(f"{weights / 2**30:.2f} GiB of weights, {options.threads} thread(s), median of {options.rounds} rounds")
+    print(f"memory {median['memory'] / 1e9:.1f} GB/s: at most {ceiling:.1f} tok/s for one stream\n")
+    print("| engine | 1 stream tok/s | of the ceiling | 8 streams tok/s | prompt tok/s |\n|---|---|---|---|---|")
+    for name, engine in built.items():
+        one, eight, read = (median[f"{name}, {what}"] for what in ("1", "8", "prompt"))
+        print(f"| {name} | {one:.1f} | {100 * one / ceiling:.0f} % | {eight:.1f} | {read:.0f} |")
+        await engine.close()
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("exported", type=Path)
+    parser.add_argument("--gguf", type=Path, help="a folder that `phi-serve export gguf` wrote of the same shape")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=32, help="tokens a stream")
+    options = parser.parse_args()
+    asyncio.run(measure(options))
+
+
+if __name__ == "__main__":
+    main()
