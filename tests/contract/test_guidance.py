@@ -177,7 +177,7 @@ async def test_what_cannot_be_followed_is_refused_and_stalls_nobody(model_engine
 BOMBS = [
     "(((((a{1,100}){1,100}){1,100}){1,100}){1,100})",
     "((([a-z]{1,100} ){1,100}){1,100}){1,100}",
-    "(.{1,300}x){1,300}|(.{1,299}y){1,299}",
+    "([a-f]{1,300}x){1,300}|([a-f]{1,299}y){1,299}",
     "(abc|def|ghi|[0-9a-f]{8})" * 2000,
 ]
 """Patterns that stand for more states than any machine has; they are worked out only as far as an answer goes."""
@@ -190,7 +190,7 @@ async def test_patterns_of_endless_states_stall_nobody(model_engine: Engine, pat
     try:
         async with asyncio.timeout(10):
             ids, _, _ = await play(model_engine, request)
-        assert ids
+        assert re.fullmatch("[a-z0-9 ]+", text(ids))  # each pattern begins so, for far more than eight tokens
     except GenerationFailed:
         pass  # llguidance has a limit of its own
     assert (await asyncio.wait_for(neighbour, 10))[1].usage.completion_tokens
