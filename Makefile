@@ -63,7 +63,7 @@ bench-routing: $(STAMP) ## the routing policy against four simpler ones, in virt
 manifests: $(STAMP) ## write compose, KubeRay, chart and dashboard files anew from serve_config.yaml
 	$(BIN)/python -m serve_app.manifests.files
 
-tools: $(STAMP) ## fetch helm, promtool and prometheus for tests/cluster into .cache/tools; installs nothing
+tools: $(STAMP) ## fetch helm, promtool, prometheus and Ollama's JavaScript client for the tests into .cache/tools; installs nothing
 	@$(BIN)/python -m tests.cluster.fetch_tools
 
 train: $(STAMP) ## train the embedded model anew (hours on CPUs; resumes from TRAIN_WORK; see training/README.md)

@@ -47,9 +47,11 @@ class LiveApp:
 
     def pids(self, group: str) -> list[int]:
         """Process ids of a group's replicas, from Ray's own books."""
+        import ray
         from ray.util.state import list_actors
 
-        actors = list_actors(filters=[("state", "=", "ALIVE")], limit=1000, detail=True)
+        address = ray.get_runtime_context().gcs_address  # there may be other Rays on this machine
+        actors = list_actors(address, filters=[("state", "=", "ALIVE")], limit=1000, detail=True)
         return [actor.pid for actor in actors if f"#{group}#" in (actor.name or "")]
 
     def await_replicas(self, group: str, count: int, limit_s: float = 90) -> None:

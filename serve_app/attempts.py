@@ -58,6 +58,8 @@ class Telling:
     reason: str | None = None
     """Why that group; see `Policy.choose`. `failover` when an earlier candidate failed."""
     attempts: int = 0
+    dropped_messages: int = 0
+    """Turns left out of the prompt, so that it fits into the context that the client asked for."""
     invalid_calls: tuple[str, ...] = ()
     """Tools called with arguments that their schema does not allow; complete with the last event."""
     weighed: tuple[Candidate, ...] = ()

@@ -204,6 +204,13 @@ class FakeSettings(Settings):
 EngineSettings = Annotated[VllmSettings | OnnxSettings | LlamaCppSettings | FakeSettings, Field(discriminator="kind")]
 
 
+def gpu_layers(settings: EngineSettings) -> int | None:
+    """Return how many of the model's layers a group computes on GPUs; None: it has all of the model there."""
+    if isinstance(settings, LlamaCppSettings):
+        return None if settings.gpu_layers < 0 else settings.gpu_layers
+    return None if "cuda" in (getattr(settings, "device", ""), getattr(settings, "provider", "")) else 0
+
+
 class BreakerSettings(Settings):
     """When a group or a replica is left alone, and when it is tried again."""
 

@@ -214,6 +214,9 @@ class GenerateRequest:
     model: str | None = None
     stop: tuple[str, ...] = ()
     n: int = 1
+    window: int | None = None
+    """Most tokens of prompt and answer together, as the client wants it; a conversation's oldest turns are left out to fit. None:
+    what the group has, and nothing is left out."""
     echo: bool = False
     """Put the prompt's text before the answer."""
     with_tokens: bool = False

@@ -7,8 +7,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 
 from serve_app import tracing
@@ -16,9 +16,11 @@ from serve_app.attempts import Attempts, Generator, Order
 from serve_app.attempts import Telling as Telling
 from serve_app.chat import go_template
 from serve_app.chat.arguments import invalid_calls
+from serve_app.chat.grammar import GrammarCheck
 from serve_app.chat.template import ChatTemplate
 from serve_app.chat.text_stream import TextStream
 from serve_app.chat.tokenizer import Tokenizer
+from serve_app.chat.window import fitted
 from serve_app.config import AppSettings, RoutingSettings
 from serve_app.conversation import (
     Chat,
@@ -41,6 +43,7 @@ from serve_app.routing.policy import Policy
 from serve_app.routing.tasks import decide
 from serve_app.types import MAX_SEED, Finished, FinishReason, InvalidValue, Sampling, Task, Timings, TokenRequest, Usage
 
+logger = logging.getLogger(__name__)
 REQUEST_LOG = logging.getLogger("serve_app.requests")
 """One line of JSON a request, without its text."""
 
@@ -71,6 +74,7 @@ class Gateway:
     active: int = 0
     """Generations being worked on."""
     _template: ChatTemplate = field(init=False)
+    _grammars: GrammarCheck = field(init=False)
     _policy: Policy = field(init=False)
     _attempts: Attempts = field(init=False)
 
@@ -80,6 +84,7 @@ class Gateway:
             if not variant.stored:
                 go_template.parse(variant.settings.template)
         self._template = ChatTemplate(self.tokenizer)
+        self._grammars = GrammarCheck(self.tokenizer)
         self._policy = Policy(self.settings.routing)
         self._attempts = Attempts(self.settings.routing, self.generators, self.fleet, self.traffic)
 
@@ -161,7 +166,7 @@ class Gateway:
         request = self.catalog.resolve(request.model).applied(request)
         fleet = self._attempts.survey()
         decision = self._decide(request)
-        prompts = [await self._render(prompt, fleet) for prompt in request.prompts]
+        prompts = [(await self._fitted(prompt, request, fleet))[0] for prompt in request.prompts]
         try:
             route = self._policy.choose(request, decision.task, max(len(ids) for ids in prompts), fleet)
         except NoEngine as error:
@@ -177,9 +182,13 @@ class Gateway:
             raise InvalidRequest(f"n must be at most {limits.max_choices}, got {request.n}", param="n")
         if len(request.prompts) > limits.max_prompts:
             raise InvalidRequest(f"at most {limits.max_prompts} prompts per call, got {len(request.prompts)}", param="prompt")
+        if request.constraint is not None:
+            await self._grammars.require(request.constraint)
         fleet = self._attempts.survey()
         task = telling.task = self._decide(request).task
-        prompts = [await self._render(prompt, fleet) for prompt in request.prompts]
+        rendered = [await self._fitted(prompt, request, fleet) for prompt in request.prompts]
+        prompts = [ids for ids, _ in rendered]
+        telling.dropped_messages = sum(dropped for _, dropped in rendered)
         route = self._policy.choose(request, task, max(len(ids) for ids in prompts), fleet)
         telling.reason, telling.weighed = route.reason, route.weighed
         timeout_s = min(request.timeout_s or limits.request_timeout_s, limits.request_timeout_s)
@@ -210,6 +219,26 @@ class Gateway:
             jobs.append(_Job(order, text, tools, prefix, request.with_tokens))
         return jobs
 
+    async def _fitted(self, prompt: Prompt, request: GenerateRequest, fleet: Fleet) -> tuple[tuple[int, ...], int]:
+        """Return the prompt's token ids, within the context that the client asked for, and how many turns were left out for it.
+
+        Raises `ContextOverflow` when it cannot be made to fit.
+        """
+        window = _window(request, fleet)
+        if window is None:
+            return await self._render(prompt, fleet), 0
+        if isinstance(prompt, Chat) and not prompt.context:
+            with _translated():
+                ids, dropped = await fitted(self._template, prompt, window)
+        else:
+            ids, dropped = await self._render(prompt, fleet), 0
+        if len(ids) >= window:
+            raise ContextOverflow(
+                f"The context asked for (num_ctx) is {window} tokens, but the prompt has {len(ids)} tokens and one at least is "
+                "needed for the answer. Ask for more, or shorten the prompt.",
+            )
+        return ids, dropped
+
     async def _render(self, prompt: Prompt, fleet: Fleet) -> tuple[int, ...]:
         """Return the prompt's token ids, refusing early what cannot fit whatever its tokens are."""
         if isinstance(prompt, Chat):
@@ -217,10 +246,8 @@ class Gateway:
             text_bytes = sum(len(message.content.encode()) for message in prompt.messages)
             text_bytes += sum(len(tool.function.encode()) for tool in prompt.tools)
             self._require_room(0 if prompt.template else text_bytes, control_tokens, fleet)
-            try:
+            with _translated():
                 return await self._template.render(prompt)
-            except InvalidValue as error:
-                raise InvalidRequest(str(error), param=error.field) from error
         if isinstance(prompt, RawText):
             self._require_room(len(prompt.text.encode()), 0, fleet)
             return tuple(await self.tokenizer.encode_async(prompt.text, special=True))
@@ -244,7 +271,11 @@ class Gateway:
         sampling: Sampling = request.sampling
         stops = sampling.stop_token_ids if sampling.ignore_eos else (*sampling.stop_token_ids, *self.tokenizer.stop_ids)
         seed = None if sampling.seed is None else (sampling.seed + copy) % MAX_SEED
-        try:
+        if request.window is not None:
+            room = max(1, request.window - len(prompt))
+            limit = min(sampling.max_tokens or room, room)
+            sampling = replace(sampling, max_tokens=limit, min_tokens=min(sampling.min_tokens, limit))
+        with _translated():
             return TokenRequest(
                 request_id=request.request_id if choice == 0 else f"{request.request_id}-{choice}",
                 prompt=prompt,
@@ -252,8 +283,6 @@ class Gateway:
                 constraint=request.constraint,
                 timeout_s=timeout_s,
             )
-        except InvalidValue as error:
-            raise InvalidRequest(str(error), param=error.field) from error
 
     async def _run(self, job: _Job) -> AsyncGenerator[TextEvent, None]:
         """One choice, from the first attempt to its `Finished`."""
@@ -271,11 +300,7 @@ class Gateway:
                         yield part
                     # What was held back may complete a stop string only now.
                     reason = FinishReason.STOP if job.text.stopped else event.reason
-                    if job.text.calls and reason is FinishReason.STOP:
-                        reason = FinishReason.TOOL_CALLS
-                    self._learn(job, event.usage.completion_tokens)
-                    job.order.telling.invalid_calls += invalid_calls(job.tools, job.text.calls)
-                    yield replace(event, reason=reason, choice=job.text.choice, tokens=tuple(kept))
+                    yield self._end(job, replace(event, reason=reason, tokens=tuple(kept)))
                     return
                 if job.with_tokens:
                     kept.extend(event.ids)
@@ -285,19 +310,44 @@ class Gateway:
                     yield part
                 if job.text.stopped:
                     usage = Usage(prompt_tokens=len(job.order.request.prompt), completion_tokens=job.text.tokens)
-                    self._learn(job, job.text.tokens)
                     # The engine's own timings are lost with its end; these include its queue and the way there.
                     timings = Timings(prefill_s=first - began, decode_s=time.monotonic() - first)
-                    yield Finished(
-                        reason=FinishReason.STOP, usage=usage, timings=timings, choice=job.text.choice, tokens=tuple(kept)
-                    )
+                    yield self._end(job, Finished(reason=FinishReason.STOP, usage=usage, timings=timings, tokens=tuple(kept)))
                     return
         finally:
             await tokens.aclose()
         raise IncompleteGeneration("the engine's stream ended before the answer did; try again")
 
-    def _learn(self, job: _Job, tokens: int) -> None:
-        self._attempts.workload.answered(job.order.telling.task or Task.GENERAL, tokens)
+    def _end(self, job: _Job, end: Finished) -> Finished:
+        """Return a choice's end with what is known of its calls, and learn how long it was."""
+        telling, calls = job.order.telling, job.text.calls
+        self._attempts.workload.answered(telling.task or Task.GENERAL, end.usage.completion_tokens)
+        invalid = invalid_calls(job.tools, calls)
+        telling.invalid_calls += invalid
+        reason = FinishReason.TOOL_CALLS if calls and end.reason is FinishReason.STOP else end.reason
+        return replace(end, reason=reason, choice=job.text.choice, invalid_calls=invalid)
+
+
+def _window(request: GenerateRequest, fleet: Fleet) -> int | None:
+    """Return the context that the client asked for, cut to what the groups have, as Ollama does; None where it asked for none."""
+    if request.window is None:
+        return None
+    groups = [group for group in fleet.groups if request.group in (None, group.name)]
+    longest = max((group.info.context_length for group in groups if group.info is not None), default=request.window)
+    if request.window > longest:
+        logger.warning(
+            "request %s asks for a context of %d tokens; %d is the most here", request.request_id, request.window, longest
+        )
+    return min(request.window, longest)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn values out of range into errors of the request."""
+    try:
+        yield
+    except InvalidValue as error:
+        raise InvalidRequest(str(error), param=error.field) from error
 
 
 async def _merge(streams: list[AsyncGenerator[TextEvent, None]]) -> AsyncGenerator[TextEvent, None]:

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
+from serve_app.config import gpu_layers
 from serve_app.dialects.base import (
     Act,
     Dialect,
@@ -123,7 +124,7 @@ def _scene(gateway: Gateway, request: Request) -> Scene:
                     precision=group.info.precision,
                     replicas=group.replicas,
                     context_length=group.info.context_length,
-                    on_gpu="cuda" in (getattr(settings, "device", ""), getattr(settings, "provider", "")),
+                    gpu_layers=gpu_layers(settings),
                 )
             )
     host = request.headers.get("host", "")

@@ -69,6 +69,12 @@ def stops(parameters: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(parameters.get("stop", ()))
 
 
+def window(parameters: Mapping[str, Any]) -> int | None:
+    """Return the context in tokens that checked parameters ask for; a `num_ctx` below 1 asks for none."""
+    wanted: int = parameters.get("num_ctx", 0)
+    return wanted if wanted > 0 else None
+
+
 def sampling_fields(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the `Sampling` fields that checked parameters set.
 

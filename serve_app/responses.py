@@ -192,6 +192,8 @@ def told_headers(telling: Telling) -> dict[str, str]:
         "x-route-reason": telling.reason or "none",
         "x-attempts": str(telling.attempts),
     }
+    if telling.dropped_messages:
+        headers["x-dropped-messages"] = str(telling.dropped_messages)
     if telling.invalid_calls:
         headers["x-invalid-tool-arguments"] = ",".join(map(quote, telling.invalid_calls))
     if telling.debug:

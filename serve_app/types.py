@@ -320,6 +320,8 @@ class Finished:
     """Which of the request's choices ended; engines leave it 0."""
     tokens: tuple[int, ...] = ()
     """Prompt and answer, for clients that go on from there; the gateway fills it in where it is asked for."""
+    invalid_calls: tuple[str, ...] = ()
+    """Tools that the answer calls with arguments they do not take, one name a call; the gateway fills it in."""
 
 
 TokenEvent: TypeAlias = TokenDelta | Finished

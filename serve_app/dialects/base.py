@@ -98,7 +98,8 @@ class Held:
     precision: str
     replicas: int
     context_length: int
-    on_gpu: bool
+    gpu_layers: int | None
+    """Layers whose weights are in a GPU's memory, None: all of the model's weights are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,26 +4,19 @@ A constraint is compiled once, off the event loop and with a deadline, and kept;
 and tokens; nothing of requests or the graph.
 """
 
-import asyncio
-import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import llguidance.numpy
 import numpy as np
-from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
-from serve_app.chat.constraint import styled
-from serve_app.errors import InvalidRequest
-from serve_app.types import Choice, Constraint, Grammar, JsonSchema, Regex
+from serve_app.chat.grammar import checked_grammar, in_time, unusable
+from serve_app.types import Constraint
 
-COMPILE_TIMEOUT_S = 2.0
-REGEX_TIMEOUT_S = 0.25
-"""A constraint that takes longer is refused; a regular expression needs milliseconds, unless it means harm."""
 _KEPT = 128
 
 
@@ -69,7 +62,7 @@ class Guidance:
     """Compiles constraints for one tokenizer."""
 
     def __init__(self, tokenizer: LLTokenizer, vocabulary_size: int) -> None:
-        """Compile for `tokenizer`; see `read_tokenizer` and `wrap_tokens`."""
+        """Compile for `tokenizer`; see `read_tokenizer` and `chat.grammar.wrap_tokens`."""
         self._vocabulary_size = vocabulary_size
         self._tokenizer = tokenizer
         self._compiled: OrderedDict[Constraint, LLMatcher] = OrderedDict()
@@ -77,38 +70,22 @@ class Guidance:
 
     async def start(self, constraint: Constraint) -> Guide:
         """Return a guide at the beginning of `constraint`; raises `InvalidRequest` when it cannot be compiled."""
-        matcher = self._compiled.get(constraint)
-        if matcher is None:
-            matcher = await self._compile(constraint)
-            self._compiled[constraint] = matcher
+        if constraint in self._compiled:
+            self._compiled.move_to_end(constraint)
+        else:
+            self._compiled[constraint] = await in_time(constraint, self._pool, self._match)
             if len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
-        else:
-            self._compiled.move_to_end(constraint)
-        return Guide(matcher.deep_copy(), self._vocabulary_size)
-
-    async def _compile(self, constraint: Constraint) -> LLMatcher:
-        loop = asyncio.get_running_loop()
-        limit_s = REGEX_TIMEOUT_S if isinstance(constraint, Regex) else COMPILE_TIMEOUT_S
-        try:
-            async with asyncio.timeout(limit_s):
-                return await loop.run_in_executor(self._pool, self._match, constraint)
-        except TimeoutError as error:
-            raise InvalidRequest(
-                f"the constraint takes more than {limit_s:g} s to compile; make it simpler", param="constraint"
-            ) from error
+        return Guide(self._compiled[constraint].deep_copy(), self._vocabulary_size)
 
     def _match(self, constraint: Constraint) -> LLMatcher:
-        try:
-            grammar = grammar_of(constraint)
-        except ValueError as error:
-            raise InvalidRequest(f"the constraint cannot be used: {error}", param="constraint") from error
+        grammar = checked_grammar(constraint)
         fault = LLMatcher.validate_grammar(grammar, self._tokenizer)
         if fault:
-            raise InvalidRequest(f"the constraint cannot be used: {fault[:300]}", param="constraint")
+            raise unusable(fault)
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
-            raise InvalidRequest(f"the constraint cannot be used: {matcher.get_error()[:300]}", param="constraint")
+            raise unusable(matcher.get_error())
         return matcher
 
     def close(self) -> None:
@@ -119,34 +96,3 @@ class Guidance:
 def read_tokenizer(file: Path, vocabulary_size: int, stop_ids: Sequence[int]) -> LLTokenizer:
     """Read a tokenizer.json, in up to two seconds for 200,000 tokens. A constraint may end by any of `stop_ids`."""
     return LLTokenizer(file.read_text(), n_vocab=vocabulary_size, eos_token=list(stop_ids))
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    """A vocabulary in the shape that llguidance reads; it never tokenizes text here."""
-
-    tokens: Sequence[bytes]
-    special_token_ids: Sequence[int]
-    eos_token_id: int
-    bos_token_id: int | None = None
-
-    def __call__(self, text: str) -> list[int]:
-        raise NotImplementedError
-
-
-def wrap_tokens(tokens: Sequence[bytes], special_ids: Sequence[int], stop_ids: Sequence[int]) -> LLTokenizer:
-    """Return a tokenizer of which only each id's bytes are known."""
-    return LLTokenizer(TokenizerWrapper(_Tokens(tokens, special_ids, stop_ids[0])), eos_token=list(stop_ids))
-
-
-def grammar_of(constraint: Constraint) -> str:
-    """Return llguidance's grammar for a constraint."""
-    match constraint:
-        case JsonSchema():
-            return str(LLMatcher.grammar_from_json_schema(styled(constraint.schema)))
-        case Regex():
-            return str(LLMatcher.grammar_from_regex(constraint.pattern))
-        case Choice():
-            return str(LLMatcher.grammar_from_lark("start: " + " | ".join(map(json.dumps, constraint.options))))
-        case Grammar():
-            return str(LLMatcher.grammar_from_lark(constraint.lark))

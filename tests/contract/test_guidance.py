@@ -15,7 +15,7 @@ from serve_app.chat.constraint import call_grammar, call_or
 from serve_app.chat.tool_calls import CallPart, ToolCallParser
 from serve_app.conversation import Tool
 from serve_app.engines.base import Engine
-from serve_app.errors import InvalidRequest
+from serve_app.errors import GenerationFailed, InvalidRequest
 from serve_app.models.catalog import EMBEDDED
 from serve_app.types import Choice, Constraint, FinishReason, Grammar, JsonSchema, Regex, TokenRequest
 from tests.contract.play import ask, play, prompt
@@ -161,8 +161,8 @@ HOSTILE: list[Constraint] = [
     JsonSchema('{"type": "string", "minLength": 9, "maxLength": 2}'),
     Regex("("),
     Regex("(?=a)b"),
-    Regex("((((((((((a{1,100}){1,100}){1,100}){1,100}){1,100})))))))"),
     Grammar("start: missing"),
+    Grammar("start: <|no_such_token|>"),
 ]
 
 
@@ -172,6 +172,28 @@ async def test_what_cannot_be_followed_is_refused_and_stalls_nobody(model_engine
     with pytest.raises(InvalidRequest):
         await asyncio.wait_for(play(model_engine, constrained(constraint)), 10)
     assert (await neighbour)[1].usage.completion_tokens
+
+
+BOMBS = [
+    "(((((a{1,100}){1,100}){1,100}){1,100}){1,100})",
+    "((([a-z]{1,100} ){1,100}){1,100}){1,100}",
+    "([a-f]{1,300}x){1,300}|([a-f]{1,299}y){1,299}",
+    "(abc|def|ghi|[0-9a-f]{8})" * 2000,
+]
+"""Patterns that stand for more states than any machine has; they are worked out only as far as an answer goes."""
+
+
+@pytest.mark.parametrize("pattern", BOMBS, ids=lambda pattern: pattern[:30])
+async def test_patterns_of_endless_states_stall_nobody(model_engine: Engine, pattern: str) -> None:
+    neighbour = asyncio.create_task(play(model_engine, ask(prompt(9, seed=2), max_tokens=30)))
+    request = constrained(Regex(pattern), max_tokens=8)
+    try:
+        async with asyncio.timeout(10):
+            ids, _, _ = await play(model_engine, request)
+        assert re.fullmatch("[a-z0-9 ]+", text(ids))  # each pattern begins so, for far more than eight tokens
+    except GenerationFailed:
+        pass  # llguidance has a limit of its own
+    assert (await asyncio.wait_for(neighbour, 10))[1].usage.completion_tokens
 
 
 async def test_compiled_constraints_are_kept(onnx_engine: Engine, model_dir: Path) -> None:

@@ -196,6 +196,16 @@ async def test_a_file_that_llama_cpp_refuses_is_told(model_dir: Path, foreign: P
         await _started(model_dir, gguf=str(other))
 
 
+async def test_gpu_layers_without_a_gpu_are_refused(model_dir: Path) -> None:
+    import xllamacpp
+
+    kinds = {device["type"] for device in xllamacpp.get_device_info()}
+    if kinds - {xllamacpp.ggml_backend_dev_type.GGML_BACKEND_DEVICE_TYPE_CPU}:
+        pytest.skip("there is another device than the CPU")
+    with pytest.raises(EngineDead, match=r"gpu_layers: 2 is set, but the installed xllamacpp sees no GPU"):
+        await _started(model_dir, gpu_layers=2)
+
+
 async def test_what_does_not_fit_is_refused_with_the_arithmetic(model_dir: Path) -> None:
     with pytest.raises(EngineDead, match=r"256 slots of 131072 tokens take .* GiB of KV cache .* set fewer slots"):
         await _started(model_dir, slots=256, max_model_len=131072)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,24 +18,19 @@ import ollama
 import pytest
 
 from benchmarks.live import LiveApp
+from tests.cluster.fetch_tools import OLLAMA_JS, node
 
 QUESTION = "If a car travels at 60 mph for 2.5 hours, then at 80 mph for 1.5 hours, what is the total distance traveled?"
 ASK: list[dict[str, Any]] = [{"role": "user", "content": QUESTION}]
 MODEL = "phi4-mini"
 GREEDY = {"temperature": 0}
 TUTORIALS = {
-    "phi4-mini-reasoning": '''FROM phi4-mini
-PARAMETER temperature 0.3
-PARAMETER top_p 0.8
-SYSTEM """You are an expert reasoning assistant specialized in mathematics, logic, and code analysis.
-Always think step by step and show your work clearly."""
-''',
-    "phi4-mini-coder": '''FROM phi4-mini
-PARAMETER temperature 0.5
-PARAMETER top_p 0.9
-SYSTEM """You are a coding assistant specialized in writing clean, efficient, and well-documented code."""
-''',
+    "phi4-mini-reasoning": "A rectangle has length 15cm and width 8cm. If we increase both dimensions by 20%, "
+    "what is the percentage increase in area?",
+    "phi4-mini-coder": "Create a Python class for a binary tree with methods for insertion, deletion, and in-order traversal. "
+    "Include comprehensive docstrings.",
 }
+"""The tutorial's two models, and what it asks each."""
 CIRCLE: dict[str, Any] = {
     "type": "function",
     "function": {
@@ -155,28 +151,41 @@ def test_formats(app: LiveApp, connect: Connect) -> None:
         assert free.done_reason == "length" or isinstance(json.loads(free.response or ""), dict)
 
 
-def test_the_tutorials_models(app: LiveApp, connect: Connect) -> None:
-    """Its two `ollama create` blocks and its two API calls."""
-    client = connect()
-    for name, text in TUTORIALS.items():
-        lines = httpx.post(f"{app.url}/api/create", json={"model": name, "modelfile": text}).text.splitlines()
-        assert json.loads(lines[-1]) == {"status": "success"}
-        assert "".join(client.show(name).parameters or "").split()[:2] == ["temperature", text.split()[4]]
-    asked = {
-        "phi4-mini-reasoning": "A rectangle has length 15cm and width 8cm. If we increase both dimensions by 20%, "
-        "what is the percentage increase in area?",
-        "phi4-mini-coder": "Create a Python class for a binary tree with methods for insertion, deletion, and in-order traversal. "
-        "Include comprehensive docstrings.",
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize("name", TUTORIALS)
+def test_the_tutorials_blocks_work_as_printed(app: LiveApp, connect: Connect, tmp_path: Path, name: str) -> None:
+    """`phi-serve` stands for `docker exec ollama-phi4 ollama`, and the address for Ollama's."""
+    made = app.config["applications"][0]["args"]["variants"][name]
+    temperature, top_p = (made["parameters"][each] for each in ("temperature", "top_p"))
+    body = {
+        "model": name,
+        "prompt": TUTORIALS[name],
+        "stream": False,
+        "options": {"temperature": temperature, "top_p": top_p, "num_ctx": 4096},
     }
-    for name, prompt in asked.items():
-        body = {"model": name, "prompt": prompt, "stream": False, "options": {"temperature": 0.3, "top_p": 0.8, "num_ctx": 4096}}
-        answer = httpx.post(f"{app.url}/api/generate", content=json.dumps(body), timeout=120)
-        assert answer.status_code == 200
-        assert answer.json()["model"] == name
-        assert answer.json()["response"]
-    for name in TUTORIALS:
-        client.delete(name)
-        assert client.show(name).details  # what is configured shows again
+    script = f"""
+cat > {tmp_path}/modelfile << EOF
+FROM phi4-mini
+PARAMETER temperature {temperature}
+PARAMETER top_p {top_p}
+SYSTEM {'"' * 3}{made["system"]}{'"' * 3}
+EOF
+{Path(sys.executable).parent}/phi-serve create {name} -f {tmp_path}/modelfile
+curl --silent --show-error $PHI_SERVE_HOST/api/generate -d '{json.dumps(body, indent=2)}'
+"""
+    environment = os.environ | {"PHI_SERVE_HOST": app.url}
+    ran = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stderr
+    steps, _, answer = ran.stdout.partition("{")
+    assert steps.rstrip().endswith("success")
+    told = json.loads("{" + answer)
+    assert (told["model"], told["done"], bool(told["response"])) == (name, True, True)
+    client = connect()
+    shown = client.show(name)
+    assert (shown.parameters or "").split() == ["temperature", str(temperature), "top_p", str(top_p)]
+    assert httpx.post(f"{app.url}/api/show", json={"model": name}).json()["system"] == made["system"].rstrip("\n")
+    client.delete(name)
+    assert client.show(name).details  # what is configured shows again
 
 
 def test_every_verb(app: LiveApp, connect: Connect, tmp_path: Path) -> None:
@@ -199,9 +208,18 @@ def test_every_verb(app: LiveApp, connect: Connect, tmp_path: Path) -> None:
     with pytest.raises(ollama.ResponseError, match="model 'verb:v1' not found"):
         list(client.generate("verb:v1", "hi", stream=True))
     assert [step.status for step in client.pull(MODEL, stream=True)][-1] == "success"
-    for refused in (lambda: client.pull("x"), lambda: client.push(MODEL), lambda: client.embed(MODEL, "x")):
+    refusals: list[Callable[[], Any]] = [
+        lambda: client.pull("x"),
+        lambda: list(client.pull("x", stream=True)),
+        lambda: client.push(MODEL),
+        lambda: list(client.push(MODEL, stream=True)),
+        lambda: client.embed(MODEL, "x"),
+        lambda: client.embeddings(MODEL, "x"),
+    ]
+    for refused in refusals:
         with pytest.raises(ollama.ResponseError):
             refused()
+    assert client.pull(MODEL).status == "success"
     file = tmp_path / "blob"
     file.write_bytes(os.urandom(1000))
     assert client.create_blob(file) == "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest()
@@ -214,7 +232,7 @@ def test_every_verb(app: LiveApp, connect: Connect, tmp_path: Path) -> None:
     assert client.generate(MODEL, keep_alive=0).done_reason == "unload"
 
 
-async def test_the_asynchronous_client(app: LiveApp) -> None:
+async def test_the_asynchronous_client(app: LiveApp, tmp_path: Path) -> None:
     hello = [{"role": "user", "content": "Hello"}]
     async with ollama.AsyncClient(host=app.url, timeout=120) as client:
         assert (await client.create("averb", from_=MODEL)).status == "success"
@@ -228,8 +246,25 @@ async def test_the_asynchronous_client(app: LiveApp) -> None:
         for name in ("averb", "averb2"):
             await client.delete(name)
         assert (await client.ps()).models
-        with pytest.raises(ollama.ResponseError):
-            await client.show("averb")
+        steps = [step.status async for step in await client.create("averb3", from_=MODEL, system="Be brief.", stream=True)]
+        assert steps[-1] == "success"
+        assert (await client.show("averb3")).details
+        assert (await client.delete("averb3")).status == "success"
+        for name in ("averb", "averb3"):
+            with pytest.raises(ollama.ResponseError, match="not found"):
+                await client.show(name)
+        assert (await client.pull(MODEL)).status == "success"
+        assert [step.status async for step in await client.pull(MODEL, stream=True)][-1] == "success"
+        for refused in (client.pull("x"), client.push(MODEL), client.embed(MODEL, "x"), client.embeddings(MODEL, "x")):
+            with pytest.raises(ollama.ResponseError):
+                await refused
+        with pytest.raises(ollama.ResponseError, match="not authorized to push"):
+            [step async for step in await client.push(MODEL, stream=True)]
+        file = tmp_path / "blob"
+        file.write_bytes(os.urandom(1000))
+        assert await client.create_blob(file) == "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest()
+        (call,) = (await client.chat(MODEL, CALL, tools=[CIRCLE], options=GREEDY)).message.tool_calls or []
+        assert call.function.arguments == {"radius": 5}
 
 
 @pytest.mark.filterwarnings("ignore")  # LiteLLM's own
@@ -255,6 +290,44 @@ def test_litellm_says_the_same_three_ways(app: LiveApp, monkeypatch: pytest.Monk
     gc.collect()  # what LiteLLM leaves unclosed must not meet another test
 
 
+@pytest.mark.filterwarnings("ignore")  # LiteLLM's own
+def test_litellms_ollama_prefix_sends_no_tools_but_a_prompt_of_its_own(app: LiveApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So no server can see the tools: what holds is that its prompt gives the same JSON as the same prompt does in OpenAI's API.
+
+    A model that follows that prompt has its JSON read back as a call by LiteLLM; the embedded one knows its own form only.
+    """
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    litellm = pytest.importorskip("litellm")
+    sent: list[dict[str, Any]] = []
+
+    class Recorder(litellm.integrations.custom_logger.CustomLogger):  # type: ignore[misc]
+        def log_pre_api_call(self, model: Any, messages: Any, kwargs: Any) -> None:
+            sent.append(kwargs["additional_args"]["complete_input_dict"])
+
+    monkeypatch.setattr(litellm, "input_callback", [Recorder()])
+    monkeypatch.setattr(litellm, "add_function_to_prompt", litellm.add_function_to_prompt)  # it sets that for good
+    options: dict[str, Any] = {"temperature": 0, "max_tokens": 40}
+    told = litellm.completion(model=f"ollama/{MODEL}", messages=CALL, tools=[CIRCLE], api_base=app.url, num_retries=0, **options)
+    (body,) = sent
+    assert body["format"] == "json"
+    assert "tools" not in body
+    assert "calculate_circle_area" in body["prompt"]
+    message: Any = {"role": "user", "content": body["prompt"]}
+    wanted: Any = {"type": "json_object"}
+    same = app.client().chat.completions.create(model=MODEL, messages=[message], response_format=wanted, **options).choices[0]
+    assert _as_json(told.choices[0].message.content) == _as_json(same.message.content)
+    assert (same.message.content or "").startswith("{")
+    gc.collect()
+
+
+def _as_json(text: str | None) -> Any:
+    """The value in a JSON text, which LiteLLM writes anew; a text that was cut short as it is."""
+    try:
+        return json.loads(text or "")
+    except ValueError:
+        return text
+
+
 def test_a_prompt_that_fits_nowhere_is_refused(app: LiveApp) -> None:
     response = httpx.post(f"{app.url}/api/chat", json={"model": MODEL, "messages": [{"role": "user", "content": "x" * 300_000}]})
     assert (response.status_code, set(response.json())) == (400, {"error"})
@@ -271,12 +344,10 @@ def test_it_also_listens_where_ollamas_clients_look(app: LiveApp) -> None:
 
 
 def test_the_javascript_client(app: LiveApp) -> None:
-    """OLLAMA_JS is the folder in which `npm install ollama` was run."""
-    node, folder = shutil.which("node"), os.environ.get("OLLAMA_JS")
-    if node is None or folder is None:
-        pytest.skip("needs node, and OLLAMA_JS set to a folder in which `npm install ollama` was run")
-    module = Path(folder).resolve() / "node_modules" / "ollama" / "dist" / "index.mjs"
-    command = [node, str(Path(__file__).with_name("ollama_client.mjs")), str(module), app.url]
+    program = node()
+    if program is None or not OLLAMA_JS.exists():
+        pytest.skip("needs Ollama's JavaScript client, and node where there is none: `make tools` fetches them")
+    command = [program, str(Path(__file__).with_name("ollama_client.mjs")), str(OLLAMA_JS), app.url]
     told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
     assert len(set(told["texts"])) == 1
     assert told["steps"][-1] == told["deleted"] == "success"

@@ -1,6 +1,6 @@
 """Ollama's published OpenAPI against the running application, driven by schemathesis.
 
-The document is not part of this project: OLLAMA_OPENAPI names it. OLLAMA_EXAMPLES sets the number of examples an operation.
+The document is not part of this project: OLLAMA_OPENAPI names it. Ten examples an operation, and in the slow tests 300.
 """
 
 import json
@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, settings
 from benchmarks.live import LiveApp
 
 PATH = os.environ.get("OLLAMA_OPENAPI")
-EXAMPLES = int(os.environ.get("OLLAMA_EXAMPLES", "10"))
 MODEL = "phi4-mini"
 _WEB = ("/api/web_search", "/api/web_fetch")
 """Ollama's cloud, no part of a server."""
@@ -54,11 +53,27 @@ answered: dict[str, set[int]] = {}
 """Statuses by path."""
 
 
+def _examples(count: int) -> Any:
+    return settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+
+
 @served.parametrize()
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@_examples(10)
+@pytest.mark.filterwarnings("ignore")
+def test_every_answer_is_as_published(case: Any, app: LiveApp) -> None:
+    _judge(case, app)
+
+
+@pytest.mark.slow
+@served.parametrize()
+@_examples(300)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.timeout(1800)
-def test_every_answer_is_as_published(case: Any, app: LiveApp) -> None:
+def test_every_answer_is_as_published_300_times(case: Any, app: LiveApp) -> None:
+    _judge(case, app)
+
+
+def _judge(case: Any, app: LiveApp) -> None:
     if isinstance(case.body, dict) and case.operation.path != "/api/delete":
         # Most names are unknown; half of the cases ask for one that is served.
         for field in ("model", "source", "from"):

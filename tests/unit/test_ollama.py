@@ -128,6 +128,24 @@ async def test_tool_calls_have_objects_as_arguments() -> None:
         ]
 
 
+async def test_what_no_tool_takes_is_flagged_in_the_last_line_and_never_dropped() -> None:
+    wrong = '<|tool_call|>[{"name": "circle", "arguments": {"radius": "five"}}, {"name": "circle", "arguments": {"radius": 5'
+    async with running(a={"text": wrong}) as app:
+        client = _client(app)
+        whole = await client.chat(**HI, tools=[CIRCLE])
+        chunks = [chunk async for chunk in await client.chat(**HI, tools=[CIRCLE], stream=True)]
+        raw = (await app.client.post(CHAT, json=HI | {"tools": [CIRCLE], "stream": False})).json()
+        lines = _lines((await app.client.post(CHAT, json=HI | {"tools": [CIRCLE]})).text)
+    for message, text in (
+        (whole.message.tool_calls or [], whole.message.content),
+        ([call for chunk in chunks for call in chunk.message.tool_calls or []], "".join(c.message.content or "" for c in chunks)),
+    ):
+        assert [call.function.arguments for call in message] == [{"radius": "five"}]
+        assert text == '{"name": "circle", "arguments": {"radius": 5'
+    assert raw["invalid_tool_arguments"] == lines[-1]["invalid_tool_arguments"] == ["circle", "circle"]
+    assert not any("invalid_tool_arguments" in line for line in lines[:-1])
+
+
 async def test_calls_and_results_reach_the_model_as_openais_do() -> None:
     call = {"function": {"name": "circle", "arguments": {"radius": 5}}}
     turns = [*HI["messages"], {"role": "assistant", "content": "", "tool_calls": [call]}]

@@ -11,6 +11,9 @@ import ollama
 import pytest
 import yaml
 
+from serve_app.config import LlamaCppSettings, OnnxSettings, VllmSettings, gpu_layers
+from serve_app.models.catalog import EMBEDDED
+from serve_app.models.weights import Weights
 from serve_app.types import InvalidValue, Task
 from tests.unit.app import App, running
 from tests.unit.test_ollama import _client, _prompt
@@ -187,6 +190,23 @@ async def test_ps_tells_which_groups_hold_the_model() -> None:
     ]
     assert entry["expires_at"] > "2260"  # as Ollama shows what is kept for good
     assert entry["size_vram"] == 0
+
+
+def test_what_is_on_gpus_is_what_the_configuration_puts_there() -> None:
+    weights = Weights.read(EMBEDDED)
+    whole = {each: weights.held_bytes(each) for each in ("float32", "q8_0")}
+    for settings, precision, share in (
+        (VllmSettings(), "float32", 0.0),
+        (VllmSettings(device="cuda"), "float32", 1.0),
+        (OnnxSettings(provider="cuda"), "float32", 1.0),
+        (LlamaCppSettings(), "q8_0", 0.0),
+        (LlamaCppSettings(gpu_layers=-1), "q8_0", 1.0),
+        (LlamaCppSettings(gpu_layers=7), "q8_0", 1.0),  # six layers, and the output
+    ):
+        assert weights.gpu_bytes(precision, gpu_layers(settings)) == whole[precision] * share
+    some, all_layers = (weights.gpu_bytes("q8_0", layers) for layers in (3, 6))
+    assert 2 * some == all_layers < whole["q8_0"]
+    assert whole["q8_0"] - all_layers == int((2048 * 256 + 256) * 34 / 32)  # embeddings and the last norm
 
 
 async def test_weights_are_counted_exactly() -> None:

@@ -6,7 +6,10 @@ import random
 import pytest
 
 from serve_app.chat.call_object import CallPart, Part
+from serve_app.chat.text_stream import TextStream
+from serve_app.chat.tokenizer import Tokenizer
 from serve_app.chat.tool_calls import ToolCallParser, _joined
+from serve_app.types import TokenDelta
 
 NAMES = ("f", "get_weather", "send")
 ARGUMENTS = (
@@ -130,6 +133,17 @@ def test_every_form_gives_its_calls_however_it_is_cut(case: str) -> None:
         said, found = parse(pieces)
         assert found == calls
         assert said.strip() in ("", "Let me look.")
+
+
+def test_every_form_gives_its_calls_byte_by_byte(tokenizer: Tokenizer) -> None:
+    """As tokens of one byte each, the finest cut there is: within characters too."""
+    tokens = {tokenizer.raw(at): at for at in range(tokenizer.vocabulary_size) if len(tokenizer.raw(at)) == 1}
+    for text, calls in CORPUS.values():
+        stream = TextStream(tokenizer, tools=NAMES)
+        for byte in text.encode():
+            stream.push(TokenDelta((tokens[bytes([byte])],)))
+        stream.flush()
+        assert [(call.name, call.arguments) for call in stream.calls] == calls
 
 
 @pytest.mark.parametrize("text", TEXTS)

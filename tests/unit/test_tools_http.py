@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import httpx
+import openai
 import pytest
 
 from serve_app.config import ModelSettings
@@ -119,6 +121,9 @@ BAD = {
         "response_format.json_schema.schema",
     ),
     "too large": ({"structured_outputs": {"json": {"description": "x" * 70_000}}}, "structured_outputs.json"),
+    "a long pattern": ({"structured_outputs": {"regex": "a" * 70_000}}, "structured_outputs.regex"),
+    "a long grammar": ({"structured_outputs": {"grammar": 'start: "a"' + " " * 70_000}}, "structured_outputs.grammar"),
+    "long choices": ({"structured_outputs": {"choice": ["a" * 40_000, "b" * 40_000]}}, "structured_outputs.choice"),
     "two at once": ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
     "none at all": ({"structured_outputs": {}}, "structured_outputs"),
     "an empty choice": ({"structured_outputs": {"choice": []}}, "choice"),
@@ -239,6 +244,40 @@ async def test_arguments_against_the_schema_come_as_written_and_are_flagged() ->
     assert flagged.json()["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == '{"radius": "five"}'
     assert flagged.headers["x-invalid-tool-arguments"] == "circle,n%C3%A4me%0A"
     assert "x-invalid-tool-arguments" not in fine.headers
+
+
+WRONG = '<|tool_call|>[{"name": "circle", "arguments": {"radius": "five"}}]<|/tool_call|>'
+
+
+async def test_streams_flag_arguments_against_the_schema_at_a_choices_end() -> None:
+    async with running(a={"text": WRONG}, b={"text": CALL}) as app:
+        chunks = await _stream(app, ASK | {"n": 2})
+        ends = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["finish_reason"]]
+        assert [(end["finish_reason"], end["invalid_tool_arguments"]) for end in ends] == [("tool_calls", ["circle"])] * 2
+        whole = (await app.client.post(CHAT, json=ASK)).json()["choices"][0]
+        assert whole["invalid_tool_arguments"] == ["circle"]
+        for body in (ASK, ASK | {"stream": True}):
+            assert "invalid_tool_arguments" not in (await app.client.post(CHAT, json=body, headers={"x-engine": "b"})).text
+
+
+async def test_the_official_client_reads_past_the_flag_and_can_read_it() -> None:
+    async with running(a={"text": WRONG}) as app, httpx.AsyncClient(transport=app.asgi) as transport:
+        client = openai.AsyncOpenAI(base_url="http://test/v1", api_key="unused", http_client=transport)
+        ask: Any = {"model": "phi-4-mini", "messages": ASK["messages"], "tools": [CIRCLE]}
+        async with client.chat.completions.stream(**ask) as stream:
+            events = [event async for event in stream]
+            (call,) = (await stream.get_final_completion()).choices[0].message.tool_calls or ()
+        last = next(event.chunk for event in reversed(events) if event.type == "chunk")
+        whole = await client.chat.completions.create(**ask)
+    assert call.function.arguments == '{"radius": "five"}'
+    for choice in (last.choices[0], whole.choices[0]):
+        assert choice.model_extra == {"invalid_tool_arguments": ["circle"]}
+
+
+async def test_a_stop_string_after_a_call_still_ends_in_tool_calls() -> None:
+    async with running(a={"text": WRONG + " Done. More."}) as app:
+        answer = (await app.client.post(CHAT, json=ASK | {"stop": "Done"})).json()["choices"][0]
+    assert (answer["finish_reason"], answer["invalid_tool_arguments"]) == ("tool_calls", ["circle"])
 
 
 async def test_thoughts_are_apart_from_the_answer_where_the_model_has_tags_for_them() -> None:

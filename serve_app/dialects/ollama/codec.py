@@ -23,7 +23,17 @@ from serve_app.conversation import (
     ToolCallDelta,
 )
 from serve_app.dialects.base import Call, JsonObject, Served, StreamEncoder, sampling
-from serve_app.dialects.ollama.shapes import MEDIA_TYPE, encode_error, figures, head, line, loaded, show_call, show_logprobs
+from serve_app.dialects.ollama.shapes import (
+    MEDIA_TYPE,
+    encode_error,
+    figures,
+    head,
+    line,
+    loaded,
+    show_call,
+    show_logprobs,
+    written,
+)
 from serve_app.dialects.ollama.wire import ChatBody, ChatMessage, GenerateBody, GenerationBody
 from serve_app.errors import InvalidRequest, ServeError, Unsupported
 from serve_app.models.names import shown
@@ -152,7 +162,7 @@ class ChatEncoder:
 
     def _called(self) -> Iterable[bytes]:
         call, self._calling = self._calling, None
-        if call is not None and show_call(call) is not None:
+        if call is not None:
             yield self._line(_assistant("", (call,)), ())
 
     def _line(self, message: JsonObject, logprobs: tuple[TextLogprob, ...]) -> bytes:
@@ -183,6 +193,7 @@ def _request(
         explicit=frozenset(fields) | (options.keys() & {"stop"}),
         model=body.model,
         stop=ollama.stops(options),
+        window=ollama.window(options),
         with_tokens=with_tokens,
     )
 
@@ -242,6 +253,7 @@ def _translated(decode: Any) -> Any:
 
 def _assistant(text: str, calls: tuple[ToolCall, ...] = (), thoughts: str = "") -> JsonObject:
     shown_calls = [told for call in calls if (told := show_call(call)) is not None]
+    text += "".join(written(call) for call in calls if show_call(call) is None)
     message: JsonObject = {"role": "assistant", "content": text} | ({"thinking": thoughts} if thoughts else {})
     return message | ({"tool_calls": shown_calls} if shown_calls else {})
 

@@ -41,6 +41,7 @@ def _ps(scene: Scene) -> JsonObject:
     catalog = scene.catalog
     model = catalog.resolve(None)
     weights = {held.group: held.replicas * catalog.weights.held_bytes(held.precision) for held in scene.held}
+    on_gpus = (held.replicas * catalog.weights.gpu_bytes(held.precision, held.gpu_layers) for held in scene.held)
     entry = {
         "name": tagged(model.name),
         "model": tagged(model.name),
@@ -48,7 +49,7 @@ def _ps(scene: Scene) -> JsonObject:
         "digest": model.digest(catalog.weights.identity),
         "details": details(catalog, model),
         "expires_at": moment(catalog.created + _NEVER_S),
-        "size_vram": sum(weights[held.group] for held in scene.held if held.on_gpu),
+        "size_vram": sum(on_gpus),
         "context_length": max(held.context_length for held in scene.held),
         "groups": [
             {

@@ -45,7 +45,8 @@ def figures(finished: Finished, call: Call[ChatBody] | Call[GenerateBody]) -> Js
     waiting and on the way.
     """
     timings, usage = finished.timings, finished.usage
-    return {
+    flagged = {"invalid_tool_arguments": list(finished.invalid_calls)} if finished.invalid_calls else {}
+    return flagged | {
         "done": True,
         "done_reason": "length" if finished.reason is FinishReason.LENGTH else "stop",
         "total_duration": round(call.elapsed() * _NS),
@@ -69,11 +70,25 @@ def seconds(keep_alive: str | float | None) -> float | None:
     return keep_alive
 
 
+def written(call: ToolCall) -> str:
+    """Return a call that `show_call` cannot show as the text it is; Ollama too leaves as text what it cannot read."""
+    text = f'{{"name": {json.dumps(call.name, ensure_ascii=False)}, "arguments": {call.arguments}'
+    return text + "}" * _is_json(call.arguments)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def show_call(call: ToolCall) -> JsonObject | None:
-    """Return a tool call, its arguments as an object; None for one that was cut off."""
+    """Return a tool call, its arguments as an object; None where they are none, or were cut off."""
     try:
         arguments: Any = json.loads(call.arguments or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(arguments, dict):
         return None

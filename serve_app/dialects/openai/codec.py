@@ -29,7 +29,7 @@ from serve_app.dialects.base import (
     sampling,
 )
 from serve_app.dialects.openai.constraints import decode_structured, decode_tools
-from serve_app.dialects.openai.shapes import chat_logprobs, completion_usage, encode_error, head, show_call, text_logprobs
+from serve_app.dialects.openai.shapes import chat_logprobs, completion_usage, encode_error, flagged, head, show_call, text_logprobs
 from serve_app.dialects.openai.stream import ChatEncoder, CompletionEncoder
 from serve_app.dialects.openai.wire import ChatBody, ChatMessage, CompletionBody, DetokenizeBody, GenerationBody, TokenizeBody
 from serve_app.errors import InvalidRequest, Unsupported
@@ -78,6 +78,7 @@ class ChatCodec:
                     "logprobs": logprobs,
                     "finish_reason": choice.finished.reason,
                 }
+                | flagged(choice.finished)
             )
         return head(call, "chat.completion") | {"choices": choices, "usage": completion_usage(completion, call)}
 

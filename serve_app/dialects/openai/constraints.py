@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from serve_app.chat.constraint import ANY_OBJECT, call_grammar, call_or, offered, schema_of
+from serve_app.chat.constraint import ANY_OBJECT, MAX_SCHEMA_BYTES, call_grammar, call_or, offered, schema_of
 from serve_app.conversation import Tool
 from serve_app.dialects.openai.wire import ChatBody, NamedTool, ResponseFormat, StructuredOutputs
 from serve_app.errors import InvalidRequest
@@ -66,16 +66,24 @@ def _structured(wanted: StructuredOutputs) -> Constraint:
     if wanted.json_ is not None:
         given.append(schema_of(_parsed(wanted.json_), "structured_outputs.json"))
     if wanted.regex is not None:
-        given.append(Regex(wanted.regex))
+        given.append(Regex(_short(wanted.regex, "regex")))
     if wanted.choice is not None:
         given.append(Choice(tuple(wanted.choice)))
+        _short("".join(wanted.choice), "choice")
     if wanted.grammar is not None:
-        given.append(Grammar(wanted.grammar))
+        given.append(Grammar(_short(wanted.grammar, "grammar")))
     if wanted.json_object:
         given.append(ANY_OBJECT)
     if len(given) != 1:
         raise InvalidValue("structured_outputs", "must have exactly one of json, regex, choice, grammar and json_object")
     return given[0]
+
+
+def _short(text: str, field: str) -> str:
+    """Return a constraint's text; raises `InvalidValue` for one as long as no schema may be: compiling takes its length squared."""
+    if len(text.encode()) > MAX_SCHEMA_BYTES:
+        raise InvalidValue(f"structured_outputs.{field}", f"must have at most {MAX_SCHEMA_BYTES} bytes")
+    return text
 
 
 def _parsed(schema: dict[str, Any] | str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from serve_app.conversation import Completion, TextLogprob, ToolCall, total_usag
 from serve_app.dialects.base import Call, JsonObject, dump
 from serve_app.dialects.openai.wire import ChatBody, CompletionBody
 from serve_app.errors import CapacityError, QuotaExceeded, RequestError, ServeError, Unauthenticated
-from serve_app.types import Usage
+from serve_app.types import Finished, Usage
 
 
 def encode_error(error: ServeError, request_id: str) -> JsonObject:
@@ -26,6 +26,11 @@ def head(call: Call[ChatBody] | Call[CompletionBody], kind: str) -> JsonObject:
     """Return what every answer and chunk begins with."""
     prefix = "cmpl" if kind == "text_completion" else "chatcmpl"
     return {"id": f"{prefix}-{call.request.request_id}", "object": kind, "created": int(call.created), "model": call.model}
+
+
+def flagged(end: Finished) -> JsonObject:
+    """Return the field of ours in a choice's end that names the tools called with arguments they do not take; empty without any."""
+    return {"invalid_tool_arguments": list(end.invalid_calls)} if end.invalid_calls else {}
 
 
 def completion_usage(completion: Completion, call: Call[ChatBody] | Call[CompletionBody]) -> JsonObject:

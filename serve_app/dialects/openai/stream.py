@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from serve_app.conversation import TextDelta, TextEvent, TextLogprob, ToolCallDelta, total_usage
 from serve_app.dialects.base import Call, JsonObject
-from serve_app.dialects.openai.shapes import chat_logprobs, encode_error, event, head, show_usage, text_logprobs
+from serve_app.dialects.openai.shapes import chat_logprobs, encode_error, event, flagged, head, show_usage, text_logprobs
 from serve_app.dialects.openai.wire import ChatBody, CompletionBody
 from serve_app.errors import ServeError
 from serve_app.types import Finished
@@ -65,7 +65,7 @@ class ChatEncoder(Encoder):
         elif isinstance(told, ToolCallDelta):
             parts.append(self._choice(told.choice, {"tool_calls": [_call_delta(told)]}))
         else:
-            parts.append(self._choice(told.choice, {}, reason=told.reason))
+            parts.append(self._choice(told.choice, {}, reason=told.reason) | flagged(told))
         return parts
 
     def _choice(

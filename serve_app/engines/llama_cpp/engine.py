@@ -18,10 +18,11 @@ from typing import Any
 
 import aiohttp
 
+from serve_app.chat.grammar import wrap_tokens
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import LlamaCppSettings
 from serve_app.engines.admission import answer_limit
-from serve_app.engines.guidance import Guidance, Guide, wrap_tokens
+from serve_app.engines.guidance import Guidance, Guide
 from serve_app.engines.llama_cpp.grammar import lark_of
 from serve_app.engines.llama_cpp.server import LlamaServer, majority_type
 from serve_app.engines.llama_cpp.stream import Respeller, ServerSaid, events

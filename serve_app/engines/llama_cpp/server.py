@@ -56,6 +56,7 @@ class LlamaServer:
 
     async def start(self, file: Path, header: Header) -> None:
         """Load `file`, whose header has been read; raises `EngineDead` when it does not fit or llama.cpp refuses it."""
+        require_gpu(self._settings)
         require_room(header, self._settings)
         self._folder = Path(tempfile.mkdtemp(prefix="phi-llama-"))  # mode 700: nobody else may speak to the server
         socket = self._folder / "s.sock"
@@ -131,6 +132,17 @@ def _params(settings: LlamaCppSettings, header: Header, file: Path, socket: Path
     params.verbosity = -1  # it would log prompts
     params.hostnames = [str(socket)]  # and no TCP port
     return params
+
+
+def require_gpu(settings: LlamaCppSettings) -> None:
+    """Raise `EngineDead` when layers should be on a GPU and there is none: llama.cpp would compute them here without a word."""
+    kinds = xllamacpp.ggml_backend_dev_type
+    none = (kinds.GGML_BACKEND_DEVICE_TYPE_CPU, kinds.GGML_BACKEND_DEVICE_TYPE_ACCEL)
+    if settings.gpu_layers and all(device["type"] in none for device in xllamacpp.get_device_info()):
+        raise EngineDead(
+            f"gpu_layers: {settings.gpu_layers} is set, but the installed xllamacpp sees no GPU; "
+            "set gpu_layers: 0, or install its build for that GPU"
+        )
 
 
 def kv_type(settings: LlamaCppSettings, header: Header) -> str:

@@ -1,0 +1,128 @@
+"""Constraints as llguidance's grammars, and their check before anything is asked of an engine, so that all groups refuse the same.
+
+Knows control tokens and single bytes of a vocabulary, which is all that a grammar can name; no engine, no logits.
+"""
+
+import asyncio
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+
+from serve_app.chat.constraint import styled
+from serve_app.chat.tokenizer import Tokenizer
+from serve_app.errors import InvalidRequest
+from serve_app.types import Choice, Constraint, Grammar, JsonSchema, Regex
+
+COMPILE_TIMEOUT_S = 2.0
+"""A constraint that takes longer is refused."""
+REGEX_LIMIT_S = 0.25
+"""Most computing time of a regular expression, which needs milliseconds unless it means harm. Not counted by the clock on the wall:
+on a busy machine harmless ones would be refused."""
+_KEPT = 128
+Compiled = TypeVar("Compiled")
+
+
+class GrammarCheck:
+    """Refuses constraints that cannot be compiled for one tokenizer. What has passed is remembered."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Check for `tokenizer`."""
+        self._tokenizer = tokenizer
+        self._sparse: LLTokenizer | None = None
+        self._passed: OrderedDict[Constraint, None] = OrderedDict()
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="grammar")
+
+    async def require(self, constraint: Constraint) -> None:
+        """Raise `InvalidRequest` when `constraint` cannot be compiled, or not in time."""
+        if constraint in self._passed:
+            self._passed.move_to_end(constraint)
+            return
+        if self._sparse is None:  # before the time counts
+            self._sparse = await asyncio.to_thread(_sparse, self._tokenizer)
+        await in_time(constraint, self._pool, self._check)
+        self._passed[constraint] = None
+        if len(self._passed) > _KEPT:
+            self._passed.popitem(last=False)
+
+    def _check(self, constraint: Constraint) -> None:
+        fault = LLMatcher.validate_grammar(checked_grammar(constraint), self._sparse)
+        if fault:
+            raise unusable(fault)
+
+
+def _sparse(tokenizer: Tokenizer) -> LLTokenizer:
+    """Return the vocabulary without its words: a grammar is about bytes and names control tokens only."""
+    raws = map(tokenizer.raw, range(tokenizer.vocabulary_size))
+    tokens = [raw if at in tokenizer.special_ids or len(raw) == 1 else b"" for at, raw in enumerate(raws)]
+    return wrap_tokens(tokens, sorted(tokenizer.special_ids), tokenizer.stop_ids)
+
+
+async def in_time(constraint: Constraint, pool: Executor, compile_: Callable[[Constraint], Compiled]) -> Compiled:
+    """Return what `compile_` makes of `constraint` in `pool`; raises what that raises, `InvalidRequest` when it takes too long."""
+
+    def timed() -> Compiled:
+        began = time.thread_time()
+        compiled = compile_(constraint)
+        if isinstance(constraint, Regex) and time.thread_time() - began > REGEX_LIMIT_S:
+            raise _slow(REGEX_LIMIT_S)
+        return compiled
+
+    try:
+        async with asyncio.timeout(COMPILE_TIMEOUT_S):
+            return await asyncio.get_running_loop().run_in_executor(pool, timed)
+    except TimeoutError as error:
+        raise _slow(COMPILE_TIMEOUT_S) from error
+
+
+def _slow(limit_s: float) -> InvalidRequest:
+    return InvalidRequest(f"the constraint takes more than {limit_s:g} s to compile; make it simpler", param="constraint")
+
+
+def checked_grammar(constraint: Constraint) -> str:
+    """Do as `grammar_of`; raises `InvalidRequest` where llguidance raises at once."""
+    try:
+        return grammar_of(constraint)
+    except ValueError as error:
+        raise unusable(str(error)) from error
+
+
+def unusable(fault: str) -> InvalidRequest:
+    """Return the refusal of a constraint for llguidance's reason."""
+    return InvalidRequest(f"the constraint cannot be used: {fault[:300]}", param="constraint")
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """A vocabulary in the shape that llguidance reads; it never tokenizes text here."""
+
+    tokens: Sequence[bytes]
+    special_token_ids: Sequence[int]
+    eos_token_id: int
+    bos_token_id: int | None = None
+
+    def __call__(self, text: str) -> list[int]:
+        raise NotImplementedError
+
+
+def wrap_tokens(tokens: Sequence[bytes], special_ids: Sequence[int], stop_ids: Sequence[int]) -> LLTokenizer:
+    """Return a tokenizer of which only each id's bytes are known."""
+    return LLTokenizer(TokenizerWrapper(_Tokens(tokens, special_ids, stop_ids[0])), eos_token=list(stop_ids))
+
+
+def grammar_of(constraint: Constraint) -> str:
+    """Return llguidance's grammar for a constraint."""
+    match constraint:
+        case JsonSchema():
+            return str(LLMatcher.grammar_from_json_schema(styled(constraint.schema)))
+        case Regex():
+            return str(LLMatcher.grammar_from_regex(constraint.pattern))
+        case Choice():
+            return str(LLMatcher.grammar_from_lark("start: " + " | ".join(map(json.dumps, constraint.options))))
+        case Grammar():
+            return str(LLMatcher.grammar_from_lark(constraint.lark))

@@ -1,0 +1,46 @@
+"""Leaves the oldest turns of a conversation out until its prompt fits into the context that a client asked for, as Ollama does.
+
+What was said to the model as its system stays, and so does the last turn. Knows the template; no group and no dialect.
+"""
+
+from dataclasses import replace
+
+from serve_app.chat.template import ChatTemplate
+from serve_app.conversation import Chat, Message
+
+_KEPT_ROLES = ("system", "developer")
+
+
+async def fitted(template: ChatTemplate, chat: Chat, window: int) -> tuple[tuple[int, ...], int]:
+    """Return the prompt's token ids and how many messages were left out of it, the fewest that leave room below `window` tokens.
+
+    What is kept begins with a user's turn, or is the last message alone; where even that is too long, its ids are returned.
+    Raises what `ChatTemplate.render` raises.
+    """
+    ids = await template.render(chat)
+    if len(ids) < window:
+        return ids, 0
+    starts = _starts(chat.messages)
+    low, high = 0, len(starts) - 1
+    shortest = 0
+    while low <= high:  # the later the start, the shorter the prompt
+        middle = (low + high) // 2
+        kept = _since(chat.messages, starts[middle])
+        found = await template.render(replace(chat, messages=kept))
+        if len(found) < window or middle == len(starts) - 1:
+            ids, shortest = found, len(chat.messages) - len(kept)
+        if len(found) < window:
+            high = middle - 1
+        else:
+            low = middle + 1
+    return ids, shortest
+
+
+def _starts(messages: tuple[Message, ...]) -> list[int]:
+    """Return where the kept turns may begin, all but the first place, which is the whole."""
+    turns = [at for at, message in enumerate(messages) if message.role not in _KEPT_ROLES]
+    return [at for at in turns[1:] if messages[at].role == "user" or at == turns[-1]]
+
+
+def _since(messages: tuple[Message, ...], start: int) -> tuple[Message, ...]:
+    return tuple(message for at, message in enumerate(messages) if at >= start or message.role in _KEPT_ROLES)

@@ -1,0 +1,67 @@
+"""Constraints are checked before any group is asked, so that all of them refuse the same."""
+
+import json
+
+import pytest
+
+from serve_app.chat.constraint import call_or
+from serve_app.chat.grammar import GrammarCheck
+from serve_app.chat.tokenizer import Tokenizer
+from serve_app.conversation import Tool
+from serve_app.errors import InvalidRequest
+from serve_app.types import Choice, Constraint, Grammar, JsonSchema, Regex
+from tests.contract.test_guidance import HOSTILE
+from tests.unit.app import running
+
+CHAT = "/v1/chat/completions"
+MESSAGES = [{"role": "user", "content": "hi"}]
+OPEN = "([a-z]{1,9}"
+"""A group that is never closed."""
+TOOL = Tool(name="f", function="{}", parameters='{"type": "object", "properties": {"x": {"type": "string", "pattern": "^a+$"}}}')
+
+
+@pytest.mark.parametrize("constraint", [*HOSTILE, JsonSchema(json.dumps({"type": "string", "pattern": OPEN}))], ids=str)
+async def test_what_cannot_be_compiled_is_refused(tokenizer: Tokenizer, constraint: Constraint) -> None:
+    check = GrammarCheck(tokenizer)
+    for _ in range(2):  # a refusal is not remembered as a pass
+        with pytest.raises(InvalidRequest, match="the constraint cannot be used") as refused:
+            await check.require(constraint)
+        assert refused.value.param == "constraint"
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        Regex("[a-zäöü]{1,500}"),
+        Choice(("größer", "kleiner")),
+        JsonSchema('{"type": "object", "properties": {"a": {"$ref": "#/$defs/b"}}, "$defs": {"b": {"enum": ["x", 1]}}}'),
+        Grammar('start: <|tool_call|> "[]" <|/tool_call|> <[300-310]>'),
+        call_or(Regex("[0-9]+"), [TOOL], parallel=True),
+    ],
+    ids=str,
+)
+async def test_what_engines_can_follow_passes(tokenizer: Tokenizer, constraint: Constraint) -> None:
+    await GrammarCheck(tokenizer).require(constraint)
+
+
+async def test_a_regex_that_takes_too_long_is_refused(tokenizer: Tokenizer) -> None:
+    slow = Regex("(abc|def|ghi|[0-9a-f]{8})" * 20_000)
+    check = GrammarCheck(tokenizer)
+    await check.require(Regex("[a-z]+"))
+    with pytest.raises(InvalidRequest, match=r"more than .* s to compile"):
+        await check.require(slow)
+
+
+async def test_no_group_is_asked_what_cannot_be_compiled() -> None:
+    wanted: list[tuple[str, dict[str, object]]] = [
+        (CHAT, {"messages": MESSAGES, "structured_outputs": {"regex": OPEN}}),
+        ("/v1/completions", {"prompt": "hi", "structured_outputs": {"regex": "("}}),
+        ("/api/chat", {"model": "phi4-mini", "messages": MESSAGES, "format": {"type": "foo"}, "stream": False}),
+        ("/api/generate", {"model": "phi4-mini", "prompt": "hi", "format": {"type": "string", "pattern": "("}}),
+    ]
+    async with running(a={}) as app:
+        for path, body in wanted:
+            response = await app.client.post(path, json=body)
+            assert response.status_code == 400, path
+            assert "the constraint cannot be used" in response.text
+        assert not app.engines["a"].requests

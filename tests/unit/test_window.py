@@ -1,0 +1,102 @@
+"""Conversations that are longer than the context asked for: which turns stay, and what a client hears of it."""
+
+import pytest
+
+from serve_app.chat.template import ChatTemplate
+from serve_app.chat.tokenizer import Tokenizer
+from serve_app.chat.window import fitted
+from serve_app.conversation import Chat, Message
+from tests.unit.app import App, running
+
+CHAT, GENERATE = "/api/chat", "/api/generate"
+SYSTEM = {"role": "system", "content": "Be brief."}
+TURNS = [{"role": role, "content": f"{role} says {'word ' * 10}{at}"} for at in range(10) for role in ("user", "assistant")]
+LAST = {"role": "user", "content": "and now?"}
+ASK = {"model": "phi4-mini", "messages": [SYSTEM, *TURNS, LAST], "stream": False}
+
+
+def _prompt(app: App) -> str:
+    tokenizer = app.gateway.tokenizer
+    return b"".join(map(tokenizer.raw, app.engines["a"].requests[-1].prompt)).decode()
+
+
+async def test_the_longest_end_of_the_conversation_that_fits_is_kept(tokenizer: Tokenizer) -> None:
+    template = ChatTemplate(tokenizer)
+    chat = Chat(messages=tuple(Message(**each) for each in ASK["messages"]))  # type: ignore[union-attr]
+    whole = await template.render(chat)
+    assert await fitted(template, chat, len(whole) + 1) == (whole, 0)
+    seen = set()
+    for window in range(len(whole), 20, -1):
+        ids, dropped = await fitted(template, chat, window)
+        assert len(ids) < window
+        kept = Chat(messages=(chat.messages[0], *chat.messages[1 + dropped :]))
+        assert ids == await template.render(kept)
+        assert kept.messages[1].role == "user"
+        earlier = Chat(messages=(chat.messages[0], *chat.messages[1 + dropped - 2 :]))
+        assert dropped == 0 or len(await template.render(earlier)) >= window, "a turn was left out that had room"
+        seen.add(dropped)
+    assert seen == set(range(2, 21, 2))
+    ids, dropped = await fitted(template, chat, 3)
+    assert (len(ids) >= 3, dropped) == (True, 20)
+
+
+async def test_a_tools_result_may_be_all_that_stays(tokenizer: Tokenizer) -> None:
+    messages = (Message(role="user", content="x " * 50), Message(role="assistant", content="y"), Message(role="tool", content="z"))
+    template = ChatTemplate(tokenizer)
+    ids, dropped = await fitted(template, Chat(messages=messages), 20)
+    assert (ids, dropped) == (await template.render(Chat(messages=messages[2:])), 2)
+
+
+async def test_num_ctx_leaves_out_old_turns_and_says_so() -> None:
+    async with running(a={"text": "Fine."}) as app:
+        free = await app.client.post(CHAT, json=ASK)
+        assert "x-dropped-messages" not in free.headers
+        assert "user says word" in _prompt(app)
+        for stream in (False, True):
+            cut = await app.client.post(CHAT, json=ASK | {"options": {"num_ctx": 60}, "stream": stream})
+            assert cut.status_code == 200
+            assert int(cut.headers["x-dropped-messages"]) >= 14
+            assert _prompt(app).startswith("<|system|>Be brief.<|end|><|user|>user says")
+            assert _prompt(app).endswith("<|user|>and now?<|end|><|assistant|>")
+            assert len(app.engines["a"].requests[-1].prompt) < 60
+        none = await app.client.post(CHAT, json=ASK | {"options": {"num_ctx": 0}})
+        assert (none.status_code, "x-dropped-messages" in none.headers) == (200, False)
+
+
+async def test_an_answer_ends_where_num_ctx_does() -> None:
+    async with running(a={"text": "one two three four five six seven eight nine ten"}) as app:
+        short = {"model": "phi4-mini", "prompt": "hi", "stream": False, "options": {"num_ctx": 8}}
+        answer = (await app.client.post(GENERATE, json=short)).json()
+        assert (answer["done_reason"], answer["prompt_eval_count"] + answer["eval_count"]) == ("length", 8)
+        options = {"num_ctx": 8, "num_predict": 2}
+        assert (await app.client.post(GENERATE, json=short | {"options": options})).json()["eval_count"] == 2
+        long = await app.client.post(GENERATE, json=short | {"options": {"num_ctx": 1_000_000}})
+        assert (long.status_code, long.json()["done_reason"]) == (200, "stop")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (GENERATE, {"prompt": "word " * 30}),
+        (GENERATE, {"prompt": "word " * 30, "raw": True}),
+        (GENERATE, {"prompt": "x", "context": list(range(300, 330))}),
+        (CHAT, {"messages": [SYSTEM, {"role": "user", "content": "word " * 30}]}),
+    ],
+)
+async def test_what_cannot_be_left_out_is_refused_with_both_numbers(path: str, body: dict[str, object]) -> None:
+    async with running(a={}) as app:
+        response = await app.client.post(path, json={"model": "phi4-mini", "options": {"num_ctx": 16}} | body)
+        assert not app.engines["a"].requests
+    assert response.status_code == 400
+    assert "(num_ctx) is 16 tokens, but the prompt has" in response.json()["error"]
+
+
+async def test_a_models_own_num_ctx_counts_in_every_dialect_and_the_requests_wins() -> None:
+    variants = {"short": {"parameters": {"num_ctx": 60}}}
+    async with running({"variants": variants}, a={"text": "Fine."}) as app:
+        asked = {"model": "short", "messages": ASK["messages"], "min_tokens": 3}
+        openai = await app.client.post("/v1/chat/completions", json=asked)
+        wider = await app.client.post(CHAT, json=ASK | {"model": "short", "options": {"num_ctx": 4000}})
+    assert openai.status_code == 200
+    assert int(openai.headers["x-dropped-messages"]) > 0
+    assert "x-dropped-messages" not in wider.headers
