@@ -5,9 +5,11 @@
 ARG BASE_IMAGE=docker.io/library/debian:bookworm-20251117-slim
 
 FROM ${BASE_IMAGE} AS build
-# Where pip looks; a folder of wheels can be mounted and named in PIP_FIND_LINKS. They stay out of the final image.
+# Where pip looks; a folder of wheels can be mounted and named in PIP_FIND_LINKS, with PIP_NO_INDEX=1 nothing else is asked.
+# They stay out of the final image.
 ARG PIP_INDEX_URL
 ARG PIP_FIND_LINKS
+ARG PIP_NO_INDEX
 ENV DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3.11 python3.11-venv ca-certificates \

@@ -1,0 +1,155 @@
+"""Redis, a head and two workers, each a container with an address of its own, as `phi-serve export compose` describes them."""
+
+import copy
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from serve_app.manifests.compose import compose
+from serve_app.manifests.plan import Variant, plan
+from tests.containers.images import REDIS
+from tests.containers.podman import PREFIX, Container, podman
+from tests.containers.services import Place, command, options
+
+SUBNETS = {"ray": "10.89.77", "front": "10.89.78"}
+HOSTS = {"ray-head": f"{SUBNETS['ray']}.10", "redis": f"{SUBNETS['ray']}.20"}
+WORKERS = (1, 2)
+HEAD_PORT = 18000
+ENVIRONMENT = {
+    "RAY_REDIS_ADDRESS": "redis:6379",
+    "PHI_SERVE_PORT": str(HEAD_PORT),
+    "HEAD_MEMORY": "2g",
+    "WORKER_MEMORY": "6g",
+    "WORKER_CPUS": "2",
+    "CACHE_SIZE": "1g",
+}
+"""In place of an environment file of docker/env."""
+Config = dict[str, Any]
+
+
+class Cluster:
+    """Containers of the services `redis`, `head` and `worker`; `deploy` hands them a configuration."""
+
+    def __init__(self, image: str, scratch: Path) -> None:
+        """Make the networks and the secrets; starts nothing."""
+        self._image, self._scratch = image, scratch
+        self.head = Container(f"{PREFIX}head")
+        self.redis = Container(f"{PREFIX}redis")
+        self.workers = {number: Container(f"{PREFIX}worker-{number}") for number in WORKERS}
+        self.remove()
+        for name, subnet in SUBNETS.items():
+            inside = ["--internal"] if name == "ray" else []
+            podman("network", "create", *inside, "--subnet", f"{subnet}.0/24", PREFIX + name)
+        for secret in ("ray_token", "redis_password"):
+            (scratch / secret).write_text(secrets.token_hex(32))
+
+    @property
+    def url(self) -> str:
+        """Where clients reach the head's proxy, as compose publishes it."""
+        return f"http://127.0.0.1:{HEAD_PORT}"
+
+    def address(self, number: int) -> str:
+        """Return a worker's address on the cluster's network."""
+        return f"{SUBNETS['ray']}.{10 + number}"
+
+    def worker_url(self, number: int) -> str:
+        """Where a load balancer would reach a worker's proxy."""
+        return f"http://127.0.0.1:{HEAD_PORT + number}"
+
+    def start(self, config: Config) -> None:
+        """Start everything and hand over the configuration."""
+        self._run(self.redis, "redis", config, REDIS, HOSTS["redis"])
+        self._run(self.head, "head", config, self._image, HOSTS["ray-head"])
+        for number, worker in self.workers.items():
+            # In compose a worker is on the inner network only; here it is published too, as behind a load balancer.
+            self._run(worker, "worker", config, self._image, self.address(number), f"{HEAD_PORT + number}:8000")
+        self.deploy(config)
+
+    def deploy(self, config: Config) -> None:
+        """Hand a configuration to the cluster with compose's own service and wait until that has ended."""
+        deploy = Container(f"{PREFIX}deploy")
+        deploy.remove()
+        self._run(deploy, "deploy", config, self._image)
+        status = podman("wait", deploy.name, limit_s=400)
+        if status != "0":
+            raise RuntimeError(f"deploy ended with {status}:\n{deploy.logs()}")
+        deploy.remove()
+
+    def _run(self, container: Container, name: str, config: Config, image: str, address: str = "", published: str = "") -> None:
+        services = compose(plan(config, Variant.CPU), plan(config, Variant.GPU))["services"]
+        service = copy.deepcopy(services[name])
+        file = self._scratch / "serve_config.yaml"
+        file.write_text(yaml.safe_dump(plan(config, Variant.CPU).config))
+        file.chmod(0o444)
+        if published:
+            service["networks"] |= {"front": {}}
+        place = Place(
+            addresses={"ray": f"{PREFIX}ray:ip={address}" if address else f"{PREFIX}ray", "front": f"{PREFIX}front"},
+            hosts=HOSTS,
+            secrets=self._scratch,
+            configs={"${SERVE_CONFIG_NAME:-serve_config}": file, "serve_config": file},
+            environment=ENVIRONMENT,
+            ports=(f"127.0.0.1:{published}",) if published else (),
+        )
+        podman("run", "--detach", "--name", container.name, *options(service, place), image, *command(service))
+
+    def remove(self) -> None:
+        """End all containers of this suite and forget its networks and volumes."""
+        for container in (Container(f"{PREFIX}deploy"), *self.workers.values(), self.head, self.redis):
+            container.remove()
+        for name in SUBNETS:
+            podman("network", "rm", "--force", PREFIX + name, allow_failure=True)
+        for volume in ("models", "redis"):
+            podman("volume", "rm", "--force", PREFIX + volume, allow_failure=True)
+
+    def ready(self, group: str, url: str = "") -> int:
+        """Return how many replicas of a group are ready, as an ingress sees it."""
+        return int(self.group(group, url)["ready_replicas"])
+
+    def group(self, name: str, url: str = "") -> dict[str, Any]:
+        """Return what an ingress knows of a group."""
+        groups = httpx.get(f"{url or self.url}/v1/cluster", timeout=10).json()["groups"]
+        return next(each for each in groups if each["name"] == name)
+
+    def replicas(self) -> dict[str, list[str]]:
+        """Return the replicas of each deployment as `deployment -> [node address/replica]`, from Ray's own books."""
+        script = (
+            "import json, ray; from ray.util.state import list_actors, list_nodes\n"
+            "nodes = {node.node_id: node.node_ip for node in list_nodes(detail=True)}\n"
+            "alive = list_actors(filters=[('state', '=', 'ALIVE')], limit=1000, detail=True)\n"
+            "print(json.dumps([(actor.name, nodes.get(actor.node_id, '')) for actor in alive if '#' in (actor.name or '')]))"
+        )
+        lines = self.head.run("python", "-c", f"import ray; ray.init(log_to_driver=False, logging_level='error')\n{script}")
+        found: dict[str, list[str]] = {}
+        for name, address in yaml.safe_load(lines.splitlines()[-1]):
+            _, deployment, replica = name.split("#")
+            found.setdefault(deployment, []).append(f"{address}/{replica}")
+        return found
+
+    def told(self) -> str:
+        """Return the end of every container's output, for a failure's report."""
+        containers = (self.redis, self.head, *self.workers.values())
+        return "\n".join(f"--- {container.name}\n{container.logs()}" for container in containers)
+
+
+def until(holds: Callable[[], bool], limit_s: float = 240) -> float:
+    """Return the seconds until `holds`; what cannot be reached yet does not hold. Raises `TimeoutError`."""
+    began = time.monotonic()
+    while True:
+        with suppress(httpx.HTTPError, ValueError, KeyError, StopIteration, RuntimeError):
+            if holds():
+                return time.monotonic() - began
+        if time.monotonic() - began > limit_s:
+            raise TimeoutError(f"not so after {limit_s:g} s")
+        time.sleep(0.3)
+
+
+def healthy(url: str) -> bool:
+    """Whether every group has generated a token, as the containers' own check asks."""
+    return httpx.get(f"{url}/health", timeout=5).status_code == 200
