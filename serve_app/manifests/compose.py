@@ -89,6 +89,8 @@ def _node(variant: Variant, role: str, plan: Plan, environment: dict[str, str]) 
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": "/run/secrets/ray_token",
             "RAY_OBJECT_STORE_BYTES": str(OBJECT_STORE_BYTES),
+            # How long nodes wait for another head, where Redis kept its state; Ray's own minute is short for a host's restart.
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
             "HF_HUB_OFFLINE": "0" if plan.needs_hub else "1",
             **environment,
         },
