@@ -19,7 +19,7 @@ address_of() {
 # Ray gives up where there is no head yet. The head's agent tells when it is a node that others can join.
 await_head() {
     until python3.11 /app/probe.py "http://$host:52365/api/local_raylet_healthz" 2>/dev/null; do
-        sleep 2
+        sleep 5
     done
 }
 

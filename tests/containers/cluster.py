@@ -20,10 +20,8 @@ from tests.containers.services import Place, command, options
 SUBNETS = {"ray": "10.89.77", "front": "10.89.78"}
 HOSTS = {"ray-head": f"{SUBNETS['ray']}.10", "redis": f"{SUBNETS['ray']}.20"}
 WORKERS = (1, 2)
-HEAD_PORT = 18000
 ENVIRONMENT = {
     "RAY_REDIS_ADDRESS": "redis:6379",
-    "PHI_SERVE_PORT": str(HEAD_PORT),
     "HEAD_MEMORY": "2g",
     "WORKER_MEMORY": "6g",
     "WORKER_CPUS": "2",
@@ -51,8 +49,8 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        """Where clients reach the head's proxy, as compose publishes it."""
-        return f"http://127.0.0.1:{HEAD_PORT}"
+        """Where clients reach the head's proxy."""
+        return f"http://{SUBNETS['front']}.10:8000"
 
     def address(self, number: int) -> str:
         """Return a worker's address on the cluster's network."""
@@ -60,15 +58,14 @@ class Cluster:
 
     def worker_url(self, number: int) -> str:
         """Where a load balancer would reach a worker's proxy."""
-        return f"http://127.0.0.1:{HEAD_PORT + number}"
+        return f"http://{SUBNETS['front']}.{10 + number}:8000"
 
     def start(self, config: Config) -> None:
         """Start everything and hand over the configuration."""
-        self._run(self.redis, "redis", config, REDIS, HOSTS["redis"])
-        self._run(self.head, "head", config, self._image, HOSTS["ray-head"])
+        self._run(self.redis, "redis", config, REDIS, 20)
+        self._run(self.head, "head", config, self._image, 10)
         for number, worker in self.workers.items():
-            # In compose a worker is on the inner network only; here it is published too, as behind a load balancer.
-            self._run(worker, "worker", config, self._image, self.address(number), f"{HEAD_PORT + number}:8000")
+            self._run(worker, "worker", config, self._image, 10 + number)
         self.deploy(config)
 
     def deploy(self, config: Config) -> None:
@@ -81,21 +78,21 @@ class Cluster:
             raise RuntimeError(f"deploy ended with {status}:\n{deploy.logs()}")
         deploy.remove()
 
-    def _run(self, container: Container, name: str, config: Config, image: str, address: str = "", published: str = "") -> None:
+    def _run(self, container: Container, name: str, config: Config, image: str, host: int = 0) -> None:
         services = compose(plan(config, Variant.CPU), plan(config, Variant.GPU))["services"]
         service = copy.deepcopy(services[name])
+        if name == "worker":
+            # In compose a worker is on the inner network only; here clients reach it too, as behind a load balancer.
+            service["networks"] |= {"front": {}}
         file = self._scratch / "serve_config.yaml"
         file.write_text(yaml.safe_dump(plan(config, Variant.CPU).config))
         file.chmod(0o444)
-        if published:
-            service["networks"] |= {"front": {}}
         place = Place(
-            addresses={"ray": f"{PREFIX}ray:ip={address}" if address else f"{PREFIX}ray", "front": f"{PREFIX}front"},
+            networks={name: f"{PREFIX}{name}" + (f":ip={subnet}.{host}" if host else "") for name, subnet in SUBNETS.items()},
             hosts=HOSTS,
             secrets=self._scratch,
-            configs={"${SERVE_CONFIG_NAME:-serve_config}": file, "serve_config": file},
+            configs={"serve_config": file},
             environment=ENVIRONMENT,
-            ports=(f"127.0.0.1:{published}",) if published else (),
         )
         podman("run", "--detach", "--name", container.name, *options(service, place), image, *command(service))
 
@@ -117,8 +114,12 @@ class Cluster:
         groups = httpx.get(f"{url or self.url}/v1/cluster", timeout=10).json()["groups"]
         return next(each for each in groups if each["name"] == name)
 
+    def ids(self, *groups: str) -> set[str]:
+        """Return the replicas of some groups that an ingress hears of."""
+        return {str(replica["id"]) for name in groups for replica in self.group(name)["replicas"]}
+
     def replicas(self) -> dict[str, list[str]]:
-        """Return the replicas of each deployment as `deployment -> [node address/replica]`, from Ray's own books."""
+        """Return each deployment's replicas as `node address/replica`, from Ray's own books; takes seconds."""
         script = (
             "import json, ray; from ray.util.state import list_actors, list_nodes\n"
             "nodes = {node.node_id: node.node_ip for node in list_nodes(detail=True)}\n"

@@ -38,9 +38,11 @@ def image() -> str:
 
 @pytest.fixture(scope="session")
 def config() -> Config:
-    """The shipped configuration, and a scripted group `slow` whose answers take a minute."""
+    """The shipped configuration with an ingress on every node (docs/cluster.md), and a scripted group of slow answers."""
     config = shipped_config()
     application = config["applications"][0]
+    on_every_node = {"num_replicas": 3, "max_replicas_per_node": 1, "max_surge_percent": 0, "ray_actor_options": {"num_cpus": 0}}
+    options(config, "ingress").update(on_every_node)
     engine = {"kind": "fake", "tokens_per_second": SLOW_TOKENS_PER_S, "slots": 16, "text": " ".join(["word"] * 200)}
     application["args"]["engines"]["slow"] = engine
     application["deployments"].append({"name": "slow", "num_replicas": 2, "ray_actor_options": {"num_cpus": 0.01}})

@@ -1,11 +1,12 @@
 """A service of the compose file as options of `podman run`: what runs here is what `docker compose` would run.
 
-Left out: `restart` and `logging` (tests decide what starts again), `deploy` (they say how many), `depends_on`.
+Left out: `ports`, which CNI would publish on the internal network too, where the host has no address and packets would leave it;
+`logging`, `depends_on`, and `deploy`, since tests say how many there are. What they kill, podman does not start again.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 class Place:
     """Where a service runs: what compose takes from its other sections, the environment and the command line."""
 
-    addresses: Mapping[str, str]
-    """Network of the compose file to podman's options for it, such as `phi-ray:ip=10.89.77.10`."""
+    networks: Mapping[str, str]
+    """Network of the compose file to podman's name of it and the address there, such as `phi-ray:ip=10.89.77.10`."""
     hosts: Mapping[str, str]
     """Names on the cluster's network and their addresses; CNI has no name server."""
     secrets: Path
@@ -30,8 +31,6 @@ class Place:
     """Files by the name of the configuration."""
     environment: Mapping[str, str]
     """What an environment file of docker/env says."""
-    ports: tuple[str, ...] = field(default=())
-    """Published besides the service's own."""
 
 
 def options(service: Service, place: Place) -> list[str]:
@@ -43,6 +42,7 @@ def options(service: Service, place: Place) -> list[str]:
         "--memory": service.get("mem_limit"),
         "--cpus": service.get("cpus"),
         "--pids-limit": service.get("pids_limit"),
+        "--restart": service.get("restart"),
         "--shm-size": service.get("shm_size"),
         "--stop-timeout": str(service.get("stop_grace_period", "10s")).removesuffix("s"),
     }
@@ -51,9 +51,8 @@ def options(service: Service, place: Place) -> list[str]:
         "--security-opt": [option.replace(":true", "") for option in service.get("security_opt", [])],
         "--env": [f"{name}={value}" for name, value in service.get("environment", {}).items()],
         "--tmpfs": service.get("tmpfs", []),
-        "--network": [place.addresses[name] for name in service["networks"]],
+        "--network": [place.networks[name] for name in service["networks"]],
         "--add-host": [f"{name}:{address}" for name, address in place.hosts.items()],
-        "--publish": [*service.get("ports", []), *place.ports],
         "--volume": [*_volumes(service), *_secrets(service, place), *_configs(service, place)],
     }
     found = [flag for flag, wanted in flags.items() if wanted]
