@@ -44,6 +44,8 @@ COPY --from=dependencies /opt/phi /opt/phi
 COPY --from=build /app-layer /opt/phi
 COPY --chmod=0555 docker/node.sh docker/probe.py /app/
 # Everything that is written goes to /tmp, /home/phi or /cache: tmpfs or volumes, since the root file system is read-only.
+# runc gives a tmpfs the mode of the folder below it, whatever the mount asks for, and root as its owner.
+RUN chmod 1777 /home/phi /cache
 ENV PATH=/opt/phi/bin:/usr/bin:/bin HOME=/home/phi PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     PHI_SERVE_CACHE=/cache/phi-serve XDG_CACHE_HOME=/cache HF_HOME=/cache/huggingface \
     RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1 RAY_AUTH_MODE=token RAY_SERVE_KV_TIMEOUT_S=5 \

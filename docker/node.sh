@@ -44,9 +44,8 @@ case $role in
         ;;
     deploy)
         # There may be no worker yet; the configuration is the goal, Serve works towards it.
-        await_head
         tries=60
-        until serve deploy --address "http://$host:8265" "$SERVE_CONFIG"; do
+        until await_head && serve deploy --address "http://$host:8265" "$SERVE_CONFIG"; do
             tries=$((tries - 1))
             [ "$tries" -gt 0 ] || exit 1
             sleep 5

@@ -28,6 +28,8 @@ ENVIRONMENT = {
     "CACHE_SIZE": "1g",
 }
 """In place of an environment file of docker/env."""
+RAYLET = "http://127.0.0.1:52365/api/local_raylet_healthz"
+"""A node's own agent: answers once the node is one."""
 Config = dict[str, Any]
 
 
@@ -64,6 +66,7 @@ class Cluster:
         """Start everything and hand over the configuration."""
         self._run(self.redis, "redis", config, REDIS, 20)
         self._run(self.head, "head", config, self._image, 10)
+        until(lambda: self.head.run("python3.11", "/app/probe.py", RAYLET) == "")
         for number, worker in self.workers.items():
             self._run(worker, "worker", config, self._image, 10 + number)
         self.deploy(config)

@@ -66,7 +66,7 @@ def _build(file: Path, name: str, arguments: list[str]) -> None:
 
 
 def _fetch_wheels() -> None:
-    stamp, wanted = WHEELS / "lock.sha256", hashlib.sha256(LOCK.read_bytes() + DOCKERFILE.read_bytes()).hexdigest()
+    stamp, wanted = WHEELS / "lock.sha256", hashlib.sha256(LOCK.read_bytes() + _argument("TORCH").encode()).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
         return
     shutil.rmtree(WHEELS, ignore_errors=True)

@@ -7,12 +7,11 @@ import copy
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 
-from tests.containers.cluster import WORKERS, Cluster, Config, healthy, until
+from tests.containers.cluster import RAYLET, WORKERS, Cluster, Config, healthy, until
 from tests.containers.conftest import SLOW_TOKENS_PER_S, options
 from tests.containers.load import Load, Outcome, ask, faults, longest
 
 GROUPS = ("onnx", "llama_cpp", "vllm")
-RAYLET = "http://127.0.0.1:52365/api/local_raylet_healthz"
 CLIENTS = 8
 REQUESTS = 200
 STREAM_S = 60
