@@ -56,9 +56,10 @@ def test_a_killed_worker_costs_no_request(cluster: Cluster) -> None:
     back_s = time.monotonic() - killed_s
     lost = faults(outcomes)
     moved = sum(not outcome.headers.endswith(" 1") for outcome in outcomes)
-    after = [outcome for outcome in outcomes if outcome.began_s > killed_s]
+    quick = [outcome for outcome in outcomes if not outcome.headers.startswith("slow ")]  # that group is slow by itself
+    after = [outcome for outcome in quick if outcome.began_s > killed_s]
     print(f"\nworker {victim} with {len(held[victim])} replicas killed under {REQUESTS} requests:")
-    print(f"{len(lost)} failed, {moved} moved, longest silence {longest(outcomes):.1f} s, {longest(after):.1f} s in later requests")
+    print(f"{len(lost)} failed, {moved} moved, longest silence {longest(quick):.1f} s, {longest(after):.1f} s in later requests")
     print(f"all replicas back {back_s:.1f} s after the kill")
     worker.start()
     joined_s = until(lambda: worker.run("python3.11", "/app/probe.py", RAYLET) == "")
@@ -70,8 +71,9 @@ def test_onnx_scales_with_the_backlog(cluster: Cluster, config: Config) -> None:
     scaled = copy.deepcopy(config)
     scaled["applications"][0]["args"]["engines"]["onnx"]["slots"] = 4
     options(scaled, "onnx")["autoscaling_config"] = SCALING
+    before = cluster.ids("onnx")
     cluster.deploy(scaled)
-    until(lambda: healthy(cluster.url) and cluster.ready("onnx") == 1 and cluster.group("onnx")["capacity"] == 4)
+    until(lambda: healthy(cluster.url) and cluster.ready("onnx") == 1 and not before & cluster.ids("onnx"))
 
     def request(number: int) -> Outcome:
         return ask(cluster.url, number, tokens=100, group="onnx")
