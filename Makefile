@@ -10,7 +10,7 @@ TRAIN_FLAGS ?= --minutes 60 --tokens-per-step 4096 --threads 2 --compile
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve check test test-slow test-unit bench bench-routing manifests tools train evaluate-embedded evaluate-routing lock clean
+.PHONY: help setup serve check test test-slow test-unit cluster-test bench bench-routing manifests tools train evaluate-embedded evaluate-routing lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,13 +46,16 @@ check: $(STAMP) ## ruff, mypy strict, import-linter
 	$(BIN)/lint-imports
 
 test: $(STAMP) ## unit, contract over every engine, golden bytes, manifests, the app on Ray; all but the slow ones
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not containers"
 
 test-slow: $(STAMP) ## soak, several Ray nodes, random schemas by the hundred, processes killed
 	$(BIN)/pytest -m slow
 
 test-unit: $(STAMP) ## the tests that need neither Ray nor an engine (seconds)
 	$(BIN)/pytest tests/unit tests/golden
+
+cluster-test: $(STAMP) ## builds the CPU image and runs a cluster of containers through failures (root, podman, runc; 25 GB of disk)
+	$(BIN)/pytest -m containers -s tests/containers
 
 bench: $(STAMP) ## overhead of the whole path over the bare engine, at 1, 8 and 32 streams
 	$(BIN)/python -m benchmarks.overhead

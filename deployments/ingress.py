@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from deployments.asgi import ServeShim
 from deployments.groups import INGRESS
+from deployments.informed import Informed
 from deployments.remote import RemoteEngine
 from deployments.second_port import listen
 from serve_app.chat.tokenizer import Tokenizer
@@ -42,6 +43,7 @@ class Ingress:
         routing = settings.routing
         self._fleet = FleetView(settings.engines, routing.stale_after_s, routing.sleeping)
         self._announced = False
+        self._heard = asyncio.Event()
         self._listening: asyncio.Task[None] | None = None
         _log_requests()
         folder = locate(settings.model, weights=False)
@@ -68,7 +70,7 @@ class Ingress:
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the application; Serve calls this once, after construction, on the loop that runs it."""
-        app = create_app(self._gateway, DIALECTS)
+        app = Informed(create_app(self._gateway, DIALECTS), self._heard)
         second = self._settings.ollama_port
         if second is not None:
             self._listening = asyncio.create_task(listen(app, second.host, second.port))
@@ -79,6 +81,7 @@ class Ingress:
         self._fleet.record(report, time.monotonic())
         if not self._announced and self._snapshot().ready:
             self._announced = True
+            self._heard.set()
             print(_announcement(self._settings), flush=True)
 
     def _snapshot(self) -> Fleet:

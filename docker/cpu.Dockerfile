@@ -3,10 +3,12 @@
 # Pin the base by digest where you can: --build-arg BASE_IMAGE=docker.io/library/debian@sha256:...
 ARG BASE_IMAGE=docker.io/library/debian:bookworm-20251117-slim
 
-FROM ${BASE_IMAGE} AS build
-# Where pip looks; a folder of wheels can be mounted and named in PIP_FIND_LINKS. They stay out of the final image.
+FROM ${BASE_IMAGE} AS dependencies
+# Where pip looks; a folder of wheels can be mounted and named in PIP_FIND_LINKS, with PIP_NO_INDEX=1 nothing else is asked.
+# They stay out of the final image.
 ARG PIP_INDEX_URL
 ARG PIP_FIND_LINKS
+ARG PIP_NO_INDEX
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG TORCH=torch==2.13.0+cpu
 ENV DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
@@ -18,12 +20,16 @@ RUN python3.11 -m venv /opt/phi && python3.11 -m venv /opt/wheel && /opt/wheel/b
 RUN /opt/phi/bin/pip install --no-deps "${TORCH}" || /opt/phi/bin/pip install --no-deps --index-url "${TORCH_INDEX}" "${TORCH}"
 COPY requirements/image-cpu.txt /src/requirements.txt
 RUN /opt/phi/bin/pip install --no-deps --requirement /src/requirements.txt
+RUN rm -rf /opt/phi/lib/python3.11/site-packages/pip /opt/phi/lib/python3.11/site-packages/pip-* /opt/phi/bin/pip*
+
+FROM dependencies AS build
 COPY pyproject.toml README.md /src/
 COPY serve_app /src/serve_app
 COPY deployments /src/deployments
 RUN /opt/wheel/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist /src \
-    && /opt/phi/bin/pip install --no-deps /dist/phi_serve-*.whl \
-    && rm -rf /opt/phi/lib/python3.11/site-packages/pip /opt/phi/lib/python3.11/site-packages/pip-* /opt/phi/bin/pip*
+    && /opt/wheel/bin/pip install --no-deps --prefix /app-layer /dist/phi_serve-*.whl \
+    && sed --in-place "1s,.*,#!/opt/phi/bin/python3.11," /app-layer/bin/phi-serve \
+    && test -d /app-layer/lib/python3.11/site-packages/serve_app
 
 FROM ${BASE_IMAGE}
 ENV DEBIAN_FRONTEND=noninteractive
@@ -33,9 +39,13 @@ RUN apt-get update \
     && groupadd --gid 10001 phi \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /home/phi --shell /usr/sbin/nologin phi \
     && install --directory --owner 10001 --group 10001 /home/phi /cache /models
-COPY --from=build /opt/phi /opt/phi
+COPY --from=dependencies /opt/phi /opt/phi
+# A layer of its own: a change of the program is some megabytes to a node that has the gigabytes above.
+COPY --from=build /app-layer /opt/phi
 COPY --chmod=0555 docker/node.sh docker/probe.py /app/
 # Everything that is written goes to /tmp, /home/phi or /cache: tmpfs or volumes, since the root file system is read-only.
+# runc gives a tmpfs the mode of the folder below it, whatever the mount asks for, and root as its owner.
+RUN chmod 1777 /home/phi /cache
 ENV PATH=/opt/phi/bin:/usr/bin:/bin HOME=/home/phi PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     PHI_SERVE_CACHE=/cache/phi-serve XDG_CACHE_HOME=/cache HF_HOME=/cache/huggingface \
     RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1 RAY_AUTH_MODE=token RAY_SERVE_KV_TIMEOUT_S=5 \

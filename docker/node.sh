@@ -16,6 +16,13 @@ address_of() {
     python3.11 -c 'import socket, sys; print(socket.gethostbyname(sys.argv[1]))' "$1"
 }
 
+# Ray gives up where there is no head yet. The head's agent tells when it is a node that others can join.
+await_head() {
+    until python3.11 /app/probe.py "http://$host:52365/api/local_raylet_healthz" 2>/dev/null; do
+        sleep 5
+    done
+}
+
 case $role in
     head)
         if [ -z "${RAY_REDIS_ADDRESS:-}" ]; then
@@ -31,13 +38,14 @@ case $role in
             --num-cpus "${RAY_NODE_CPUS:-0}" --num-gpus 0 --object-store-memory "$store" "$@"
         ;;
     worker)
+        await_head
         exec ray start --block --disable-usage-stats --address "$host:6379" --metrics-export-port 8080 \
             --num-cpus "${RAY_NODE_CPUS:-1}" --num-gpus "${RAY_NODE_GPUS:-0}" --object-store-memory "$store"
         ;;
     deploy)
-        # The head may still be starting, and may have no worker yet; the configuration is the goal, Serve works towards it.
+        # There may be no worker yet; the configuration is the goal, Serve works towards it.
         tries=60
-        until serve deploy --address "http://$host:8265" "$SERVE_CONFIG"; do
+        until await_head && serve deploy --address "http://$host:8265" "$SERVE_CONFIG"; do
             tries=$((tries - 1))
             [ "$tries" -gt 0 ] || exit 1
             sleep 5

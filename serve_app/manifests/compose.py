@@ -89,6 +89,8 @@ def _node(variant: Variant, role: str, plan: Plan, environment: dict[str, str]) 
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": "/run/secrets/ray_token",
             "RAY_OBJECT_STORE_BYTES": str(OBJECT_STORE_BYTES),
+            # How long nodes wait for another head, where Redis kept its state; Ray's own minute is short for a host's restart.
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
             "HF_HUB_OFFLINE": "0" if plan.needs_hub else "1",
             **environment,
         },
@@ -96,10 +98,11 @@ def _node(variant: Variant, role: str, plan: Plan, environment: dict[str, str]) 
         "networks": {"ray": {}},
         "volumes": ["models:/models:ro"],
         # Ray's sockets and logs; caches may hold compiled code, so only they may be executed.
+        # For everybody to write, since one user is all there is in here, and podman knows no `uid=`.
         "tmpfs": [
-            f"/tmp:mode=1777,size=1g,uid={UID}",
-            f"/home/phi:size=64m,uid={UID},mode=0700",
-            f"/cache:exec,size=${{CACHE_SIZE:-2g}},uid={UID},mode=0700",
+            "/tmp:mode=1777,size=1g",
+            "/home/phi:mode=1777,size=64m",
+            "/cache:exec,mode=1777,size=${CACHE_SIZE:-2g}",
         ],
         "shm_size": "${SHM_SIZE:-1g}",
         "stop_grace_period": f"{plan.grace_s}s",
@@ -175,7 +178,7 @@ def _deploy() -> Service:
             "secrets": ["ray_token"],
             "configs": [{"source": "${SERVE_CONFIG_NAME:-serve_config}", "target": _CONFIG}],
             "networks": {"ray": {}},
-            "tmpfs": [f"/tmp:mode=1777,size=64m,uid={UID}", f"/home/phi:size=16m,uid={UID},mode=0700"],
+            "tmpfs": ["/tmp:mode=1777,size=64m", "/home/phi:mode=1777,size=16m"],
             "depends_on": {"head": {"condition": "service_started"}},
             "healthcheck": {"disable": True},
         },
