@@ -189,7 +189,8 @@ def test_images_are_lean_and_not_root(variant: str) -> None:
     assert re.search(r"^ARG BASE_IMAGE=\S+:\S*\d{8}\S*$", build, flags=re.MULTILINE), "a base of one day"
     assert "USER 10001:10001" in final
     assert re.search(r"^HEALTHCHECK .*/health", final, flags=re.MULTILINE)
-    assert "--from=build /opt/phi" in final
+    assert "--from=dependencies /opt/phi" in final
+    assert "--from=build /app-layer" in final
     tools = {"g++", "make", "cmake", "build-essential", "git", "pip", "curl"} | ({"gcc"} if variant == "cpu" else set())
     installed = re.search(r"install --yes --no-install-recommends ([^&\\]*)", final)
     assert installed

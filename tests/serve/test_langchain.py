@@ -60,13 +60,6 @@ class _OverOpenai(ChatModelIntegrationTests):
     ) -> None:
         super().test_unicode_tool_call_integration(model, tool_choice=tool_choice, force_tool_call=force_tool_call)
 
-    @pytest.mark.xfail(
-        reason="the embedded model is too small to see that this tool fits; nothing of the shape is missing", strict=True
-    )
-    @pytest.mark.parametrize("model", [{}, {"output_version": "v1"}], indirect=True)
-    def test_agent_loop(self, model: BaseChatModel) -> None:
-        super().test_agent_loop(model)
-
 
 class TestOnnx(_OverOpenai):
     group = "onnx"

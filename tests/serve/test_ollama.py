@@ -277,9 +277,13 @@ def test_litellm_says_the_same_three_ways(app: LiveApp, monkeypatch: pytest.Monk
         options = {"temperature": 0, "api_base": ways[way], "api_key": "unused", "num_retries": 0}
         return litellm.completion(model=way + MODEL, **options, **more)
 
-    texts = {way: ask(way, messages=ASK).choices[0].message.content for way in ways}
+    # `ollama/` writes "### User:" above the question, which this one bears with so small a model.
+    asked = [{"role": "user", "content": "What is continuous batching?"}]
+    texts = {way: ask(way, messages=asked).choices[0].message.content for way in ways}
     assert len(set(texts.values())) == 1, texts
-    streamed = {way: "".join(chunk.choices[0].delta.content or "" for chunk in ask(way, messages=ASK, stream=True)) for way in ways}
+    streamed = {
+        way: "".join(chunk.choices[0].delta.content or "" for chunk in ask(way, messages=asked, stream=True)) for way in ways
+    }
     assert streamed == texts
     calls = {}
     for way in ("ollama_chat/", "openai/"):
