@@ -20,6 +20,8 @@ from tests.cluster.conftest import tool
 pytestmark = pytest.mark.slow
 
 LIMIT_S = 150
+QUESTION = "Count from 1 to 20. " * 12
+"""Long enough to be found in a prefix cache: Ray knows no counter that has counted nothing."""
 FOREIGN = re.compile("nixl|kv_offload|external_prefix|num_requests_swapped")
 """What vLLM says of transfers between GPUs and to other memory, and of a state that it no longer has: nothing on CPUs counts it."""
 
@@ -91,7 +93,7 @@ def test_every_panel_shows_every_group(app: LiveApp, prometheus: str) -> None:
         for group in groups:
             app.client().chat.completions.create(
                 model="phi-4-mini-instruct",
-                messages=[{"role": "user", "content": "Count from 1 to 20."}],
+                messages=[{"role": "user", "content": QUESTION}],
                 max_tokens=30,
                 extra_headers={"x-engine": group},
             )
