@@ -138,5 +138,5 @@ def faults(outcomes: list[Outcome]) -> list[str]:
 
 
 def longest(outcomes: list[Outcome]) -> float:
-    """Return the longest silence that a client met, in seconds."""
-    return max(outcome.pause_s for outcome in outcomes)
+    """Return the longest silence that a client met, in seconds; 0 without any client."""
+    return max((outcome.pause_s for outcome in outcomes), default=0.0)
