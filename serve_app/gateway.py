@@ -115,9 +115,9 @@ class Gateway:
         cost = len(request.prompts) * request.n
         if self.active and self.active + cost > self.settings.limits.max_concurrent_generations:
             raise Overloaded("too many requests are being served; try again later", retry_after_s=1.0)
+        span = tracing.begin(request, request.model or self.settings.model.name)
         self.active += cost
         began, outcome, ends = time.monotonic(), "cancelled", []
-        span = tracing.begin(request, request.model or self.settings.model.name)
         try:
             jobs = await self._prepare(request, telling)
             async with aclosing(_merge([self._run(job) for job in jobs])) as events:
