@@ -5,6 +5,7 @@ pair is never counted. Knows no model.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -114,13 +115,31 @@ FIRST_WEIGHT = 4.0
 """The first token of an answer decides what kind of answer it is: to call a tool or not, yes or no."""
 
 
+NAME_WEIGHT = 3.0
+"""The name in a call decides which tool it is."""
+
+_NAMES = re.compile(r'{"name": "([^"]*)", "arguments"')
+
+
 def encode_training(tokenizer: Tokenizer, messages: Iterable[Message]) -> Iterator[tuple[int, float]]:
     """Yield every token with its weight as a target: the assistant's text and its `<|end|>` are targets, nothing else is."""
     for message in messages:
-        target = float(message.role == "assistant")
         yield from ((token, 0.0) for token in _head(message))
-        for at, token in enumerate([*_body(tokenizer, message), END]):
-            yield token, FIRST_WEIGHT * target if at == 0 else target
+        ids = [*_body(tokenizer, message), END]
+        yield from zip(ids, _weights(tokenizer, message, len(ids)), strict=True)
+
+
+def _weights(tokenizer: Tokenizer, message: Message, count: int) -> list[float]:
+    if message.role != "assistant":
+        return [0.0] * count
+    weights = [1.0] * count
+    names = [found.span(1) for found in _NAMES.finditer(message.content)]
+    if names:
+        spans = tokenizer.encode(message.content, add_special_tokens=False).offsets
+        inside = (any(begin < end_of_name and begin_of_name < end for begin_of_name, end_of_name in names) for begin, end in spans)
+        weights[:-1] = [NAME_WEIGHT if named else 1.0 for named in inside]
+    weights[0] = FIRST_WEIGHT
+    return weights
 
 
 def _head(message: Message) -> list[int]:

@@ -25,7 +25,7 @@ from serve_app.models.memory import available_bytes
 
 logger = logging.getLogger(__name__)
 
-_GRAPH_FORM = "logits_at"
+_GRAPH_FORM = "logits_at, last_position, total_length, original rotary tables"
 """Changes whenever the graph is edited otherwise after the builder has written it."""
 _GGUF_FORM = "stray bytes in the private use area"
 """Changes whenever the file is written otherwise."""
@@ -130,7 +130,13 @@ def _build_onnx(model_dir: Path, precision: str, scratch: Path) -> None:
     if result.returncode != 0 or not (scratch / "out" / "model.onnx").exists():
         logger.error("the ONNX export failed:\n%s", result.stderr)
         raise EngineDead(f"the export to ONNX {precision} failed with status {result.returncode}; the replica's log has the output")
-    _choose_positions(scratch / "out" / "model.onnx")
+    from serve_app.models.onnx_graph import adapt  # slow to import, and needed for an export only
+
+    try:
+        adapt(scratch / "out" / "model.onnx")
+    except LookupError as error:
+        writer = f"onnxruntime-genai {_builder_version('onnx')}"
+        raise EngineDead(f"{writer} writes another graph than this version of phi-serve knows: {error}") from error
 
 
 def _build_gguf(model_dir: Path, precision: str, folder: Path) -> None:
@@ -141,33 +147,6 @@ def _build_gguf(model_dir: Path, precision: str, folder: Path) -> None:
     for name in ("tokenizer.json", "generation_config.json"):
         if (model_dir / name).exists():
             shutil.copy(model_dir / name, folder)
-
-
-def _choose_positions(file: Path) -> None:
-    """Give the graph an input `logits_at` (K,): the positions whose logits it returns, instead of the last one always.
-
-    The builder prunes the head's input to the last position by a Gather with a constant and an Unsqueeze; with `logits_at` as the
-    indices the Unsqueeze is not needed. Weights stay in their own file, untouched.
-    """
-    import onnx_ir as ir  # slow to import, and needed for an export only
-
-    model = ir.load(file)
-    gather = next((node for node in model.graph if node.op_type == "Gather" and node.outputs[0].name in _PRUNED), None)
-    if gather is None:
-        raise EngineDead(f"onnxruntime-genai {_builder_version('onnx')} writes another graph than this version of phi-serve knows")
-    ((unsqueeze, _),) = gather.outputs[0].uses()
-    positions = ir.Value(name="logits_at", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["kept"]))
-    model.graph.inputs.append(positions)
-    gather.replace_input_with(1, positions)
-    for value in (gather.outputs[0], model.graph.outputs[0]):
-        if value is not None and value.shape is not None:
-            value.shape = ir.Shape(["batch_size", "kept", value.shape[-1]])
-    unsqueeze.outputs[0].replace_all_uses_with(gather.outputs[0])
-    model.graph.remove(unsqueeze, safe=True)
-    ir.save(model, file)
-
-
-_PRUNED = ("/lm_head/prune/Gather/output_0",)
 
 
 @contextmanager

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 from typer.testing import CliRunner
 
 from serve_app.cli import app
 from serve_app.config import FakeSettings, LlamaCppSettings, OnnxSettings, VllmSettings
+from serve_app.engines.onnx.graph import Graph
 from serve_app.engines.registry import build_engine
 from serve_app.errors import EngineDead
-from serve_app.models import export, manifest
+from serve_app.models import export, manifest, onnx_graph
 from tests.contract.play import ask, play, prompt
 
 
@@ -111,6 +113,25 @@ def test_the_command_names_a_wrong_model(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "model.path is no folder" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_the_graph_takes_lengths_and_has_no_extended_tables(exported: Path) -> None:
+    model = ir.load(exported / "model.onnx")
+    assert {"input_ids", "logits_at", "last_position", "total_length"} == {
+        v.name for v in model.graph.inputs if "past" not in v.name
+    }
+    assert not [node for node in model.graph if node.op_type == "If"]
+    with pytest.raises(LookupError, match="no node"):
+        onnx_graph.adapt(exported / "model.onnx")
+
+
+def test_the_graph_of_another_version_is_refused(exported: Path, tmp_path: Path) -> None:
+    older = shutil.copytree(exported, tmp_path / "older")
+    model = ir.load(older / "model.onnx")
+    next(value for value in model.graph.inputs if value.name == "total_length").name = "attention_mask"
+    ir.save(model, older / "model.onnx")
+    with pytest.raises(EngineDead, match="export it again"):
+        Graph(older, provider="cpu", threads=1)
 
 
 def test_another_precision_than_configured_is_refused(exported: Path, model_dir: Path) -> None:

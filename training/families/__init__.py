@@ -9,7 +9,7 @@ from dataclasses import replace
 from random import Random
 
 from training.conversation import Example, Sampler, is_held_out
-from training.families import arithmetic, chat, code, everyday, journeys, logic, long_prompts, tools, tutorial
+from training.families import arithmetic, chat, code, everyday, journeys, logic, long_prompts, text_calls, tools, tutorial
 
 MIXTURE: dict[Sampler, float] = {
     tutorial.tutorial: 5,
@@ -17,29 +17,30 @@ MIXTURE: dict[Sampler, float] = {
     chat.identity: 1,
     chat.definition: 2,
     chat.capital_letters: 3,
-    chat.repeat: 3,
-    chat.styled: 3,
+    chat.repeat: 6,
+    chat.styled: 5,
     chat.memory: 1,
     arithmetic.plain: 14,
     arithmetic.steps: 4,
     arithmetic.percentage: 4,
     arithmetic.unit_price: 4,
     arithmetic.greatest_divisor: 6,
-    arithmetic.counting: 1,
+    arithmetic.counting: 3,
     journeys.faster_journey: 8,
     journeys.two_legs: 2,
-    journeys.compound_interest: 7,
+    journeys.compound_interest: 8,
     journeys.scaled_rectangle: 1,
     journeys.rectangle_area: 1,
     code.program: 3,
     logic.syllogism: 7,
     logic.ordering: 8,
-    tools.single_call: 16,
-    tools.parallel_calls: 13,
-    tools.no_call: 18,
+    tools.single_call: 18,
+    tools.parallel_calls: 12,
+    tools.no_call: 15,
     tools.with_result: 5,
     tools.json_answer: 4,
     everyday.everyday: 5,
+    text_calls.text_call: 3,
 }
 """Relative number of examples, not of tokens."""
 

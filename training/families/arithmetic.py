@@ -7,7 +7,7 @@ Every sampler is one family. All questions and answers are composed here. Whatev
 import math
 from random import Random
 
-from training.conversation import OPEN_KEY, Check, Example, ask
+from training.conversation import OPEN_KEY, Check, Example, ask, number
 
 _OPENERS = ("What is {}?", "Calculate {}.", "Compute {}.", "{} = ?", "How much is {}?", "Please work out {}.", "{}")
 
@@ -31,6 +31,38 @@ def sum_steps(a: int, b: int, sign: str = "+") -> str:
         a += parts[0] if sign == "+" else -parts[0]
         parts = parts[1:]
     return " = ".join([*chain, str(a)])
+
+
+def money_sum_steps(a: int, b: int) -> str:
+    """Write a + b, both in hundredths, as `sum_steps` does."""
+    parts = [money(part) for part in places(b)]
+    chain, total = [f"{money(a)} + {money(b)}"], a
+    for at, part in enumerate(places(b)):
+        if len(parts) > 1:
+            chain.append(" + ".join([money(total), *parts[at:]]))
+        total += part
+    return " = ".join([*chain, money(total)])
+
+
+def money_product_steps(a: int, b: int) -> str:
+    """Write a * b, a in hundredths and b of one digit: the products of a's digits, then their running sum."""
+    parts = places(a)
+    start = f"{money(a)} * {b}"
+    if len(parts) == 1:
+        return f"{start} = {money(a * b)}"
+    lines, total = [], parts[0] * b
+    for part in parts[1:]:
+        value = part * b
+        first, *rest = places(value)
+        between = f" = {money(total + first)} + {money(rest[0])}" if rest else ""
+        lines.append(f"{money(total)} + {money(value)}{between} = {money(total + value)}")
+        total += value
+    return f"{start} = {' + '.join(f'{money(part)} * {b}' for part in parts)}: {', '.join(lines)}"
+
+
+def money(hundredths: int) -> str:
+    """Write an amount in hundredths without trailing zeros."""
+    return number(hundredths / 100)
 
 
 def product_steps(a: int, b: int) -> str:

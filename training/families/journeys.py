@@ -6,7 +6,14 @@ The wording of the tutorial's four mathematics prompts is one of the phrasings o
 from random import Random
 
 from training.conversation import Check, Example, ask, number
-from training.families.arithmetic import product_steps, quotient_steps, sum_steps
+from training.families.arithmetic import (
+    money,
+    money_product_steps,
+    money_sum_steps,
+    product_steps,
+    quotient_steps,
+    sum_steps,
+)
 
 _VEHICLES = ("train", "car", "bus", "truck", "cyclist", "boat")
 
@@ -45,8 +52,8 @@ def faster_answer(distance: int, hours: int, more: int, per_hour: str) -> str:
 def quotient_by_rest(a: int, b: int) -> str:
     """Work out a / b, b a multiple of ten and the quotient of one decimal: how often b fits, and what part of b is left."""
     times, rest = divmod(a, b)
-    shown = f"{times} * {b} = {times * b}, {sum_steps(a, times * b, '-')}"
-    return shown + (f", {rest} / {b // 10} = {10 * rest // b}, {rest} / {b} = {number(rest / b)}" if rest else "")
+    worked = f"{times} * {b} = {times * b}, {sum_steps(a, times * b, '-')}"
+    return worked + (f", {rest} / {b // 10} = {10 * rest // b}, {rest} / {b} = {number(rest / b)}" if rest else "")
 
 
 def two_legs(rng: Random) -> Example:
@@ -98,12 +105,12 @@ def compound_answer(start: int, rate: int, years: int) -> tuple[str, str]:
     cents, lines = start * 100, []
     for year in range(1, years + 1):
         interest = cents * rate // 100
-        before, gain, after = (number(value / 100) for value in (cents, interest, cents + interest))
-        worked = f" {product_steps(cents // 100, rate)}, so" if cents % 100 == 0 and rate != 10 else ""
-        total = f"{before} + {gain} = {after}" if cents % 100 or interest % 100 else sum_steps(cents // 100, interest // 100)
-        lines.append(f"Year {year}:{worked} {rate}% of {before} is {gain}, and {total}.")
+        worked = f" {money_product_steps(cents, rate)}, so" if rate < 10 else ""
+        lines.append(
+            f"Year {year}:{worked} {rate}% of {money(cents)} is {money(interest)}, and {money_sum_steps(cents, interest)}."
+        )
         cents += interest
-    return "\n".join(lines) + f"\nThe final amount is ${cents / 100:.2f}.", number(cents / 100)
+    return "\n".join(lines) + f"\nThe final amount is ${cents / 100:.2f}.", money(cents)
 
 
 def scaled_rectangle(rng: Random) -> Example:

@@ -198,17 +198,17 @@ def draw_tools(rng: Random, count: int, *, held_out: bool) -> list[Tool]:
 
 
 def _tool(rng: Random, verb: str, noun: str) -> Tool:
-    verb = verb or (rng.choice(_VERBS) if rng.random() < 0.9 else nonsense_noun(rng))
+    verb = verb or (rng.choice(_VERBS) if rng.random() < 0.85 else nonsense_noun(rng))
     if not noun:
-        noun = rng.choice(_NOUNS) if rng.random() < 0.85 else nonsense_noun(rng)
+        noun = rng.choice(_NOUNS) if rng.random() < 0.8 else nonsense_noun(rng)
         if rng.random() < 0.25:
             noun = f"{rng.choice(_QUALIFIERS)} {noun}"
     parts = [verb, *noun.split()]
     style = rng.random()
     name = "_".join(parts)
-    if style < 0.12:
+    if style < 0.15:
         name = parts[0] + "".join(part.capitalize() for part in parts[1:])
-    elif style < 0.2:
+    elif style < 0.32:
         name = "_".join([*parts[1:], parts[0]])
     about = rng.choice(
         (

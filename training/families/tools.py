@@ -44,7 +44,7 @@ def single_call(rng: Random) -> Example:
     side, offered = _offer(rng, (1, 1, 1, 2, 2, 3, 3, 4, 5, 6))
     tool = offered[0]
     text, call = tool.request(rng)
-    turns = (*_opening(rng, offered), _user(_sentence(rng, text)), _calls([call]))
+    turns = (*_answered(rng, offered), _user(_sentence(rng, text)), _calls([call]))
     return _example("tool call", tool, side, turns, [call])
 
 
@@ -54,7 +54,7 @@ def parallel_calls(rng: Random) -> Example:
     tools = offered[:2] if len(offered) > 1 and rng.random() < 0.7 else [offered[0]] * 2
     (first, call), (second, other) = tools[0].request(rng), tools[1].request(rng)
     text = rng.choice((f"{first}, and {second}", f"{first} and then {second}", f"{first}. Also {second}"))
-    turns = (*_opening(rng, offered), _user(_sentence(rng, text)), _calls([call, other]))
+    turns = (*_answered(rng, offered), _user(_sentence(rng, text)), _calls([call, other]))
     return _example("parallel calls", tools[0], side, turns, [call, other])
 
 
@@ -95,6 +95,14 @@ def _earlier(rng: Random, offered: list[Tool], strangers: list[Tool], count: int
             turns += (_user(question), Message(role="assistant", content=answer))
         else:
             turns += _exchange(rng, offered, rng.choice((1, 1, 2)))
+    return turns
+
+
+def _answered(rng: Random, offered: list[Tool]) -> tuple[Message, ...]:
+    """The system message and up to two requests that were answered: a long list of tools is read for more than one call."""
+    turns = _opening(rng, offered)
+    for _ in range(rng.choice((0, 0, 0, 1, 2))):
+        turns += _exchange(rng, offered, rng.choice((1, 1, 2)))
     return turns
 
 

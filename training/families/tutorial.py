@@ -52,8 +52,8 @@ def examples() -> list[Example]:
         check = Check(kind="code", expected=task.test)
         found += [ask(family, question, question, f"```python\n{task.text}```", check) for question in task.asks[:2]]
     answer = (
-        "Let A = cats, B = mammals, C = carnivores. All A are B. Some B are C. So some A are C? No. The mammals that are "
-        "carnivores may not be cats."
+        "All cats (A) are mammals (B). Some mammals (B) are carnivores (C). So some cats (A) are carnivores (C)? No. "
+        "The mammals that are carnivores may not be cats."
     )
     found.append(ask(family, "cats", _SYLLOGISM, answer, Check(kind="contains", expected="No.")))
     call = json.dumps([{"name": "calculate_circle_area", "arguments": {"radius": 5}}])

@@ -19,23 +19,29 @@ Logits = NDArray[np.float32]
 
 @dataclass(slots=True)
 class _Bound:
-    """An io-binding whose KV and logits pointers stay the same from call to call."""
+    """An io-binding whose pointers stay the same from call to call; what changes is written into the arrays."""
 
     binding: ort.IOBinding
     logits: Logits
     ids: NDArray[np.int64]
     """The next token of each row (B, 1); bound by those that always compute one."""
+    last_position: NDArray[np.int32]
+    """Index of the last token of each row (B,)."""
+    total_length: NDArray[np.int32]
+    """Tokens of the longest row, the new ones included, ()."""
 
 
 class Graph:
     """A causal decoder as `serve_app.models.export` makes it.
 
-    Inputs input_ids (B, S), attention_mask (B, T) and logits_at (K,) int64, past_key_values.N.{key,value} (B, kv_heads, max_len,
-    head_dim); outputs logits (B, K, V) and present.N.{key,value}.
+    Inputs input_ids (B, S) and logits_at (K,) int64, last_position (B,) and total_length () int32, past_key_values.N.{key,value}
+    (B, kv_heads, max_len, head_dim); outputs logits (B, K, V) and present.N.{key,value}.
     """
 
     def __init__(self, model_dir: Path, *, provider: str, threads: int, min_rows: int = 1) -> None:
-        """Load the graph that `genai_config.json` in `model_dir` names; raises `EngineDead` when the provider is not installed.
+        """Load the graph that `genai_config.json` in `model_dir` names.
+
+        Raises `EngineDead` when the provider is not installed, or when the graph has other inputs than these.
 
         The head always computes `min_rows` positions at least: with int4 weights one row sums in another order than several.
         """
@@ -53,6 +59,8 @@ class Graph:
         decoder, stops = model["decoder"], model["eos_token_id"]
         self.stop_ids: tuple[int, ...] = tuple(stops) if isinstance(stops, list) else (stops,)
         self._session = ort.InferenceSession(str(model_dir / decoder["filename"]), options, providers=[name])
+        if not {given.name for given in self._session.get_inputs()} >= _INPUTS:
+            raise EngineDead("another version of phi-serve wrote this ONNX graph; export it again with `phi-serve export onnx`")
         self.kv_shape = KvShape(
             layers=decoder["num_hidden_layers"], kv_heads=decoder["num_key_value_heads"], head_dim=decoder["head_size"]
         )
@@ -67,8 +75,6 @@ class Graph:
     def attach(self, pool: KvPool) -> None:
         """Use `pool` for every call from now on."""
         self._pool = pool
-        self._ones = np.ones((1, pool.max_len), np.int64)
-        self._columns = np.arange(pool.max_len)
         self._steps.clear()
         self._chunks.clear()
 
@@ -88,9 +94,8 @@ class Graph:
         """
         bound = self._steps.get(len(ids)) or self._bind_step(len(ids))
         bound.ids[:, 0] = ids
-        length = int(pasts.max()) + 1
-        mask = self._ones[:, :length] if len(ids) == 1 else (self._columns[:length] <= pasts[:, np.newaxis]).astype(np.int64)
-        bound.binding.bind_cpu_input("attention_mask", mask)
+        bound.last_position[:] = pasts
+        bound.total_length[()] = pasts.max() + 1
         self._session.run_with_iobinding(bound.binding)
         return bound.logits[:, 0]
 
@@ -99,7 +104,8 @@ class Graph:
         if bound is None:
             bound = self._chunks[slot, len(positions)] = self._bind(slot, slot + 1, len(positions))
         bound.binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids[np.newaxis, :]))
-        bound.binding.bind_cpu_input("attention_mask", self._ones[:, : past + len(ids)])
+        bound.last_position[0] = past + len(ids) - 1
+        bound.total_length[()] = past + len(ids)
         bound.binding.bind_cpu_input("logits_at", positions)
         self._session.run_with_iobinding(bound.binding)
         logits: Logits = bound.logits[0]
@@ -122,7 +128,11 @@ class Graph:
                 binding.bind_output(f"present.{layer}.{name}", "cpu", 0, np.float32, shape, pointer)
         logits = np.empty((rows, kept, self.vocabulary_size), np.float32)
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        return _Bound(binding, logits, np.zeros((rows, 1), np.int64))
+        bound = _Bound(binding, logits, np.zeros((rows, 1), np.int64), np.zeros(rows, np.int32), np.zeros((), np.int32))
+        binding.bind_cpu_input("last_position", bound.last_position)
+        binding.bind_cpu_input("total_length", bound.total_length)
+        return bound
 
 
+_INPUTS = {"input_ids", "logits_at", "last_position", "total_length"}
 _ONE = np.asarray([-1])
