@@ -32,7 +32,7 @@ class Batch:
     """Whether to use the long rotary factors."""
 
 
-def batches(tokenizer: Tokenizer, seed: int, tokens_per_step: int, skip: int = 0) -> Iterator[Batch]:
+def batches(tokenizer: Tokenizer, seed: str, tokens_per_step: int, skip: int = 0) -> Iterator[Batch]:
     """Yield batches for ever.
 
     `skip` is the number of batches a resumed run has seen; it changes the seed, nothing is replayed.

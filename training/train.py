@@ -1,6 +1,8 @@
 """Trains the embedded model from nothing; `python -m training.train --help` lists the knobs.
 
-One process, one device. A run that was stopped goes on from its last checkpoint. Knows nothing of serving.
+One device, or several processes that share a CPU's cores: each reads examples of its own, and they average their gradients, which
+keeps two cores busy where threads of one process wait for each other. A run that was stopped goes on from its last checkpoint.
+Knows nothing of serving.
 """
 
 import argparse
@@ -12,9 +14,11 @@ from random import Random
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as fn
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 from torch.optim import AdamW, Muon, Optimizer
 
 from training.export import load_folder, save_folder
@@ -29,21 +33,35 @@ from training.tokenizer import train_tokenizer
 def main(arguments: list[str] | None = None) -> None:
     """Train, checkpoint, and write the model folder at the end."""
     options = _parse(arguments)
+    options.work.mkdir(parents=True, exist_ok=True)
+    if options.processes > 1:
+        (options.work / "processes").unlink(missing_ok=True)
+        spawn(_work, (options,), options.processes)  # type: ignore[no-untyped-call]
+    else:
+        _work(0, options)
+
+
+def _work(rank: int, options: argparse.Namespace) -> None:
+    """Be process `rank` of the run."""
+    if options.processes > 1:
+        meeting = options.work / "processes"
+        dist.init_process_group("gloo", init_method=f"file://{meeting.absolute()}", rank=rank, world_size=options.processes)
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    options.work.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer(options.work / "tokenizer.json", options.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     shape = Shape(layers=options.layers, intermediate=options.intermediate)
     model = CausalModel(shape).to(device)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters on {device}", flush=True)
+    if rank == 0:
+        print(f"{sum(p.numel() for p in model.parameters()):,} parameters on {device}", flush=True)
     if options.init:
         warm_start(model, tokenizer, *load_folder(options.init))
-    run = Run(model, tokenizer, options, device)
+    run = Run(model, tokenizer, options, device, rank)
     run.resume()
     run.train()
-    save_folder(model, tokenizer, options.out)
-    print(f"written to {options.out}")
+    if rank == 0:
+        save_folder(model, tokenizer, options.out)
+        print(f"written to {options.out}")
 
 
 @torch.no_grad()
@@ -65,9 +83,12 @@ COMPILED_LENGTH = 768
 class Run:
     """The state of one training run: step count, optimizers, elapsed time."""
 
-    def __init__(self, model: CausalModel, tokenizer: Tokenizer, options: argparse.Namespace, device: torch.device) -> None:
+    def __init__(
+        self, model: CausalModel, tokenizer: Tokenizer, options: argparse.Namespace, device: torch.device, rank: int = 0
+    ) -> None:
         """Set up optimizers: Muon for the matrices of the blocks, AdamW for embedding and norms."""
         self.model, self.tokenizer, self.options, self.device = model, tokenizer, options, device
+        self.rank = rank
         matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
         others = [p for name, p in model.named_parameters() if p.dim() != 2 or "embed" in name]
         muon = Muon(matrices, lr=options.lr, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw")
@@ -93,15 +114,17 @@ class Run:
     def train(self) -> None:
         """Run to the end, with a report, a checkpoint and an evaluation every so often."""
         options, seen_tokens, loss_sum, since = self.options, 0, 0.0, time.monotonic()
-        stream: Iterator[Batch] = batches(self.tokenizer, options.seed, options.tokens_per_step, self.step)
+        stream: Iterator[Batch] = batches(self.tokenizer, f"{options.seed}/{self.rank}", options.tokens_per_step, self.step)
         last = time.monotonic()
         while self.progress < 1:
             batch = next(stream)
             loss_sum += self.update(batch)
-            seen_tokens += batch.tokens.numel()
+            seen_tokens += batch.tokens.numel() * options.processes
             self.step += 1
             now = time.monotonic()
-            self.elapsed_s, last = self.elapsed_s + now - last, now
+            self.elapsed_s, last = self._agreed(self.elapsed_s + now - last), now
+            if self.rank > 0:
+                continue
             if self.step % options.report == 0:
                 rate = seen_tokens / (now - since)
                 bar = "#" * int(20 * min(1.0, self.progress))
@@ -114,8 +137,26 @@ class Run:
             if self.step % options.checkpoint == 0:
                 self.save()
                 self.report_accuracy(12)
-        self.save()
-        self.report_accuracy(40)
+        if self.rank == 0:
+            self.save()
+            self.report_accuracy(40)
+
+    def _agreed(self, elapsed_s: float) -> float:
+        """Return the first process's clock: rate and end of the run must be the same in all."""
+        if self.options.processes == 1:
+            return elapsed_s
+        clock = torch.tensor([elapsed_s], dtype=torch.float64)
+        dist.broadcast(clock, 0)
+        return float(clock)
+
+    def _average_gradients(self) -> None:
+        if self.options.processes == 1:
+            return
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        joined = torch.cat([gradient.flatten() for gradient in gradients]) / self.options.processes
+        dist.all_reduce(joined)
+        for gradient, mean in zip(gradients, joined.split([gradient.numel() for gradient in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
 
     def update(self, batch: Batch) -> float:
         """Take one optimizer step; return the mean loss over the batch's targets."""
@@ -128,6 +169,7 @@ class Run:
         losses = fn.cross_entropy(scores.float(), tokens[:, 1:][wanted], reduction="none")
         loss = (losses * weights[wanted]).sum() / weights.sum()
         loss.backward()  # type: ignore[no-untyped-call]
+        self._average_gradients()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         rate = self.learning_rate()
         for optimizer in self.optimizers:
@@ -160,7 +202,8 @@ class Run:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.elapsed_s = state["step"], state["elapsed_s"]
-        print(f"resumed at step {self.step}", flush=True)
+        if self.rank == 0:
+            print(f"resumed at step {self.step}", flush=True)
 
     def report_accuracy(self, count: int) -> None:
         """Print the share of held-out answers that greedy decoding would write exactly."""
@@ -192,7 +235,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--intermediate", type=int, default=512)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--processes", type=int, default=1, help="that average their gradients; each takes tokens-per-step")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--report", type=int, default=20, help="steps between lines")
     parser.add_argument("--checkpoint", type=int, default=400, help="steps between checkpoints")
