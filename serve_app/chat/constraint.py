@@ -131,12 +131,47 @@ def _moved(schema: Any, root: str) -> Any:
 
 def styled(schema: str) -> str:
     """Return a schema that also asks for the model's own way to write JSON, which llguidance reads."""
-    value = json.loads(schema)
+    value = _closed(json.loads(schema))
     return json.dumps((value if isinstance(value, dict) else {}) | {"x-guidance": _STYLE}, ensure_ascii=False)
 
 
+_JOINS = frozenset(
+    ("anyOf", "oneOf", "not", "if", "$ref", "patternProperties", "propertyNames", "unevaluatedProperties", "dependentSchemas")
+)
+"""Beside these the listed properties need not be all that there are."""
+_BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
+"""Keys below which there are schemas by a name of their own."""
+
+
+def _closed(schema: Any) -> Any:
+    """Return a schema whose objects have the properties that it lists and no others, unless it says that they may.
+
+    JSON schema allows any others; whoever asks a model for two fields means two, and a model that may go on does. A schema that
+    joins others by `allOf` is left as it is, for then each names but some of the properties.
+    """
+    return schema if '"allOf"' in json.dumps(schema) else _close(schema)
+
+
+def _close(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_close(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {
+        key: value
+        if key in _LITERAL
+        else {name: _close(each) for name, each in value.items()}
+        if key in _BY_NAME and isinstance(value, dict)
+        else _close(value)
+        for key, value in schema.items()
+    }
+    if isinstance(schema.get("properties"), dict) and "additionalProperties" not in schema and _JOINS.isdisjoint(schema):
+        closed["additionalProperties"] = False
+    return closed
+
+
 def _arguments(tool: Tool) -> dict[str, Any]:
-    parameters: Any = json.loads(tool.parameters)
+    parameters: Any = _closed(json.loads(tool.parameters))
     return {"type": "object", **parameters} if isinstance(parameters, dict) else {"type": "object"}
 
 

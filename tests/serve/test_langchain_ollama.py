@@ -51,10 +51,6 @@ class TestChatOllama(ChatModelIntegrationTests):
         super().test_bind_runnables_as_tools(model)
 
     @_UNABLE
-    def test_tool_calling_with_no_arguments(self, model: BaseChatModel) -> None:
-        super().test_tool_calling_with_no_arguments(model)
-
-    @_UNABLE
     def test_unicode_tool_call_integration(self, model: BaseChatModel) -> None:
         super().test_unicode_tool_call_integration(model)
 

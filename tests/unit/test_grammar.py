@@ -5,7 +5,7 @@ import json
 import pytest
 
 from serve_app.chat import grammar
-from serve_app.chat.constraint import call_or
+from serve_app.chat.constraint import call_or, styled
 from serve_app.chat.grammar import GrammarCheck
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.conversation import Tool
@@ -43,6 +43,28 @@ async def test_what_cannot_be_compiled_is_refused(tokenizer: Tokenizer, constrai
 )
 async def test_what_engines_can_follow_passes(tokenizer: Tokenizer, constraint: Constraint) -> None:
     await GrammarCheck(tokenizer).require(constraint)
+
+
+def test_objects_have_the_listed_properties_only_unless_the_schema_says_more() -> None:
+    inner = {"type": "object", "properties": {"properties": {"type": "object", "properties": {"x": {}}}}}
+    schema = {
+        "type": "array",
+        "items": inner,
+        "$defs": {"open": {"properties": {"a": {}}, "additionalProperties": True}, "any": {"type": "object"}},
+    }
+    closed = json.loads(styled(json.dumps(schema)))
+    assert closed["items"]["additionalProperties"] is False
+    assert closed["items"]["properties"] == {
+        "properties": {"type": "object", "properties": {"x": {}}, "additionalProperties": False}
+    }
+    assert closed["$defs"] == schema["$defs"]
+
+
+@pytest.mark.parametrize(
+    "schema", ['{"allOf": [{"properties": {"a": {}}}]}', '{"properties": {"a": {}}, "patternProperties": {"^b": {}}}']
+)
+def test_schemas_that_list_a_part_of_the_properties_stay_open(schema: str) -> None:
+    assert "additionalProperties" not in styled(schema)
 
 
 async def test_a_regex_that_takes_too_long_is_refused(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
