@@ -17,7 +17,8 @@ from serve_app.config import RoutingSettings
 
 CHAT = "/v1/chat/completions"
 STREAMS = 32
-TOKENS = 48
+TOKENS = 144
+"""Long enough that the engine has not made them all before the clients have seen the first."""
 SUBJECTS = ("trains", "ships", "cats", "numbers", "rivers", "songs", "maps", "clocks")
 
 
