@@ -64,7 +64,7 @@ class Graph:
         self.kv_shape = KvShape(
             layers=decoder["num_hidden_layers"], kv_heads=decoder["num_key_value_heads"], head_dim=decoder["head_size"]
         )
-        self.vocabulary_size = int(self._session.get_outputs()[0].shape[-1])
+        self.vocabulary_size = int(next(each for each in self._session.get_outputs() if each.name == "logits").shape[-1])
         self._last = np.arange(-min_rows, 0)
         self._pool: KvPool | None = None
         self._steps: dict[int, _Bound] = {}
