@@ -15,6 +15,8 @@ GROUPS = ("onnx", "llama_cpp", "vllm")
 CLIENTS = 8
 REQUESTS = 200
 STREAM_S = 60
+HEAVY = 46
+"""Clients that keep three replicas of four slots behind."""
 SCALING = {
     "min_replicas": 1,
     "max_replicas": 3,
@@ -81,10 +83,10 @@ def test_onnx_scales_with_the_backlog(cluster: Cluster, config: Config) -> None:
     loads = []
     print()
     with Load(2, request) as light:
-        with Load(22, request) as heavy:
+        with Load(HEAVY, request) as heavy:
             for count in (2, 3):
                 took_s = until(lambda count=count: cluster.ready("onnx") >= count)
-                print(f"replica {count} ready {took_s:.1f} s later, at {2 + 22} clients")
+                print(f"replica {count} ready {took_s:.1f} s later, at {2 + HEAVY} clients")
         for count in (2, 1):
             took_s = until(lambda count=count: cluster.ready("onnx") == count)
             print(f"{count} left {took_s:.1f} s later, at 2 clients")
@@ -119,8 +121,9 @@ def test_a_rolling_update_cuts_nothing(cluster: Cluster, config: Config) -> None
     print(f"{len(faults(load.outcomes))} and {len(faults(long))} failed, longest silence {longest(load.outcomes):.1f} s")
     assert faults(load.outcomes) + faults(long) == []
     assert min(stream.took_s for stream in long) > STREAM_S - 5
+    news = cluster.ids(*GROUPS, "slow")
     cluster.deploy(config)
-    until(lambda: healthy(cluster.url))
+    until(lambda: healthy(cluster.url) and not news & cluster.ids(*GROUPS, "slow"), 600)
 
 
 def test_another_head_finds_the_cluster(cluster: Cluster) -> None:
