@@ -22,6 +22,8 @@ from benchmarks.engines import rate
 from benchmarks.onnx_engine import prompt
 from serve_app.config import LlamaCppSettings, OnnxSettings
 from serve_app.engines.base import Engine
+from serve_app.engines.onnx.graph import Graph
+from serve_app.engines.onnx.kv_pool import KvPool
 from serve_app.engines.registry import build_engine
 from serve_app.models import manifest
 from serve_app.types import Sampling, TokenRequest
@@ -53,6 +55,22 @@ class Memory:
         return max(found)
 
 
+class Steps:
+    """Decode steps of one row and of two, without an engine around them: int4 runs a lone stream as two rows."""
+
+    def __init__(self, exported: Path, threads: int) -> None:
+        """Load the graph once more."""
+        self._graph = Graph(exported, provider="cpu", threads=threads)
+        self._graph.attach(KvPool(self._graph.kv_shape, 2, 512))
+
+    def seconds(self, rows: int, steps: int = 8) -> float:
+        """Return the mean of some steps behind 20 tokens."""
+        began = time.perf_counter()
+        for at in range(steps):
+            self._graph.advance(np.full(rows, 5), np.full(rows, 20 + at))
+        return (time.perf_counter() - began) / steps
+
+
 async def prompt_rate(engine: Engine, length: int, seed: int) -> float:
     """Return the prompt tokens per second of a lone prompt."""
     request = TokenRequest(request_id="b", prompt=prompt(length, seed), sampling=Sampling(temperature=0.0, max_tokens=1))
@@ -76,10 +94,12 @@ async def measure(options: argparse.Namespace) -> None:
     for engine in built.values():
         await engine.start()
         await rate(engine, 1, 99, options.tokens)
-    memory = Memory(options.threads)
+    memory, steps = Memory(options.threads), Steps(options.exported, options.threads)
     figures: dict[str, list[float]] = {}
     for turn in range(options.rounds):
         figures.setdefault("memory", []).append(memory.bytes_per_s())
+        for rows in (1, 2):
+            figures.setdefault(f"{rows} row(s)", []).append(steps.seconds(rows))
         for name, engine in built.items():
             for streams in (1, 8):
                 figures.setdefault(f"{name}, {streams}", []).append(await rate(engine, streams, turn, options.tokens))
@@ -93,6 +113,9 @@ async def measure(options: argparse.Namespace) -> None:
         one, eight, read = (median[f"{name}, {what}"] for what in ("1", "8", "prompt"))
         print(f"| {name} | {one:.1f} | {100 * one / ceiling:.0f} % | {eight:.1f} | {read:.0f} |")
         await engine.close()
+    print("\n| decode step of | ms | of the ceiling |\n|---|---|---|")
+    for what in ("1 row(s)", "2 row(s)"):
+        print(f"| {what} | {1000 * median[what]:.0f} | {100 / median[what] / ceiling:.0f} % |")
 
 
 def main() -> None:

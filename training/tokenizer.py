@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Encoding, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from training.conversation import Message
 
@@ -107,7 +107,7 @@ def encode_prompt(tokenizer: Tokenizer, messages: Iterable[Message]) -> list[int
     ids: list[int] = []
     for message in messages:
         ids += _head(message)
-        ids += [*_body(tokenizer, message), END]
+        ids += [*_encode(tokenizer, message).ids, END]
     return [*ids, SPECIAL_TOKENS.index("<|assistant|>")]
 
 
@@ -125,19 +125,17 @@ def encode_training(tokenizer: Tokenizer, messages: Iterable[Message]) -> Iterat
     """Yield every token with its weight as a target: the assistant's text and its `<|end|>` are targets, nothing else is."""
     for message in messages:
         yield from ((token, 0.0) for token in _head(message))
-        ids = [*_body(tokenizer, message), END]
-        yield from zip(ids, _weights(tokenizer, message, len(ids)), strict=True)
+        body = _encode(tokenizer, message)
+        yield from zip([*body.ids, END], _weights(message, body.offsets), strict=True)
 
 
-def _weights(tokenizer: Tokenizer, message: Message, count: int) -> list[float]:
+def _weights(message: Message, spans: list[tuple[int, int]]) -> list[float]:
+    """Return the weights of a message's tokens, which stand at `spans` of its text, and of the `<|end|>` after them."""
     if message.role != "assistant":
-        return [0.0] * count
-    weights = [1.0] * count
+        return [0.0] * (len(spans) + 1)
     names = [found.span(1) for found in _NAMES.finditer(message.content)]
-    if names:
-        spans = tokenizer.encode(message.content, add_special_tokens=False).offsets
-        inside = (any(begin < end_of_name and begin_of_name < end for begin_of_name, end_of_name in names) for begin, end in spans)
-        weights[:-1] = [NAME_WEIGHT if named else 1.0 for named in inside]
+    named = (any(begin < last and first < end for first, last in names) for begin, end in spans)
+    weights = [*(NAME_WEIGHT if each else 1.0 for each in named), 1.0]
     weights[0] = FIRST_WEIGHT
     return weights
 
@@ -146,10 +144,9 @@ def _head(message: Message) -> list[int]:
     return [SPECIAL_TOKENS.index(f"<|{message.role}|>")]
 
 
-def _body(tokenizer: Tokenizer, message: Message) -> list[int]:
+def _encode(tokenizer: Tokenizer, message: Message) -> Encoding:
     text = message.content + (f"<|tool|>{message.tools}<|/tool|>" if message.tools else "")
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-    return ids
+    return tokenizer.encode(text, add_special_tokens=False)
 
 
 def _refuse_joined_digits(tokenizer: Tokenizer) -> None:

@@ -34,6 +34,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Train, checkpoint, and write the model folder at the end."""
     options = _parse(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
+    tokenizer_file = options.work / "tokenizer.json"
+    if not tokenizer_file.exists():
+        _make_tokenizer(options.seed).save(str(tokenizer_file))
     if options.processes > 1:
         (options.work / "processes").unlink(missing_ok=True)
         spawn(_work, (options,), options.processes)  # type: ignore[no-untyped-call]
@@ -48,7 +51,7 @@ def _work(rank: int, options: argparse.Namespace) -> None:
         dist.init_process_group("gloo", init_method=f"file://{meeting.absolute()}", rank=rank, world_size=options.processes)
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    tokenizer = _tokenizer(options.work / "tokenizer.json", options.seed)
+    tokenizer = Tokenizer.from_file(str(options.work / "tokenizer.json"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     shape = Shape(layers=options.layers, intermediate=options.intermediate)
     model = CausalModel(shape).to(device)
@@ -215,13 +218,9 @@ class Run:
         print("  exact %: " + ", ".join(cells), flush=True)
 
 
-def _tokenizer(path: Path, seed: int) -> Tokenizer:
-    if path.exists():
-        return Tokenizer.from_file(str(path))
+def _make_tokenizer(seed: int) -> Tokenizer:
     stream = mixture(seed, long_share=0.005)
-    tokenizer = train_tokenizer(conversation_text(next(stream).messages) for _ in range(30_000))
-    tokenizer.save(str(path))
-    return tokenizer
+    return train_tokenizer(conversation_text(next(stream).messages) for _ in range(30_000))
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -21,6 +21,8 @@ _FIRST_OF_SCHEMA = ("type", "properties", "required")
 _MOST_CALLS = 8
 _LITERAL = ("const", "enum", "default", "examples")
 """Keys of a schema below which there is no schema."""
+_BY_NAME = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
+"""Keys below which there are schemas by names of their own."""
 ANY_OBJECT = JsonSchema('{"type":"object"}')
 """`response_format: json_object`."""
 _STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -119,14 +121,27 @@ def _calls(tools: Sequence[Tool], *, parallel: bool) -> str:
 
 def _moved(schema: Any, root: str) -> Any:
     """Return a schema whose references to itself count from `root` instead of from `#`."""
+
+    def move(each: dict[str, Any]) -> dict[str, Any]:
+        reference = each.get("$ref")
+        return each | {"$ref": root + reference[1:]} if isinstance(reference, str) and reference.startswith("#") else each
+
+    return _rewritten(schema, move)
+
+
+def _rewritten(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """Return a schema with every schema in it changed, the innermost first; literals and names are left alone."""
     if isinstance(schema, list):
-        return [_moved(each, root) for each in schema]
+        return [_rewritten(each, change) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    moved = {key: value if key in _LITERAL else _moved(value, root) for key, value in schema.items()}
-    if isinstance(reference := schema.get("$ref"), str) and reference.startswith("#"):
-        moved["$ref"] = root + reference[1:]
-    return moved
+    found = dict(schema)
+    for key, value in schema.items():
+        if key in _BY_NAME and isinstance(value, dict):
+            found[key] = {name: _rewritten(each, change) for name, each in value.items()}
+        elif key not in _LITERAL:
+            found[key] = _rewritten(value, change)
+    return change(found)
 
 
 def styled(schema: str) -> str:
@@ -135,39 +150,36 @@ def styled(schema: str) -> str:
     return json.dumps((value if isinstance(value, dict) else {}) | {"x-guidance": _STYLE}, ensure_ascii=False)
 
 
-_JOINS = frozenset(
-    ("anyOf", "oneOf", "not", "if", "$ref", "patternProperties", "propertyNames", "unevaluatedProperties", "dependentSchemas")
-)
-"""Beside these the listed properties need not be all that there are."""
-_BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
-"""Keys below which there are schemas by a name of their own."""
-
-
 def _closed(schema: Any) -> Any:
     """Return a schema whose objects have the properties that it lists and no others, unless it says that they may.
 
-    JSON schema allows any others; whoever asks a model for two fields means two, and a model that may go on does. A schema that
-    joins others by `allOf` is left as it is, for then each names but some of the properties.
+    JSON schema allows any others; whoever asks a model for two fields means two, and a model that may go on does. Where several
+    schemas judge one object, each lists but some of its properties: then all is left as it is.
     """
-    return schema if '"allOf"' in json.dumps(schema) else _close(schema)
+    joined = False
+
+    def look(each: dict[str, Any]) -> dict[str, Any]:
+        nonlocal joined
+        joined = joined or _joins(each)
+        return each
+
+    _rewritten(schema, look)
+    return schema if joined else _rewritten(schema, _close)
 
 
-def _close(schema: Any) -> Any:
-    if isinstance(schema, list):
-        return [_close(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    closed = {
-        key: value
-        if key in _LITERAL
-        else {name: _close(each) for name, each in value.items()}
-        if key in _BY_NAME and isinstance(value, dict)
-        else _close(value)
-        for key, value in schema.items()
-    }
-    if isinstance(schema.get("properties"), dict) and "additionalProperties" not in schema and _JOINS.isdisjoint(schema):
-        closed["additionalProperties"] = False
-    return closed
+_JOINING = frozenset(("allOf", "not", "if", "dependentSchemas"))
+_JUDGING = ("properties", "anyOf", "oneOf", "$ref")
+_OPEN = frozenset(("additionalProperties", "patternProperties", "propertyNames", "unevaluatedProperties"))
+
+
+def _joins(schema: dict[str, Any]) -> bool:
+    return not _JOINING.isdisjoint(schema) or sum(key in schema for key in _JUDGING) > 1
+
+
+def _close(schema: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(schema.get("properties"), dict) and _OPEN.isdisjoint(schema):
+        return schema | {"additionalProperties": False}
+    return schema
 
 
 def _arguments(tool: Tool) -> dict[str, Any]:

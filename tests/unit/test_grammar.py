@@ -1,11 +1,12 @@
 """Constraints are checked before any group is asked, so that all of them refuse the same."""
 
 import json
+from typing import Any
 
 import pytest
 
 from serve_app.chat import grammar
-from serve_app.chat.constraint import call_or, styled
+from serve_app.chat.constraint import call_grammar, call_or, styled
 from serve_app.chat.grammar import GrammarCheck
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.conversation import Tool
@@ -61,10 +62,25 @@ def test_objects_have_the_listed_properties_only_unless_the_schema_says_more() -
 
 
 @pytest.mark.parametrize(
-    "schema", ['{"allOf": [{"properties": {"a": {}}}]}', '{"properties": {"a": {}}, "patternProperties": {"^b": {}}}']
+    "schema",
+    [
+        {"allOf": [{"properties": {"a": {}}}]},
+        {"properties": {"a": {}}, "patternProperties": {"^b": {}}},
+        {"properties": {"a": {}}, "required": ["a"], "anyOf": [{"properties": {"b": {}}, "required": ["b"]}]},
+        {"properties": {"a": {}}, "if": {"required": ["a"]}, "then": {"properties": {"b": {}}}},
+        {"$ref": "#/$defs/base", "properties": {"a": {}}, "$defs": {"base": {"properties": {"b": {}}}}},
+        {"not": {"properties": {"a": {"const": 1}}}},
+    ],
+    ids=str,
 )
-def test_schemas_that_list_a_part_of_the_properties_stay_open(schema: str) -> None:
-    assert "additionalProperties" not in styled(schema)
+def test_schemas_that_list_a_part_of_the_properties_stay_open(schema: dict[str, Any]) -> None:
+    assert "additionalProperties" not in styled(json.dumps(schema))
+
+
+def test_a_property_may_be_called_like_a_keyword() -> None:
+    parameters = {"properties": {"default": {"$ref": "#/$defs/x"}, "$ref": {"type": "string"}}, "$defs": {"x": {"enum": ["a"]}}}
+    tool = Tool(name="f", function="{}", parameters=json.dumps(parameters))
+    assert '"default": {"$ref": "#/$defs/0/$defs/x"}, "$ref": {"type": "string"}' in call_grammar([tool], parallel=False).lark
 
 
 async def test_a_regex_that_takes_too_long_is_refused(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from training.checks import is_right
 from training.conversation import Sampler
 from training.families import FINITE, MIXTURE, draw, mixture
 from training.families.arithmetic import product_steps, quotient_steps
-from training.families.code_texts import PROGRAMS
+from training.families.programs import PROGRAMS
 from training.families.tutorial import examples
 
 

@@ -5,6 +5,7 @@ Every sampler is one family. All questions and answers are composed here. Whatev
 """
 
 import math
+from collections.abc import Callable
 from random import Random
 
 from training.conversation import OPEN_KEY, Check, Example, ask, number
@@ -19,29 +20,17 @@ def places(number: int) -> list[int]:
     return [part for part in parts if part] or [0]
 
 
-def sum_steps(a: int, b: int, sign: str = "+") -> str:
+def sum_steps(a: int, b: int, sign: str = "+", write: Callable[[int], str] = str) -> str:
     """Write a + b or a - b as a chain of equations that ends with the result, one digit of b at a time."""
     if sign == "-" and a == b:
-        return f"{a} - {b} = 0"
+        return f"{write(a)} - {write(b)} = {write(0)}"
     parts = places(b)
-    chain = [f"{a} {sign} {b}"]
-    while parts:
-        if len(parts) < len(places(b)) or len(parts) > 1:
-            chain.append(" ".join([str(a), *(f"{sign} {part}" for part in parts)]))
-        a += parts[0] if sign == "+" else -parts[0]
-        parts = parts[1:]
-    return " = ".join([*chain, str(a)])
-
-
-def money_sum_steps(a: int, b: int) -> str:
-    """Write a + b, both in hundredths, as `sum_steps` does."""
-    parts = [money(part) for part in places(b)]
-    chain, total = [f"{money(a)} + {money(b)}"], a
-    for at, part in enumerate(places(b)):
+    chain = [f"{write(a)} {sign} {write(b)}"]
+    for at, part in enumerate(parts):
         if len(parts) > 1:
-            chain.append(" + ".join([money(total), *parts[at:]]))
-        total += part
-    return " = ".join([*chain, money(total)])
+            chain.append(" ".join([write(a), *(f"{sign} {write(each)}" for each in parts[at:])]))
+        a += part if sign == "+" else -part
+    return " = ".join([*chain, write(a)])
 
 
 def money_product_steps(a: int, b: int) -> str:

@@ -3,7 +3,8 @@
 from random import Random
 
 from training.conversation import OPEN_KEY, Check, Example, ask
-from training.families.code_texts import PROGRAMS
+from training.families.programs import PROGRAMS
+from training.families.programs.tutorial import TUTORIAL
 
 _SYSTEMS = (
     "",
@@ -34,8 +35,7 @@ _ENDINGS = ("", "", "", " Include comments.", " Add a docstring.", " Explain it 
 
 def program(rng: Random) -> Example:
     """Draw a task; the tutorial's four are drawn more often. Composed questions are held out by their wording."""
-    names = list(PROGRAMS)
-    chosen = PROGRAMS[rng.choice(names[:4] if rng.random() < 0.35 else names)]
+    chosen = rng.choice(list((TUTORIAL if rng.random() < 0.35 else PROGRAMS).values()))
     if rng.random() < 0.25:
         question, key = rng.choice(chosen.asks), OPEN_KEY
     else:

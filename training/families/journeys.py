@@ -9,7 +9,6 @@ from training.conversation import Check, Example, ask, number
 from training.families.arithmetic import (
     money,
     money_product_steps,
-    money_sum_steps,
     product_steps,
     quotient_steps,
     sum_steps,
@@ -107,7 +106,7 @@ def compound_answer(start: int, rate: int, years: int) -> tuple[str, str]:
         interest = cents * rate // 100
         worked = f" {money_product_steps(cents, rate)}, so" if rate < 10 else ""
         lines.append(
-            f"Year {year}:{worked} {rate}% of {money(cents)} is {money(interest)}, and {money_sum_steps(cents, interest)}."
+            f"Year {year}:{worked} {rate}% of {money(cents)} is {money(interest)}, and {sum_steps(cents, interest, write=money)}."
         )
         cents += interest
     return "\n".join(lines) + f"\nThe final amount is ${cents / 100:.2f}.", money(cents)

@@ -1,6 +1,6 @@
 """Calls without markers: clients that know no tools write them into the text and read a JSON object from the answer.
 
-Knows the requests of the other families. What such clients really write is left to the tests.
+Knows the requests of the other families. The wordings are its own; the first form of the JSON is the one that LiteLLM writes.
 """
 
 import json

@@ -4,8 +4,8 @@ import json
 from random import Random
 
 from training.conversation import Check, Example, ask
-from training.families.code_texts import PROGRAMS
 from training.families.journeys import compound_answer, faster_answer
+from training.families.programs import PROGRAMS
 
 _MATHEMATICS = (
     (

@@ -1,0 +1,29 @@
+"""Training by two processes: the same gradients and the same clock in both."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from tokenizers import Tokenizer, models
+from torch.multiprocessing.spawn import spawn
+
+from training.model import CausalModel, Shape
+from training.train import Run, _parse
+
+
+def _be(rank: int, meeting: str) -> None:
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    model = CausalModel(Shape(layers=1, intermediate=8))
+    run = Run(model, Tokenizer(models.BPE()), _parse(["--processes", "2"]), torch.device("cpu"), rank)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 1.0 + 2 * rank)
+    run._average_gradients()
+    assert all(parameter.grad is not None and bool((parameter.grad == 2).all()) for parameter in model.parameters())
+    assert run._agreed(5.0 + rank) == 5.0
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_gradients_are_averaged_and_the_first_clock_counts(tmp_path: Path) -> None:
+    spawn(_be, (f"file://{tmp_path / 'meeting'}",), 2)  # type: ignore[no-untyped-call]
