@@ -41,10 +41,13 @@ class _Request:
 
 
 def everyday(rng: Random) -> Example:
-    """One everyday request, alone or among tools that do not fit."""
-    wanted = rng.choice((_place, _place, _sum, _timer, _search, _mail, _stock, _by_name, _by_name, _by_name))(rng)
+    """One everyday request, alone or among tools that do not fit: of guides, too, or made up."""
+    kind = rng.choice((_place, _place, _sum, _timer, _search, _mail, _stock, _by_name, _by_name, _by_name))
+    wanted = kind(rng)
+    kinds = [other for other in (_place, _sum, _timer, _search, _mail, _stock, _by_name) if other is not kind]
+    rivals = [other(rng) for other in rng.sample(kinds, rng.choice((0, 0, 1, 2, 3)))]
     others = [tool for tool in draw_tools(rng, rng.choice((0, 0, 1, 2)), held_out=False) if _apart(tool, wanted)]
-    schemas = [wanted.schema(rng), *(tool.schema() for tool in others)]
+    schemas = [*(request.schema(rng) for request in (wanted, *rivals)), *(tool.schema() for tool in others)]
     rng.shuffle(schemas)
     call = json.dumps([{"name": wanted.name, "arguments": wanted.arguments}])
     turns = (

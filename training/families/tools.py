@@ -11,7 +11,7 @@ from typing import Any
 
 from training.conversation import OPEN_KEY, Check, Example, Message, ask, is_held_out
 from training.families.tool_schemas import Parameter, Tool, draw_tools, scalar
-from training.families.vocabulary import NAMES, words
+from training.families.vocabulary import NAMES, nonsense_noun, words
 
 NO_TOOL = "I have no tool for that."
 
@@ -46,6 +46,15 @@ def single_call(rng: Random) -> Example:
     text, call = tool.request(rng)
     turns = (*_answered(rng, offered), _user(_sentence(rng, text)), _calls([call]))
     return _example("tool call", tool, side, turns, [call])
+
+
+def odd_name(rng: Random) -> Example:
+    """As `single_call`, but names say little or nothing: which tool is meant stands in its description."""
+    side = rng.random() < 0.03
+    offered = [replace(tool, name=_odd_name(rng, side)) for tool in draw_tools(rng, rng.choice((1, 2, 3, 4, 5)), held_out=False)]
+    text, call = offered[0].request(rng)
+    turns = (*_answered(rng, offered), _user(_sentence(rng, text)), _calls([call]))
+    return _example("tool of an odd name", offered[0], side, turns, [call])
 
 
 def parallel_calls(rng: Random) -> Example:
@@ -180,6 +189,14 @@ def _circle(rng: Random) -> Example:
 def _offer(rng: Random, counts: tuple[int, ...]) -> tuple[bool, list[Tool]]:
     side = rng.random() < 0.03  # drawing held-out names is slow, and training throws them away
     return side, draw_tools(rng, rng.choice(counts), held_out=side)
+
+
+def _odd_name(rng: Random, side: bool) -> str:
+    while True:
+        first, second, digits = nonsense_noun(rng), nonsense_noun(rng), rng.randint(1, 99)
+        name = rng.choice((f"{first}_{second}", f"{first}{second.capitalize()}", f"{first}_{digits}", f"fn_{digits}{first}", first))
+        if is_held_out(name) == side:
+            return name
 
 
 def _opening(rng: Random, offered: list[Tool], *, shuffle: bool = True) -> tuple[Message, ...]:
