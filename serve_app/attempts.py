@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from serve_app.config import RoutingSettings
@@ -27,9 +27,9 @@ from serve_app.metrics import Traffic
 from serve_app.routing.continuation import Continuation, obstacle
 from serve_app.routing.fleet import Fleet, Workload
 from serve_app.routing.health import Admission, Health
-from serve_app.routing.policy import Candidate
+from serve_app.routing.policy import Candidate, constraint_needs
 from serve_app.routing.retry_budget import RetryBudget
-from serve_app.types import Capability, Finished, Placement, Task, TokenEvent, TokenRequest
+from serve_app.types import Capability, EngineInfo, Finished, Placement, Task, TokenEvent, TokenRequest, is_optional
 
 _RETRY_PAUSE_S = 0.1
 """Mean pause before a group is asked again; doubles with each round."""
@@ -166,6 +166,15 @@ class _Watch:
             self._awaiting.reschedule(now)
 
 
+def _followed(request: TokenRequest, info: EngineInfo | None) -> TokenRequest:
+    """Return the request without an optional constraint that the engine could not follow."""
+    constraint = request.constraint
+    if constraint is None or not is_optional(constraint) or info is None:
+        return request
+    able = constraint_needs(constraint, request.sampling) <= info.capabilities
+    return request if able else replace(request, constraint=None)
+
+
 def _too_late() -> DeadlineExceeded:
     return DeadlineExceeded("the time for this request is over; ask for fewer tokens or allow more time")
 
@@ -215,7 +224,7 @@ class Attempts:
             admission = self._admit(order.candidates, trail, answer.length)
             if admission is None or (error is not None and not self._pays(error, admission)):
                 break
-            request = answer.rest(self._placement(order, admission), attempt)
+            request = _followed(answer.rest(self._placement(order, admission), attempt), admission.group.info)
             self._tell(order, attempt, admission.group.name)
             try:
                 async with aclosing(self._once(order, request, admission)) as events:

@@ -32,6 +32,9 @@ class ModelSettings(Settings):
     """Other names accepted for it."""
     think_tags: tuple[str, str] | None = None
     """How a reasoning model marks what it thinks before its answer, e.g. ["<think>", "</think>"]; None: it does not."""
+    guided_calls: bool = True
+    """Hold tool calls to the tools offered and their schemas where the model decides whether to call. Only where a client sets
+    `strict` is that a promise, which this does not touch."""
 
     @model_validator(mode="after")
     def _check_think_tags(self) -> "ModelSettings":

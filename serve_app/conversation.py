@@ -136,6 +136,8 @@ class Tool:
     """The function object as JSON: name, description, parameters, as the client wrote them."""
     parameters: str = "{}"
     """The JSON schema of its arguments, as JSON."""
+    strict: bool = False
+    """Whether the client was promised that arguments keep to the schema."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

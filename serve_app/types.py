@@ -211,6 +211,8 @@ class Grammar:
     """
 
     lark: str
+    optional: bool = False
+    """It helps the model and promises the client nothing: an answer does without it where it cannot be followed."""
 
     def __post_init__(self) -> None:
         """Check for the rule to begin with; without it vLLM would take the text for another kind of grammar."""
@@ -219,6 +221,11 @@ class Grammar:
 
 
 Constraint: TypeAlias = JsonSchema | Regex | Choice | Grammar
+
+
+def is_optional(constraint: Constraint | None) -> bool:
+    """Tell whether an answer may do without the constraint."""
+    return constraint is None or (isinstance(constraint, Grammar) and constraint.optional)
 
 
 @dataclass(slots=True, kw_only=True)

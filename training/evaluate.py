@@ -1,11 +1,13 @@
 """Prints a table of held-out accuracy per family and engine: greedy answers, judged by `checks`.
 
-The answers come from the served engines themselves, so the loss by an export's precision shows. Example:
-`python -m training.evaluate --count 200 --engines onnx:fp32 onnx:int8 onnx:int4 vllm:float32`.
+The answers come from the served engines themselves, so the loss by an export's precision shows, and calls are guided as the
+ingress guides them; an engine with `:free` behind it shows what the model does alone. Example:
+`python -m training.evaluate --count 200 --engines onnx:fp32 onnx:int8 onnx:int4 vllm:float32 onnx:fp32:free`.
 """
 
 import argparse
 import asyncio
+import json
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,7 @@ from random import Random
 
 from tokenizers import Tokenizer
 
+from serve_app.chat.constraint import call_guide, offered
 from serve_app.config import OnnxSettings, VllmSettings
 from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
@@ -87,7 +90,7 @@ def _suites(count: int, wanted: Sequence[str]) -> dict[str, list[Example]]:
 
 async def _scores(name: str, options: argparse.Namespace, tokenizer: Tokenizer, suites: dict[str, list[Example]]) -> dict[str, int]:
     """The number of right answers per family on one engine."""
-    kind, precision = name.split(":")
+    kind, precision, *free = name.split(":")
     settings: OnnxSettings | VllmSettings
     if kind == "onnx":
         settings = OnnxSettings.model_validate({"precision": precision, "slots": _AT_ONCE, "threads": options.threads})
@@ -98,19 +101,19 @@ async def _scores(name: str, options: argparse.Namespace, tokenizer: Tokenizer, 
     try:
         scores = {}
         for family, examples in suites.items():
-            scores[family] = await _right(name, engine, tokenizer, examples, options.show)
+            scores[family] = await _right(name, engine, tokenizer, examples, show=options.show, guided=not free)
             print(f"{name} {family}: {scores[family]} of {len(examples)}", file=sys.stderr, flush=True)
         return scores
     finally:
         await engine.close()
 
 
-async def _right(name: str, engine: Engine, tokenizer: Tokenizer, examples: Sequence[Example], show: bool) -> int:
+async def _right(name: str, engine: Engine, tokenizer: Tokenizer, examples: Sequence[Example], *, show: bool, guided: bool) -> int:
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def judge(number: int, example: Example) -> bool:
         async with gate:
-            text = await answer(engine, tokenizer, example, f"{name}-{example.family}-{number}")
+            text = await answer(engine, tokenizer, example, f"{name}-{example.family}-{number}", guided=guided)
         good = await asyncio.get_running_loop().run_in_executor(pool, is_right, text, example.check)
         if show and not good:
             print(f"  {name} {example.messages[-2].content[-160:]!r}\n    wanted {example.answer!r}\n    got    {text!r}")
@@ -120,13 +123,16 @@ async def _right(name: str, engine: Engine, tokenizer: Tokenizer, examples: Sequ
         return sum(await asyncio.gather(*(judge(number, example) for number, example in enumerate(examples))))
 
 
-async def answer(engine: Engine, tokenizer: Tokenizer, example: Example, request_id: str) -> str:
+async def answer(engine: Engine, tokenizer: Tokenizer, example: Example, request_id: str, *, guided: bool = True) -> str:
     """Return the greedy answer to everything before the example's last turn, control tokens visible."""
+    tools = next((message.tools for message in example.messages if message.tools), "")
+    guide = call_guide(offered(json.loads(tools))) if tools and guided else None
     prompt = tuple(encode_prompt(tokenizer, example.messages[:-1]))
     limit = min(_LONGEST_ANSWER, _CONTEXT - len(prompt))
     sampling = Sampling(temperature=0.0, max_tokens=limit, stop_token_ids=(END, END_OF_TEXT))
+    request = TokenRequest(request_id=request_id, prompt=prompt, sampling=sampling, constraint=guide)
     ids: list[int] = []
-    async for event in engine.generate(TokenRequest(request_id=request_id, prompt=prompt, sampling=sampling)):
+    async for event in engine.generate(request):
         if isinstance(event, TokenDelta):
             ids.extend(event.ids)
     text: str = tokenizer.decode(ids, skip_special_tokens=False)

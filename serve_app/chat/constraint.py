@@ -19,6 +19,10 @@ _FIRST = ("name", "description", "parameters")
 _FIRST_OF_SCHEMA = ("type", "properties", "required")
 """The order in which the model learned to read a function."""
 _MOST_CALLS = 8
+_TEXT = "text: /(.|\\n)+/"
+_END = "<|end|>"
+"""The model's own end of a turn. A grammar allows the end-of-text token by itself, which some engines take for the only end; after
+text of its own choice the model writes this one."""
 _LITERAL = ("const", "enum", "default", "examples")
 """Keys of a schema below which there is no schema."""
 _BY_NAME = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
@@ -65,7 +69,8 @@ def _tool(at: int, function: dict[str, Any]) -> Tool:
     ordered = _ordered({key: value for key, value in function.items() if value is not None}, _FIRST)
     if parameters:  # Ollama's client, for one, sends them in an order of its own
         ordered["parameters"] = _ordered(parameters, _FIRST_OF_SCHEMA)
-    return Tool(name=name, function=json.dumps(ordered, ensure_ascii=False), parameters=schema.schema)
+    text = json.dumps(ordered, ensure_ascii=False)
+    return Tool(name=name, function=text, parameters=schema.schema, strict=function.get("strict") is True)
 
 
 def _ordered(fields: dict[str, Any], first: Sequence[str]) -> dict[str, Any]:
@@ -77,6 +82,47 @@ def call_grammar(tools: Sequence[Tool], *, parallel: bool) -> Grammar:
     return Grammar(f"start: <|tool_call|> calls <|/tool_call|>\ncalls: %json {_calls(tools, parallel=parallel)}")
 
 
+def call_guide(tools: Sequence[Tool]) -> Grammar:
+    """Return the grammar of any text and then, if the model begins them, calls to `tools`.
+
+    Arguments of a strict tool keep to its schema. Those of another have its properties' names and types, while their order and
+    which of them stay the model's own: schemas are followed in their order, and a model that begins with the second property has
+    then lost the first. Without a strict tool the grammar is optional.
+    """
+    rules = [f"start: text? (<|tool_call|> calls <|/tool_call|>)? {_END}?", _TEXT]
+    rules.append(f'calls: "[" call (", " call){{0,{_MOST_CALLS - 1}}} "]"')
+    rules.append("call: " + " | ".join(f"{_literal(_opened(tool))} arguments{at} {_literal('}')}" for at, tool in enumerate(tools)))
+    rules += [rule for at, tool in enumerate(tools) for rule in _argument_rules(f"arguments{at}", tool)]
+    return Grammar("\n".join(rules), optional=not any(tool.strict for tool in tools))
+
+
+def _opened(tool: Tool) -> str:
+    return f'{{"name": {json.dumps(tool.name)}, "arguments": '
+
+
+def _argument_rules(rule: str, tool: Tool) -> list[str]:
+    """Return the Lark rules of one tool's arguments."""
+    schema = _arguments(tool)
+    properties = schema.get("properties") or {}
+    closed = schema.get("additionalProperties") is False and "patternProperties" not in schema and not _joins(schema)
+    if tool.strict or not properties or not closed:
+        return [f"{rule}: %json {json.dumps(schema | {'x-guidance': _STYLE}, ensure_ascii=False)}"]
+    values, pairs = [], []
+    for at, (name, each) in enumerate(properties.items()):
+        if _references(each):
+            each = _moved(each, "#/$defs/all") | {"$defs": {"all": _moved(schema, "#/$defs/all")}}
+        value = (each if isinstance(each, dict) else {}) | {"x-guidance": _STYLE}
+        values.append(f"{rule}_{at}: %json {json.dumps(value, ensure_ascii=False)}")
+        pairs.append(f"{_literal(json.dumps(name, ensure_ascii=False) + ': ')} {rule}_{at}")
+    pair = f"{rule}_pair"
+    return [f'{rule}: "{{" ({pair} (", " {pair}){{0,{len(pairs) - 1}}})? "}}"', f"{pair}: {' | '.join(pairs)}", *values]
+
+
+def _literal(text: str) -> str:
+    """Return a text as Lark writes it."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 def call_or(answer: Constraint | None, tools: Sequence[Tool], *, parallel: bool) -> Grammar:
     """Return the grammar of either calls or an answer: one that keeps `answer`, or any text.
 
@@ -85,7 +131,7 @@ def call_or(answer: Constraint | None, tools: Sequence[Tool], *, parallel: bool)
     rules = [f"calls: %json {_calls(tools, parallel=parallel)}"]
     match answer:
         case None:
-            rules.append("answer: /(.|\\n)*/")
+            return Grammar("\n".join((f"start: (<|tool_call|> calls <|/tool_call|>) | (text? {_END}?)", _TEXT, *rules)))
         case JsonSchema():
             rules.append(f"answer: %json {styled(answer.schema)}")
         case Regex():

@@ -53,6 +53,10 @@ class Guide:
         """Move on by tokens; False when the constraint does not allow them here, as those from `mask` or `forced` are."""
         return bool(self._matcher.consume_tokens(list(tokens)))
 
+    def allowed(self, tokens: Sequence[int]) -> int:
+        """Return how many of the tokens, from the first on, it would let through one after the other."""
+        return int(self._matcher.validate_tokens(list(tokens)))
+
     def forced(self) -> list[int]:
         """Return the tokens that must come next, as far as there is no choice."""
         return [] if self._matcher.is_stopped() else list(self._matcher.compute_ff_tokens())

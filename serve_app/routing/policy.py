@@ -12,7 +12,7 @@ from serve_app.config import RoutingSettings
 from serve_app.conversation import GenerateRequest
 from serve_app.errors import ContextOverflow, InvalidRequest, NoEngine, Overloaded, Unsupported
 from serve_app.routing.fleet import Fleet, Group
-from serve_app.types import Capability, Task
+from serve_app.types import Capability, Constraint, Sampling, Task, is_optional
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,12 +176,18 @@ def _needs(request: GenerateRequest) -> set[Capability]:
         needs.add(Capability.MIN_P)
     if request.sampling.presence_penalty or request.sampling.frequency_penalty:
         needs.add(Capability.OUTPUT_PENALTIES)
-    if request.constraint is not None:
-        needs.add(Capability.STRUCTURED)
-        if names_unicode_patterns(request.constraint):
-            needs.add(Capability.UNICODE_PATTERNS)
-        if request.sampling.min_tokens:
-            needs.add(Capability.STRUCTURED_MIN_TOKENS)
+    if request.constraint is not None and not is_optional(request.constraint):
+        needs |= constraint_needs(request.constraint, request.sampling)
+    return needs
+
+
+def constraint_needs(constraint: Constraint, sampling: Sampling) -> set[Capability]:
+    """Return what an engine must be able to do so as to follow a constraint."""
+    needs = {Capability.STRUCTURED}
+    if names_unicode_patterns(constraint):
+        needs.add(Capability.UNICODE_PATTERNS)
+    if sampling.min_tokens:
+        needs.add(Capability.STRUCTURED_MIN_TOKENS)
     return needs
 
 

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 from tokenizers import Tokenizer
 
-from serve_app.chat.constraint import call_grammar, call_or
+from serve_app.chat.constraint import call_grammar, call_guide, call_or, offered
 from serve_app.chat.tool_calls import CallPart, ToolCallParser
 from serve_app.conversation import Tool
 from serve_app.engines.base import Engine
@@ -20,6 +20,8 @@ from serve_app.models.catalog import EMBEDDED
 from serve_app.types import Choice, Constraint, FinishReason, Grammar, JsonSchema, Regex, TokenRequest
 from tests.contract.play import ask, play, prompt
 from tests.schemas import random_object
+from training.conversation import Message
+from training.tokenizer import encode_prompt
 
 TOKENIZER = Tokenizer.from_file(str(EMBEDDED / "tokenizer.json"))
 
@@ -152,6 +154,61 @@ async def test_an_answer_or_calls(model_engine: Engine, answer: Constraint, patt
         parser = ToolCallParser(("f",))
         (part,) = parser.push(said) + parser.finish()
         assert part == CallPart(index=0, name="f", arguments="{}") or re.fullmatch(pattern, str(part))
+
+
+FUNCTIONS: list[dict[str, Any]] = [
+    {
+        "name": "set_timer",
+        "description": "Set a timer that goes off after some minutes",
+        "parameters": {"type": "object", "properties": {"minutes": {"type": "integer"}}, "required": ["minutes"]},
+    },
+    {
+        "name": "calculate_circle_area",
+        "description": "Calculate the area of a circle given its radius",
+        "parameters": {"type": "object", "properties": {"radius": {"type": "number"}}, "required": ["radius"]},
+    },
+]
+
+
+def chat(question: str, constraint: Constraint | None, **sampling: Any) -> TokenRequest:
+    listed = json.dumps(FUNCTIONS)
+    turns = (Message(role="system", content="", tools=listed), Message(role="user", content=question))
+    plain = ask(tuple(encode_prompt(TOKENIZER, turns)), **{"max_tokens": 200, "stop_token_ids": (0, 1)} | sampling)
+    return TokenRequest(request_id=plain.request_id, prompt=plain.prompt, sampling=plain.sampling, constraint=constraint)
+
+
+@pytest.mark.parametrize(
+    ("question", "called"),
+    [
+        ("What is the capital of France?", ""),
+        ("Set a timer for 12 minutes.", "set_timer"),
+        ("Calculate the area of a circle with radius 5 units", "calculate_circle_area"),
+    ],
+)
+async def test_guided_calls_leave_a_good_answer_as_it_is(model_engine: Engine, question: str, called: str) -> None:
+    """Text ends where the model ends it, and not at the token that stands for the end in a vocabulary."""
+    free, (guided, end, _) = (
+        await play(model_engine, chat(question, None)),
+        await play(model_engine, chat(question, call_guide(offered(FUNCTIONS)))),
+    )
+    assert (guided, end.reason) == (free[0], FinishReason.STOP)
+    assert (f'"name": "{called}"' in text(guided)) == bool(called)
+
+
+async def test_guided_calls_name_offered_tools_and_have_their_arguments(model_engine: Engine) -> None:
+    """The model wants other tokens by a high temperature; what it says of a call fits all the same."""
+    guide = call_guide(offered(FUNCTIONS))
+    calls = 0
+    for seed in range(12):
+        request = chat("Set a timer for 12 minutes.", guide, temperature=1.6, seed=seed, max_tokens=400)
+        ids, end, _ = await play(model_engine, request)
+        parser = ToolCallParser([function["name"] for function in FUNCTIONS])
+        for part in parser.push(text(ids)) + parser.finish():
+            if isinstance(part, CallPart) and end.reason is FinishReason.STOP:
+                calls += 1
+                schema = next(each["parameters"] for each in FUNCTIONS if each["name"] == part.name)
+                jsonschema.validate(json.loads(part.arguments), schema)
+    assert calls
 
 
 HOSTILE: list[Constraint] = [

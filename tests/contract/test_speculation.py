@@ -2,16 +2,22 @@
 none."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
+from serve_app.chat.constraint import call_guide
 from serve_app.config import OnnxSettings
+from serve_app.conversation import Tool
 from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
 from serve_app.models.export import derive
+from serve_app.types import Constraint, Regex
 from tests.contract.play import ask, play, prompt
+
+GUIDE = call_guide([Tool(name=name, function="{}") for name in ("first_tool", "first_other")])
 
 
 @pytest.fixture
@@ -44,6 +50,16 @@ async def test_repeating_text_is_drafted(pair: tuple[Engine, Engine]) -> None:
     counters = drafting.load().counters
     assert counters["drafted_tokens"] >= counters["accepted_tokens"] > 0
     assert plain.load().counters["drafted_tokens"] == 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+async def test_answers_within_a_constraint_are_drafted_and_the_same(pair: tuple[Engine, Engine], temperature: float) -> None:
+    drafting, plain = pair
+    constraints: tuple[Constraint, ...] = (Regex("[a-d ]{150}"), Regex("((one|two) times (red|blue) and ){12}"), GUIDE)
+    for seed, constraint in enumerate(constraints):
+        request = replace(ask(prompt(20, seed=seed) * 4, max_tokens=160, temperature=temperature, seed=seed), constraint=constraint)
+        assert (await play(drafting, request))[0] == (await play(plain, request))[0]
+    assert drafting.load().counters["accepted_tokens"] > 0
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])

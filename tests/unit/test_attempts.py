@@ -15,7 +15,18 @@ from serve_app.metrics import Traffic
 from serve_app.models.catalog import EMBEDDED
 from serve_app.routing.fleet import FleetView
 from serve_app.routing.placing import place
-from serve_app.types import Capability, EngineInfo, Finished, Phase, ReplicaReport, Sampling, TokenDelta, TokenEvent, TokenRequest
+from serve_app.types import (
+    Capability,
+    EngineInfo,
+    Finished,
+    Grammar,
+    Phase,
+    ReplicaReport,
+    Sampling,
+    TokenDelta,
+    TokenEvent,
+    TokenRequest,
+)
 
 TEXT = "one two three four five six seven eight"
 
@@ -149,3 +160,19 @@ async def test_what_no_breaker_lets_through_is_refused_for_a_while() -> None:
     assert type(failures[-1]) is NoEngine
     assert failures[-1].retry_after_s
     assert len(near.chosen) == 5
+
+
+@pytest.mark.parametrize(("optional", "able"), [(True, True), (True, False), (False, True)])
+async def test_an_optional_constraint_goes_only_where_it_can_be_followed(*, optional: bool, able: bool) -> None:
+    class Following(FakeEngine):
+        @property
+        def info(self) -> EngineInfo:
+            return replace(super().info, capabilities=frozenset(Capability))
+
+    engine = await _engine(Following if able else FakeEngine)
+    constraint = Grammar('start: "a"', optional=optional)
+    request = TokenRequest(request_id="r", prompt=(5,), sampling=Sampling(temperature=0), constraint=constraint)
+    order = Order(request=request, candidates=("a",), telling=Telling(request_id="r"), deadline=time.monotonic() + 5)
+    async for _ in _attempts(RoutingSettings(), a=Replicas(x=engine)).run(order):
+        pass
+    assert engine.requests[0].constraint == (constraint if able else None)

@@ -1,12 +1,13 @@
 """Constraints are checked before any group is asked, so that all of them refuse the same."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from serve_app.chat import grammar
-from serve_app.chat.constraint import call_grammar, call_or, styled
+from serve_app.chat.constraint import call_grammar, call_guide, call_or, styled
 from serve_app.chat.grammar import GrammarCheck
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.conversation import Tool
@@ -19,6 +20,10 @@ CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "hi"}]
 OPEN = "([a-z]{1,9}"
 """A group that is never closed."""
+REFERRING = {
+    "properties": {'größe "q"': {"$ref": "#/$defs/s"}, "b/~": {"items": {"$ref": "#/$defs/s"}}},
+    "$defs": {"s": {"enum": [1]}},
+}
 TOOL = Tool(name="f", function="{}", parameters='{"type": "object", "properties": {"x": {"type": "string", "pattern": "^a+$"}}}')
 
 
@@ -39,6 +44,9 @@ async def test_what_cannot_be_compiled_is_refused(tokenizer: Tokenizer, constrai
         JsonSchema('{"type": "object", "properties": {"a": {"$ref": "#/$defs/b"}}, "$defs": {"b": {"enum": ["x", 1]}}}'),
         Grammar('start: <|tool_call|> "[]" <|/tool_call|> <[300-310]>'),
         call_or(Regex("[0-9]+"), [TOOL], parallel=True),
+        call_or(None, [TOOL], parallel=False),
+        call_guide([TOOL, replace(TOOL, name="g", strict=True), Tool(name="h", function="{}")]),
+        call_guide([Tool(name="f", function="{}", parameters=json.dumps(REFERRING))]),
     ],
     ids=str,
 )

@@ -115,6 +115,11 @@ def test_texts_outside_ascii_are_no_patterns(constraint: Constraint) -> None:
     assert route.reason == "preferred"
 
 
+def test_an_optional_constraint_needs_nothing() -> None:
+    request = _request(sampling=Sampling(min_tokens=2), constraint=Grammar("start: /ä+/", optional=True))
+    assert _choose(request, _group("vllm"), _group("onnx", capabilities=frozenset())).reason == "preferred"
+
+
 def test_a_prompt_that_fits_nowhere_is_refused_with_the_numbers() -> None:
     with pytest.raises(ContextOverflow, match=r"200 tokens.*300 tokens"):
         _choose(_request(), _group("vllm", context=100), _group("onnx", context=200), tokens=300)

@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from serve_app.config import ModelSettings
-from serve_app.types import Choice, Grammar, JsonSchema, Regex
+from serve_app.types import Choice, Grammar, JsonSchema, Regex, is_optional
 from tests.unit.app import App, running
 
 CHAT = "/v1/chat/completions"
@@ -181,7 +181,6 @@ def test_what_was_asked_becomes_one_constraint() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     formatted = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
     none = {"tool_choice": "none"}
-    assert _constraint() is None
     assert _constraint(**none) is None
     assert _constraint(**none, **formatted) == JsonSchema(json.dumps(schema))
     assert _constraint(**none, structured_outputs={"json": json.dumps(schema)}) == JsonSchema(json.dumps(schema))
@@ -196,8 +195,36 @@ def test_what_was_asked_becomes_one_constraint() -> None:
     assert '"maxItems": 8' in required.lark
     assert '"maxItems": 1' in named.lark
     assert '"maxItems": 1' in _constraint(tool_choice="required", parallel_tool_calls=False).lark
-    assert "answer:" in _constraint(parallel_tool_calls=False).lark
+    assert '"maxItems": 1' in _constraint(parallel_tool_calls=False).lark
     assert "answer: %json" in _constraint(**formatted).lark
+
+
+def _strict(function: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": function | {"strict": True}}
+
+
+def test_where_the_model_decides_only_a_strict_tool_makes_its_guide_a_promise() -> None:
+    other = {"name": "other", "parameters": PARAMETERS}
+    loose, mixed = _constraint(), _constraint(tools=[CIRCLE, _strict(other)])
+    assert isinstance(loose, Grammar)
+    assert (is_optional(loose), is_optional(mixed)) == (True, False)
+    for grammar in (loose.lark, mixed.lark):
+        assert '"radius\\": " arguments0_0' in grammar  # by name, in any order
+    assert "arguments1: %json" in mixed.lark
+
+
+async def test_a_guide_that_cannot_be_followed_is_left_out_and_a_promise_refused() -> None:
+    wrong = {"name": "circle", "parameters": {"type": "object", "properties": {"r": {"type": "array", "uniqueItems": True}}}}
+    calls = []
+    async with running(a={"text": CALL}) as app:
+        for functions in ([CIRCLE], [{"type": "function", "function": wrong}]):
+            calls.append((await app.client.post(CHAT, json=ASK | {"tools": functions})).json()["choices"][0]["finish_reason"])
+        assert [request.constraint for request in app.engines["a"].requests] == [None, None]
+        unable = await app.client.post(CHAT, json=ASK | {"tools": [_strict(CIRCLE["function"])]})  # type: ignore[arg-type]
+        uncompiled = await app.client.post(CHAT, json=ASK | {"tools": [_strict(wrong)]})
+    assert calls == ["tool_calls"] * 2
+    assert (unable.status_code, unable.json()["error"]["code"]) == (400, "unsupported")
+    assert (uncompiled.status_code, uncompiled.json()["error"]["param"]) == (400, "constraint")
 
 
 async def test_render_tokenize_and_detokenize_agree_with_what_an_engine_gets() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from serve_app import parameters as ollama
-from serve_app.chat.constraint import ANY_OBJECT, call_or, offered, schema_of
+from serve_app.chat.constraint import ANY_OBJECT, call_guide, call_or, offered, schema_of
 from serve_app.conversation import (
     Chat,
     Completion,
@@ -241,7 +241,9 @@ def _format(wanted: str | dict[str, Any] | None) -> Constraint | None:
 
 
 def _answer_or_calls(answer: Constraint | None, tools: tuple[Tool, ...]) -> Constraint | None:
-    return call_or(answer, tools, parallel=True) if answer is not None and tools else answer
+    if not tools:
+        return answer
+    return call_guide(tools) if answer is None else call_or(answer, tools, parallel=True)
 
 
 def _translated(decode: Any) -> Any:

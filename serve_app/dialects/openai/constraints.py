@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from serve_app.chat.constraint import ANY_OBJECT, MAX_SCHEMA_BYTES, call_grammar, call_or, offered, schema_of
+from serve_app.chat.constraint import ANY_OBJECT, MAX_SCHEMA_BYTES, call_grammar, call_guide, call_or, offered, schema_of
 from serve_app.conversation import Tool
 from serve_app.dialects.openai.wire import ChatBody, NamedTool, ResponseFormat, StructuredOutputs
 from serve_app.errors import InvalidRequest
@@ -49,7 +49,7 @@ def _decode(body: ChatBody) -> tuple[tuple[Tool, ...], Constraint | None]:
     if choice == "required":
         return tools, call_grammar(tools, parallel=parallel)
     if answer is None and parallel:
-        return tools, None
+        return tools, call_guide(tools)
     return tools, call_or(answer, tools, parallel=parallel)
 
 

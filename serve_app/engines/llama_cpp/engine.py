@@ -46,6 +46,7 @@ from serve_app.types import (
     TokenEvent,
     TokenRequest,
     Usage,
+    is_optional,
 )
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,9 @@ class _Answer:
             return
         *said, last = ids
         kept = self.guide.accept(said) and (self.guide.complete if last == self.turn_end else self.guide.accept([last]))
-        if not kept:
+        if not kept and is_optional(self.request.constraint):
+            self.guide = None
+        elif not kept:
             raise GenerationFailed("llama.cpp left the constraint; make it simpler")
 
     def finished(self, reason: FinishReason) -> Finished:

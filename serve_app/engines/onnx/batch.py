@@ -30,7 +30,7 @@ from serve_app.engines.onnx.prefixes import Held, Match, PrefixCache
 from serve_app.engines.onnx.sequence import Sequence
 from serve_app.engines.onnx.speculation import Payoff, draft
 from serve_app.errors import GenerationFailed, ServeError
-from serve_app.types import FinishReason, TokenDelta, TokenEvent, TokenLogprob
+from serve_app.types import FinishReason, TokenDelta, TokenEvent, TokenLogprob, is_optional
 
 _FIRST_CHUNK = 32
 """Prompt tokens of the first chunk beside running streams, while the speed is not known yet."""
@@ -221,9 +221,11 @@ class Batch:
         """Guess what a lone row says next; empty when there is no guess or it does not pay."""
         row = rows[0]
         most = min(self._draft_tokens, row.limit - row.generated - 1)
-        if len(rows) > 1 or most < 1 or row.guide is not None:
+        if len(rows) > 1 or most < 1:
             return _NOTHING
         guess = draft(row.tokens[: len(row.request.prompt) + row.generated], most)
+        if row.guide is not None:
+            guess = guess[: row.guide.allowed(guess.tolist())]
         return guess if guess.size and self.payoff.worth_drafting() else _NOTHING
 
     def _verify(self, row: Sequence, guess: NDArray[np.int64], events: Step) -> None:
@@ -238,7 +240,7 @@ class Batch:
         for at in range(len(logits)):
             row.computed += 1
             self._take(row, logits[at], events)
-            if row.generated >= row.limit or at == guess.size or row.pending != guess[at]:
+            if row.generated >= row.limit or at == guess.size or row.unwritten or row.pending != guess[at]:
                 break
             accepted += 1
         self.payoff.verified(took, guess.size, accepted)
@@ -303,7 +305,9 @@ class Batch:
     def _take(self, row: Sequence, logits: NDArray[np.float32], events: Step) -> None:
         """Draw the row's next token and record what it means. Ends a row by lowering its limit to what it has."""
         allowed = logits if row.guide is None else row.guide.mask(logits)
-        if row.guide and row.guide.error:
+        if row.guide and row.guide.error and is_optional(row.request.constraint):
+            row.guide, allowed = None, logits
+        elif row.guide and row.guide.error:
             row.limit = row.generated
             events.append((row, GenerationFailed("the constraint grew too large to follow; make it simpler")))
             return
