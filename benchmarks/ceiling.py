@@ -58,9 +58,9 @@ class Memory:
 class Steps:
     """Decode steps of one row and of two, without an engine around them: int4 runs a lone stream as two rows."""
 
-    def __init__(self, exported: Path, threads: int) -> None:
+    def __init__(self, exported: Path, threads: int, *, spinning: bool) -> None:
         """Load the graph once more."""
-        self._graph = Graph(exported, provider="cpu", threads=threads)
+        self._graph = Graph(exported, provider="cpu", threads=threads, spinning=spinning)
         self._graph.attach(KvPool(self._graph.kv_shape, 2, 512))
 
     def seconds(self, rows: int, steps: int = 8) -> float:
@@ -85,7 +85,8 @@ async def measure(options: argparse.Namespace) -> None:
     about = manifest.verify(options.exported)
     weights = (options.exported / "model.onnx.data").stat().st_size
     base = {"threads": options.threads, "slots": 8, "max_model_len": 512, "exported": str(options.exported)}
-    onnx = OnnxSettings.model_validate(base | {"precision": about["precision"], "ngram_speculation": 0, "step_timeout_s": 600})
+    own = {"ngram_speculation": 0, "step_timeout_s": 600, "spinning": options.spinning, "batch_invariant": not options.one_row}
+    onnx = OnnxSettings.model_validate(base | own | {"precision": about["precision"]})
     built = {f"ONNX {about['precision']}": build_engine(onnx, options.exported)}
     if options.gguf:
         precision = manifest.verify(options.gguf)["precision"]
@@ -94,7 +95,7 @@ async def measure(options: argparse.Namespace) -> None:
     for engine in built.values():
         await engine.start()
         await rate(engine, 1, 99, options.tokens)
-    memory, steps = Memory(options.threads), Steps(options.exported, options.threads)
+    memory, steps = Memory(options.threads), Steps(options.exported, options.threads, spinning=options.spinning)
     figures: dict[str, list[float]] = {}
     for turn in range(options.rounds):
         figures.setdefault("memory", []).append(memory.bytes_per_s())
@@ -124,6 +125,8 @@ def main() -> None:
     parser.add_argument("exported", type=Path)
     parser.add_argument("--gguf", type=Path, help="a folder that `phi-serve export gguf` wrote of the same shape")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--spinning", action="store_true", help="let the ONNX engine's threads wait busily")
+    parser.add_argument("--one-row", action="store_true", help="give up batch invariance: a lone int4 stream is one row")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=32, help="tokens a stream")
     options = parser.parse_args()

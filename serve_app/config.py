@@ -137,6 +137,12 @@ class OnnxSettings(Settings):
     """Bound of the KV pool in GiB; None: what the machine or its memory limit leaves at start. A larger pool is refused."""
     threads: int | None = Field(None, ge=1)
     """Threads of one replica; None: the replica's num_cpus, one at least."""
+    spinning: bool = False
+    """Let these threads wait busily for their next piece of work: faster where the replica's cores are its own, slower for
+    everybody where they are shared."""
+    batch_invariant: bool = True
+    """With int4 weights compute a lone stream as two rows: one row sums in another order, so that an answer's logits would move a
+    little when it gets neighbours or loses them. Without it a lone stream is up to a fifth faster."""
     step_timeout_s: float = Field(60.0, gt=0)
     """A step that takes longer than this counts as hung."""
 

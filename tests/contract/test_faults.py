@@ -9,11 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from serve_app.config import OnnxSettings, VllmSettings
 from serve_app.engines.base import Engine
 from serve_app.engines.onnx.engine import OnnxEngine
+from serve_app.engines.onnx.graph import Graph
 from serve_app.engines.registry import build_engine
 from serve_app.errors import EngineDead, GenerationFailed, Overloaded
 from serve_app.models.export import derive
@@ -236,4 +239,22 @@ async def test_int4_results_do_not_depend_on_the_neighbours(model_dir: Path) -> 
 
     alone = [await draw(number) for number in range(6)]
     assert await asyncio.gather(*(draw(number) for number in range(6))) == alone
+    await engine.close()
+
+
+@pytest.mark.parametrize(("settings", "rows"), [({}, {2}), ({"batch_invariant": False, "spinning": True, "threads": 2}, {1})])
+async def test_only_batch_invariance_makes_a_lone_int4_stream_two_rows(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], rows: set[int]
+) -> None:
+    seen = set()
+    advance = Graph.advance
+
+    def counted(self: Graph, ids: NDArray[np.int64], pasts: NDArray[np.int64]) -> NDArray[np.float32]:
+        seen.add(len(ids))
+        return advance(self, ids, pasts)
+
+    monkeypatch.setattr(Graph, "advance", counted)
+    engine = await _onnx(model_dir, precision="int4", **settings)
+    assert (await play(engine, ask(prompt(9))))[1].usage.completion_tokens == 24
+    assert seen == rows
     await engine.close()

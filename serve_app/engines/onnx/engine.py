@@ -74,8 +74,14 @@ class OnnxEngine:
     def _load(self) -> Batch:
         settings = self._settings
         require_context(self._model_dir, settings.max_model_len)
-        min_rows = 2 if settings.precision == "int4" else 1
-        graph = Graph(self._model_dir, provider=settings.provider, threads=settings.threads or 1, min_rows=min_rows)
+        min_rows = 2 if settings.precision == "int4" and settings.batch_invariant else 1
+        graph = Graph(
+            self._model_dir,
+            provider=settings.provider,
+            threads=settings.threads or 1,
+            min_rows=min_rows,
+            spinning=settings.spinning,
+        )
         budget = int(settings.max_kv_gib * 2**30) if settings.max_kv_gib else available_bytes()
         logger.info("onnx KV pool: %s", plan(graph.kv_shape, settings.slots + 1, settings.max_model_len, budget))
         pool = KvPool(graph.kv_shape, settings.slots + 1, settings.max_model_len)

@@ -38,12 +38,13 @@ class Graph:
     (B, kv_heads, max_len, head_dim); outputs logits (B, K, V) and present.N.{key,value}.
     """
 
-    def __init__(self, model_dir: Path, *, provider: str, threads: int, min_rows: int = 1) -> None:
+    def __init__(self, model_dir: Path, *, provider: str, threads: int, min_rows: int = 1, spinning: bool = False) -> None:
         """Load the graph that `genai_config.json` in `model_dir` names.
 
         Raises `EngineDead` when the provider is not installed, or when the graph has other inputs than these.
 
-        The head always computes `min_rows` positions at least: with int4 weights one row sums in another order than several.
+        Threads wait for work busily when `spinning`. The head always computes `min_rows` positions at least: with int4 weights one
+        row sums in another order than several.
         """
         name = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[provider]
         if name not in ort.get_available_providers():
@@ -53,8 +54,8 @@ class Graph:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Replicas share cores; a spinning thread takes the neighbour's time slice.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Where replicas share cores a spinning thread takes the neighbour's time slice.
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         model = json.loads((model_dir / "genai_config.json").read_text())["model"]
         decoder, stops = model["decoder"], model["eos_token_id"]
         self.stop_ids: tuple[int, ...] = tuple(stops) if isinstance(stops, list) else (stops,)
