@@ -6,6 +6,7 @@ Checks what can be checked without an engine: size, depth and references of sche
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from serve_app.conversation import Tool
@@ -25,6 +26,8 @@ _END = "<|end|>"
 text of its own choice the model writes this one."""
 _LITERAL = ("const", "enum", "default", "examples")
 """Keys of a schema below which there is no schema."""
+_TOLD = ("title", "description", "default", "examples")
+"""Keys of a schema that forbid nothing."""
 _BY_NAME = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
 """Keys below which there are schemas by names of their own."""
 ANY_OBJECT = JsonSchema('{"type":"object"}')
@@ -82,7 +85,8 @@ def call_grammar(tools: Sequence[Tool], *, parallel: bool) -> Grammar:
     return Grammar(f"start: <|tool_call|> calls <|/tool_call|>\ncalls: %json {_calls(tools, parallel=parallel)}")
 
 
-def call_guide(tools: Sequence[Tool]) -> Grammar:
+@lru_cache(32)
+def call_guide(tools: tuple[Tool, ...]) -> Grammar:
     """Return the grammar of any text and then, if the model begins them, calls to `tools`.
 
     Arguments of a strict tool keep to its schema. Those of another have its properties' names and types, while their order and
@@ -92,7 +96,10 @@ def call_guide(tools: Sequence[Tool]) -> Grammar:
     rules = [f"start: text? (<|tool_call|> calls <|/tool_call|>)? {_END}?", _TEXT]
     rules.append(f'calls: "[" call (", " call){{0,{_MOST_CALLS - 1}}} "]"')
     rules.append("call: " + " | ".join(f"{_literal(_opened(tool))} arguments{at} {_literal('}')}" for at, tool in enumerate(tools)))
-    rules += [rule for at, tool in enumerate(tools) for rule in _argument_rules(f"arguments{at}", tool)]
+    values: dict[str, str] = {}
+    for at, tool in enumerate(tools):
+        rules += _argument_rules(f"arguments{at}", tool, values)
+    rules += [f"{rule}: %json {schema}" for schema, rule in values.items()]
     return Grammar("\n".join(rules), optional=not any(tool.strict for tool in tools))
 
 
@@ -100,22 +107,26 @@ def _opened(tool: Tool) -> str:
     return f'{{"name": {json.dumps(tool.name)}, "arguments": '
 
 
-def _argument_rules(rule: str, tool: Tool) -> list[str]:
-    """Return the Lark rules of one tool's arguments."""
+def _argument_rules(rule: str, tool: Tool, values: dict[str, str]) -> list[str]:
+    """Return the Lark rules of one tool's arguments; `values` holds the rules of schemas, which tools share, by the schema."""
     schema = _arguments(tool)
     properties = schema.get("properties") or {}
     closed = schema.get("additionalProperties") is False and "patternProperties" not in schema and not _joins(schema)
     if tool.strict or not properties or not closed:
-        return [f"{rule}: %json {json.dumps(schema | {'x-guidance': _STYLE}, ensure_ascii=False)}"]
-    values, pairs = [], []
-    for at, (name, each) in enumerate(properties.items()):
+        return [f"{rule}: {_value_rule(schema, values)}"]
+    pairs = []
+    for name, each in properties.items():
         if _references(each):
             each = _moved(each, "#/$defs/all") | {"$defs": {"all": _moved(schema, "#/$defs/all")}}
-        value = (each if isinstance(each, dict) else {}) | {"x-guidance": _STYLE}
-        values.append(f"{rule}_{at}: %json {json.dumps(value, ensure_ascii=False)}")
-        pairs.append(f"{_literal(json.dumps(name, ensure_ascii=False) + ': ')} {rule}_{at}")
-    pair = f"{rule}_pair"
-    return [f'{rule}: "{{" ({pair} (", " {pair}){{0,{len(pairs) - 1}}})? "}}"', f"{pair}: {' | '.join(pairs)}", *values]
+        pairs.append(f"{_literal(json.dumps(name, ensure_ascii=False) + ': ')} {_value_rule(each, values)}")
+    more = f' (", " {rule}_pair){{0,{len(pairs) - 1}}}' if len(pairs) > 1 else ""
+    return [f'{rule}: "{{" ({rule}_pair{more})? "}}"', f"{rule}_pair: {' | '.join(pairs)}"]
+
+
+def _value_rule(schema: Any, values: dict[str, str]) -> str:
+    """Return the name of the rule for a schema, noted in `values`."""
+    said = {key: value for key, value in schema.items() if key not in _TOLD} if isinstance(schema, dict) else {}
+    return values.setdefault(json.dumps(said | {"x-guidance": _STYLE}, ensure_ascii=False), f"value{len(values)}")
 
 
 def _literal(text: str) -> str:

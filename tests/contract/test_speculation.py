@@ -17,7 +17,7 @@ from serve_app.models.export import derive
 from serve_app.types import Constraint, Regex
 from tests.contract.play import ask, play, prompt
 
-GUIDE = call_guide([Tool(name=name, function="{}") for name in ("first_tool", "first_other")])
+GUIDE = call_guide((Tool(name="first_tool", function="{}"), Tool(name="first_other", function="{}")))
 
 
 @pytest.fixture

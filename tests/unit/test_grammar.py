@@ -45,8 +45,9 @@ async def test_what_cannot_be_compiled_is_refused(tokenizer: Tokenizer, constrai
         Grammar('start: <|tool_call|> "[]" <|/tool_call|> <[300-310]>'),
         call_or(Regex("[0-9]+"), [TOOL], parallel=True),
         call_or(None, [TOOL], parallel=False),
-        call_guide([TOOL, replace(TOOL, name="g", strict=True), Tool(name="h", function="{}")]),
-        call_guide([Tool(name="f", function="{}", parameters=json.dumps(REFERRING))]),
+        call_guide((TOOL,)),
+        call_guide((TOOL, replace(TOOL, name="g", strict=True), Tool(name="h", function="{}"))),
+        call_guide((Tool(name="f", function="{}", parameters=json.dumps(REFERRING)),)),
     ],
     ids=str,
 )
