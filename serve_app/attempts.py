@@ -29,7 +29,7 @@ from serve_app.routing.fleet import Fleet, Workload
 from serve_app.routing.health import Admission, Health
 from serve_app.routing.policy import Candidate, constraint_needs
 from serve_app.routing.retry_budget import RetryBudget
-from serve_app.types import Capability, EngineInfo, Finished, Placement, Task, TokenEvent, TokenRequest, is_optional
+from serve_app.types import Capability, EngineInfo, Finished, Placement, Task, TokenEvent, TokenRequest
 
 _RETRY_PAUSE_S = 0.1
 """Mean pause before a group is asked again; doubles with each round."""
@@ -169,9 +169,9 @@ class _Watch:
 def _followed(request: TokenRequest, info: EngineInfo | None) -> TokenRequest:
     """Return the request without an optional constraint that the engine could not follow."""
     constraint = request.constraint
-    if constraint is None or not is_optional(constraint) or info is None:
+    if constraint is None or not constraint.optional:
         return request
-    able = constraint_needs(constraint, request.sampling) <= info.capabilities
+    able = info is not None and constraint_needs(constraint, request.sampling) <= info.capabilities
     return request if able else replace(request, constraint=None)
 
 

@@ -41,18 +41,7 @@ from serve_app.routing.affinity import affinity
 from serve_app.routing.fleet import Fleet
 from serve_app.routing.policy import Policy
 from serve_app.routing.tasks import decide
-from serve_app.types import (
-    MAX_SEED,
-    Finished,
-    FinishReason,
-    InvalidValue,
-    Sampling,
-    Task,
-    Timings,
-    TokenRequest,
-    Usage,
-    is_optional,
-)
+from serve_app.types import MAX_SEED, Constraint, Finished, FinishReason, InvalidValue, Sampling, Task, Timings, TokenRequest, Usage
 
 logger = logging.getLogger(__name__)
 REQUEST_LOG = logging.getLogger("serve_app.requests")
@@ -193,7 +182,9 @@ class Gateway:
             raise InvalidRequest(f"n must be at most {limits.max_choices}, got {request.n}", param="n")
         if len(request.prompts) > limits.max_prompts:
             raise InvalidRequest(f"at most {limits.max_prompts} prompts per call, got {len(request.prompts)}", param="prompt")
-        request = await self._constrained(request)
+        constraint = request.constraint
+        if constraint is not None and not (self._follows(constraint, request) and await self._grammars.passes(constraint)):
+            request = replace(request, constraint=None)
         fleet = self._attempts.survey()
         task = telling.task = self._decide(request).task
         rendered = [await self._fitted(prompt, request, fleet) for prompt in request.prompts]
@@ -223,31 +214,17 @@ class Gateway:
                 choice=choice,
                 min_tokens=request.sampling.min_tokens,
                 tools=tuple(tool.name for tool in tools) or None,
+                strict=any(tool.strict for tool in tools),
                 think_tags=self.settings.model.think_tags if isinstance(prompt, Chat) else None,
             )
             prefix = self._echo(prompt, prompts[number]) if request.echo else ""
             jobs.append(_Job(order, text, tools, prefix, request.with_tokens))
         return jobs
 
-    async def _constrained(self, request: GenerateRequest) -> GenerateRequest:
-        """Return the request without an optional constraint that is not wanted here or cannot be compiled.
-
-        Raises `InvalidRequest` when another cannot be compiled.
-        """
-        constraint = request.constraint
-        if constraint is None:
-            return request
+    def _follows(self, constraint: Constraint, request: GenerateRequest) -> bool:
+        """Tell whether a constraint is wanted here; an optional one would forbid thoughts whose marks are control tokens."""
         model = self.settings.model
-        if is_optional(constraint) and (not model.guided_calls or model.think_tags or request.sampling.ignore_eos):
-            return replace(request, constraint=None)  # a thought's marks may be control tokens, which no text contains
-        try:
-            await self._grammars.require(constraint)
-        except InvalidRequest:
-            if not is_optional(constraint):
-                raise
-            logger.info("request %s: a schema of its tools cannot be compiled, so its calls are not guided", request.request_id)
-            return replace(request, constraint=None)
-        return request
+        return not constraint.optional or (model.guided_calls and not model.think_tags and not request.sampling.ignore_eos)
 
     async def _fitted(self, prompt: Prompt, request: GenerateRequest, fleet: Fleet) -> tuple[tuple[int, ...], int]:
         """Return the prompt's token ids, within the context that the client asked for, and how many turns were left out for it.

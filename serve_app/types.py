@@ -9,9 +9,10 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 MAX_TOKENS = 1 << 20
 """Upper bound of `max_tokens`; above the context of every model served here."""
@@ -171,23 +172,23 @@ class Sampling:
 class JsonSchema:
     """The answer is JSON that a schema allows; raises `InvalidValue` when the schema is no JSON object."""
 
+    optional: ClassVar[bool] = False
     schema: str
     """The schema as JSON text; `{}` allows any JSON."""
 
     def __post_init__(self) -> None:
         """Check that engines can read it."""
-        try:
-            readable = isinstance(json.loads(self.schema), dict)
-        except ValueError:
-            readable = False
-        if not readable:
-            raise InvalidValue("schema", "must be a JSON object")
+        with suppress(ValueError):
+            if isinstance(json.loads(self.schema), dict):
+                return
+        raise InvalidValue("schema", "must be a JSON object")
 
 
 @dataclass(frozen=True, slots=True)
 class Regex:
     """The whole answer matches a regular expression."""
 
+    optional: ClassVar[bool] = False
     pattern: str
 
 
@@ -195,6 +196,7 @@ class Regex:
 class Choice:
     """The answer is one of these texts; raises `InvalidValue` when there is none."""
 
+    optional: ClassVar[bool] = False
     options: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -221,11 +223,6 @@ class Grammar:
 
 
 Constraint: TypeAlias = JsonSchema | Regex | Choice | Grammar
-
-
-def is_optional(constraint: Constraint | None) -> bool:
-    """Tell whether an answer may do without the constraint."""
-    return constraint is None or (isinstance(constraint, Grammar) and constraint.optional)
 
 
 @dataclass(slots=True, kw_only=True)

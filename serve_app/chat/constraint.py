@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+from serve_app.chat.tool_calls import BEGIN, END
 from serve_app.conversation import Tool
 from serve_app.types import Choice, Constraint, Grammar, InvalidValue, JsonSchema, Regex
 
@@ -20,14 +21,14 @@ _FIRST = ("name", "description", "parameters")
 _FIRST_OF_SCHEMA = ("type", "properties", "required")
 """The order in which the model learned to read a function."""
 _MOST_CALLS = 8
-_TEXT = "text: /(.|\\n)+/"
-_END = "<|end|>"
+_CALLS = f"{BEGIN} calls {END}"
+_TEXT = "text: TEXT\nTEXT: /(.|\\n)+/ & ~/(.|\\n)*<\\|tool_call\\|>(.|\\n)*/"
+"""Any text that does not spell the marker of a call, which is a token."""
+_TURN_END = "<|end|>"
 """The model's own end of a turn. A grammar allows the end-of-text token by itself, which some engines take for the only end; after
 text of its own choice the model writes this one."""
 _LITERAL = ("const", "enum", "default", "examples")
 """Keys of a schema below which there is no schema."""
-_TOLD = ("title", "description", "default", "examples")
-"""Keys of a schema that forbid nothing."""
 _BY_NAME = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
 """Keys below which there are schemas by names of their own."""
 ANY_OBJECT = JsonSchema('{"type":"object"}')
@@ -44,7 +45,7 @@ def schema_of(value: dict[str, Any], field: str) -> JsonSchema:
     if _depth(value) > MAX_DEPTH:
         raise InvalidValue(field, f"must be a schema of at most {MAX_DEPTH} levels")
     for reference in _references(value):
-        if not _resolves(value, reference):
+        if _target(value, reference) is _NOWHERE:
             raise InvalidValue(field, f"has a $ref that points nowhere: {reference[:100]}")
     return JsonSchema(text)
 
@@ -82,19 +83,18 @@ def _ordered(fields: dict[str, Any], first: Sequence[str]) -> dict[str, Any]:
 
 def call_grammar(tools: Sequence[Tool], *, parallel: bool) -> Grammar:
     """Return the grammar of a call to one of `tools`, or of several calls when `parallel`, in the model's own form."""
-    return Grammar(f"start: <|tool_call|> calls <|/tool_call|>\ncalls: %json {_calls(tools, parallel=parallel)}")
+    return Grammar(f"start: {_CALLS}\ncalls: %json {_calls(tools, parallel=parallel)}")
 
 
 @lru_cache(32)
 def call_guide(tools: tuple[Tool, ...]) -> Grammar:
-    """Return the grammar of any text and then, if the model begins them, calls to `tools`.
+    """Return the grammar of any text with calls to `tools` in it.
 
-    Arguments of a strict tool keep to its schema. Those of another have its properties' names and types, while their order and
-    which of them stay the model's own: schemas are followed in their order, and a model that begins with the second property has
-    then lost the first. Without a strict tool the grammar is optional.
+    Arguments of a strict tool keep to its schema, and the grammar is a promise then; else it is optional. Those of other tools have
+    the properties' names and the kinds of their values (`_kind`), which always compiles. Order, number and repetition stay the
+    model's own: a schema is followed in its order, and a model that begins with the second property has then lost the first.
     """
-    rules = [f"start: text? (<|tool_call|> calls <|/tool_call|>)? {_END}?", _TEXT]
-    rules.append(f'calls: "[" call (", " call){{0,{_MOST_CALLS - 1}}} "]"')
+    rules = [f"start: text? ({_CALLS} text?)* {_TURN_END}?", _TEXT, 'calls: "[" call (", " call)* "]"']
     rules.append("call: " + " | ".join(f"{_literal(_opened(tool))} arguments{at} {_literal('}')}" for at, tool in enumerate(tools)))
     values: dict[str, str] = {}
     for at, tool in enumerate(tools):
@@ -109,29 +109,64 @@ def _opened(tool: Tool) -> str:
 
 def _argument_rules(rule: str, tool: Tool, values: dict[str, str]) -> list[str]:
     """Return the Lark rules of one tool's arguments; `values` holds the rules of schemas, which tools share, by the schema."""
-    schema = _arguments(tool)
-    properties = schema.get("properties") or {}
-    closed = schema.get("additionalProperties") is False and "patternProperties" not in schema and not _joins(schema)
-    if tool.strict or not properties or not closed:
-        return [f"{rule}: {_value_rule(schema, values)}"]
-    pairs = []
-    for name, each in properties.items():
-        if _references(each):
-            each = _moved(each, "#/$defs/all") | {"$defs": {"all": _moved(schema, "#/$defs/all")}}
-        pairs.append(f"{_literal(json.dumps(name, ensure_ascii=False) + ': ')} {_value_rule(each, values)}")
-    more = f' (", " {rule}_pair){{0,{len(pairs) - 1}}}' if len(pairs) > 1 else ""
-    return [f'{rule}: "{{" ({rule}_pair{more})? "}}"', f"{rule}_pair: {' | '.join(pairs)}"]
+    if tool.strict:
+        return [f"{rule}: {_value_rule(_arguments(tool), values)}"]
+    schema = json.loads(tool.parameters)
+    properties = schema.get("properties")
+    if not isinstance(properties, dict):
+        return [f"{rule}: {_value_rule({'type': 'object'}, values)}"]
+    pairs = [
+        f"{_literal(json.dumps(name, ensure_ascii=False) + ': ')} {_value_rule(_kind(each, schema), values)}"
+        for name, each in properties.items()
+        if each is not False
+    ]
+    if any(schema.get(key) not in (None, False) for key in _MORE):
+        pairs.append(f"{_value_rule({'type': 'string'}, values)} {_literal(': ')} {_value_rule({}, values)}")
+    if not pairs:
+        return [f"{rule}: {_literal('{}')}"]
+    return [f'{rule}: "{{" ({rule}_pair (", " {rule}_pair)*)? "}}"', f"{rule}_pair: {' | '.join(pairs)}"]
 
 
-def _value_rule(schema: Any, values: dict[str, str]) -> str:
+_MORE = ("additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "if", "$ref")
+"""Keys of a schema by which an object may have more properties than those that it lists."""
+_KINDS = frozenset(("string", "number", "integer", "boolean", "null", "array", "object"))
+_DEEPEST_KIND = 4
+_MOST_CHOICES = 100
+
+
+def _kind(schema: Any, root: dict[str, Any], depth: int = _DEEPEST_KIND) -> dict[str, Any]:
+    """Return a schema of the same kinds of values and nothing more: types, choices and what lists hold.
+
+    It compiles whatever the schema says, and is small: references are followed a few times, and what is unclear may be anything.
+    """
+    if not isinstance(schema, dict) or depth == 0:
+        return {}
+    reference, choices, kind = schema.get("$ref"), schema.get("enum"), schema.get("type")
+    if isinstance(reference, str):
+        return _kind(_target(root, reference), root, depth - 1)
+    if "const" in schema:
+        choices = [schema["const"]]
+    if isinstance(choices, list) and 0 < len(choices) <= _MOST_CHOICES:
+        return {"enum": choices} if all(isinstance(each, str | int | float | None) for each in choices) else {}
+    several = next((schema[key] for key in ("anyOf", "oneOf", "allOf") if isinstance(schema.get(key), list)), None)
+    if several:
+        kinds = [_kind(each, root, depth - 1) for each in several[:_MOST_CHOICES]]
+        alike = "allOf" not in schema or len(kinds) == 1
+        return {"anyOf": kinds} if alike and all(kinds) and len(several) <= _MOST_CHOICES else {}
+    if kind == "array":
+        return {"type": "array", "items": _kind(schema.get("items"), root, depth - 1)}
+    types = [each for each in (kind if isinstance(kind, list) else [kind]) if isinstance(each, str) and each in _KINDS]
+    return {"type": types if len(types) > 1 else types[0]} if types else {}
+
+
+def _value_rule(schema: dict[str, Any], values: dict[str, str]) -> str:
     """Return the name of the rule for a schema, noted in `values`."""
-    said = {key: value for key, value in schema.items() if key not in _TOLD} if isinstance(schema, dict) else {}
-    return values.setdefault(json.dumps(said | {"x-guidance": _STYLE}, ensure_ascii=False), f"value{len(values)}")
+    return values.setdefault(json.dumps(schema | {"x-guidance": _STYLE}, ensure_ascii=False), f"value{len(values)}")
 
 
 def _literal(text: str) -> str:
-    """Return a text as Lark writes it."""
-    return json.dumps(text, ensure_ascii=False)
+    """Return a text as Lark writes it: as JSON does, but with DEL escaped too."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def call_or(answer: Constraint | None, tools: Sequence[Tool], *, parallel: bool) -> Grammar:
@@ -142,7 +177,7 @@ def call_or(answer: Constraint | None, tools: Sequence[Tool], *, parallel: bool)
     rules = [f"calls: %json {_calls(tools, parallel=parallel)}"]
     match answer:
         case None:
-            return Grammar("\n".join((f"start: (<|tool_call|> calls <|/tool_call|>) | (text? {_END}?)", _TEXT, *rules)))
+            return Grammar("\n".join((f"start: ({_CALLS}) | (text? {_TURN_END}?)", _TEXT, *rules)))
         case JsonSchema():
             rules.append(f"answer: %json {styled(answer.schema)}")
         case Regex():
@@ -151,7 +186,7 @@ def call_or(answer: Constraint | None, tools: Sequence[Tool], *, parallel: bool)
             rules.append("answer: " + " | ".join(map(json.dumps, answer.options)))
         case Grammar():
             raise InvalidValue("structured_outputs.grammar", "cannot be combined with tools; set tool_choice to none")
-    return Grammar("\n".join(["start: (<|tool_call|> calls <|/tool_call|>) | answer", *rules]))
+    return Grammar("\n".join([f"start: ({_CALLS}) | answer", *rules]))
 
 
 def _calls(tools: Sequence[Tool], *, parallel: bool) -> str:
@@ -268,9 +303,13 @@ def _references(value: object) -> list[str]:
     return found
 
 
-def _resolves(schema: object, reference: str) -> bool:
+_NOWHERE = object()
+
+
+def _target(schema: object, reference: str) -> object:
+    """Return what a reference within a schema leads to, `_NOWHERE` for none."""
     if not reference.startswith("#"):
-        return False
+        return _NOWHERE
     at = schema
     for part in reference[1:].strip("/").split("/") if reference.strip("#/") else []:
         name = part.replace("~1", "/").replace("~0", "~")
@@ -279,8 +318,8 @@ def _resolves(schema: object, reference: str) -> bool:
         elif isinstance(at, list) and name.isdigit() and int(name) < len(at):
             at = at[int(name)]
         else:
-            return False
-    return True
+            return _NOWHERE
+    return at
 
 
 _PARTS = re.compile(

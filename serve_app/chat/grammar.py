@@ -38,6 +38,16 @@ class GrammarCheck:
         self._passed: OrderedDict[Constraint, None] = OrderedDict()
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="grammar")
 
+    async def passes(self, constraint: Constraint) -> bool:
+        """Tell whether `constraint` can be compiled in time; raises `InvalidRequest` when one that is not optional cannot."""
+        try:
+            await self.require(constraint)
+        except InvalidRequest:
+            if not constraint.optional:
+                raise
+            return False
+        return True
+
     async def require(self, constraint: Constraint) -> None:
         """Raise `InvalidRequest` when `constraint` cannot be compiled, or not in time."""
         if constraint in self._passed:

@@ -32,14 +32,15 @@ class TextStream:
         choice: int = 0,
         min_tokens: int = 0,
         tools: Collection[str] | None = None,
+        strict: bool = False,
         think_tags: tuple[str, str] | None = None,
     ) -> None:
         """Prepare for one choice.
 
         `stop` strings must not be empty, and count only in what follows `min_tokens` tokens. With the names of `tools`, calls are
-        told from text, and with `think_tags` thoughts.
+        told from text, `strict` only those with the model's marker, and with `think_tags` thoughts.
         """
-        self._parser = None if tools is None else ToolCallParser(tools)
+        self._parser = None if tools is None else ToolCallParser(tools, marked_only=strict)
         self._thinking = None if think_tags is None else ThinkSplitter(*think_tags)
         self._calls: list[tuple[str, str, list[str]]] = []
         marks = (*(() if tools is None else (BEGIN, END)), *(think_tags or ()))

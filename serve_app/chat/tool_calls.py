@@ -23,9 +23,11 @@ _SPACE = " \t\r\n"
 class ToolCallParser:
     """Splits one answer into text and calls. Contract: joining the parts gives the same whatever pieces were pushed."""
 
-    def __init__(self, names: Collection[str]) -> None:
-        """Know the offered tools' names."""
+    def __init__(self, names: Collection[str], *, marked_only: bool = False) -> None:
+        """Know the offered tools' names; with `marked_only` nothing counts but the model's own marker."""
         self._names = names
+        self._openers = (BEGIN,) if marked_only else (BEGIN, _FUNCTOOLS, _FENCE)
+        self._bare = "" if marked_only else "[{"
         self._held = ""
         self._begun = False
         """Whether anything but white space was said."""
@@ -82,19 +84,19 @@ class ToolCallParser:
 
     def _search(self, char: str, parts: list[Part]) -> None:
         """Look for an opener in plain text, holding back what may become one."""
-        if not self._begun and char in "[{" and not self._held.strip():
+        if not self._begun and char in self._bare and not self._held.strip():
             parts.append(self._held)
             self._held, self._begun = "", True
             self._open(char, parts)
             return
         self._held += char
-        for opener in (BEGIN, _FUNCTOOLS, _FENCE):
+        for opener in self._openers:
             if self._held.endswith(opener):
                 parts.append(self._held[: -len(opener)])
                 self._held = ""
                 self._open(opener, parts)
                 return
-        keep = overlap(self._held, (BEGIN, _FUNCTOOLS, _FENCE))
+        keep = overlap(self._held, self._openers)
         if not self._begun and not self._held.strip():
             return
         said = self._held[: len(self._held) - keep]

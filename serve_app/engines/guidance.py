@@ -4,6 +4,7 @@ A constraint is compiled once, off the event loop and with a deadline, and kept;
 and tokens; nothing of requests or the graph.
 """
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
 from serve_app.chat.grammar import checked_grammar, in_time, unusable
+from serve_app.errors import InvalidRequest
 from serve_app.types import Constraint
 
 _KEPT = 128
@@ -69,18 +71,32 @@ class Guidance:
         """Compile for `tokenizer`; see `read_tokenizer` and `chat.grammar.wrap_tokens`."""
         self._vocabulary_size = vocabulary_size
         self._tokenizer = tokenizer
-        self._compiled: OrderedDict[Constraint, LLMatcher] = OrderedDict()
+        self._compiled: OrderedDict[Constraint, asyncio.Future[LLMatcher]] = OrderedDict()
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="guidance")
 
-    async def start(self, constraint: Constraint) -> Guide:
-        """Return a guide at the beginning of `constraint`; raises `InvalidRequest` when it cannot be compiled."""
-        if constraint in self._compiled:
-            self._compiled.move_to_end(constraint)
-        else:
-            self._compiled[constraint] = await in_time(constraint, self._pool, self._match)
+    async def start(self, constraint: Constraint) -> Guide | None:
+        """Return a guide at the beginning of `constraint`; None for an optional one that cannot be compiled in time.
+
+        Raises `InvalidRequest` when another cannot be.
+        """
+        try:
+            return Guide((await self._matcher(constraint)).deep_copy(), self._vocabulary_size)
+        except InvalidRequest:
+            if not constraint.optional:
+                raise
+            return None
+
+    async def _matcher(self, constraint: Constraint) -> LLMatcher:
+        """Return the compiled constraint; whoever asks for it meanwhile waits for the same compilation."""
+        compiled = self._compiled.get(constraint)
+        if compiled is None or (compiled.done() and (compiled.cancelled() or compiled.exception())):
+            compiled = asyncio.ensure_future(in_time(constraint, self._pool, self._match))
+            compiled.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to hear of it
+            self._compiled[constraint] = compiled
             if len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
-        return Guide(self._compiled[constraint].deep_copy(), self._vocabulary_size)
+        self._compiled.move_to_end(constraint)
+        return await asyncio.shield(compiled)
 
     def _match(self, constraint: Constraint) -> LLMatcher:
         grammar = checked_grammar(constraint)

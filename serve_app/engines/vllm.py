@@ -128,10 +128,11 @@ class VllmEngine:
         """See `Engine.generate`."""
         llm = self._require()
         limit = answer_limit(request, self._settings.max_model_len, self._vocabulary_size)
-        if request.constraint is not None and self._grammars is not None:
-            # vLLM does not look for control tokens that there are none of, and then answers without the constraint.
-            await self._grammars.require(request.constraint)
-        params = _sampling_params(request.sampling, limit, request.constraint)
+        constraint = request.constraint
+        # vLLM does not look for control tokens that there are none of, and then answers without the constraint.
+        if constraint is not None and self._grammars is not None and not await self._grammars.passes(constraint):
+            constraint = None
+        params = _sampling_params(request.sampling, limit, constraint)
         prompt: Any = tokens_input(list(request.prompt), cache_salt=request.cache_salt)
         began = time.monotonic()
         first: float | None = None

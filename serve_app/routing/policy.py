@@ -12,7 +12,7 @@ from serve_app.config import RoutingSettings
 from serve_app.conversation import GenerateRequest
 from serve_app.errors import ContextOverflow, InvalidRequest, NoEngine, Overloaded, Unsupported
 from serve_app.routing.fleet import Fleet, Group
-from serve_app.types import Capability, Constraint, Sampling, Task, is_optional
+from serve_app.types import Capability, Constraint, Sampling, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +176,7 @@ def _needs(request: GenerateRequest) -> set[Capability]:
         needs.add(Capability.MIN_P)
     if request.sampling.presence_penalty or request.sampling.frequency_penalty:
         needs.add(Capability.OUTPUT_PENALTIES)
-    if request.constraint is not None and not is_optional(request.constraint):
+    if request.constraint is not None and not request.constraint.optional:
         needs |= constraint_needs(request.constraint, request.sampling)
     return needs
 

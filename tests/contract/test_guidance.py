@@ -253,6 +253,13 @@ async def test_patterns_of_endless_states_stall_nobody(model_engine: Engine, pat
     assert (await asyncio.wait_for(neighbour, 10))[1].usage.completion_tokens
 
 
+async def test_an_optional_constraint_that_does_not_compile_leaves_the_answer_free(model_engine: Engine) -> None:
+    wrong = Grammar("start: missing", optional=True)
+    question = "What is the capital of France?"
+    free = await play(model_engine, chat(question, None))
+    assert (await play(model_engine, chat(question, wrong)))[0] == free[0]
+
+
 async def test_compiled_constraints_are_kept(onnx_engine: Engine, model_dir: Path) -> None:
     schema = JsonSchema(json.dumps(random_object(random.Random(3))))
     guidance = onnx_engine._guidance  # type: ignore[attr-defined]

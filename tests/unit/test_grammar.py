@@ -5,13 +5,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from llguidance import LLMatcher
+from tokenizers import Tokenizer as Words
 
 from serve_app.chat import grammar
-from serve_app.chat.constraint import call_grammar, call_guide, call_or, styled
+from serve_app.chat.constraint import call_grammar, call_guide, call_or, offered, styled
 from serve_app.chat.grammar import GrammarCheck
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.conversation import Tool
+from serve_app.engines.guidance import read_tokenizer
 from serve_app.errors import InvalidRequest
+from serve_app.models.catalog import EMBEDDED
 from serve_app.types import Choice, Constraint, Grammar, JsonSchema, Regex
 from tests.contract.test_guidance import HOSTILE
 from tests.unit.app import running
@@ -53,6 +57,67 @@ async def test_what_cannot_be_compiled_is_refused(tokenizer: Tokenizer, constrai
 )
 async def test_what_engines_can_follow_passes(tokenizer: Tokenizer, constraint: Constraint) -> None:
     await GrammarCheck(tokenizer).require(constraint)
+
+
+ODD: list[Any] = [
+    {"type": "object", "properties": ["a"], "additionalProperties": False},
+    {"properties": "x"},
+    {"properties": {"a": [{"$ref": "#"}], "b": False, "c": True, "d": {"type": "any"}, "e": {"type": ["string", "null"]}}},
+    {"properties": {"a": {"$ref": "#"}, "b": {"$ref": "#/properties/a"}}},
+    {"properties": {"p": {"format": "path", "type": "string"}, "u": {"type": "array", "uniqueItems": True, "items": None}}},
+    {
+        "properties": {"a": {"oneOf": [{"type": "string"}, {"$ref": "#/$defs/k"}]}, "k": {"enum": None}},
+        "$defs": {"k": {"const": 1}},
+    },
+    {"properties": {"x": {"type": "integer", "minimum": 9, "maximum": 2}}, "additionalProperties": {"type": "string"}},
+    {"allOf": [{"properties": {"x": {"type": "string"}}}], "properties": {"\x7f": {"pattern": "("}}},
+    {"$ref": "#/$defs/all", "$defs": {"all": {"properties": {"x": {}}}}},
+    {"type": "object"},
+]
+"""Schemas that clients send, and some that none should."""
+
+
+@pytest.mark.parametrize("parameters", ODD, ids=json.dumps)
+async def test_loose_tools_guide_whatever_their_schemas_say(tokenizer: Tokenizer, parameters: dict[str, Any]) -> None:
+    tools = offered([{"name": "f", "parameters": parameters}, {"name": "g"}])
+    assert await GrammarCheck(tokenizer).passes(call_guide(tools))
+
+
+async def test_a_guide_is_no_larger_than_what_it_was_made_of() -> None:
+    properties = {f"p{at}": {"$ref": "#/$defs/s", "minLength": at} for at in range(1200)}
+    schema = {"type": "object", "properties": properties, "$defs": {"s": {"type": "string", "enum": ["x" * 20] * 90}}}
+    tools = offered([{"name": f"f{at}", "parameters": schema} for at in range(20)])
+    assert len(call_guide(tools).lark) < sum(len(tool.parameters) for tool in tools)
+
+
+@pytest.mark.parametrize(
+    ("said", "fits"),
+    [
+        ('<|tool_call|>[{"name": "f", "arguments": {"b": [1], "a": "x"}}]<|/tool_call|>', True),
+        ('<|tool_call|>[{"name": "f", "arguments": {"b": [1]}}, {"name": "g", "arguments": {}}]<|/tool_call|><|end|>', True),
+        ('Well.<|tool_call|>[{"name": "g", "arguments": {}}]<|/tool_call|>\nDone.<|tool_call|>[{"name": "g"', True),
+        ('<|tool_call|>[{"name": "f", "arguments": {"a": 1', False),
+        ('<|tool_call|>[{"name": "f", "arguments": {"c"', False),
+        ('<|tool_call|>[{"name": "h"', False),
+        ('[{"name": "h", "arguments": {}}] < | <| {', True),
+    ],
+)
+def test_what_a_guide_lets_through(said: str, fits: bool) -> None:
+    parameters = {"properties": {"a": {"type": "string"}, "b": {"type": "array", "items": {"type": "integer"}}}, "required": ["a"]}
+    guide = call_guide(offered([{"name": "f", "parameters": parameters}, {"name": "g"}]))
+    words = Words.from_file(str(EMBEDDED / "tokenizer.json"))
+    whole = read_tokenizer(EMBEDDED / "tokenizer.json", words.get_vocab_size(), [1, 0])
+    matcher = LLMatcher(whole, grammar.grammar_of(guide))
+    ids = words.encode(said).ids
+    assert (matcher.validate_tokens(ids) == len(ids)) == fits
+
+
+def test_a_guide_tells_the_marker_from_text_that_spells_it() -> None:
+    words = Words.from_file(str(EMBEDDED / "tokenizer.json"))
+    whole = read_tokenizer(EMBEDDED / "tokenizer.json", words.get_vocab_size(), [1, 0])
+    matcher = LLMatcher(whole, grammar.grammar_of(call_guide((TOOL,))))
+    ids = [token for part in ("<", "|tool", "_call", "|", ">") for token in words.encode(part).ids]
+    assert matcher.validate_tokens(ids) == len(ids) - 1
 
 
 def test_objects_have_the_listed_properties_only_unless_the_schema_says_more() -> None:

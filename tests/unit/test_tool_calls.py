@@ -214,3 +214,15 @@ def test_joined_drops_nothing() -> None:
         CallPart(index=0, name="f", arguments="{}"),
         CallPart(index=1, name="f"),
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['[{"name": "circle", "arguments": {}}]', 'functools[{"name": "circle", "arguments": {}}]', '```json\n{"name": "circle"'],
+)
+def test_only_marked_calls_count_where_calls_are_a_promise(text: str) -> None:
+    parser = ToolCallParser(NAMES, marked_only=True)
+    assert parser.push(text) + parser.finish() == [text]
+    marked = ToolCallParser(NAMES, marked_only=True)
+    parts = marked.push('<|tool_call|>[{"name": "circle", "arguments": {}}]<|/tool_call|>') + marked.finish()
+    assert [part.name for part in parts if isinstance(part, CallPart) and part.name] == ["circle"]

@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from serve_app.config import ModelSettings
-from serve_app.types import Choice, Grammar, JsonSchema, Regex, is_optional
+from serve_app.types import Choice, Grammar, JsonSchema, Regex
 from tests.unit.app import App, running
 
 CHAT = "/v1/chat/completions"
@@ -207,18 +207,22 @@ def test_where_the_model_decides_only_a_strict_tool_makes_its_guide_a_promise() 
     other = {"name": "other", "parameters": PARAMETERS}
     loose, mixed = _constraint(), _constraint(tools=[CIRCLE, _strict(other)])
     assert isinstance(loose, Grammar)
-    assert (is_optional(loose), is_optional(mixed)) == (True, False)
+    assert (loose.optional, mixed.optional) == (True, False)
     for grammar in (loose.lark, mixed.lark):
         assert '"\\"radius\\": " value0' in grammar  # by name, in any order
     assert 'arguments1: value1\nvalue0: %json {"type": "number",' in mixed.lark
+    assert "required" not in loose.lark
 
 
 async def test_a_guide_that_cannot_be_followed_is_left_out_and_a_promise_refused() -> None:
     wrong = {"name": "circle", "parameters": {"type": "object", "properties": {"r": {"type": "array", "uniqueItems": True}}}}
+    loose_beside_strict = [_strict(CIRCLE["function"]), {"type": "function", "function": wrong | {"name": "other"}}]  # type: ignore[arg-type]
     calls = []
     async with running(a={"text": CALL}) as app:
         for functions in ([CIRCLE], [{"type": "function", "function": wrong}]):
             calls.append((await app.client.post(CHAT, json=ASK | {"tools": functions})).json()["choices"][0]["finish_reason"])
+        together = _constraint(tools=loose_beside_strict)
+        assert await app.gateway._grammars.passes(together)
         assert [request.constraint for request in app.engines["a"].requests] == [None, None]
         unable = await app.client.post(CHAT, json=ASK | {"tools": [_strict(CIRCLE["function"])]})  # type: ignore[arg-type]
         uncompiled = await app.client.post(CHAT, json=ASK | {"tools": [_strict(wrong)]})

@@ -46,7 +46,6 @@ from serve_app.types import (
     TokenEvent,
     TokenRequest,
     Usage,
-    is_optional,
 )
 
 logger = logging.getLogger(__name__)
@@ -109,7 +108,8 @@ class _Answer:
             return
         *said, last = ids
         kept = self.guide.accept(said) and (self.guide.complete if last == self.turn_end else self.guide.accept([last]))
-        if not kept and is_optional(self.request.constraint):
+        constraint = self.request.constraint
+        if not kept and constraint is not None and constraint.optional:
             self.guide = None
         elif not kept:
             raise GenerationFailed("llama.cpp left the constraint; make it simpler")
@@ -200,7 +200,8 @@ class LlamaCppEngine:
         answer = _Answer(request, limit, self._vocabulary.turn_end)
         if request.constraint and self._guidance:
             answer.lark = lark_of(request.constraint, self._spelled)
-            answer.guide = await self._guidance.start(Grammar(answer.lark))
+            answer.guide = await self._guidance.start(Grammar(answer.lark, optional=request.constraint.optional))
+            answer.lark = answer.lark if answer.guide else ""
         if len(self._running) + len(self._waiting) >= self._settings.slots + self._settings.max_waiting:
             raise Overloaded("the llama.cpp group's queue is full; try again later", retry_after_s=1.0)
         return answer

@@ -30,7 +30,7 @@ from serve_app.engines.onnx.prefixes import Held, Match, PrefixCache
 from serve_app.engines.onnx.sequence import Sequence
 from serve_app.engines.onnx.speculation import Payoff, draft
 from serve_app.errors import GenerationFailed, ServeError
-from serve_app.types import FinishReason, TokenDelta, TokenEvent, TokenLogprob, is_optional
+from serve_app.types import FinishReason, TokenDelta, TokenEvent, TokenLogprob
 
 _FIRST_CHUNK = 32
 """Prompt tokens of the first chunk beside running streams, while the speed is not known yet."""
@@ -305,7 +305,7 @@ class Batch:
     def _take(self, row: Sequence, logits: NDArray[np.float32], events: Step) -> None:
         """Draw the row's next token and record what it means. Ends a row by lowering its limit to what it has."""
         allowed = logits if row.guide is None else row.guide.mask(logits)
-        if row.guide and row.guide.error and is_optional(row.request.constraint):
+        if row.strayed:
             row.guide, allowed = None, logits
         elif row.guide and row.guide.error:
             row.limit = row.generated
@@ -329,7 +329,7 @@ class Batch:
             return
         logprobs: tuple[TokenLogprob, ...] = () if logprob is None else (logprob,)
         events.append((row, TokenDelta(tuple(ids), logprobs)))
-        if row.guide and row.guide.stopped:
+        if row.guide and row.guide.stopped and not row.strayed:
             row.limit = row.generated
             events.append((row, row.finished(FinishReason.STOP)))
         elif row.generated >= row.limit:

@@ -49,6 +49,12 @@ class Sequence:
         return self.tokens[: len(self.request.prompt)]
 
     @property
+    def strayed(self) -> bool:
+        """Whether its guide gave up, and it may go on without."""
+        constraint = self.request.constraint
+        return self.guide is not None and bool(self.guide.error) and constraint is not None and constraint.optional
+
+    @property
     def unread(self) -> int:
         """Prompt tokens not yet computed."""
         return len(self.request.prompt) - self.computed
