@@ -143,7 +143,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path("serve_app/models/embedded"), help="the model folder")
     parser.add_argument("--count", type=int, default=200, help="prompts per family")
-    parser.add_argument("--engines", nargs="+", default=["onnx:fp32", "onnx:int8", "onnx:int4", "vllm:float32"])
+    parser.add_argument("--engines", nargs="+", default=["onnx:fp32", "onnx:int8", "onnx:int4", "vllm:float32", "onnx:fp32:free"])
     parser.add_argument("--families", nargs="*", default=[], help="only families whose name holds one of these words")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--show", action="store_true", help="print every wrong answer")
