@@ -1,6 +1,8 @@
 """Constraints are checked before any group is asked, so that all of them refuse the same."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -181,3 +183,23 @@ async def test_no_group_is_asked_what_cannot_be_compiled() -> None:
             assert response.status_code == 400, path
             assert "the constraint cannot be used" in response.text
         assert not app.engines["a"].requests
+
+
+async def test_only_computing_time_counts_against_a_constraint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a harmless one waits; one that computes for too long is refused all the same."""
+    monkeypatch.setattr(grammar, "COMPILE_TIMEOUT_S", 0.1)
+
+    def busy(_: Constraint) -> str:
+        began = time.thread_time()
+        while time.thread_time() - began < 1:
+            pass
+        return "late"
+
+    def starved(_: Constraint) -> str:
+        time.sleep(0.25)
+        return "done"
+
+    with ThreadPoolExecutor(1) as pool:
+        assert await grammar.in_time(Choice(("a",)), pool, starved) == "done"
+        with pytest.raises(InvalidRequest, match="make it simpler"):
+            await grammar.in_time(Choice(("a",)), pool, busy)
