@@ -1,4 +1,4 @@
-"""Averages models of one shape: `python -m training.average --out DIR NEW=0.8 OLD=0.2`.
+"""Averages models of one shape: `python -m training.average --out DIR NEW=0.6 OLD=0.4`.
 
 Where one model was trained on from the other, the mean keeps most of what the second learned and gives back some of what it forgot.
 Which shares are best is for `evaluate` to say.

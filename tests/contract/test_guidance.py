@@ -198,10 +198,9 @@ async def test_guided_calls_leave_a_good_answer_as_it_is(model_engine: Engine, q
 async def test_guided_calls_name_offered_tools_and_have_their_arguments(model_engine: Engine) -> None:
     """The model wants other tokens by a high temperature; what it says of a call fits all the same."""
     guide = call_guide(offered(FUNCTIONS))
+    requests = [chat("Set a timer for 12 minutes.", guide, temperature=1.6, seed=seed, max_tokens=150) for seed in range(8)]
     calls = 0
-    for seed in range(12):
-        request = chat("Set a timer for 12 minutes.", guide, temperature=1.6, seed=seed, max_tokens=400)
-        ids, end, _ = await play(model_engine, request)
+    for ids, end, _ in await asyncio.gather(*(play(model_engine, request) for request in requests)):
         parser = ToolCallParser([function["name"] for function in FUNCTIONS])
         for part in parser.push(text(ids)) + parser.finish():
             if isinstance(part, CallPart) and end.reason is FinishReason.STOP:

@@ -47,10 +47,6 @@ class TestChatOllama(ChatModelIntegrationTests):
         return False
 
     @_UNABLE
-    def test_bind_runnables_as_tools(self, model: BaseChatModel) -> None:
-        super().test_bind_runnables_as_tools(model)
-
-    @_UNABLE
     def test_unicode_tool_call_integration(self, model: BaseChatModel) -> None:
         super().test_unicode_tool_call_integration(model)
 
