@@ -23,9 +23,10 @@ from dataclasses import dataclass, field
 from serve_app.config import RoutingSettings
 from serve_app.conversation import GenerateRequest, RawText
 from serve_app.errors import Overloaded
+from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import Fleet, FleetView, Workload
 from serve_app.routing.policy import Policy
-from serve_app.types import Capability, EngineInfo, EngineKind, EngineLoad, Phase, ReplicaReport, Task
+from serve_app.types import Capability, EngineInfo, EngineKind, EngineLoad, Phase, Task
 
 LENGTHS = {Task.GENERAL: 80, Task.MATH: 60, Task.REASONING: 150, Task.CODING: 300, Task.TOOLS: 30}
 """Mean tokens of an answer; drawn exponentially."""

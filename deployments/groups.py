@@ -10,8 +10,8 @@ from deployments.remote import report_to_ingress
 from deployments.replica import EngineReplica, Report
 from deployments.replica_router import router_config
 from serve_app.config import EngineSettings, FakeSettings, ModelSettings
+from serve_app.reports import ReplicaReport
 from serve_app.tally import Sink
-from serve_app.types import ReplicaReport
 
 INGRESS = "ingress"
 """Name of the ingress deployment."""

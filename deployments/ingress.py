@@ -23,8 +23,8 @@ from serve_app.http import create_app
 from serve_app.metrics import Traffic
 from serve_app.models.catalog import Catalog, locate
 from serve_app.models.weights import Weights
+from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import Fleet, FleetView
-from serve_app.types import ReplicaReport
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from serve_app.errors import EngineDead, GenerationFailed, NoEngine, Overloaded, ServeError
-from serve_app.types import ReplicaReport, TokenEvent, TokenRequest
+from serve_app.reports import ReplicaReport
+from serve_app.types import TokenEvent, TokenRequest
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,9 @@ from serve_app.engines.throughput import DrainRate
 from serve_app.errors import EngineDead, ServeError
 from serve_app.models.catalog import locate
 from serve_app.models.export import derive
+from serve_app.reports import ReplicaReport
 from serve_app.tally import Sink, Tally
-from serve_app.types import EngineLoad, Finished, Phase, ReplicaReport, Sampling, TokenDelta, TokenEvent, TokenRequest
+from serve_app.types import EngineLoad, Finished, Phase, Sampling, TokenDelta, TokenEvent, TokenRequest
 
 logger = logging.getLogger(__name__)
 

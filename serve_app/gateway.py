@@ -183,7 +183,7 @@ class Gateway:
         if len(request.prompts) > limits.max_prompts:
             raise InvalidRequest(f"at most {limits.max_prompts} prompts per call, got {len(request.prompts)}", param="prompt")
         constraint = request.constraint
-        if constraint is not None and not (self._follows(constraint, request) and await self._grammars.passes(constraint)):
+        if constraint is not None and not (self._wants(constraint, request) and await self._grammars.passes(constraint)):
             request = replace(request, constraint=None)
         fleet = self._attempts.survey()
         task = telling.task = self._decide(request).task
@@ -221,7 +221,7 @@ class Gateway:
             jobs.append(_Job(order, text, tools, prefix, request.with_tokens))
         return jobs
 
-    def _follows(self, constraint: Constraint, request: GenerateRequest) -> bool:
+    def _wants(self, constraint: Constraint, request: GenerateRequest) -> bool:
         """Tell whether a constraint is wanted here; an optional one would forbid thoughts whose marks are control tokens."""
         model = self.settings.model
         return not constraint.optional or (model.guided_calls and not model.think_tags and not request.sampling.ignore_eos)

@@ -12,8 +12,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from serve_app.reports import Histogram, ReplicaReport
 from serve_app.tally import COUNTERS, HISTOGRAMS
-from serve_app.types import Histogram, Phase, ReplicaReport
+from serve_app.types import Phase
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LABELS = ("group", "engine", "replica")

@@ -91,7 +91,7 @@ def call_guide(tools: tuple[Tool, ...]) -> Grammar:
     """Return the grammar of any text with calls to `tools` in it.
 
     Arguments of a strict tool keep to its schema, and the grammar is a promise then; else it is optional. Those of other tools have
-    the properties' names and the kinds of their values (`_kind`), which always compiles. Order, number and repetition stay the
+    the properties' names and the kinds of their values (`_Kinds`), which always compiles. Order, number and repetition stay the
     model's own: a schema is followed in its order, and a model that begins with the second property has then lost the first.
     """
     rules = [f"start: text? ({_CALLS} text?)* {_TURN_END}?", _TEXT, 'calls: "[" call (", " call)* "]"']
@@ -115,8 +115,9 @@ def _argument_rules(rule: str, tool: Tool, values: dict[str, str]) -> list[str]:
     properties = schema.get("properties")
     if not isinstance(properties, dict):
         return [f"{rule}: {_value_rule({'type': 'object'}, values)}"]
+    kinds = _Kinds(schema)
     pairs = [
-        f"{_literal(json.dumps(name, ensure_ascii=False) + ': ')} {_value_rule(_kind(each, schema), values)}"
+        f"{_literal(json.dumps(name, ensure_ascii=False) + ': ')} {_value_rule(kinds.of(each), values)}"
         for name, each in properties.items()
         if each is not False
     ]
@@ -132,31 +133,57 @@ _MORE = ("additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf",
 _KINDS = frozenset(("string", "number", "integer", "boolean", "null", "array", "object"))
 _DEEPEST_KIND = 4
 _MOST_CHOICES = 100
+_LONGEST_CHOICES = 2000
 
 
-def _kind(schema: Any, root: dict[str, Any], depth: int = _DEEPEST_KIND) -> dict[str, Any]:
-    """Return a schema of the same kinds of values and nothing more: types, choices and what lists hold.
+class _Kinds:
+    """The kinds of values that the schemas within one tool's schema allow: types, choices and what lists hold.
 
-    It compiles whatever the schema says, and is small: references are followed a few times, and what is unclear may be anything.
+    What is said of them compiles whatever the schemas say, and is small: references are followed a few times, each once, and
+    what is unclear may be anything.
     """
-    if not isinstance(schema, dict) or depth == 0:
-        return {}
-    reference, choices, kind = schema.get("$ref"), schema.get("enum"), schema.get("type")
-    if isinstance(reference, str):
-        return _kind(_target(root, reference), root, depth - 1)
-    if "const" in schema:
-        choices = [schema["const"]]
-    if isinstance(choices, list) and 0 < len(choices) <= _MOST_CHOICES:
-        return {"enum": choices} if all(isinstance(each, str | int | float | None) for each in choices) else {}
-    several = next((schema[key] for key in ("anyOf", "oneOf", "allOf") if isinstance(schema.get(key), list)), None)
-    if several:
-        kinds = [_kind(each, root, depth - 1) for each in several[:_MOST_CHOICES]]
-        alike = "allOf" not in schema or len(kinds) == 1
-        return {"anyOf": kinds} if alike and all(kinds) and len(several) <= _MOST_CHOICES else {}
-    if kind == "array":
-        return {"type": "array", "items": _kind(schema.get("items"), root, depth - 1)}
-    types = [each for each in (kind if isinstance(kind, list) else [kind]) if isinstance(each, str) and each in _KINDS]
-    return {"type": types if len(types) > 1 else types[0]} if types else {}
+
+    def __init__(self, root: dict[str, Any]) -> None:
+        self._root = root
+        self._followed: dict[tuple[str, int], dict[str, Any]] = {}
+
+    def of(self, schema: Any, depth: int = _DEEPEST_KIND) -> dict[str, Any]:
+        """Return a schema that allows the same kinds of values."""
+        if not isinstance(schema, dict) or depth == 0:
+            return {}
+        reference, kind = schema.get("$ref"), schema.get("type")
+        choices = [schema["const"]] if "const" in schema else schema.get("enum")
+        if isinstance(reference, str):
+            return self._at(reference, depth - 1)
+        if isinstance(choices, list) and choices:
+            return {"enum": choices} if _are_plain(choices) else {}
+        several = next((schema[key] for key in ("anyOf", "oneOf", "allOf") if isinstance(schema.get(key), list)), None)
+        if several:
+            return self._any_of(several, depth - 1) if "allOf" not in schema or len(several) == 1 else {}
+        if kind == "array":
+            return {"type": "array", "items": self.of(schema.get("items"), depth - 1)}
+        types = [each for each in (kind if isinstance(kind, list) else [kind]) if isinstance(each, str) and each in _KINDS]
+        return {"type": types if len(types) > 1 else types[0]} if types else {}
+
+    def _at(self, reference: str, depth: int) -> dict[str, Any]:
+        if (reference, depth) not in self._followed:
+            self._followed[reference, depth] = self.of(_target(self._root, reference), depth)
+        return self._followed[reference, depth]
+
+    def _any_of(self, schemas: list[Any], depth: int) -> dict[str, Any]:
+        kinds: dict[str, dict[str, Any]] = {}
+        for schema in schemas:
+            kind = self.of(schema, depth)
+            kinds[json.dumps(kind)] = kind
+            if not kind or len(kinds) > _MOST_CHOICES:
+                return {}
+        return {"anyOf": list(kinds.values())} if len(json.dumps([*kinds])) <= _LONGEST_CHOICES else {}
+
+
+def _are_plain(choices: list[Any]) -> bool:
+    """Tell whether they are few, short, and neither lists nor objects."""
+    scalars = all(isinstance(each, str | int | float | None) for each in choices)
+    return scalars and len(choices) <= _MOST_CHOICES and len(json.dumps(choices)) <= _LONGEST_CHOICES
 
 
 def _value_rule(schema: dict[str, Any], values: dict[str, str]) -> str:

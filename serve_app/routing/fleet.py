@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from serve_app.types import EngineInfo, EngineLoad, Phase, ReplicaReport, Task
+from serve_app.reports import ReplicaReport
+from serve_app.types import EngineInfo, EngineLoad, Phase, Task
 
 _PROGRESS = (Phase.STARTING, Phase.LOADING, Phase.WARMING, Phase.READY)
 _RATE_WEIGHT = 0.3

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import Fleet, Group
-from serve_app.types import Phase, ReplicaReport
+from serve_app.types import Phase
 
 JsonObject = dict[str, Any]
 

@@ -17,8 +17,9 @@ from serve_app.gateway import Gateway
 from serve_app.http import create_app
 from serve_app.models.catalog import EMBEDDED, Catalog
 from serve_app.models.weights import Weights
+from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import FleetView
-from serve_app.types import Phase, ReplicaReport
+from serve_app.types import Phase
 
 
 @dataclass

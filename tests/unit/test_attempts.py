@@ -13,20 +13,10 @@ from serve_app.engines.fake import FakeEngine
 from serve_app.errors import EngineDead, NoEngine, ServeError
 from serve_app.metrics import Traffic
 from serve_app.models.catalog import EMBEDDED
+from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import FleetView
 from serve_app.routing.placing import place
-from serve_app.types import (
-    Capability,
-    EngineInfo,
-    Finished,
-    Grammar,
-    Phase,
-    ReplicaReport,
-    Sampling,
-    TokenDelta,
-    TokenEvent,
-    TokenRequest,
-)
+from serve_app.types import Capability, EngineInfo, Finished, Grammar, Phase, Sampling, TokenDelta, TokenEvent, TokenRequest
 
 TEXT = "one two three four five six seven eight"
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from deployments.autoscaling import Goal, Replica, TokenBacklog, decide, read
 from deployments.replica import EngineReplica
 from serve_app.config import FakeSettings, ModelSettings
-from serve_app.types import ReplicaReport
+from serve_app.reports import ReplicaReport
 
 GOAL = Goal(target_wait_s=5, answer_tokens=100, target_running=4)
 BUSY = Replica(running=8, waiting=10, waiting_tokens=1000, tokens_per_second=100)

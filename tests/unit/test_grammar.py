@@ -85,11 +85,26 @@ async def test_loose_tools_guide_whatever_their_schemas_say(tokenizer: Tokenizer
     assert await GrammarCheck(tokenizer).passes(call_guide(tools))
 
 
-async def test_a_guide_is_no_larger_than_what_it_was_made_of() -> None:
-    properties = {f"p{at}": {"$ref": "#/$defs/s", "minLength": at} for at in range(1200)}
-    schema = {"type": "object", "properties": properties, "$defs": {"s": {"type": "string", "enum": ["x" * 20] * 90}}}
+ITSELF = {"anyOf": [{"$ref": "#/$defs/s"}, *({"$ref": "#/$defs/s", "minLength": at} for at in range(99))]}
+
+
+@pytest.mark.parametrize(
+    "shared", [{"type": "string", "enum": ["x" * 20] * 90}, {"enum": ["x" * 20_000]}, ITSELF], ids=["many", "long", "itself"]
+)
+def test_a_guide_is_small_and_soon_made(shared: dict[str, Any]) -> None:
+    """A schema may refer to one of its parts over and over, and that to itself."""
+    properties = {f"p{at}": {"$ref": "#/$defs/s", "minLength": at} for at in range(700)}
+    schema = {"type": "object", "properties": properties, "$defs": {"s": shared}}
     tools = offered([{"name": f"f{at}", "parameters": schema} for at in range(20)])
-    assert len(call_guide(tools).lark) < sum(len(tool.parameters) for tool in tools)
+    began = time.thread_time()
+    guide = call_guide(tools)
+    took = time.thread_time() - began
+    began = time.thread_time()
+    for tool in tools:
+        json.loads(tool.parameters)
+        json.dumps(json.loads(tool.parameters))
+    assert took < 100 * (time.thread_time() - began)
+    assert len(guide.lark) < sum(len(tool.parameters) for tool in tools)
 
 
 @pytest.mark.parametrize(

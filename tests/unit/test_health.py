@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 from serve_app.config import BreakerSettings
+from serve_app.reports import ReplicaReport
 from serve_app.routing.breaker import BreakerState
 from serve_app.routing.fleet import Fleet, Group
 from serve_app.routing.health import Admission, Health
-from serve_app.types import Phase, ReplicaReport
+from serve_app.types import Phase
 
 PAIR = Group(
     name="onnx",

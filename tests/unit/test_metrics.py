@@ -3,7 +3,8 @@
 from prometheus_client.parser import text_string_to_metric_families
 
 from serve_app.metrics import exposition
-from serve_app.types import EngineInfo, EngineKind, EngineLoad, Phase, ReplicaReport
+from serve_app.reports import ReplicaReport
+from serve_app.types import EngineInfo, EngineKind, EngineLoad, Phase
 from tests.unit.app import running
 
 INFO = EngineInfo(kind=EngineKind.ONNX, context_length=8, capabilities=frozenset(), max_concurrency=1, precision="fp32")

@@ -2,9 +2,10 @@
 
 import pytest
 
+from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import FleetView
 from serve_app.routing.overview import overview
-from serve_app.types import EngineInfo, EngineKind, EngineLoad, Phase, ReplicaReport
+from serve_app.types import EngineInfo, EngineKind, EngineLoad, Phase
 from tests.unit.app import running
 
 INFO = EngineInfo(kind=EngineKind.FAKE, context_length=8, capabilities=frozenset(), max_concurrency=4, precision="none")

@@ -8,18 +8,8 @@ import pytest
 from deployments.replica import EngineReplica, coalesce, merge
 from serve_app.config import FakeSettings, ModelSettings
 from serve_app.errors import EngineDead, GenerationFailed, ServeError
-from serve_app.types import (
-    Finished,
-    FinishReason,
-    Phase,
-    ReplicaReport,
-    Sampling,
-    TokenDelta,
-    TokenEvent,
-    TokenLogprob,
-    TokenRequest,
-    Usage,
-)
+from serve_app.reports import ReplicaReport
+from serve_app.types import Finished, FinishReason, Phase, Sampling, TokenDelta, TokenEvent, TokenLogprob, TokenRequest, Usage
 
 END = Finished(reason=FinishReason.STOP, usage=Usage(prompt_tokens=1, completion_tokens=3))
 

@@ -8,6 +8,7 @@ from serve_app.config import AppSettings, RoutingSettings
 from serve_app.conversation import Chat, GenerateRequest, Message, RawText, RawTokens
 from serve_app.engines.throughput import DrainRate
 from serve_app.errors import ContextOverflow, InvalidRequest, NoEngine, Overloaded, Unsupported
+from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import Fleet, FleetView, Group, Workload
 from serve_app.routing.policy import Policy, Route
 from serve_app.routing.tasks import classify
@@ -22,7 +23,6 @@ from serve_app.types import (
     JsonSchema,
     Phase,
     Regex,
-    ReplicaReport,
     Sampling,
     Task,
 )

@@ -5,17 +5,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from deployments.replica import EngineReplica
 from serve_app.config import FakeSettings, ModelSettings
 from serve_app.metrics import exposition
+from serve_app.reports import ReplicaReport
 from serve_app.tally import ABORTED, COUNTERS, HISTOGRAMS, Tally
-from serve_app.types import (
-    Finished,
-    FinishReason,
-    ReplicaReport,
-    Sampling,
-    Timings,
-    TokenDelta,
-    TokenRequest,
-    Usage,
-)
+from serve_app.types import Finished, FinishReason, Sampling, Timings, TokenDelta, TokenRequest, Usage
 
 
 class Clock:
