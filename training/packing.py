@@ -11,13 +11,14 @@ from random import Random
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from training.conversation import Example
 from training.families import mixture
 from training.tokenizer import END_OF_TEXT, encode_training
 
-ROW_LENGTHS = (256, 768, 3072)
-ROW_WEIGHTS = (0.46, 0.52, 0.02)
+ROW_LENGTHS = (256, 768, 4096)
+ROW_WEIGHTS = (0.43, 0.53, 0.04)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,24 @@ def batches(tokenizer: Tokenizer, seed: str, tokens_per_step: int, skip: int = 0
         tokens = torch.tensor([[token for token, _ in row] for row in rows])
         targets = torch.tensor([[target for _, target in row] for row in rows])
         yield Batch(tokens=tokens, targets=targets, long=rng.random() < 0.07)
+
+
+class Stream(IterableDataset[Batch]):
+    """Batches for ever, written by as many processes as a loader has; each process has a seed of its own."""
+
+    def __init__(self, tokenizer: Tokenizer, seed: str, tokens_per_step: int, skip: int) -> None:
+        """Take the arguments of `batches`."""
+        self.arguments = tokenizer, seed, tokens_per_step, skip
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Begin this process's share."""
+        tokenizer, seed, tokens_per_step, skip = self.arguments
+        process = get_worker_info()
+        return batches(tokenizer, f"{seed}/{process.id}" if process else seed, tokens_per_step, skip)
+
+    def loaded(self, workers: int) -> Iterator[Batch]:
+        """Yield the batches; with `workers` above 0 that many processes write them ahead."""
+        return iter(DataLoader(self, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None))
 
 
 def _rows(tokenizer: Tokenizer, seed: int, length: int, long_share: float) -> Iterator[list[tuple[int, float]]]:

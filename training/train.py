@@ -8,7 +8,6 @@ Knows nothing of serving.
 import argparse
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,7 +24,7 @@ from training.export import load_folder, save_folder
 from training.families import MIXTURE, draw, mixture
 from training.families.long_prompts import conversation_text
 from training.model import CausalModel, Shape, rotary_table
-from training.packing import ROW_LENGTHS, Batch, batches
+from training.packing import ROW_LENGTHS, Batch, Stream
 from training.teacher import forced_accuracy
 from training.tokenizer import train_tokenizer
 
@@ -79,10 +78,6 @@ def warm_start(model: CausalModel, tokenizer: Tokenizer, old: CausalModel, old_t
     model.load_state_dict({**old.state_dict(), "model.embed_tokens.weight": new_rows})
 
 
-COMPILED_LENGTH = 768
-"""Longer rows are rare and not worth a compilation."""
-
-
 class Run:
     """The state of one training run: step count, optimizers, elapsed time."""
 
@@ -97,7 +92,9 @@ class Run:
         muon = Muon(matrices, lr=options.lr, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw")
         self.optimizers: list[Optimizer] = [muon, AdamW(others, lr=options.lr, betas=(0.9, 0.98), weight_decay=0.0)]
         self.step, self.elapsed_s = 0, 0.0
-        self.fast = torch.compile(model, dynamic=False) if options.compile else model
+        if options.compile:
+            for block in model.model.layers:  # compiled once for all blocks, and once for each length of rows
+                block.compile(dynamic=False)
         self.tables = {
             (length, long): rotary_table(model.shape, length, long=long).to(device)
             for length in ROW_LENGTHS
@@ -116,8 +113,9 @@ class Run:
 
     def train(self) -> None:
         """Run to the end, with a report, a checkpoint and an evaluation every so often."""
-        options, seen_tokens, loss_sum, since = self.options, 0, 0.0, time.monotonic()
-        stream: Iterator[Batch] = batches(self.tokenizer, f"{options.seed}/{self.rank}", options.tokens_per_step, self.step)
+        options, seen_tokens, loss_sum, since = self.options, 0, torch.zeros((), device=self.device), time.monotonic()
+        seed = f"{options.seed}/{self.rank}"
+        stream = Stream(self.tokenizer, seed, options.tokens_per_step, self.step).loaded(options.workers)
         last = time.monotonic()
         while self.progress < 1:
             batch = next(stream)
@@ -132,17 +130,17 @@ class Run:
                 rate = seen_tokens / (now - since)
                 bar = "#" * int(20 * min(1.0, self.progress))
                 print(
-                    f"[{bar:<20}] step {self.step} {self.elapsed_s / 60:.1f} min loss {loss_sum / options.report:.4f} "
+                    f"[{bar:<20}] step {self.step} {self.elapsed_s / 60:.1f} min loss {float(loss_sum) / options.report:.4f} "
                     f"{rate:.0f} tok/s lr {self.learning_rate():.2e}",
                     flush=True,
                 )
-                seen_tokens, loss_sum, since = 0, 0.0, now
+                seen_tokens, loss_sum, since = 0, torch.zeros_like(loss_sum), now
             if self.step % options.checkpoint == 0:
                 self.save()
-                self.report_accuracy(12)
+                self.report_accuracy(options.judged)
         if self.rank == 0:
             self.save()
-            self.report_accuracy(40)
+            self.report_accuracy(3 * options.judged)
 
     def _agreed(self, elapsed_s: float) -> float:
         """Return the first process's clock: rate and end of the run must be the same in all."""
@@ -161,16 +159,15 @@ class Run:
         for gradient, mean in zip(gradients, joined.split([gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 
-    def update(self, batch: Batch) -> float:
-        """Take one optimizer step; return the mean loss over the batch's targets."""
-        tokens, weights = batch.tokens.to(self.device), batch.targets[:, 1:].to(self.device)
-        wanted = weights > 0
-        table = self.tables[tokens.shape[1], batch.long]
+    def update(self, batch: Batch) -> Tensor:
+        """Take one optimizer step; return the mean loss over the batch's targets, which a GPU may still be computing."""
+        wanted = batch.targets.flatten().nonzero()[:, 0]  # a row's first token is a role's marker, never wanted
+        weights, targets = (values.flatten()[wanted].to(self.device) for values in (batch.targets, batch.tokens))
+        tokens, before = batch.tokens.to(self.device), (wanted - 1).to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            states = (self.fast if tokens.shape[1] <= COMPILED_LENGTH else self.model)(tokens, table)
-            scores: Tensor = self.model.logits(states[:, :-1][wanted])
-        losses = fn.cross_entropy(scores.float(), tokens[:, 1:][wanted], reduction="none")
-        loss = (losses * weights[wanted]).sum() / weights.sum()
+            states: Tensor = self.model(tokens, self.tables[tokens.shape[1], batch.long])
+            scores = self.model.logits(states.flatten(0, 1)[before])
+        loss = (fn.cross_entropy(scores.float(), targets, reduction="none") * weights).sum() / weights.sum()
         loss.backward()  # type: ignore[no-untyped-call]
         self._average_gradients()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -180,7 +177,7 @@ class Run:
                 group["lr"] = rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach())
+        return loss.detach()
 
     def save(self) -> None:
         """Write the checkpoint in one step, and a model folder beside it."""
@@ -211,10 +208,11 @@ class Run:
     def report_accuracy(self, count: int) -> None:
         """Print the share of held-out answers that greedy decoding would write exactly."""
         rng, cells = Random(1), []
-        for sampler in MIXTURE:
-            examples = [draw(sampler, rng, held_out=True) for _ in range(count)]
-            share = forced_accuracy(self.model, self.tokenizer, examples)
-            cells.append(f"{sampler.__name__} {100 * share:.0f}")
+        with torch.compiler.set_stance("force_eager"):  # every example has a length of its own
+            for sampler in MIXTURE:
+                examples = [draw(sampler, rng, held_out=True) for _ in range(count)]
+                share = forced_accuracy(self.model, self.tokenizer, examples)
+                cells.append(f"{sampler.__name__} {100 * share:.0f}")
         print("  exact %: " + ", ".join(cells), flush=True)
 
 
@@ -236,9 +234,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--intermediate", type=int, default=512)
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--processes", type=int, default=1, help="that average their gradients; each takes tokens-per-step")
+    parser.add_argument("--workers", type=int, default=0, help="processes that write examples; a GPU is faster than one")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--report", type=int, default=20, help="steps between lines")
     parser.add_argument("--checkpoint", type=int, default=400, help="steps between checkpoints")
+    parser.add_argument(
+        "--judged", type=int, default=12, help="held-out examples a family at a checkpoint; thrice as many at the end"
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile the model for the short rows")
     return parser.parse_args(arguments)
 

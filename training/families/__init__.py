@@ -16,32 +16,34 @@ MIXTURE: dict[Sampler, float] = {
     chat.small_talk: 2,
     chat.identity: 1,
     chat.definition: 2,
-    chat.capital_letters: 3,
+    chat.capital_letters: 5,
     chat.repeat: 6,
-    chat.styled: 5,
+    chat.styled: 7,
     chat.memory: 1,
-    arithmetic.plain: 14,
+    arithmetic.plain: 16,
     arithmetic.steps: 4,
-    arithmetic.percentage: 4,
-    arithmetic.unit_price: 4,
+    arithmetic.percentage: 5,
+    arithmetic.unit_price: 5,
     arithmetic.greatest_divisor: 6,
     arithmetic.counting: 3,
-    journeys.faster_journey: 8,
+    journeys.faster_journey: 10,
     journeys.two_legs: 2,
-    journeys.compound_interest: 10,
-    journeys.scaled_rectangle: 1,
+    journeys.compound_interest: 12,
+    journeys.scaled_rectangle: 2,
     journeys.rectangle_area: 1,
     code.program: 3,
     logic.syllogism: 7,
     logic.ordering: 8,
-    tools.single_call: 24,
+    tools.single_call: 26,
     tools.odd_name: 6,
-    tools.parallel_calls: 18,
+    tools.parallel_calls: 24,
     tools.no_call: 15,
     tools.with_result: 5,
     tools.json_answer: 4,
-    everyday.everyday: 7,
-    text_calls.text_call: 6,
+    everyday.everyday: 12,
+    everyday.several: 8,
+    everyday.no_everyday: 3,
+    text_calls.text_call: 9,
 }
 """Relative number of examples, not of tokens."""
 
@@ -69,7 +71,7 @@ def mixture(seed: int, *, long_share: float = 0.0) -> Iterator[Example]:
     while True:
         example = draw(rng.choices(samplers, weights)[0], rng, held_out=False)
         if rng.random() < long_share:
-            yield long_prompts.bury(rng, example, rng.choice((40, 100, 180, 260)))
+            yield long_prompts.bury(rng, example, rng.choice((40, 100, 180, 260, 330)))
         elif example.messages[0].role != "system" and rng.random() < 0.33:
             waiting.append(example)
             if len(waiting) >= rng.choice((2, 3, 4)):
@@ -82,6 +84,8 @@ def mixture(seed: int, *, long_share: float = 0.0) -> Iterator[Example]:
                 waiting = []
         elif rng.random() < 0.03:
             yield long_prompts.bury(rng, example, rng.randint(1, 12))
+        elif not any(turn.tools or turn.role == "tool" for turn in example.messages) and rng.random() < 0.05:
+            yield text_calls.headed(rng, example)
         elif example.messages[0].role != "system" and rng.random() < 0.06:
             yield tools.offered(rng, example)
         elif rng.random() < 0.2:

@@ -101,7 +101,7 @@ def plain(rng: Random) -> Example:
         answer, result = product_steps(a, b), a * b
         key = OPEN_KEY if a <= 12 else ""
     else:
-        b, result = rng.randint(2, 12), rng.randint(1, 30)
+        b, result = rng.randint(2, 12), rng.randint(1, 30 if rng.random() < 0.6 else 120)
         a = b * result
         answer = quotient_steps(a, b)
         if rng.random() < 0.3:  # 480 / 6 by way of 48 / 6

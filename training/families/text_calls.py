@@ -1,9 +1,10 @@
-"""Calls without markers: clients that know no tools write them into the text and read a JSON object from the answer.
+"""What clients write that know neither tools nor roles: both become text, and a call is a JSON object in the answer.
 
 Knows the requests of the other families. The wordings are its own; the first form of the JSON is the one that LiteLLM writes.
 """
 
 import json
+from dataclasses import replace
 from random import Random
 
 from training.conversation import Check, Example, Message, ask
@@ -54,3 +55,11 @@ def _listed(rng: Random, schemas: str) -> str:
     write = repr if rng.random() < 0.6 else json.dumps
     space = rng.choice(("\n", "\n\n"))
     return rng.choice(_HEADS).format(rng.choice(_FORMS)) + "\n" + space.join(write(function) for function in found)
+
+
+def headed(rng: Random, example: Example) -> Example:
+    """Write the turns of a conversation without tools as one text with a heading over each."""
+    *turns, last = example.messages
+    said = [f"### {turn.role.capitalize()}:\n{turn.content}" for turn in turns]
+    text = "\n\n".join(said) + rng.choice(("", "\n", "\n\n", "\n\n\n", "\n\n### Assistant:\n"))
+    return replace(example, messages=(Message(role="user", content=text), last))

@@ -11,26 +11,53 @@ from typing import Any
 from training.conversation import is_held_out
 from training.families.vocabulary import COMMON, NAMES, nonsense_noun, words
 
-CITIES = words("Paris Berlin London Sofia Beijing Tokyo Madrid Rome Oslo Vienna Cairo Lima Delhi Toronto Prague Dublin Seoul Varna")
+CITIES = words(
+    "Paris Berlin London Sofia Beijing Tokyo Madrid Rome Oslo Vienna Cairo Lima Delhi Toronto Prague Dublin Seoul Varna "
+    "Amsterdam Athens Bangkok Barcelona Boston Brussels Budapest Chicago Copenhagen Dallas Denver Geneva Hamburg Helsinki "
+    "Istanbul Kyoto Lagos Lisbon Manila Melbourne Miami Milan Montreal Moscow Mumbai Munich Nairobi Naples Osaka Plovdiv "
+    "Reykjavik Riga Seattle Shanghai Singapore Stockholm Sydney Venice Warsaw Zurich"
+)
 _VERBS = words(
     "get find create send delete update set book order search convert calculate translate list check open close start stop play "
     "schedule cancel add remove read write move copy rename count measure compare track share print download upload install rate "
-    "review pay refund reserve assign invite lock unlock paint clean repair archive"
+    "review pay refund reserve assign invite lock unlock paint clean repair archive "
+    "fetch query show view save load run execute submit approve reject merge split sort filter export import publish print "
+    "enable disable connect scan test check validate generate summarize analyze predict estimate compute retrieve register "
+    "subscribe notify call launch deploy restart backup restore edit tag label buy sell ship return rent"
 )
 _NOUNS = words(
     "weather time message email timer alarm flight hotel room ticket song movie book recipe report invoice order payment user "
     "account file folder photo note task event meeting route map price stock currency distance area volume temperature light door "
     "window car taxi table restaurant package parcel lamp printer sensor robot garden device server database contract circle "
-    "text number color city store product review game team school train station reminder list"
+    "text number color city store product review game team school train station reminder list "
+    "image video page document record table row query log job task branch commit issue ticket cluster node pod model token "
+    "customer employee patient student member contact address phone password key card coupon discount budget expense loan "
+    "tax salary subscription delivery shipment warehouse item cart wishlist appointment class course exam grade book shelf "
+    "playlist album podcast channel stream post comment article newsletter survey form backup camera thermostat fan heater "
+    "oven fridge pump engine battery vehicle bike bus ferry plane trip visa passport luggage seat park museum beach hospital "
+    "pharmacy medicine diet workout score match league player ranking forecast rainfall wind sunrise moon planet"
 )
-_QUALIFIERS = words("new old daily weekly local remote public private main next last free group home work")
+_QUALIFIERS = words(
+    "new old daily weekly local remote public private main next last free group home work "
+    "monthly annual open closed shared draft final urgent digital paper external internal nearby current"
+)
 
 _STRINGS = words(
-    "name title subject city language topic reason category recipient label owner author project sender place team text"
+    "name title subject city language topic reason category recipient label owner author project sender place team text "
+    "query description comment address country destination origin source target key value path url email phone status type "
+    "brand genre ingredient company department username note keyword"
 )
-_NUMBERS = words("radius price amount weight height width length distance temperature rate speed budget")
-_INTEGERS = words("count minutes hours days pages quantity level year floor seats number id limit age")
-_BOOLEANS = words("urgent verbose public private express silent recursive encrypted shared active hidden")
+_NUMBERS = words(
+    "radius price amount weight height width length distance temperature rate speed budget depth score ratio duration x y"
+)
+_INTEGERS = words(
+    "count minutes hours days pages quantity level year floor seats number id limit age index offset port size copies "
+    "guests nights points"
+)
+_BOOLEANS = words(
+    "urgent verbose public private express silent recursive encrypted shared active hidden enabled sorted compressed "
+    "anonymous strict"
+)
 _ENUMS = {
     "color": words("red green blue black white"),
     "size": words("small medium large"),
@@ -40,14 +67,24 @@ _ENUMS = {
     "mode": words("fast safe quiet"),
     "day": words("monday tuesday friday sunday"),
     "scale": words("celsius fahrenheit kelvin"),
+    "status": words("open closed pending done"),
+    "language": words("english french german spanish bulgarian"),
+    "order": words("ascending descending"),
+    "level": words("debug info warning error"),
+    "currency": words("usd eur gbp jpy bgn"),
+    "period": words("day week month year"),
 }
-_LISTS = words("tags items names guests topics cities labels colors")
+_LISTS = words("tags items names guests topics cities labels colors fields files keywords emails products columns")
 _OBJECTS = {
     "address": (("street", "string"), ("number", "integer")),
     "contact": (("name", "string"), ("age", "integer")),
     "box": (("width", "number"), ("height", "number")),
     "range": (("start", "integer"), ("end", "integer")),
     "place": (("city", "string"), ("floor", "integer")),
+    "user": (("name", "string"), ("id", "integer")),
+    "location": (("city", "string"), ("country", "string")),
+    "options": (("limit", "integer"), ("verbose", "boolean")),
+    "filter": (("field", "string"), ("value", "string")),
 }
 
 
@@ -181,7 +218,7 @@ def scalar(rng: Random, name: str, kind: str) -> Any:
 
 
 def draw_tools(rng: Random, count: int, *, held_out: bool) -> list[Tool]:
-    """Draw tools of different names, all from one side of the split (a tool is held out by its name).
+    """Draw tools of different names and tasks, all from one side of the split (a tool is held out by its name).
 
     Often several share a verb or a noun, so that neither alone tells them apart.
     """
@@ -192,7 +229,8 @@ def draw_tools(rng: Random, count: int, *, held_out: bool) -> list[Tool]:
             near = rng.choice(list(tools.values()))
             verb, noun = (near.task[0], "") if rng.random() < 0.5 else ("", near.task[1])
         tool = _tool(rng, verb, noun)
-        if is_held_out(tool.name) == held_out and tool.name not in tools:
+        taken = tool.name in tools or any(tool.task == other.task for other in tools.values())
+        if is_held_out(tool.name) == held_out and not taken:
             tools[tool.name] = tool
     return list(tools.values())
 

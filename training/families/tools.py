@@ -24,7 +24,10 @@ CIRCLE = Tool(
 """The tutorial's own."""
 
 _LEADS = ("{}.", "{}.", "Please {}.", "Can you {}?", "I want to {}.", "I need to {}.", "Could you {}?", "{}", "Now {}, please.")
-_KEYS = words("status result total area price temperature sky count id title time owner weight message size")
+_KEYS = words(
+    "status result total area price temperature sky count id title time owner weight message size condition humidity rate "
+    "distance duration date answer city name value balance"
+)
 _OTHERS = (
     ("Hello!", "Hello! How can I help you?"),
     ("Hi", "Hello! How can I help you?"),
@@ -124,12 +127,11 @@ def _stranger(rng: Random, strangers: list[Tool]) -> tuple[str, str]:
 def _exchange(rng: Random, offered: list[Tool], count: int) -> tuple[Message, ...]:
     """A request, `count` calls, their results, and what they say."""
     asked = [rng.choice(offered).request(rng) for _ in range(count)]
-    results = [{key: _result_value(rng) for key in rng.sample(_KEYS, rng.choice((1, 1, 2)))} for _ in asked]
-    said = ["The " + " and the ".join(f"{key} is {value}" for key, value in result.items()) + "." for result in results]
+    results, said = zip(*(_result(rng) for _ in asked), strict=True)
     return (
         _user(_sentence(rng, " and ".join(text for text, _ in asked))),
         _calls([call for _, call in asked]),
-        *(Message(role="tool", content=json.dumps(result)) for result in results),
+        *(Message(role="tool", content=result) for result in results),
         Message(role="assistant", content=" ".join(said)),
     )
 
@@ -231,6 +233,15 @@ def _key(tool: Tool, side: bool) -> str:
 
 def _example(family: str, tool: Tool, side: bool, turns: tuple[Message, ...], calls: list[dict[str, Any]]) -> Example:
     return Example(family=family, key=_key(tool, side), messages=turns, check=_check(calls))
+
+
+def _result(rng: Random) -> tuple[str, str]:
+    """What a tool answers, an object or a bare value, and how it is told."""
+    if rng.random() < 0.25:
+        value = _result_value(rng)
+        return str(value), f"The result is {value}."
+    result = {key: _result_value(rng) for key in rng.sample(_KEYS, rng.choice((1, 1, 2, 3)))}
+    return json.dumps(result), "The " + " and the ".join(f"{key} is {value}" for key, value in result.items()) + "."
 
 
 def _result_value(rng: Random) -> Any:

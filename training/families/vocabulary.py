@@ -14,7 +14,8 @@ def words(text: str) -> list[str]:
 NAMES = words(
     "Anna Ben Carla David Elena Frank Grace Hugo Irina Jack Karen Liam Maria Nikolay Olga Paul Quinn Rosa "
     "Stefan Tanya Ursula Victor Wendy Xavier Yana Zoe Mia Noah Emma Ivan Petya Georgi Chen Wei Aisha Omar "
-    "Lucas Sofia"
+    "Lucas Sofia Adam Alice Bella Bob Charlie Clara Daniel Diana Eric Eva Felix Fatima Hannah Henry Isabel James "
+    "Julia Kevin Laura Leo Linda Martin Miguel Nina Oscar Peter Priya Rachel Robert Sarah Sam Thomas Tina Yuki"
 )
 
 ANIMALS = words("cats dogs birds horses foxes lions wolves rabbits whales sheep goats mice bears tigers ducks owls")
@@ -33,7 +34,26 @@ COMMON = words(
     "orange banana green yellow purple silver golden little happy quiet brave clever simple strong open close "
     "start stop north south east west monday friday market bridge forest mountain ocean island sugar coffee "
     "tea milk honey lemon table chair good day thank you please welcome peace love time space earth moon sun "
-    "star planet rocket train car ship plane"
+    "star planet rocket train car ship plane "
+    "doctor teacher market farmer pilot sailor writer painter singer player winner leader worker driver reader "
+    "report budget meeting project invoice contract receipt ticket packet folder record account profile password "
+    "review summary answer question problem solution reason method result example detail version update release "
+    "network cluster replica router thread process memory storage backup keyboard screen mouse camera phone radio "
+    "battery cable switch button window mirror ladder hammer needle pocket jacket blanket carpet curtain pillow "
+    "kitchen bedroom office factory library museum station airport harbour castle temple village country capital "
+    "spring autumn weather thunder lightning snow rain wind fog storm cloudy sunny cold warm hot dry wet "
+    "tomato potato onion pepper carrot lemon peach cherry grape melon cheese butter chicken salmon rice pasta soup "
+    "pizza salad cake cookie chocolate vanilla breakfast lunch dinner recipe dessert "
+    "guitar piano violin drum trumpet concert theatre movie novel poem story chapter page picture photo "
+    "football tennis chess hockey running swimming cycling climbing dancing "
+    "horse tiger rabbit eagle whale dolphin spider turtle monkey elephant kitten puppy "
+    "first second third last next early late daily weekly annual local global public private simple complex "
+    "heavy light deep shallow narrow wide round square empty full broken fresh ancient modern famous secret "
+    "buy sell build break carry choose climb draw drive drop enter finish follow forget gather grow hide join keep "
+    "learn leave listen lose make meet move need offer paint pick plan plant push reach remember return ride save "
+    "share show speak spend stand study teach think throw travel visit wait walk wash watch wear win wish work "
+    "about after again always before behind below between during every inside never often outside over soon "
+    "together today tomorrow tonight under until without yesterday"
 )
 
 _ONSETS = words("b bl br d dr f fl g gl gr k kr l m n p pl pr r s sk sl sn st t tr v w z")
