@@ -1,5 +1,6 @@
-"""Training by two processes: the same gradients and the same clock in both."""
+"""Training by several processes: the same gradients and the same clock in all, examples of its own from each that writes them."""
 
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ import torch.distributed as dist
 from tokenizers import Tokenizer, models
 from torch.multiprocessing.spawn import spawn
 
+from serve_app.models.catalog import EMBEDDED
 from training.model import CausalModel, Shape
+from training.packing import Stream
 from training.train import Run, _parse
 
 
@@ -27,3 +30,11 @@ def _be(rank: int, meeting: str) -> None:
 @pytest.mark.slow
 def test_gradients_are_averaged_and_the_first_clock_counts(tmp_path: Path) -> None:
     spawn(_be, (f"file://{tmp_path / 'meeting'}",), 2)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.slow
+def test_writing_processes_have_examples_of_their_own_and_give_the_same_ones_again() -> None:
+    stream = Stream(Tokenizer.from_file(str(EMBEDDED / "tokenizer.json")), "5/0", 1024, 0)
+    found = [[batch.tokens.flatten().tolist() for batch in islice(stream.loaded(2), 4)] for _ in range(2)]
+    assert found[0] == found[1]
+    assert found[0][0] != found[0][1]

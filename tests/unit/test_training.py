@@ -14,7 +14,10 @@ from training.conversation import Sampler
 from training.export import load_folder
 from training.families import FINITE, MIXTURE, draw, mixture
 from training.families.arithmetic import product_steps, quotient_steps
+from training.families.chat import memory
+from training.families.guides import GUIDES
 from training.families.programs import PROGRAMS
+from training.families.text_calls import headed
 from training.families.tutorial import examples
 
 
@@ -43,6 +46,25 @@ def test_held_out_problems_are_never_trained_on() -> None:
         assert example.messages[:-1] not in trained
         if len(example.messages) == 2:  # with a system message the same words are another problem
             assert example.messages[-2].content not in turns
+
+
+def test_headings_keep_everything_but_the_roles() -> None:
+    rng = Random(2)
+    example = draw(memory, rng, held_out=False)
+    written = headed(rng, example)
+    question, answer = written.messages
+    assert (question.role, answer) == ("user", example.messages[-1])
+    assert all(f"### {turn.role.capitalize()}:\n{turn.content}" in question.content for turn in example.messages[:-1])
+
+
+def test_tools_of_guides_can_be_told_apart_and_asked_for() -> None:
+    rng = Random(4)
+    for guide in GUIDES:
+        for sentence in guide.sentences:
+            sentence.format(*(slot.draw(rng) for slot in guide.slots))
+        assert all(any(f"{{{at}}}" in sentence for sentence in guide.sentences) for at in range(len(guide.slots))), guide.names
+    names = [name for guide in GUIDES for name in guide.names.split()]
+    assert len(names) == len(set(names))
 
 
 def test_the_same_seed_gives_the_same_stream() -> None:
