@@ -91,7 +91,7 @@ def call_guide(tools: tuple[Tool, ...]) -> Grammar:
     """Return the grammar of any text with calls to `tools` in it.
 
     Arguments of a strict tool keep to its schema, and the grammar is a promise then; else it is optional. Those of other tools have
-    the properties' names and the kinds of their values (`_Kinds`), which always compiles. Order, number and repetition stay the
+    the properties' names and the kinds of their values (`_Kinds`), which always compiles. Their order and number stay the
     model's own: a schema is followed in its order, and a model that begins with the second property has then lost the first.
     """
     rules = [f"start: text? ({_CALLS} text?)* {_TURN_END}?", _TEXT, 'calls: "[" call (", " call)* "]"']
@@ -121,11 +121,30 @@ def _argument_rules(rule: str, tool: Tool, values: dict[str, str]) -> list[str]:
         for name, each in properties.items()
         if each is not False
     ]
-    if any(schema.get(key) not in (None, False) for key in _MORE):
+    more = any(schema.get(key) not in (None, False) for key in _MORE)
+    if not more and len(pairs) <= _MOST_ORDERED:
+        return _each_once(rule, pairs)
+    if more:
         pairs.append(f"{_value_rule({'type': 'string'}, values)} {_literal(': ')} {_value_rule({}, values)}")
-    if not pairs:
-        return [f"{rule}: {_literal('{}')}"]
     return [f'{rule}: "{{" ({rule}_pair (", " {rule}_pair)*)? "}}"', f"{rule}_pair: {' | '.join(pairs)}"]
+
+
+def _each_once(rule: str, pairs: list[str]) -> list[str]:
+    """Return the Lark rules of an object with any of the pairs in any order, none twice: one for each set still to come."""
+    rules = [f"{rule}_pair{at}: {pair}" for at, pair in enumerate(pairs)]
+    for left in range(1, 1 << len(pairs)):
+        firsts = [at for at in range(len(pairs)) if left & 1 << at]
+        rules.append(f"{rule}_{left}: " + " | ".join(_then(rule, at, left & ~(1 << at)) for at in firsts))
+    every = (1 << len(pairs)) - 1
+    return [f'{rule}: "{{" {rule}_{every}? "}}"' if every else f"{rule}: {_literal('{}')}", *rules]
+
+
+def _then(rule: str, at: int, left: int) -> str:
+    return f"{rule}_pair{at}" + (f' (", " {rule}_{left})?' if left else "")
+
+
+_MOST_ORDERED = 4
+"""Properties of a tool up to which none comes twice in a call; the rules that this takes double with each property more."""
 
 
 _MORE = ("additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "if", "$ref")

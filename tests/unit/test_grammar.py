@@ -107,6 +107,13 @@ def test_a_guide_is_small_and_soon_made(shared: dict[str, Any]) -> None:
     assert len(guide.lark) < sum(len(tool.parameters) for tool in tools)
 
 
+@pytest.mark.parametrize("count", [4, 40])
+async def test_many_tools_are_guided_too(tokenizer: Tokenizer, count: int) -> None:
+    parameters = {"properties": {f"p{at}": {"type": "string"} for at in range(count)}}
+    tools = offered([{"name": f"f{at}", "parameters": parameters} for at in range(128)])
+    assert await GrammarCheck(tokenizer).passes(call_guide(tools))
+
+
 @pytest.mark.parametrize(
     ("said", "fits"),
     [
@@ -115,6 +122,8 @@ def test_a_guide_is_small_and_soon_made(shared: dict[str, Any]) -> None:
         ('Well.<|tool_call|>[{"name": "g", "arguments": {}}]<|/tool_call|>\nDone.<|tool_call|>[{"name": "g"', True),
         ('<|tool_call|>[{"name": "f", "arguments": {"a": 1', False),
         ('<|tool_call|>[{"name": "f", "arguments": {"c"', False),
+        ('<|tool_call|>[{"name": "f", "arguments": {"a": "x", "b": [1], "', False),
+        ('<|tool_call|>[{"name": "f", "arguments": {"b": [1], "b"', False),
         ('<|tool_call|>[{"name": "h"', False),
         ('[{"name": "h", "arguments": {}}] < | <| {', True),
     ],
