@@ -22,7 +22,7 @@ GAINS: Mapping[str, float] = {
     "measures": 0.3,
 }
 """Weight of each group of features: the larger, the less its weights are held down."""
-STRENGTH = 3.0
+STRENGTH = 5.0
 """Inverse regularisation."""
 
 
@@ -47,19 +47,27 @@ def _spread() -> Floats:
     return found
 
 
+def _rarity(features: csr_matrix) -> Floats:
+    """Return each column's inverse document frequency over the root mean square of all: the rarer, the less it is held down."""
+    rows, found = features.shape[0], np.bincount(features.indices, minlength=features.shape[1])
+    rarity = np.maximum(np.log(rows / (found + 1.0)), 1e-3)
+    return np.asarray(rarity / np.sqrt((rarity**2).mean()), dtype=np.float32)
+
+
 class Fitted:
     """A model fitted on some rows of `matrix`."""
 
     def __init__(self, features: csr_matrix, labels: NDArray[np.str_], weights: Floats) -> None:
         """Fit; columns that no row uses keep the weight 0."""
         columns = np.unique(features.indices)
-        scale = _spread()
+        used = features[:, columns]
+        scale = _spread()[columns] * _rarity(used)
         model = LogisticRegression(C=STRENGTH, max_iter=300, tol=1e-4)
-        model.fit((features[:, columns] @ diags(scale[columns])).astype(np.float32), labels, sample_weight=weights)
+        model.fit((used @ diags(scale)).astype(np.float32), labels, sample_weight=weights)
         self.labels: NDArray[np.str_] = model.classes_
         self.bias = model.intercept_.astype(np.float32)
         self.table: Floats = np.zeros((TABLE_ROWS, len(self.labels)), dtype=np.float32)
-        self.table[columns] = (model.coef_ * scale[columns]).T
+        self.table[columns] = (model.coef_ * scale).T
 
     def predict(self, features: csr_matrix) -> NDArray[np.str_]:
         """Return the likeliest label of each row."""

@@ -16,7 +16,8 @@ from serve_app.types import Task
 
 TEMPLATES = Path(__file__).with_name("templates")
 _SLOT = re.compile(r"\{([a-z]+?)(\d?)\}")
-_SEED = 7
+_SEEDS = (7, 8)
+"""Every template is filled in once for each."""
 _MOST_PER_TEMPLATE = 6
 _MOST_NESTED = 3
 """Slots within slots."""
@@ -36,16 +37,17 @@ class Example:
 
 def generate() -> list[Example]:
     """Return all prompts, the same on every call, none twice."""
-    rng = random.Random(_SEED)
     common, _ = _parse(TEMPLATES / "common.txt")
     found: dict[str, Example] = {}
-    for path in sorted(TEMPLATES.glob("??.txt")):
-        own, templates = _parse(path)
-        slots = common | own
-        for task, template in templates:
-            for text in _expand(template, slots, rng):
-                decorated = _decorate(text, path.stem, slots, rng)
-                found.setdefault(decorated, Example(text=decorated, task=task, lang=path.stem))
+    for seed in _SEEDS:
+        rng = random.Random(seed)
+        for path in sorted(TEMPLATES.glob("??.txt")):
+            own, templates = _parse(path)
+            slots = common | own
+            for task, template in templates:
+                for text in _expand(template, slots, rng):
+                    decorated = _decorate(text, path.stem, slots, rng)
+                    found.setdefault(decorated, Example(text=decorated, task=task, lang=path.stem))
     return list(found.values())
 
 
