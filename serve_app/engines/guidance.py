@@ -37,13 +37,13 @@ class Guide:
 
     @property
     def stopped(self) -> bool:
-        """Whether nothing may follow."""
-        return bool(self._matcher.is_stopped())
+        """Whether nothing may follow; not because it cannot go on."""
+        return bool(self._matcher.is_stopped() and not self._matcher.is_error())
 
     @property
     def complete(self) -> bool:
         """Whether what was said so far may be all."""
-        return bool(self._matcher.is_stopped() or self._matcher.is_accepting())
+        return self.stopped or bool(self._matcher.is_accepting())
 
     def mask(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return a copy of logits (V,) with -inf at every token that may not come next."""
@@ -54,6 +54,11 @@ class Guide:
     def accept(self, tokens: Sequence[int]) -> bool:
         """Move on by tokens; False when the constraint does not allow them here, as those from `mask` or `forced` are."""
         return bool(self._matcher.consume_tokens(list(tokens)))
+
+    def follow(self, tokens: Sequence[int], *, ended: bool) -> bool:
+        """Move on by tokens that an engine drew by itself, the last of them the end if `ended`; False where it went astray."""
+        said = tokens[:-1] if ended else tokens
+        return self.accept(said) and (not ended or self.complete or self.accept(tokens[-1:]))
 
     def allowed(self, tokens: Sequence[int]) -> int:
         """Return how many of the tokens, from the first on, it would let through one after the other."""

@@ -25,10 +25,10 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.metrics.loggers import AggregateStatLoggerBase
 
 from serve_app.chat.constraint import styled
-from serve_app.chat.grammar import GrammarCheck
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import VllmSettings
 from serve_app.engines.admission import answer_limit
+from serve_app.engines.guidance import Guidance, read_tokenizer
 from serve_app.engines.throughput import Throughput
 from serve_app.errors import EngineDead, GenerationFailed, InvalidRequest
 from serve_app.types import (
@@ -89,7 +89,7 @@ class VllmEngine:
         self._settings = settings
         self._model_dir = model_dir
         self._llm: AsyncLLM | None = None
-        self._grammars: GrammarCheck | None = None
+        self._guidance: Guidance | None = None
         self._vocabulary_size = 0
         self._stats: _LatestStats | None = None
         self._throughput = Throughput()
@@ -117,7 +117,9 @@ class VllmEngine:
             logger.exception("vLLM did not start")
             raise EngineDead(f"vLLM did not start ({type(error).__name__}); the replica's log says why") from error
         self._stats = _LatestStats.last
-        self._grammars = GrammarCheck(await asyncio.to_thread(Tokenizer.load, self._model_dir))
+        stop_ids = (await asyncio.to_thread(Tokenizer.load, self._model_dir)).stop_ids
+        tokenizer = await asyncio.to_thread(read_tokenizer, self._model_dir / "tokenizer.json", self._vocabulary_size, stop_ids)
+        self._guidance = Guidance(tokenizer, self._vocabulary_size)
 
     def _construct(self) -> AsyncLLM:
         config = AsyncEngineArgs(**_engine_args(self._settings, self._model_dir)).create_engine_config()
@@ -128,11 +130,10 @@ class VllmEngine:
         """See `Engine.generate`."""
         llm = self._require()
         limit = answer_limit(request, self._settings.max_model_len, self._vocabulary_size)
-        constraint = request.constraint
-        # vLLM does not look for control tokens that there are none of, and then answers without the constraint.
-        if constraint is not None and self._grammars is not None and not await self._grammars.passes(constraint):
-            constraint = None
-        params = _sampling_params(request.sampling, limit, constraint)
+        # vLLM answers without the constraint where that names control tokens that there are none of, and ends the answer as if it
+        # were whole where following it takes too much: so it is compiled here too, and what vLLM says is held against it.
+        guide = await self._guidance.start(request.constraint) if request.constraint and self._guidance else None
+        params = _sampling_params(request.sampling, limit, request.constraint if guide else None)
         prompt: Any = tokens_input(list(request.prompt), cache_salt=request.cache_salt)
         began = time.monotonic()
         first: float | None = None
@@ -146,7 +147,11 @@ class VllmEngine:
                     ids = tuple(int(token) for token in part.token_ids)
                     generated += len(ids)
                     self._throughput.add(len(ids))
-                    reason = _finish_reason(part.finish_reason)
+                    reason = _finish_reason(part.finish_reason, constrained=guide is not None)
+                    if guide and ids and not guide.follow(ids, ended=reason is FinishReason.STOP):
+                        if request.constraint and not request.constraint.optional:
+                            raise GenerationFailed("vLLM left the constraint; make it simpler")
+                        guide = None
                     kept = ids[:-1] if reason is FinishReason.STOP else ids
                     if kept:
                         yield TokenDelta(kept, _logprobs(part.logprobs, kept, request.sampling.logprobs))
@@ -193,6 +198,8 @@ class VllmEngine:
 
     async def close(self) -> None:
         """End the core process."""
+        if self._guidance is not None:
+            self._guidance.close()
         if self._llm is not None:
             self._llm.shutdown()
             self._llm = None
@@ -330,9 +337,11 @@ def _sampling_params(sampling: Sampling, max_tokens: int, constraint: Constraint
     )
 
 
-def _finish_reason(reason: str | None) -> FinishReason | None:
+def _finish_reason(reason: str | None, *, constrained: bool) -> FinishReason | None:
     if reason is None:
         return None
+    if reason == "error" and constrained:
+        raise GenerationFailed("vLLM could not follow the constraint; make it simpler")
     if reason == "error":
         raise GenerationFailed("vLLM ended the generation with an error")
     if reason == "abort":

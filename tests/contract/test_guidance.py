@@ -266,3 +266,11 @@ async def test_compiled_constraints_are_kept(onnx_engine: Engine, model_dir: Pat
     compiled = guidance._compiled[schema]
     await guidance.start(schema)
     assert guidance._compiled[schema] is compiled
+
+
+async def test_what_grows_too_large_to_follow_is_an_error_and_no_short_answer(model_engine: Engine) -> None:
+    """It compiles, for every engine; what it takes to follow it doubles with each letter."""
+    asked = constrained(Regex("(a|aa|aaa){900,5000}b"))
+    with pytest.raises(GenerationFailed, match="make it simpler"):
+        await asyncio.wait_for(play(model_engine, asked), 120)
+    assert (await play(model_engine, constrained(Choice(("yes", "no")))))[1].reason is FinishReason.STOP

@@ -106,8 +106,7 @@ class _Answer:
         """Go along with the constraint; raises `GenerationFailed` when llama.cpp has left it, as it does without a word."""
         if self.guide is None or not ids:
             return
-        *said, last = ids
-        kept = self.guide.accept(said) and (self.guide.complete if last == self.turn_end else self.guide.accept([last]))
+        kept = self.guide.follow(ids, ended=ids[-1] == self.turn_end)
         constraint = self.request.constraint
         if not kept and constraint is not None and constraint.optional:
             self.guide = None
