@@ -16,7 +16,7 @@ from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
 from serve_app.chat.grammar import checked_grammar, in_time, unusable
-from serve_app.errors import InvalidRequest
+from serve_app.errors import GenerationFailed, InvalidRequest, ServeError
 from serve_app.types import Constraint
 
 _KEPT = 128
@@ -60,6 +60,12 @@ class Guide:
         said = tokens[:-1] if ended else tokens
         return self.accept(said) and (not ended or self.complete or self.accept(tokens[-1:]))
 
+    def fault(self) -> ServeError:
+        """Return what to tell a client whose answer cannot go on within the constraint."""
+        if self.error:
+            return too_large()
+        return GenerationFailed("the engine left the constraint; make it simpler")
+
     def allowed(self, tokens: Sequence[int]) -> int:
         """Return how many of the tokens, from the first on, it would let through one after the other."""
         return int(self._matcher.validate_tokens(list(tokens)))
@@ -67,6 +73,11 @@ class Guide:
     def forced(self) -> list[int]:
         """Return the tokens that must come next, as far as there is no choice."""
         return [] if self._matcher.is_stopped() else list(self._matcher.compute_ff_tokens())
+
+
+def too_large() -> InvalidRequest:
+    """Return the refusal of a constraint that compiled and cannot be followed: the request's fault, and no engine's."""
+    return InvalidRequest("the constraint grew too large to follow; make it simpler", param="constraint")
 
 
 class Guidance:

@@ -28,7 +28,7 @@ from serve_app.chat.constraint import styled
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import VllmSettings
 from serve_app.engines.admission import answer_limit
-from serve_app.engines.guidance import Guidance, read_tokenizer
+from serve_app.engines.guidance import Guidance, read_tokenizer, too_large
 from serve_app.engines.throughput import Throughput
 from serve_app.errors import EngineDead, GenerationFailed, InvalidRequest
 from serve_app.types import (
@@ -147,11 +147,13 @@ class VllmEngine:
                     ids = tuple(int(token) for token in part.token_ids)
                     generated += len(ids)
                     self._throughput.add(len(ids))
-                    reason = _finish_reason(part.finish_reason, constrained=guide is not None)
-                    if guide and ids and not guide.follow(ids, ended=reason is FinishReason.STOP):
+                    if guide and ids and not guide.follow(ids, ended=part.finish_reason == FinishReason.STOP):
                         if request.constraint and not request.constraint.optional:
-                            raise GenerationFailed("vLLM left the constraint; make it simpler")
+                            raise guide.fault()
                         guide = None
+                    if guide and part.finish_reason == "error":  # the core could not follow its own copy
+                        raise too_large()
+                    reason = _finish_reason(part.finish_reason)
                     kept = ids[:-1] if reason is FinishReason.STOP else ids
                     if kept:
                         yield TokenDelta(kept, _logprobs(part.logprobs, kept, request.sampling.logprobs))
@@ -337,11 +339,9 @@ def _sampling_params(sampling: Sampling, max_tokens: int, constraint: Constraint
     )
 
 
-def _finish_reason(reason: str | None, *, constrained: bool) -> FinishReason | None:
+def _finish_reason(reason: str | None) -> FinishReason | None:
     if reason is None:
         return None
-    if reason == "error" and constrained:
-        raise GenerationFailed("vLLM could not follow the constraint; make it simpler")
     if reason == "error":
         raise GenerationFailed("vLLM ended the generation with an error")
     if reason == "abort":

@@ -8,7 +8,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 
 from benchmarks.live import LiveApp
 from tests.schemas import random_object
@@ -85,6 +85,15 @@ def test_choices(client: OpenAI, group: str) -> None:
         assert wish == "required" or [call.function.name for call in choice.message.tool_calls or ()] == ["calculate_circle_area"]
     none = client.chat.completions.create(messages=ASK, tools=[CIRCLE], tool_choice="none", **_options(group)).choices[0]
     assert none.message.tool_calls is None
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_constraints_too_large_to_follow_are_the_clients_fault_and_open_no_breaker(client: OpenAI, group: str) -> None:
+    wish: Any = {"structured_outputs": {"regex": "(a|aa|aaa){900,5000}b"}}
+    for _ in range(7):  # five failures would leave the group alone for half a minute
+        with pytest.raises(BadRequestError, match="make it simpler"):
+            client.chat.completions.create(messages=ASK, max_tokens=1500, extra_body=wish, **_options(group))
+    assert client.chat.completions.create(messages=ASK, max_tokens=5, **_options(group)).choices
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -103,7 +103,7 @@ class _Answer:
         return 0 if self.guide else max(0, min(self.request.sampling.min_tokens, self.limit) - self.drawn)
 
     def follow(self, ids: tuple[int, ...]) -> None:
-        """Go along with the constraint; raises `GenerationFailed` when llama.cpp has left it, as it does without a word."""
+        """Go along with the constraint; raises `Guide.fault` when llama.cpp has left it, as it does without a word."""
         if self.guide is None or not ids:
             return
         kept = self.guide.follow(ids, ended=ids[-1] == self.turn_end)
@@ -111,7 +111,7 @@ class _Answer:
         if not kept and constraint is not None and constraint.optional:
             self.guide = None
         elif not kept:
-            raise GenerationFailed("llama.cpp left the constraint; make it simpler")
+            raise self.guide.fault()
 
     def finished(self, reason: FinishReason) -> Finished:
         """Return its end."""

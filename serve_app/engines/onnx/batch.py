@@ -29,7 +29,7 @@ from serve_app.engines.onnx.pace import PromptPace
 from serve_app.engines.onnx.prefixes import Held, Match, PrefixCache
 from serve_app.engines.onnx.sequence import Sequence
 from serve_app.engines.onnx.speculation import Payoff, draft
-from serve_app.errors import GenerationFailed, ServeError
+from serve_app.errors import ServeError
 from serve_app.types import FinishReason, TokenDelta, TokenEvent, TokenLogprob
 
 _FIRST_CHUNK = 32
@@ -309,7 +309,7 @@ class Batch:
             row.guide, allowed = None, logits
         elif row.guide and row.guide.error:
             row.limit = row.generated
-            events.append((row, GenerationFailed("the constraint grew too large to follow; make it simpler")))
+            events.append((row, row.guide.fault()))
             return
         token, logprob = row.sampler.draw(allowed, raw=logits)
         stops = row.request.sampling.stop_token_ids
