@@ -20,7 +20,7 @@ from serve_app.manifests.files import compose_text, kuberay_text
 from serve_app.manifests.kuberay import Choices, Upgrade
 from serve_app.manifests.plan import Config, Variant
 from serve_app.models.catalog import locate
-from serve_app.models.export import write_form
+from serve_app.models.export import USUAL_BLOCK, write_form
 from serve_app.routing.tasks import DEFAULT_THRESHOLD, classify
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -72,10 +72,17 @@ def route(
 
 @export.command("onnx")
 def export_onnx(
-    model: _Model, out: _Out, precision: Annotated[OnnxPrecision, typer.Option(help="Weights of the graph.")] = OnnxPrecision.INT4
+    model: _Model,
+    out: _Out,
+    precision: Annotated[OnnxPrecision, typer.Option(help="Weights of the graph.")] = OnnxPrecision.INT4,
+    block_size: Annotated[
+        int, typer.Option(min=16, max=256, help="Weights of an int8 or int4 graph that share a scale: 32, 64, 128 or 256.")
+    ] = USUAL_BLOCK,
 ) -> None:
     """Export a model for the ONNX group; point `engines.<name>.exported` at the folder."""
-    _export(model, "onnx", precision, out)
+    if block_size & (block_size - 1):
+        raise typer.BadParameter("must be a power of two", param_hint="--block-size")
+    _export(model, "onnx", precision, out, block_size)
 
 
 @export.command("gguf")
@@ -86,14 +93,14 @@ def export_gguf(
     _export(model, "gguf", type, out)
 
 
-def _export(model: str, form: str, precision: str, out: Path) -> None:
+def _export(model: str, form: str, precision: str, out: Path, block: int = USUAL_BLOCK) -> None:
     began = time.monotonic()
     try:
         with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=_console) as progress:
             step = progress.add_task(f"finding {model}")
             folder = locate(ModelSettings(path=model), weights=True)
             progress.update(step, description=f"exporting {model} to {form} {precision}")
-            write_form(folder, form, precision, out)
+            write_form(folder, form, precision, out, block)
     except ServeError as error:
         _console.print(f"[red]error:[/] {error.message}", highlight=False)
         raise typer.Exit(1) from error

@@ -114,6 +114,9 @@ class OnnxSettings(Settings):
     kind: Literal[EngineKind.ONNX] = EngineKind.ONNX
     precision: Literal["fp32", "int8", "int4"] = "fp32"
     """Weights of the exported graph."""
+    block_size: Literal[32, 64, 128, 256] = 32
+    """Weights of an int8 or int4 graph that share a scale. With more of them answers come sooner (fewer bytes are read) and are
+    less exact. An `exported` folder has what it was written with."""
     exported: str | None = None
     """A folder that `phi-serve export onnx` wrote; None: the replica exports at its first start, into the cache."""
     provider: Literal["cpu", "cuda"] = "cpu"

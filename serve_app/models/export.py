@@ -29,6 +29,8 @@ _GRAPH_FORM = "logits_at, last_position, total_length, original rotary tables"
 """Changes whenever the graph is edited otherwise after the builder has written it."""
 _GGUF_FORM = "stray bytes in the private use area"
 """Changes whenever the file is written otherwise."""
+USUAL_BLOCK = 32
+"""Weights that share a scale, unless more are asked for: the finest, and what models are mostly published in."""
 _BUILDER_OPTIONS = ("prune_lm_head=true", "shared_embeddings=true", "accuracy_level=4")
 
 
@@ -50,7 +52,8 @@ def derive(model_dir: Path, settings: EngineSettings) -> Path:
         case _:
             return model_dir
     if settings.exported is None:
-        return cached_form(model_dir, form, settings.precision)
+        block = settings.block_size if isinstance(settings, OnnxSettings) and settings.precision != "fp32" else USUAL_BLOCK
+        return cached_form(model_dir, form, settings.precision, block)
     folder = Path(settings.exported).expanduser()
     about = manifest.verify(folder)
     for wanted, key in ((form, "format"), (settings.precision, "precision")):
@@ -59,23 +62,24 @@ def derive(model_dir: Path, settings: EngineSettings) -> Path:
     return folder
 
 
-def cached_form(model_dir: Path, form: str, precision: str) -> Path:
+def cached_form(model_dir: Path, form: str, precision: str, block: int = USUAL_BLOCK) -> Path:
     """Return the cached folder with the model's `form` (onnx or gguf) in `precision`, exporting it first if needed.
 
     Raises `EngineDead` when the export fails, with its output in the log; nothing half-written stays behind.
     """
-    target = cache_dir() / form / f"{_fingerprint(model_dir, form)}-{precision}"
+    coarser = "" if block == USUAL_BLOCK else f"-{block}"
+    target = cache_dir() / form / f"{_fingerprint(model_dir, form)}-{precision}{coarser}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target.with_suffix(".lock")):
             if not target.exists():
-                _build(model_dir, form, precision, target)
+                _build(model_dir, form, precision, block, target)
     manifest.verify(target)
     return target
 
 
-def write_form(model_dir: Path, form: str, precision: str, target: Path) -> None:
-    """Export to the new folder `target`, whole or not at all.
+def write_form(model_dir: Path, form: str, precision: str, target: Path, block: int = USUAL_BLOCK) -> None:
+    """Export to the new folder `target`, whole or not at all; `block` weights of an int8 or int4 graph share a scale.
 
     Raises `EngineDead` when `target` exists, when disk or memory cannot hold the export, or when it fails.
     """
@@ -83,7 +87,7 @@ def write_form(model_dir: Path, form: str, precision: str, target: Path) -> None
         raise EngineDead(f"{target.name} exists already; give a new folder")
     require_resources(model_dir, precision, target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _build(model_dir, form, precision, target)
+    _build(model_dir, form, precision, block, target)
 
 
 _BYTES_PER_WEIGHT = {"fp32": 4.0, "int8": 1.25, "int4": 0.75, "f32": 4.0, "f16": 2.0, "q8_0": 1.07, "q4_0": 0.6}
@@ -105,13 +109,13 @@ def require_resources(model_dir: Path, precision: str, target: Path) -> None:
             )
 
 
-def _build(model_dir: Path, form: str, precision: str, target: Path) -> None:
+def _build(model_dir: Path, form: str, precision: str, block: int, target: Path) -> None:
     """Write the form into a folder beside `target`, with its manifest, and rename that to `target`."""
     scratch = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
     logger.info("exporting %s to %s %s, once; later starts use the cache", model_dir.name, form, precision)
     try:
         if form == "onnx":
-            _build_onnx(model_dir, precision, scratch)
+            _build_onnx(model_dir, precision, block, scratch)
         else:
             _build_gguf(model_dir, precision, scratch / "out")
         shutil.copy(model_dir / "config.json", scratch / "out")
@@ -121,10 +125,10 @@ def _build(model_dir: Path, form: str, precision: str, target: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _build_onnx(model_dir: Path, precision: str, scratch: Path) -> None:
+def _build_onnx(model_dir: Path, precision: str, block: int, scratch: Path) -> None:
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
     command += ["-i", str(model_dir), "-o", str(scratch / "out"), "-p", precision, "-e", "cpu", "-c", str(scratch / "cache")]
-    command += ["--extra_options", *_BUILDER_OPTIONS]
+    command += ["--extra_options", *_BUILDER_OPTIONS, *([] if block == USUAL_BLOCK else [f"block_size={block}"])]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if result.returncode != 0 or not (scratch / "out" / "model.onnx").exists():

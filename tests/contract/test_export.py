@@ -30,9 +30,9 @@ def test_replicas_that_start_together_export_once(model_dir: Path, cache: Path, 
     built: list[str] = []
     real = export._build
 
-    def count(model: Path, form: str, precision: str, target: Path) -> None:
+    def count(model: Path, form: str, precision: str, block: int, target: Path) -> None:
         built.append(precision)
-        real(model, form, precision, target)
+        real(model, form, precision, block, target)
 
     monkeypatch.setattr(export, "_build", count)
     with ThreadPoolExecutor(3) as pool:
@@ -98,6 +98,31 @@ async def test_the_commands_folder_is_served(exported: Path, model_dir: Path) ->
     ids, _, _ = await play(engine, ask(prompt(10)))
     assert ids
     await engine.close()
+
+
+async def test_more_weights_may_share_a_scale(exported: Path, model_dir: Path, cache: Path, tmp_path: Path) -> None:
+    coarse = tmp_path / "coarse"
+    result = CliRunner().invoke(app, ["export", "onnx", "embedded", "--block-size", "128", "--out", str(coarse)])
+    assert result.exit_code == 0, result.output
+    fine, coarser = (sum(file.stat().st_size for file in folder.glob("*.data")) for folder in (exported, coarse))
+    assert coarser < 0.9 * fine
+    settings = OnnxSettings(precision="int4", block_size=128, slots=1, max_model_len=256)
+    folder = export.derive(model_dir, settings)
+    assert folder.name.endswith("-int4-128")
+    assert (folder / "model.onnx.data").stat().st_size == (coarse / "model.onnx.data").stat().st_size
+    assert export.derive(model_dir, OnnxSettings(precision="fp32", block_size=128)).name.endswith("-fp32")
+    engine = build_engine(settings, folder)
+    await engine.start()
+    ids, _, _ = await play(engine, ask(prompt(10)))
+    assert ids
+    await engine.close()
+
+
+@pytest.mark.parametrize("size", ["48", "512"])
+def test_odd_block_sizes_are_refused(tmp_path: Path, size: str) -> None:
+    result = CliRunner().invoke(app, ["export", "onnx", "embedded", "--block-size", size, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_overwrites_nothing(exported: Path) -> None:
