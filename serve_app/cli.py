@@ -76,7 +76,7 @@ def export_onnx(
     out: _Out,
     precision: Annotated[OnnxPrecision, typer.Option(help="Weights of the graph.")] = OnnxPrecision.INT4,
     block_size: Annotated[
-        int, typer.Option(min=16, max=256, help="Weights of an int8 or int4 graph that share a scale: 32, 64, 128 or 256.")
+        int, typer.Option(min=USUAL_BLOCK, max=256, help="Weights of an int8 or int4 graph that share a scale: 32, 64, 128 or 256.")
     ] = USUAL_BLOCK,
 ) -> None:
     """Export a model for the ONNX group; point `engines.<name>.exported` at the folder."""

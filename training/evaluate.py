@@ -16,7 +16,8 @@ from random import Random
 
 from tokenizers import Tokenizer
 
-from serve_app.chat.constraint import call_guide, offered
+from serve_app.chat.call_grammar import call_guide
+from serve_app.chat.constraint import offered
 from serve_app.config import OnnxSettings, VllmSettings
 from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine

@@ -16,7 +16,7 @@ from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
 from serve_app.chat.grammar import checked_grammar, in_time, unusable
-from serve_app.errors import GenerationFailed, InvalidRequest, ServeError
+from serve_app.errors import GenerationFailed, InvalidRequest
 from serve_app.types import Constraint
 
 _KEPT = 128
@@ -55,16 +55,17 @@ class Guide:
         """Move on by tokens; False when the constraint does not allow them here, as those from `mask` or `forced` are."""
         return bool(self._matcher.consume_tokens(list(tokens)))
 
-    def follow(self, tokens: Sequence[int], *, ended: bool) -> bool:
-        """Move on by tokens that an engine drew by itself, the last of them the end if `ended`; False where it went astray."""
-        said = tokens[:-1] if ended else tokens
-        return self.accept(said) and (not ended or self.complete or self.accept(tokens[-1:]))
+    def follow(self, tokens: Sequence[int], *, ended: bool, optional: bool) -> bool:
+        """Move on by tokens that an engine drew by itself, the last of them the end if `ended`.
 
-    def fault(self) -> ServeError:
-        """Return what to tell a client whose answer cannot go on within the constraint."""
-        if self.error:
-            return too_large()
-        return GenerationFailed("the engine left the constraint; make it simpler")
+        Where it went astray return False if that is `optional`; else raise what to tell the client.
+        """
+        said = tokens[:-1] if ended else tokens
+        if self.accept(said) and (not ended or self.complete or self.accept(tokens[-1:])):
+            return True
+        if not optional:
+            raise too_large() if self.error else GenerationFailed("the engine left the constraint; make it simpler")
+        return False
 
     def allowed(self, tokens: Sequence[int]) -> int:
         """Return how many of the tokens, from the first on, it would let through one after the other."""

@@ -132,8 +132,9 @@ class VllmEngine:
         limit = answer_limit(request, self._settings.max_model_len, self._vocabulary_size)
         # vLLM answers without the constraint where that names control tokens that there are none of, and ends the answer as if it
         # were whole where following it takes too much: so it is compiled here too, and what vLLM says is held against it.
-        guide = await self._guidance.start(request.constraint) if request.constraint and self._guidance else None
-        params = _sampling_params(request.sampling, limit, request.constraint if guide else None)
+        constraint = request.constraint
+        guide = await self._guidance.start(constraint) if constraint and self._guidance else None
+        params = _sampling_params(request.sampling, limit, constraint if guide else None)
         prompt: Any = tokens_input(list(request.prompt), cache_salt=request.cache_salt)
         began = time.monotonic()
         first: float | None = None
@@ -147,9 +148,8 @@ class VllmEngine:
                     ids = tuple(int(token) for token in part.token_ids)
                     generated += len(ids)
                     self._throughput.add(len(ids))
-                    if guide and ids and not guide.follow(ids, ended=part.finish_reason == FinishReason.STOP):
-                        if request.constraint and not request.constraint.optional:
-                            raise guide.fault()
+                    ended = part.finish_reason == FinishReason.STOP
+                    if guide and constraint and ids and not guide.follow(ids, ended=ended, optional=constraint.optional):
                         guide = None
                     if guide and part.finish_reason == "error":  # the core could not follow its own copy
                         raise too_large()

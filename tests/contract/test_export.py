@@ -118,7 +118,7 @@ async def test_more_weights_may_share_a_scale(exported: Path, model_dir: Path, c
     await engine.close()
 
 
-@pytest.mark.parametrize("size", ["48", "512"])
+@pytest.mark.parametrize("size", ["16", "48", "512"])
 def test_odd_block_sizes_are_refused(tmp_path: Path, size: str) -> None:
     result = CliRunner().invoke(app, ["export", "onnx", "embedded", "--block-size", size, "--out", str(tmp_path / "out")])
     assert result.exit_code == 2

@@ -11,7 +11,8 @@ import jsonschema
 import pytest
 from tokenizers import Tokenizer
 
-from serve_app.chat.constraint import call_grammar, call_guide, call_or, offered
+from serve_app.chat.call_grammar import call_grammar, call_guide, call_or
+from serve_app.chat.constraint import offered
 from serve_app.chat.tool_calls import CallPart, ToolCallParser
 from serve_app.conversation import Tool
 from serve_app.engines.base import Engine

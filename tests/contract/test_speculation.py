@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from serve_app.chat.constraint import call_guide
+from serve_app.chat.call_grammar import call_guide
 from serve_app.config import OnnxSettings
 from serve_app.conversation import Tool
 from serve_app.engines.base import Engine

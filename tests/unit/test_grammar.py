@@ -11,7 +11,8 @@ from llguidance import LLMatcher
 from tokenizers import Tokenizer as Words
 
 from serve_app.chat import grammar
-from serve_app.chat.constraint import call_grammar, call_guide, call_or, offered, styled
+from serve_app.chat.call_grammar import call_grammar, call_guide, call_or
+from serve_app.chat.constraint import offered, styled
 from serve_app.chat.grammar import GrammarCheck
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.conversation import Tool

@@ -9,7 +9,8 @@ from random import Random
 from typing import Any
 
 from training.conversation import Check, Example, Message
-from training.families.guides import GUIDES, INTEGER, NUMBER, STATES, TEXT, Guide
+from training.families.guide_values import INTEGER, NUMBER, STATES, TEXT, Guide
+from training.families.guides import GUIDES
 from training.families.tool_schemas import CITIES, Tool, draw_tools
 from training.families.tools import NO_TOOL
 from training.families.vocabulary import COMMON, NAMES, nonsense_noun

@@ -38,16 +38,14 @@ class Example:
 def generate() -> list[Example]:
     """Return all prompts, the same on every call, none twice."""
     common, _ = _parse(TEMPLATES / "common.txt")
+    parsed = {path.stem: _parse(path) for path in sorted(TEMPLATES.glob("??.txt"))}
+    rows = [(lang, common | own, task, template) for lang, (own, templates) in parsed.items() for task, template in templates]
     found: dict[str, Example] = {}
-    for seed in _SEEDS:
-        rng = random.Random(seed)
-        for path in sorted(TEMPLATES.glob("??.txt")):
-            own, templates = _parse(path)
-            slots = common | own
-            for task, template in templates:
-                for text in _expand(template, slots, rng):
-                    decorated = _decorate(text, path.stem, slots, rng)
-                    found.setdefault(decorated, Example(text=decorated, task=task, lang=path.stem))
+    for rng in map(random.Random, _SEEDS):
+        for lang, slots, task, template in rows:
+            for text in _expand(template, slots, rng):
+                decorated = _decorate(text, lang, slots, rng)
+                found.setdefault(decorated, Example(text=decorated, task=task, lang=lang))
     return list(found.values())
 
 

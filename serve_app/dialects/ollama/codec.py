@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from serve_app import parameters as ollama
-from serve_app.chat.constraint import ANY_OBJECT, call_guide, call_or, offered, schema_of
+from serve_app.chat.call_grammar import call_guide, call_or
+from serve_app.chat.constraint import ANY_OBJECT, offered, schema_of
 from serve_app.conversation import (
     Chat,
     Completion,

@@ -3,7 +3,8 @@
 import json
 from typing import Any
 
-from serve_app.chat.constraint import ANY_OBJECT, MAX_SCHEMA_BYTES, call_grammar, call_guide, call_or, offered, schema_of
+from serve_app.chat.call_grammar import call_grammar, call_guide, call_or
+from serve_app.chat.constraint import ANY_OBJECT, MAX_SCHEMA_BYTES, offered, schema_of
 from serve_app.conversation import Tool
 from serve_app.dialects.openai.wire import ChatBody, NamedTool, ResponseFormat, StructuredOutputs
 from serve_app.errors import InvalidRequest

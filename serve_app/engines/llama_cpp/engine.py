@@ -103,15 +103,12 @@ class _Answer:
         return 0 if self.guide else max(0, min(self.request.sampling.min_tokens, self.limit) - self.drawn)
 
     def follow(self, ids: tuple[int, ...]) -> None:
-        """Go along with the constraint; raises `Guide.fault` when llama.cpp has left it, as it does without a word."""
-        if self.guide is None or not ids:
-            return
-        kept = self.guide.follow(ids, ended=ids[-1] == self.turn_end)
+        """Go along with the constraint; see `Guide.follow`. llama.cpp leaves it without a word."""
         constraint = self.request.constraint
-        if not kept and constraint is not None and constraint.optional:
+        if self.guide is None or constraint is None or not ids:
+            return
+        if not self.guide.follow(ids, ended=ids[-1] == self.turn_end, optional=constraint.optional):
             self.guide = None
-        elif not kept:
-            raise self.guide.fault()
 
     def finished(self, reason: FinishReason) -> Finished:
         """Return its end."""

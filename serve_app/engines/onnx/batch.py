@@ -24,6 +24,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.engines.guidance import too_large
 from serve_app.engines.onnx.kv_pool import KvPool
 from serve_app.engines.onnx.pace import PromptPace
 from serve_app.engines.onnx.prefixes import Held, Match, PrefixCache
@@ -309,7 +310,7 @@ class Batch:
             row.guide, allowed = None, logits
         elif row.guide and row.guide.error:
             row.limit = row.generated
-            events.append((row, row.guide.fault()))
+            events.append((row, too_large()))
             return
         token, logprob = row.sampler.draw(allowed, raw=logits)
         stops = row.request.sampling.stop_token_ids
