@@ -39,13 +39,15 @@ class Ours:
         """Prepare it; `start` loads."""
         self.engine = OnnxEngine(settings, derive(model_dir, settings))
 
-    async def stream(self, ids: tuple[int, ...], tokens: int = TOKENS) -> list[float]:
-        """Generate; return the instants of the start and of every token."""
+    async def stream(self, ids: tuple[int, ...], tokens: int = TOKENS, begun: asyncio.Event | None = None) -> list[float]:
+        """Generate; return the instants of the start and of every token. Set `begun` at the first one."""
         request = TokenRequest(request_id="b", prompt=ids, sampling=Sampling(temperature=0.0, max_tokens=tokens))
         instants = [time.perf_counter()]
         async for event in self.engine.generate(request):
             if isinstance(event, TokenDelta):
                 instants += [time.perf_counter()] * len(event.ids)
+                if begun is not None:
+                    begun.set()
         return instants
 
     async def throughput(self, streams: int, seed: int) -> float:
@@ -57,10 +59,11 @@ class Ours:
         return streams * TOKENS / (time.perf_counter() - began)
 
     async def late_steps(self, seed: int) -> float:
-        """Steps that a stream joining seven others waits for its first token."""
-        others = [asyncio.create_task(self.stream(prompt(16, seed * 100 + i), 300)) for i in range(7)]
-        while self.engine.load().counters["decode_tokens"] == 0 or self.engine.load().running < 7:
-            await asyncio.sleep(0.001)
+        """Steps that a stream joining seven others, all of them generating, waits for its first token; the one under way counts."""
+        begun = [asyncio.Event() for _ in range(7)]
+        others = [asyncio.create_task(self.stream(prompt(16, seed * 100 + i), 300, event)) for i, event in enumerate(begun)]
+        for event in begun:
+            await event.wait()
         await asyncio.sleep(0.02)
         before = self.engine.load().counters["steps"]
         late = asyncio.create_task(self._first(prompt(16, seed * 100 + 50)))

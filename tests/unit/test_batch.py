@@ -263,6 +263,21 @@ def test_chunks_beside_a_running_stream_fit_the_target_time(monkeypatch: pytest.
     assert set(decoder.chunks[1:-1]) <= {49, 50}
 
 
+def test_short_prompts_that_fit_the_target_time_together_are_read_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    pool = KvPool(SHAPE, 9, 256)
+    batch = Batch(TimedDecoder(pool, clock), pool, prefill_chunk=64, min_rows=1, target_step_s=0.05)
+    running = _sequence((1, 2, 3), limit=100)
+    batch.submit(running)
+    batch.step()
+    for turn in range(6):
+        batch.submit(_sequence(tuple((turn * 7 + i) % VOCABULARY for i in range(20)), limit=50))
+    begun = [{sequence for sequence, _ in batch.step()} for _ in range(3)]
+    assert [len(rows) for rows in begun] == [3, 5, 7], "two prompts of 20 ms in a step of 50 ms, and the running stream in each"
+    assert all(running in rows for rows in begun)
+
+
 def test_a_short_prompt_overtakes_a_long_one_that_in_turn_does_not_starve(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])

@@ -2,8 +2,8 @@
 
 Continuous batching over contiguous slots. Rows 0 to D-1 are decoding, the rows after them are still reading their prompt; a
 sequence joins and leaves between two steps, and the hole it leaves is filled by moving a neighbour's cache. Each step advances all
-decoding rows by one token and computes at most one prompt chunk, sized so that the step takes about `target_step_s`: a long prompt
-delays its neighbours by that much. Of several prompts the one with the least work left goes first, less the time it has waited.
+decoding rows by one token and reads prompts for what is left of `target_step_s`: a chunk of a long one, or several short ones. They
+delay their neighbours by that much. The one with the least work left goes first, less the time it has waited.
 
 The slots after the active ones keep the caches of finished sequences until they are needed. A new prompt starts from the longest
 common prefix of any slot, active or not.
@@ -109,7 +109,6 @@ class Batch:
         self._draft_tokens = draft_tokens
         self.payoff = Payoff()
         self._pace = PromptPace()
-        self._decode_step_s = 0.0
         self._rows: list[Sequence] = []
         self._decoding = 0
         self.waiting: deque[Sequence] = deque()
@@ -149,15 +148,17 @@ class Batch:
         return dropped
 
     def step(self) -> Step:
-        """Admit what fits, advance every decoding row by one token, compute one prompt chunk."""
+        """Admit what fits, advance every decoding row by one token, read prompts until the target time is used."""
+        ends_s = time.monotonic() + self._target_step_s
         self.counters.steps += 1
         while self.waiting and len(self._rows) < self._slots:
             self._admit(self.waiting.popleft())
         events: Step = []
         if self._decoding:
             self._decode(events)
-        if len(self._rows) > self._decoding:
-            self._prefill(events)
+        due = True
+        while len(self._rows) > self._decoding and self._prefill(events, ends_s, due=due):
+            due = False
         return events
 
     def _admit(self, sequence: Sequence) -> None:
@@ -209,10 +210,10 @@ class Batch:
             self._fill_dummy(pasts)
         began = time.monotonic()
         logits = self._graph.advance(ids, pasts)
-        self._decode_step_s = time.monotonic() - began
+        took = time.monotonic() - began
         if len(rows) == 1:
-            self.payoff.stepped(self._decode_step_s)
-        self.counters.decode_s += self._decode_step_s
+            self.payoff.stepped(took)
+        self.counters.decode_s += took
         self.counters.decode_tokens += len(rows)
         for at, row in enumerate(rows):
             row.computed += 1
@@ -255,7 +256,8 @@ class Batch:
         else:
             pasts[1] = self._prefixes.free_position(1)
 
-    def _prefill(self, events: Step) -> None:
+    def _prefill(self, events: Step, ends_s: float, *, due: bool) -> bool:
+        """Read a chunk of a prompt; return whether there was time for one. The first of a step is `due` in any case."""
         at = self._next_prompt()
         row = self._rows[at]
         if row.computed == row.reused and (match := self._match(row)) and match.length > row.computed:
@@ -264,7 +266,9 @@ class Batch:
             self.counters.prefix_hits += row.reused == 0
             self.counters.reused_tokens += match.length - row.reused
             row.computed = row.reused = match.length
-        size = min(self._chunk(row.computed), row.unread)
+        size = self._chunk(row, ends_s - time.monotonic(), due=due)
+        if not size:
+            return False
         if row.unread - size == 1:
             size += -1 if size > 2 else 1
         logits = self._extend(at, row.prompt[row.computed : row.computed + size], row.computed)
@@ -274,6 +278,7 @@ class Batch:
             self._take(row, logits, events)
             if row.generated >= row.limit:
                 self._remove(self._rows.index(row))
+        return True
 
     def _next_prompt(self) -> int:
         """The row to read: the least seconds of work left, less the seconds since its admission, so that none starves."""
@@ -285,14 +290,20 @@ class Batch:
 
         return min(range(self._decoding, len(self._rows)), key=rank)
 
-    def _chunk(self, past: int) -> int:
-        """Prompt tokens for this step: all that is allowed when nobody waits for a token, else what fits the target time."""
-        if not self._decoding:
-            return self._prefill_chunk
-        if not self._pace.known:
-            return min(_FIRST_CHUNK, self._prefill_chunk)
-        fitting = self._pace.fitting(past, self._target_step_s - self._decode_step_s)
-        return max(2, min(max(fitting, _LEAST_CHUNK), self._prefill_chunk))
+    def _chunk(self, row: Sequence, left_s: float, *, due: bool) -> int:
+        """Prompt tokens to read now: what fits the time left; in the first chunk a few at least, and all when nobody decodes.
+
+        Further chunks are whole ones or none, so that short prompts start together and long ones are not cut small.
+        """
+        most = min(row.unread, self._prefill_chunk)
+        if due and not self._decoding:
+            return most
+        if due and not self._pace.known:
+            return min(most, _FIRST_CHUNK)
+        fitting = self._pace.fitting(row.computed, left_s)
+        if due:
+            return min(most, max(fitting, _LEAST_CHUNK))
+        return most if fitting >= most else 0
 
     def _extend(self, at: int, chunk: NDArray[np.int64], past: int) -> NDArray[np.float32]:
         began = time.monotonic()
