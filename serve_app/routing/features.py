@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 READ_CHARS = 1200
-"""Only this much of a text is read: two thirds from its beginning, the rest from its end."""
+"""Only this much of a text is read: half from its beginning, half from its end."""
 
 Rows = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
@@ -43,10 +43,17 @@ TABLE_ROWS = sum(_SIZES.values())
 """Rows of the weight table."""
 
 _SPACE, _LETTER, _IDEOGRAPH, _DIGIT, _OTHER = range(5)
+_WORDS = np.array([False, True, True, True, False])
+"""By class: whether words are made of it."""
 _PRIME = 0x9E3779B97F4A7C15
 _LIMIT = READ_CHARS * 3 + 64  # decomposition can lengthen a text; what is longer still is cut
+MOST_ROWS = 5 * _LIMIT
+"""No group of a text has so many rows."""
 _MAX_STEM = 12
 _TABLE_BITS = 20
+_STEM_LENGTHS = np.array([0, *range(_MAX_STEM, 0, -1)])
+"""What is looked up of a word, the best first: the whole of it, then its beginnings."""
+_COUNT = np.arange(_LIMIT)
 _WHOLE = np.uint64(0xD6E8FEB86659FD93)
 """Marks the hash of a word that is listed whole, so that a stem does not match it."""
 _NUMBER, _START = 1, 2
@@ -87,23 +94,33 @@ _CLASS = _classes()
 _LATIN_DIGIT = np.uint32(ord("0"))
 _NEWLINE = np.uint32(ord("\n"))
 _PUNCTUATION = str.maketrans("。、「」『』（）｛｝“”„«»‘’−–—÷⋅·،؟।", '.,""""(){}"""""\'\'---/**,?.')
-_KINDS = np.zeros(128, dtype=np.int64)
+_DIGIT_KIND = 4
+_KINDS = np.zeros(0x10000, dtype=np.int64)
 _KINDS[[ord(char) for char in "+-*/=^%<>"]] = 1
 _KINDS[[ord(char) for char in "(){}[];_\\$#`|&"]] = 2
 _KINDS[ord("\n")] = 3
-_ENDS = np.zeros(128, dtype=bool)
+_KINDS[ord("0")] = _DIGIT_KIND
+_ENDS = np.zeros(0x10000, dtype=bool)
 _ENDS[[ord(char) for char in ".!?\n"]] = True
 _LEAST_SENTENCE = 12
 """A first sentence shorter than this (a greeting, an abbreviation) does not end."""
 _GAP = re.compile(r"\(\s*\)")
 _LATIN_LETTER = np.uint32(ord("a"))
+_PLAIN = np.where(
+    _CLASS == _DIGIT, _LATIN_DIGIT, np.where(_CLASS == _SPACE, np.uint32(ord(" ")), np.arange(0x10000, dtype=np.uint32))
+)
+"""Digits as one digit, blanks but line breaks as one blank."""
+_PLAIN[ord("\n")] = _NEWLINE
 _SHAPE = np.where((_CLASS == _LETTER) | (_CLASS == _IDEOGRAPH), _LATIN_LETTER, np.arange(0x10000, dtype=np.uint32))
+_RUNS = np.isin(np.arange(0x10000), [_LATIN_LETTER, _LATIN_DIGIT])
+"""Shapes of which a run counts as one."""
 _CHAR_ORDERS, _SHAPE_ORDERS = (2, 3, 4), (1, 2, 3, 4, 5)
 _ABOVE = np.triu(np.ones((MAX_CONCEPTS, MAX_CONCEPTS), dtype=bool), 1)
 _BEGINNING = np.array([_START], dtype=np.int64)
 _FIRST_SALT = {"chars": 0, "words": 1, "shapes": 3, "asked": 10}
 _SALTS = np.arange(1, 64, dtype=np.uint64) * np.uint64(0xA24BAED4963EE407)
 _MIX = np.uint64(0xFF51AFD7ED558CCD)
+_SHIFTS = {name: np.uint64(64 - bits) for name, bits in _HASHED_BITS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,17 +150,17 @@ def fold(text: str) -> str:
 
 def read(text: str) -> Spans:
     """Return the spans of `text`: digits are one digit, accents are gone, blanks are single."""
-    codes = np.frombuffer(fold(text).encode("utf-32-le", "replace"), dtype=np.uint32)
-    codes = np.minimum(codes[: _LIMIT - 1], 0xFFFF)
-    codes = codes[(codes < 0x300) | (codes > 0x36F)]
+    folded = fold(text)
+    codes = np.frombuffer(folded.encode("utf-32-le", "replace"), dtype=np.uint32)
+    if not folded.isascii():
+        codes = np.minimum(codes[: _LIMIT - 1], 0xFFFF)
+        codes = codes[(codes < 0x300) | (codes > 0x36F)]
     classes = _CLASS[codes]
-    blank = classes == _SPACE
-    keep = ~blank
-    keep[1:] |= ~blank[:-1]
-    lines = codes == _NEWLINE
-    codes = np.where(classes == _DIGIT, _LATIN_DIGIT, np.where(blank & ~lines, np.uint32(32), codes))[keep]
-    classes = classes[keep]
-    return Spans(codes, classes, _sums(codes))
+    solid = classes != _SPACE
+    keep = solid.copy()
+    keep[1:] |= solid[:-1]
+    codes = _PLAIN[codes[keep]]
+    return Spans(codes, classes[keep], _sums(codes))
 
 
 def hash_word(word: str, *, whole: bool) -> int:
@@ -170,28 +187,26 @@ class Lexicon:
         """Return the concept of each word at `starts`, 0 for none; the longest listed stem wins."""
         if not len(starts):
             return np.zeros(0, dtype=np.int64)
-        stops = starts[:, None] + np.arange(_MAX_STEM + 1)
-        stops[:, 0] = ends  # column 0 is the whole word
-        fits = stops <= ends[:, None]
-        np.minimum(stops, ends[:, None], out=stops)
+        last = ends[:, None]
+        stops = starts[:, None] + _STEM_LENGTHS
+        stops[:, 0] = ends
+        short = stops > last
+        np.minimum(stops, last, out=stops)
         hashes = spans.hashes(starts[:, None], stops)
         hashes[:, 0] ^= _WHOLE
         found = self.table[_slot(hashes)]
-        found *= fits
-        longest = (found[:, :0:-1] > 0).argmax(axis=1)
-        stems = found[np.arange(len(found)), _MAX_STEM - longest]
-        merged = np.where(found[:, 0] > 0, found[:, 0], stems).astype(np.int64)
-        numbers = spans.classes[starts] == _DIGIT
-        merged[numbers] = _NUMBER
+        found[short] = 0
+        merged: Rows = found[_COUNT[: len(found)], found.astype(bool).argmax(axis=1)].astype(np.int64)
+        merged[spans.classes[starts] == _DIGIT] = _NUMBER
         return merged
 
     @staticmethod
     def thin(concepts: Rows) -> Rows:
         """Return the concepts in order without gaps, a run of the same one as one."""
         concepts = concepts[concepts > 0]
-        again = np.zeros(len(concepts), dtype=bool)
-        again[1:] = concepts[1:] == concepts[:-1]
-        kept: Rows = concepts[~again]
+        new = np.ones(len(concepts), dtype=bool)
+        new[1:] = concepts[1:] != concepts[:-1]
+        kept: Rows = concepts[new]
         return kept
 
 
@@ -201,9 +216,12 @@ def _slot(hashes: Hashes) -> NDArray[np.uint64]:
 
 def _rows(group: str, *parts: Hashes) -> Rows:
     """Return the table rows of the hashes; parts of one group are told apart by a salt each."""
-    salts = np.repeat(_SALTS[_FIRST_SALT[group] : _FIRST_SALT[group] + len(parts)], [len(part) for part in parts])
-    mixed = (np.concatenate(parts) + salts) * _MIX
-    rows: Rows = (mixed >> np.uint64(64 - _HASHED_BITS[group])).view(np.int64) + OFFSETS[group]
+    first = _FIRST_SALT[group]
+    mixed = np.concatenate([part + _SALTS[first + at] for at, part in enumerate(parts)])
+    mixed *= _MIX
+    mixed >>= _SHIFTS[group]
+    rows: Rows = mixed.view(np.int64)
+    rows += OFFSETS[group]
     return rows
 
 
@@ -229,13 +247,14 @@ def _shapes(spans: Spans) -> Rows:
     solid |= spans.codes == _NEWLINE
     shape = _SHAPE[spans.codes[solid]]
     kept = np.ones(len(shape), dtype=bool)
-    kept[1:] = (shape[1:] != shape[:-1]) | ((shape[1:] != _LATIN_LETTER) & (shape[1:] != _LATIN_DIGIT))
+    after = shape[1:]
+    kept[1:] = (after != shape[:-1]) | ~_RUNS[after]
     return _rows("shapes", _grams(_sums(shape[kept]), _SHAPE_ORDERS))
 
 
 def _concepts(stream: Rows) -> tuple[Rows, Rows, Rows]:
     """Return the rows of what is there, of what is there together, and of what follows what."""
-    present = np.flatnonzero(np.bincount(stream, minlength=1))
+    present = np.bincount(stream, minlength=1).nonzero()[0]
     pairs = (present[:, None] * MAX_CONCEPTS + present)[_ABOVE[: len(present), : len(present)]]
     sequence = np.concatenate((_BEGINNING, stream))
     neighbours = sequence[:-1] * MAX_CONCEPTS + sequence[1:]
@@ -249,9 +268,7 @@ def _asked_rows(hashes: Hashes, stream: Rows) -> Rows:
 
 def _measures(spans: Spans, words: int) -> Rows:
     size = max(1, len(spans.codes))
-    kinds = np.bincount(_KINDS[np.minimum(spans.codes, 127)], minlength=4).tolist()
-    digits = int(np.count_nonzero(spans.classes == _DIGIT))
-    _, operators, brackets, lines = kinds
+    _, operators, brackets, lines, digits = np.bincount(_KINDS[spans.codes], minlength=5).tolist()
     counts = (words, digits * 100 // size, operators * 200 // size, brackets * 200 // size, lines, operators, brackets)
     rows = [16 * at + min(count, 32767).bit_length() for at, count in enumerate(counts)]
     return np.array(rows, dtype=np.int64) + OFFSETS["measures"]
@@ -259,8 +276,8 @@ def _measures(spans: Spans, words: int) -> Rows:
 
 def _asked(codes: NDArray[np.uint32]) -> tuple[int, int]:
     """Return the bounds of the sentence that asks."""
-    marks = np.flatnonzero(_ENDS[np.minimum(codes, 127)])
-    questions = np.flatnonzero(codes[marks] == ord("?"))
+    marks = _ENDS[codes].nonzero()[0]
+    questions = (codes[marks] == ord("?")).nonzero()[0]
     if len(questions):
         last = questions[-1]
         return (int(marks[last - 1]) + 1 if last else 0), int(marks[last])
@@ -274,18 +291,17 @@ def extract(text: str, lexicon: Lexicon) -> tuple[Rows, ...]:
     """Return the table rows that `text` switches on, per group of `GROUPS`; a row that occurs twice is listed twice."""
     spans = read(text)
     classes = spans.classes
-    solid = (classes != _SPACE) & (classes != _OTHER)
-    begins = solid.copy()
-    begins[1:] = solid[1:] & ((classes[1:] != classes[:-1]) | (classes[1:] == _IDEOGRAPH))
-    starts = np.flatnonzero(begins)
+    change = np.ones(len(classes) + 1, dtype=bool)
+    change[1:-1] = classes[1:] != classes[:-1]
+    starts = (_WORDS[classes] & (change[:-1] | (classes == _IDEOGRAPH))).nonzero()[0]
     # A word ends where its class does; an ideograph's "word" may run on, so that listed stems of several can match.
-    breaks = np.flatnonzero(np.concatenate((classes[1:] != classes[:-1], [True]))) + 1 if len(classes) else starts
-    ends = breaks[np.searchsorted(breaks, starts, side="right")] if len(starts) else starts
+    breaks = change.nonzero()[0]
+    ends = breaks[breaks.searchsorted(starts, side="right")]
     found = lexicon.find(spans, starts, ends)
-    near = np.where(classes[starts] == _IDEOGRAPH, np.minimum(starts + 1, ends), ends) if len(starts) else ends
+    near = np.where(classes[starts] == _IDEOGRAPH, starts + 1, ends)
     hashes = spans.hashes(starts, near)
     begin, end = _asked(spans.codes)
-    inside = slice(*np.searchsorted(starts, (begin, end)))
+    inside = slice(*starts.searchsorted((begin, end)))
     asked = _asked_rows(hashes[inside], lexicon.thin(found[inside]))
     stream = lexicon.thin(found)
     chars = _rows("chars", _grams(spans.sums, _CHAR_ORDERS))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from serve_app.config import RoutingSettings
 from serve_app.conversation import Chat, Labelled, Prompt, RawText, TaskDecision
-from serve_app.routing.features import GROUPS, OFFSETS, TABLE_ROWS, Lexicon, extract
+from serve_app.routing.features import GROUPS, MOST_ROWS, OFFSETS, TABLE_ROWS, Lexicon, extract
 from serve_app.types import Task
 
 WEIGHTS = Path(__file__).with_name("tasks.npz")
@@ -27,6 +27,8 @@ _CONTEXT_TURNS = 2
 DEFAULT_THRESHOLD = RoutingSettings().task_threshold
 
 Floats = NDArray[np.float32]
+_SHARES = (np.maximum(np.arange(MOST_ROWS), 1) ** -0.5).astype(np.float32)
+"""Weight of each row of a group with so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class TaskClassifier:
         """Return one logit per label."""
         groups = extract(text, self.lexicon)
         counts = [len(rows) for rows in groups]
-        shares = np.repeat([max(1, count) ** -0.5 for count in counts], counts).astype(np.float32)
+        shares = _SHARES[counts].repeat(counts)
         return np.asarray(shares @ self.table.take(np.concatenate(groups), axis=0) + self.bias, dtype=np.float32)
 
     def probabilities(self, text: str, context: str = "") -> dict[Task, float]:

@@ -16,8 +16,9 @@ from serve_app.conversation import Chat, Labelled, Message, RawText
 from serve_app.routing.tasks import TaskClassifier, classify, confusion
 from serve_app.types import Task
 from tests.unit.app import running
-from training.routing.evaluate import ACCURACY, FLIPS, VALIDATION, read_prompts
-from training.routing.train import read_rows
+from training.routing.evaluate import ACCURACY, BLIND, FLIPS, VALIDATION, read_prompts
+from training.routing.train import generated_rows, read_rows
+from training.routing.written import lines
 
 ROUTE = "/v1/route"
 
@@ -42,6 +43,14 @@ def test_accuracy_and_flips_on_the_projects_own_prompts() -> None:
         for twin in each.twins.values()
     ]
     assert sum(flips) / len(flips) <= FLIPS
+
+
+def test_training_contains_no_prompt_of_the_evaluation() -> None:
+    judged = {text.casefold() for each in read_prompts() for text in (each.text, each.twins["paraphrase"])}
+    judged |= {row["text"].casefold() for row in read_rows([BLIND])}
+    written = {text.split(" | ")[0].casefold() for kind in ("chats", "choices") for _, _, text in lines(kind)}
+    generated = {row["text"].casefold() for row in generated_rows()}
+    assert not judged & (written | generated)
 
 
 def test_accuracy_on_rows_of_others() -> None:

@@ -22,7 +22,7 @@ GAINS: Mapping[str, float] = {
     "measures": 0.3,
 }
 """Weight of each group of features: the larger, the less its weights are held down."""
-STRENGTH = 5.0
+STRENGTH = 12.0
 """Inverse regularisation."""
 
 

@@ -1,4 +1,4 @@
-"""Writes training prompts from the templates in `templates/`, one file per language.
+"""Writes training prompts from the templates in `templates/`, one file per language, and decorates those that are written out.
 
 A file lists slots (`name = one | two`) and, under `[task]`, templates. `{name}` and `{name2}` are different values of slot `name`.
 `common.txt` has the slots that every language shares. Every task is decorated alike (greetings, thanks, lower case, typos), so that
@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from serve_app.types import Task
+from training.routing.written import prompts
 
 TEMPLATES = Path(__file__).with_name("templates")
 _SLOT = re.compile(r"\{([a-z]+?)(\d?)\}")
@@ -42,6 +43,9 @@ def generate() -> list[Example]:
     rows = [(lang, common | own, task, template) for lang, (own, templates) in parsed.items() for task, template in templates]
     found: dict[str, Example] = {}
     for rng in map(random.Random, _SEEDS):
+        for lang, name, text in prompts(rng):
+            decorated = _decorate(text, lang, common | parsed[lang][0], rng)
+            found.setdefault(decorated, Example(text=decorated, task=Task(name), lang=lang))
         for lang, slots, task, template in rows:
             for text in _expand(template, slots, rng):
                 decorated = _decorate(text, lang, slots, rng)

@@ -9,13 +9,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from training.routing.written import listed
+
 STEMS = Path(__file__).with_name("stems.txt")
 _SEED = 11
 _LEAST_CHARS = {"en": 160, "zh": 60}
 _OPTION_CHARS = {"en": 90, "zh": 40}
 _SENTENCE = {"en": re.compile(r"(?<=[.!?])\s+|\n+"), "zh": re.compile(r"(?<=[。！？；])|\n+")}
 _LATIN = re.compile(r"[a-zA-Z]")
-_MARKS = [[form.format(letter) for letter in "ABCD"] for form in ("({}) ", "{}. ", "{}) ", "- ")] + [["1. ", "2. ", "3. ", "4. "]]
 _PER_PASSAGE = 2
 
 Row = dict[str, str]
@@ -45,10 +46,7 @@ def mixed(rows: Sequence[Row], labels: Iterable[str] = ("general",)) -> list[Row
 
 
 def _options(pool: Sequence[str], lang: str, rng: random.Random) -> str:
-    marks = rng.choice(_MARKS)
-    gap = rng.choice(("\n", " "))
-    count = rng.randint(2, 4)
-    return "".join(gap + mark + rng.choice(pool)[: _OPTION_CHARS[lang]] for mark in marks[:count])
+    return listed([rng.choice(pool)[: _OPTION_CHARS[lang]] for _ in range(rng.randint(2, 4))], rng)
 
 
 def _lang(text: str) -> str | None:
