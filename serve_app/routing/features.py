@@ -151,9 +151,9 @@ def fold(text: str) -> str:
 def read(text: str) -> Spans:
     """Return the spans of `text`: digits are one digit, accents are gone, blanks are single."""
     folded = fold(text)
-    codes = np.frombuffer(folded.encode("utf-32-le", "replace"), dtype=np.uint32)
+    codes = np.frombuffer(folded.encode("utf-32-le", "replace"), dtype=np.uint32)[: _LIMIT - 1]
     if not folded.isascii():
-        codes = np.minimum(codes[: _LIMIT - 1], 0xFFFF)
+        codes = np.minimum(codes, 0xFFFF)
         codes = codes[(codes < 0x300) | (codes > 0x36F)]
     classes = _CLASS[codes]
     solid = classes != _SPACE

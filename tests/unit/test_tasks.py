@@ -72,6 +72,12 @@ def test_a_long_text_costs_no_more_than_its_beginning() -> None:
     assert classify(RawText(text=text)).probabilities == classify(RawText(text=text * 50)).probabilities
 
 
+@pytest.mark.parametrize("text", ["\u2487", "\ufdfa", "e\u0301", "\U0001f600", "\ud800", "\u3371 ", "\n", "7", ""])
+def test_any_characters_have_a_task_however_much_folding_lengthens_them(text: str) -> None:
+    for times in (1, 1200, 5000):
+        assert _task(text * times) in Task
+
+
 def test_weights_of_another_layout_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "tasks.npz", format=99, table=np.zeros((3, 4), np.int8))
     with pytest.raises(ValueError, match="train it anew"):
