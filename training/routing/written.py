@@ -1,7 +1,7 @@
 """Prompts of the project that are written out whole: examination questions with options, chats, reading passages.
 
 The folder `written/` has one file per kind, with sections `[language task]` (passages: `[language]`) and one text a line, line
-breaks escaped. They were written without a look at any rows that the classifier is measured with.
+breaks escaped. How they were written, and what that means for the figures: docs/routing-policy.md.
 """
 
 import random
