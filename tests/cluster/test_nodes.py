@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -40,6 +41,10 @@ def _free_port() -> int:
 def nodes() -> Iterator[tuple[str, Cluster, list[Any]]]:
     """A head without cores, two workers, and three groups: a fixed one, one scaled by our policy, one that may sleep."""
     scratch = tempfile.mkdtemp(prefix="phi-", dir="/tmp")
+    # Cluster writes its address into a folder that it does not make, /tmp/ray by default, which belongs to everyone on the machine.
+    Path(scratch, "ray").mkdir()
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("RAY_TMPDIR", scratch)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True, "temp_dir": scratch})
     workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
     ray.init(address=cluster.address, namespace="serve", log_to_driver=False)
@@ -64,6 +69,7 @@ def nodes() -> Iterator[tuple[str, Cluster, list[Any]]]:
         serve.shutdown()
         ray.shutdown()
         cluster.shutdown()
+        monkeypatch.undo()
         shutil.rmtree(scratch, ignore_errors=True)
 
 
