@@ -20,6 +20,7 @@ from ray.util.state import list_actors
 from serve_app.app import build_app
 from serve_app.config import AppSettings
 
+pytestmark = pytest.mark.slow
 LIMIT_S = 90
 POLICY = {
     "policy_function": "deployments.autoscaling:TokenBacklog",

@@ -100,6 +100,7 @@ async def test_the_commands_folder_is_served(exported: Path, model_dir: Path) ->
     await engine.close()
 
 
+@pytest.mark.slow
 async def test_more_weights_may_share_a_scale(exported: Path, model_dir: Path, cache: Path, tmp_path: Path) -> None:
     coarse = tmp_path / "coarse"
     result = CliRunner().invoke(app, ["export", "onnx", "embedded", "--block-size", "128", "--out", str(coarse)])
