@@ -41,6 +41,7 @@ class Memory:
         self._blocks = [np.ones(_BLOCK, np.float32) for _ in range(threads)]
         self._pool = ThreadPoolExecutor(threads)
         self._readers: tuple[Callable[[np.ndarray[tuple[int], np.dtype[np.float32]]], object], ...] = (
+            lambda block: block.view(np.uint8).max(),
             lambda block: block.view(np.int64).max(),
             lambda block: block.view(np.int64).sum(),
             lambda block: np.dot(block, block),
