@@ -43,7 +43,7 @@ TABLE_ROWS = sum(_SIZES.values())
 """Rows of the weight table."""
 
 _SPACE, _LETTER, _IDEOGRAPH, _DIGIT, _OTHER = range(5)
-_WORDS = np.array([False, True, True, True, False])
+_IN_WORDS = np.array([False, True, True, True, False])
 """By class: whether words are made of it."""
 _PRIME = 0x9E3779B97F4A7C15
 _LIMIT = READ_CHARS * 3 + 64  # decomposition can lengthen a text; what is longer still is cut
@@ -53,7 +53,7 @@ _MAX_STEM = 12
 _TABLE_BITS = 20
 _STEM_LENGTHS = np.array([0, *range(_MAX_STEM, 0, -1)])
 """What is looked up of a word, the best first: the whole of it, then its beginnings."""
-_COUNT = np.arange(_LIMIT)
+_PLACES = np.arange(_LIMIT)
 _WHOLE = np.uint64(0xD6E8FEB86659FD93)
 """Marks the hash of a word that is listed whole, so that a stem does not match it."""
 _NUMBER, _START = 1, 2
@@ -94,12 +94,11 @@ _CLASS = _classes()
 _LATIN_DIGIT = np.uint32(ord("0"))
 _NEWLINE = np.uint32(ord("\n"))
 _PUNCTUATION = str.maketrans("。、「」『』（）｛｝“”„«»‘’−–—÷⋅·،؟।", '.,""""(){}"""""\'\'---/**,?.')
-_DIGIT_KIND = 4
 _KINDS = np.zeros(0x10000, dtype=np.int64)
 _KINDS[[ord(char) for char in "+-*/=^%<>"]] = 1
 _KINDS[[ord(char) for char in "(){}[];_\\$#`|&"]] = 2
 _KINDS[ord("\n")] = 3
-_KINDS[ord("0")] = _DIGIT_KIND
+_KINDS[ord("0")] = 4
 _ENDS = np.zeros(0x10000, dtype=bool)
 _ENDS[[ord(char) for char in ".!?\n"]] = True
 _LEAST_SENTENCE = 12
@@ -196,7 +195,7 @@ class Lexicon:
         hashes[:, 0] ^= _WHOLE
         found = self.table[_slot(hashes)]
         found[short] = 0
-        merged: Rows = found[_COUNT[: len(found)], found.astype(bool).argmax(axis=1)].astype(np.int64)
+        merged: Rows = found[_PLACES[: len(found)], found.astype(bool).argmax(axis=1)].astype(np.int64)
         merged[spans.classes[starts] == _DIGIT] = _NUMBER
         return merged
 
@@ -293,7 +292,7 @@ def extract(text: str, lexicon: Lexicon) -> tuple[Rows, ...]:
     classes = spans.classes
     change = np.ones(len(classes) + 1, dtype=bool)
     change[1:-1] = classes[1:] != classes[:-1]
-    starts = (_WORDS[classes] & (change[:-1] | (classes == _IDEOGRAPH))).nonzero()[0]
+    starts = (_IN_WORDS[classes] & (change[:-1] | (classes == _IDEOGRAPH))).nonzero()[0]
     # A word ends where its class does; an ideograph's "word" may run on, so that listed stems of several can match.
     breaks = change.nonzero()[0]
     ends = breaks[breaks.searchsorted(starts, side="right")]

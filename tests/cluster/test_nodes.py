@@ -39,13 +39,19 @@ def _free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[tuple[str, Cluster, list[Any]]]:
+def scratch() -> Iterator[str]:
+    """The folder of this cluster, its address file included: by default that lies in /tmp/ray, which all on the machine share."""
+    folder = tempfile.mkdtemp(prefix="phi-", dir="/tmp")
+    Path(folder, "ray").mkdir()  # Cluster does not make it
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)
+        yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def nodes(scratch: str) -> Iterator[tuple[str, Cluster, list[Any]]]:
     """A head without cores, two workers, and three groups: a fixed one, one scaled by our policy, one that may sleep."""
-    scratch = tempfile.mkdtemp(prefix="phi-", dir="/tmp")
-    # Cluster writes its address into a folder that it does not make, /tmp/ray by default, which belongs to everyone on the machine.
-    Path(scratch, "ray").mkdir()
-    monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setenv("RAY_TMPDIR", scratch)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True, "temp_dir": scratch})
     workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
     ray.init(address=cluster.address, namespace="serve", log_to_driver=False)
@@ -70,8 +76,6 @@ def nodes() -> Iterator[tuple[str, Cluster, list[Any]]]:
         serve.shutdown()
         ray.shutdown()
         cluster.shutdown()
-        monkeypatch.undo()
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _until(holds: Callable[[], bool]) -> float:
