@@ -11,7 +11,8 @@ bytes --decode--> call --admit, choose--> route --attempt--> events --encode--> 
     │   Overloaded 503 · QuotaExceeded 429 · NoEngine 503 · DeadlineExceeded 504
     ├─ EngineError       an engine failed
     │   GenerationFailed 500 · IncompleteGeneration 502 · EngineDead 503
-    └─ StorageFailed 507 what a client wants kept could not be written
+    ├─ StorageFailed 507 what a client wants kept could not be written
+    └─ ModelUnusable     files or settings of a model are wrong; raised while loading or exporting, never a request's answer
 
 Foreign exceptions become one of these inside each engine and in `deployments.remote`, nowhere else. Render `exc.message`, never
 `str(exc)`: through a Ray handle the latter is the remote traceback. Only `message` is positional, or Ray loses the type.
@@ -161,6 +162,13 @@ class EngineDead(EngineError):
     """The engine or its replica died or hangs."""
 
     code = "engine_dead"
+    status = 503
+
+
+class ModelUnusable(ServeError):
+    """A model's files or a group's settings cannot be used; `message` names the file or field, and the fix."""
+
+    code = "model_unusable"
     status = 503
 
 

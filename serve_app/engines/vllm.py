@@ -30,7 +30,7 @@ from serve_app.config import VllmSettings
 from serve_app.engines.admission import answer_limit
 from serve_app.engines.guidance import Guidance, read_tokenizer, too_large
 from serve_app.engines.throughput import Throughput
-from serve_app.errors import EngineDead, GenerationFailed, InvalidRequest
+from serve_app.errors import EngineDead, GenerationFailed, InvalidRequest, ModelUnusable
 from serve_app.types import (
     Capability,
     Choice,
@@ -208,34 +208,34 @@ class VllmEngine:
 
 
 def require_device(asked: str, built_for: str) -> None:
-    """Raise `EngineDead` when the installed vLLM computes elsewhere than `device` says."""
+    """Raise `ModelUnusable` when the installed vLLM computes elsewhere than `device` says."""
     if asked != built_for:
         have = built_for or "no device it can see"
         extra = "gpu" if asked == "cuda" else "cpu"
-        raise EngineDead(
+        raise ModelUnusable(
             f"device: {asked} is set, but the installed vLLM runs on {have}; "
             f"set device: {built_for or 'cpu'}, or install the {extra} extra on a machine with that device"
         )
 
 
 def require_runnable(settings: VllmSettings, model_dir: Path, cpu_flags: frozenset[str]) -> None:
-    """Raise `EngineDead` with the reason and the alternatives when `settings` cannot run on this checkpoint and device."""
+    """Raise `ModelUnusable` with the reason and the alternatives when `settings` cannot run on this checkpoint and device."""
     quantized = json.loads((model_dir / "config.json").read_text()).get("quantization_config") or {}
     stored = quantized.get("quant_method")
     asked = settings.quantization
     if asked and asked != "fp8" and not stored:
-        raise EngineDead(
+        raise ModelUnusable(
             f"quantization: {asked} is set, but the checkpoint is not quantized; "
             f"remove the line or point model.path at a checkpoint quantized with {asked}"
         )
     if asked and stored and not stored.startswith(asked.split("_")[0]):
-        raise EngineDead(f"quantization: {asked} is set, but the checkpoint is quantized with {stored}; set quantization: {stored}")
+        raise ModelUnusable(f"quantization: {asked} is set, but the checkpoint is quantized with {stored}; set quantization: {stored}")
     method = asked or stored
     if settings.device == "cpu" and method:
         needed = "avx512f" if _weight_bits(quantized) < 8 else _CPU_QUANTIZATION.get(method)
         if needed is None or (needed and needed not in cpu_flags):
             why = "has no CPU kernel" if needed is None else f"needs the processor feature {needed}, which this one lacks"
-            raise EngineDead(
+            raise ModelUnusable(
                 f"quantization: {method} {why}. Alternatives: the unquantized checkpoint with dtype float32, an int8 W8A8 "
                 "(compressed-tensors) checkpoint, or the onnx group with precision int4."
             )

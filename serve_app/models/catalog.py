@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from serve_app.config import AppSettings, ModelSettings
-from serve_app.errors import EngineDead, InvalidRequest, ModelNotFound, Unsupported
+from serve_app.errors import ModelUnusable, InvalidRequest, ModelNotFound, Unsupported
 from serve_app.models.blobs import BlobStore
 from serve_app.models.names import key, require_name, shown
 from serve_app.models.variant import Variant
@@ -25,17 +25,17 @@ _ALL_FILES = (*_TOKENIZER_FILES, "*.safetensors")
 def locate(model: ModelSettings, *, weights: bool) -> Path:
     """Return the folder with the model's files, downloading from the hub if `path` is a hub id.
 
-    Without `weights` only tokenizer and configuration are fetched. Raises `EngineDead` with what to do when it cannot be had.
+    Without `weights` only tokenizer and configuration are fetched. Raises `ModelUnusable` with what to do when it cannot be had.
     """
     if model.path == "embedded":
         return EMBEDDED
     folder = Path(model.path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").exists():
-            raise EngineDead("model.path holds no config.json; give a folder in Hugging Face layout")
+            raise ModelUnusable("model.path holds no config.json; give a folder in Hugging Face layout")
         return folder
     if model.path.startswith((".", "/", "~")) or model.path.count("/") != 1:
-        raise EngineDead("model.path is no folder on this node; give 'embedded', a local folder or a hub id like owner/name")
+        raise ModelUnusable("model.path is no folder on this node; give 'embedded', a local folder or a hub id like owner/name")
     return _download(model, weights=weights)
 
 
@@ -47,7 +47,7 @@ def _download(model: ModelSettings, *, weights: bool) -> Path:
     try:
         return Path(snapshot_download(model.path, revision=model.revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise EngineDead(
+        raise ModelUnusable(
             f"model.path: {model.path} could not be downloaded ({type(error).__name__}); "
             "check the name, the network and HF_TOKEN, or give a local folder"
         ) from error

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.errors import EngineDead
+from serve_app.errors import ModelUnusable
 
 _TYPES: dict[str, str] = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
@@ -32,18 +32,18 @@ class Checkpoint:
     """The tensors of a folder by name."""
 
     def __init__(self, folder: Path) -> None:
-        """Read the headers; raises `EngineDead` naming a file that is damaged or a folder that has none."""
+        """Read the headers; raises `ModelUnusable` naming a file that is damaged or a folder that has none."""
         self.tensors: dict[str, Stored] = {}
         for file in sorted(folder.glob("*.safetensors")):
             self.tensors |= _read_header(file)
         if not self.tensors:
-            raise EngineDead("the model's folder has no *.safetensors file; fetch the model again")
+            raise ModelUnusable("the model's folder has no *.safetensors file; fetch the model again")
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Return rows `start` to `stop` along the first axis in float32; raises `EngineDead` when there is no such tensor."""
+        """Return rows `start` to `stop` along the first axis in float32; raises `ModelUnusable` when there is no such tensor."""
         stored = self.tensors.get(name)
         if stored is None:
-            raise EngineDead(f"the checkpoint has no tensor {name}; it is not of the architecture that its config.json names")
+            raise ModelUnusable(f"the checkpoint has no tensor {name}; it is not of the architecture that its config.json names")
         width = math.prod(stored.shape[1:])
         kind = np.dtype(_TYPES[stored.type])
         with stored.file.open("rb") as stream:
@@ -78,5 +78,5 @@ def _read_header(file: Path) -> dict[str, Stored]:
                 raise ValueError
             found[name] = Stored(file, tensor["dtype"], shape, 8 + length + begin)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
-        raise EngineDead(f"{file.name} is no safetensors file; fetch the model again") from error
+        raise ModelUnusable(f"{file.name} is no safetensors file; fetch the model again") from error
     return found

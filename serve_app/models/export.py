@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from serve_app.config import EngineSettings, LlamaCppSettings, OnnxSettings
-from serve_app.errors import EngineDead
+from serve_app.errors import ModelUnusable
 from serve_app.models import manifest
 from serve_app.models.checkpoint import count_weights
 from serve_app.models.memory import available_bytes
@@ -58,14 +58,14 @@ def derive(model_dir: Path, settings: EngineSettings) -> Path:
     about = manifest.verify(folder)
     for wanted, key in ((form, "format"), (settings.precision, "precision")):
         if about.get(key) != wanted:
-            raise EngineDead(f"the folder under `exported` holds {about.get(key)} weights, but {key} is {wanted}")
+            raise ModelUnusable(f"the folder under `exported` holds {about.get(key)} weights, but {key} is {wanted}")
     return folder
 
 
 def cached_form(model_dir: Path, form: str, precision: str, block: int = USUAL_BLOCK) -> Path:
     """Return the cached folder with the model's `form` (onnx or gguf) in `precision`, exporting it first if needed.
 
-    Raises `EngineDead` when the export fails, with its output in the log; nothing half-written stays behind.
+    Raises `ModelUnusable` when the export fails, with its output in the log; nothing half-written stays behind.
     """
     coarser = "" if block == USUAL_BLOCK else f"-{block}"
     target = cache_dir() / form / f"{_fingerprint(model_dir, form)}-{precision}{coarser}"
@@ -81,10 +81,10 @@ def cached_form(model_dir: Path, form: str, precision: str, block: int = USUAL_B
 def write_form(model_dir: Path, form: str, precision: str, target: Path, block: int = USUAL_BLOCK) -> None:
     """Export to the new folder `target`, whole or not at all; `block` weights of an int8 or int4 graph share a scale.
 
-    Raises `EngineDead` when `target` exists, when disk or memory cannot hold the export, or when it fails.
+    Raises `ModelUnusable` when `target` exists, when disk or memory cannot hold the export, or when it fails.
     """
     if target.exists():
-        raise EngineDead(f"{target.name} exists already; give a new folder")
+        raise ModelUnusable(f"{target.name} exists already; give a new folder")
     require_resources(model_dir, precision, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     _build(model_dir, form, precision, block, target)
@@ -96,14 +96,14 @@ _MEMORY_PER_WEIGHT = {"fp32": 6.5, "int8": 6.5, "int4": 6.5}
 
 
 def require_resources(model_dir: Path, precision: str, target: Path) -> None:
-    """Raise `EngineDead` with the arithmetic when the export cannot fit the disk at `target` or the memory."""
+    """Raise `ModelUnusable` with the arithmetic when the export cannot fit the disk at `target` or the memory."""
     weights = count_weights(model_dir)
     disk = 2 * weights * _BYTES_PER_WEIGHT[precision] + 2**26
     memory = weights * _MEMORY_PER_WEIGHT.get(precision, 0.0) + 2**29
     parent = next(folder for folder in target.absolute().parents if folder.exists())
     for what, needed, there in (("disk", disk, shutil.disk_usage(parent).free), ("memory", memory, available_bytes())):
         if needed > there:
-            raise EngineDead(
+            raise ModelUnusable(
                 f"exporting {weights / 1e6:,.0f} million weights to {precision} needs about {needed / 2**30:.1f} GiB of {what}, "
                 f"and {there / 2**30:.1f} GiB are free"
             )
@@ -133,14 +133,14 @@ def _build_onnx(model_dir: Path, precision: str, block: int, scratch: Path) -> N
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if result.returncode != 0 or not (scratch / "out" / "model.onnx").exists():
         logger.error("the ONNX export failed:\n%s", result.stderr)
-        raise EngineDead(f"the export to ONNX {precision} failed with status {result.returncode}; the replica's log has the output")
+        raise ModelUnusable(f"the export to ONNX {precision} failed with status {result.returncode}; the replica's log has the output")
     from serve_app.models.onnx_graph import adapt  # slow to import, and needed for an export only
 
     try:
         adapt(scratch / "out" / "model.onnx")
     except LookupError as error:
         writer = f"onnxruntime-genai {_builder_version('onnx')}"
-        raise EngineDead(f"{writer} writes another graph than this version of phi-serve knows: {error}") from error
+        raise ModelUnusable(f"{writer} writes another graph than this version of phi-serve knows: {error}") from error
 
 
 def _build_gguf(model_dir: Path, precision: str, folder: Path) -> None:
@@ -187,4 +187,4 @@ def _builder_version(form: str) -> str:
     for name in _BUILDERS[form]:
         with suppress(PackageNotFoundError):
             return version(name)
-    raise EngineDead(f"{_BUILDERS[form][0]} is not installed; install the cpu or gpu extra")
+    raise ModelUnusable(f"{_BUILDERS[form][0]} is not installed; install the cpu or gpu extra")

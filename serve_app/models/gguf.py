@@ -16,7 +16,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import quantize
 from numpy.typing import NDArray
 
-from serve_app.errors import EngineDead
+from serve_app.errors import ModelUnusable
 from serve_app.models.checkpoint import Checkpoint
 from serve_app.models.gguf_vocabulary import read_vocabulary
 
@@ -50,11 +50,11 @@ class _Tensor:
 def write_gguf(model_dir: Path, precision: str, file: Path) -> None:
     """Write the checkpoint of `model_dir` to `file` with weights in `precision`: f32, f16, q8_0 or q4_0.
 
-    Raises `EngineDead` when it is not a Phi-3 checkpoint with byte-level BPE or lacks a tensor.
+    Raises `ModelUnusable` when it is not a Phi-3 checkpoint with byte-level BPE or lacks a tensor.
     """
     config = json.loads((model_dir / "config.json").read_text())
     if config.get("model_type") != "phi3":
-        raise EngineDead(f"model_type is {config.get('model_type')}; the GGUF export knows phi3 only")
+        raise ModelUnusable(f"model_type is {config.get('model_type')}; the GGUF export knows phi3 only")
     checkpoint = Checkpoint(model_dir)
     tensors = list(_tensors(config, checkpoint, precision))
     writer = GGUFWriter(file, "phi3")
@@ -98,7 +98,7 @@ def _tensors(config: dict[str, Any], checkpoint: Checkpoint, precision: str) -> 
     def stored(name: str, source: str, wanted: str) -> _Tensor:
         found = checkpoint.tensors.get(source)
         if found is None:
-            raise EngineDead(f"the checkpoint has no tensor {source}; it is not of the architecture that its config.json names")
+            raise ModelUnusable(f"the checkpoint has no tensor {source}; it is not of the architecture that its config.json names")
         return _Tensor(name, found.shape, _type(found.shape, wanted), source)
 
     # Where embeddings are tied they are the head too, which four bits would blur for every token.

@@ -13,7 +13,7 @@ from typing import Any
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from serve_app.errors import EngineDead
+from serve_app.errors import ModelUnusable
 
 _MAX_NAME_BYTES = 64
 """llama.cpp's limit for tensors' names; longer ones overrun."""
@@ -52,14 +52,14 @@ class _Lie(ValueError):
 
 
 def read_header(file: Path) -> Header:
-    """Return the header of `file`; raises `EngineDead` with what is wrong when anything in it cannot be true."""
+    """Return the header of `file`; raises `ModelUnusable` with what is wrong when anything in it cannot be true."""
     try:
         with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return _read(content)
     except _Lie as lie:
-        raise EngineDead(f"{file.name} is no sound GGUF file: {lie}; export or fetch it again") from lie
+        raise ModelUnusable(f"{file.name} is no sound GGUF file: {lie}; export or fetch it again") from lie
     except (OSError, ValueError) as error:  # also an empty file, which cannot be mapped
-        raise EngineDead(f"{file.name} cannot be read as a GGUF file; check that it exists and is not empty") from error
+        raise ModelUnusable(f"{file.name} cannot be read as a GGUF file; check that it exists and is not empty") from error
 
 
 class _Cursor:

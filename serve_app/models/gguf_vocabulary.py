@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.errors import EngineDead
+from serve_app.errors import ModelUnusable
 
 STRAY = 0xE000
 """A stray byte b is written as chr(STRAY + b)."""
@@ -55,15 +55,15 @@ codecs.register_error("phi-serve-stray", _stray)
 
 
 def read_vocabulary(model_dir: Path, size: int) -> Vocabulary:
-    """Return the vocabulary of a tokenizer.json, filled up to `size`; raises `EngineDead` unless it is byte-level BPE."""
+    """Return the vocabulary of a tokenizer.json, filled up to `size`; raises `ModelUnusable` unless it is byte-level BPE."""
     written = json.loads((model_dir / "tokenizer.json").read_text(encoding="utf-8"))
     model = written["model"]
     if model.get("type") != "BPE" or model.get("byte_fallback"):
-        raise EngineDead("the tokenizer is not byte-level BPE, the only kind that the GGUF export knows")
+        raise ModelUnusable("the tokenizer is not byte-level BPE, the only kind that the GGUF export knows")
     by_id = {token_id: token for token, token_id in model["vocab"].items()}
     added = {token["id"]: token["content"] for token in written["added_tokens"]}
     if max((*by_id, *added)) >= size:
-        raise EngineDead(f"the tokenizer has ids beyond the model's vocabulary of {size}")
+        raise ModelUnusable(f"the tokenizer has ids beyond the model's vocabulary of {size}")
     tokenizer = Tokenizer.load(model_dir)
     tokens, types = [], []
     for token_id in range(size):
@@ -112,19 +112,19 @@ class Served:
 
 
 def served_vocabulary(keys: Mapping[str, Any], model_dir: Path) -> Served:
-    """Return the vocabulary of a GGUF header's keys; raises `EngineDead` unless its ids mean what the model's tokenizer says."""
+    """Return the vocabulary of a GGUF header's keys; raises `ModelUnusable` unless its ids mean what the model's tokenizer says."""
     tokens, types = keys.get("tokenizer.ggml.tokens"), keys.get("tokenizer.ggml.token_type")
     ends = [keys.get(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eos")]
     turn_end = next((end for end in ends if end is not None), None)
     if not isinstance(tokens, list) or not isinstance(types, list) or len(tokens) != len(types) or type(turn_end) is not int:
-        raise EngineDead("the GGUF file's keys describe no tokenizer; export or fetch it again")
+        raise ModelUnusable("the GGUF file's keys describe no tokenizer; export or fetch it again")
     own = read_vocabulary(model_dir, len(tokens))
     plain = {
         token_id: token for token, token_id in json.loads((model_dir / "tokenizer.json").read_text())["model"]["vocab"].items()
     }
     for token_id, (token, wanted, kind) in enumerate(zip(tokens, own.tokens, own.types, strict=True)):
         if kind is not TokenType.UNUSED and token not in (wanted, plain.get(token_id)):
-            raise EngineDead(
+            raise ModelUnusable(
                 f"token {token_id} of the GGUF file is not that of the model's tokenizer; the file belongs to another model"
             )
     exact = all(
@@ -132,7 +132,7 @@ def served_vocabulary(keys: Mapping[str, Any], model_dir: Path) -> Served:
         for token, wanted, given, kind in zip(tokens, own.tokens, types, own.types, strict=True)
     )
     if not 0 <= turn_end < len(tokens):
-        raise EngineDead("the GGUF file's end token is not in its vocabulary; export or fetch it again")
+        raise ModelUnusable("the GGUF file's end token is not in its vocabulary; export or fetch it again")
     raw = Tokenizer.load(model_dir).raw
     texts = tuple(
         raw(token_id) if kind is TokenType.NORMAL else token.encode(errors="replace")

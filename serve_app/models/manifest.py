@@ -7,7 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from serve_app.errors import EngineDead
+from serve_app.errors import ModelUnusable
 
 NAME = "manifest.json"
 
@@ -23,21 +23,21 @@ def write(folder: Path, about: dict[str, str]) -> None:
 
 
 def verify(folder: Path) -> dict[str, str]:
-    """Return what the folder is; raises `EngineDead` naming the first file that is missing, truncated or altered."""
+    """Return what the folder is; raises `ModelUnusable` naming the first file that is missing, truncated or altered."""
     try:
         manifest = json.loads((folder / NAME).read_text())
         about, files = manifest["about"], manifest["files"]
         expected = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EngineDead(f"{NAME} is missing or unreadable in the model's folder; export the model again") from error
+        raise ModelUnusable(f"{NAME} is missing or unreadable in the model's folder; export the model again") from error
     for name, (size, digest) in expected.items():
         path = folder / name
         if folder.resolve() not in path.resolve().parents or not path.is_file():
-            raise EngineDead(f"{name} is missing from the model's folder; export the model again")
+            raise ModelUnusable(f"{name} is missing from the model's folder; export the model again")
         if path.stat().st_size != size:
-            raise EngineDead(f"{name} has {path.stat().st_size} bytes, not the {size} it was written with; export the model again")
+            raise ModelUnusable(f"{name} has {path.stat().st_size} bytes, not the {size} it was written with; export the model again")
         if _sum(path) != digest:
-            raise EngineDead(f"{name} is not what was written: its SHA-256 sum differs; export the model again")
+            raise ModelUnusable(f"{name} is not what was written: its SHA-256 sum differs; export the model again")
     return {str(key): str(value) for key, value in about.items()}
 
 

@@ -15,7 +15,7 @@ from serve_app.cli import app
 from serve_app.config import FakeSettings, LlamaCppSettings, OnnxSettings, VllmSettings
 from serve_app.engines.onnx.graph import Graph
 from serve_app.engines.registry import build_engine
-from serve_app.errors import EngineDead
+from serve_app.errors import ModelUnusable
 from serve_app.models import export, manifest, onnx_graph
 from tests.contract.play import ask, play, prompt
 
@@ -57,7 +57,7 @@ def test_a_failed_export_says_why_and_leaves_nothing(
     broken = tmp_path / "broken"
     shutil.copytree(model_dir, broken)
     (broken / "model.safetensors").write_bytes(b"not weights")
-    with pytest.raises(EngineDead, match=message):
+    with pytest.raises(ModelUnusable, match=message):
         export.cached_form(broken, form, precision)
     assert [file.suffix for file in (cache.parent / form).iterdir()] == [".lock"]
 
@@ -156,12 +156,12 @@ def test_the_graph_of_another_version_is_refused(exported: Path, tmp_path: Path)
     model = ir.load(older / "model.onnx")
     next(value for value in model.graph.inputs if value.name == "total_length").name = "attention_mask"
     ir.save(model, older / "model.onnx")
-    with pytest.raises(EngineDead, match="export it again"):
+    with pytest.raises(ModelUnusable, match="export it again"):
         Graph(older, provider="cpu", threads=1)
 
 
 def test_another_precision_than_configured_is_refused(exported: Path, model_dir: Path) -> None:
-    with pytest.raises(EngineDead, match="holds int4 weights, but precision is int8"):
+    with pytest.raises(ModelUnusable, match="holds int4 weights, but precision is int8"):
         export.derive(model_dir, OnnxSettings(precision="int8", exported=str(exported)))
 
 
@@ -189,14 +189,14 @@ def test_a_damaged_file_is_refused_by_name(
     copy = tmp_path / "copy"
     shutil.copytree(exported, copy)
     damage(copy / name)
-    with pytest.raises(EngineDead, match=f"^{name} {fault}"):
+    with pytest.raises(ModelUnusable, match=f"^{name} {fault}"):
         export.derive(model_dir, OnnxSettings(precision="int4", exported=str(copy)))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"about": {}, "files": {"a": 1}}'])
 def test_a_broken_manifest_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / manifest.NAME).write_text(content)
-    with pytest.raises(EngineDead, match=r"manifest\.json is missing or unreadable"):
+    with pytest.raises(ModelUnusable, match=r"manifest\.json is missing or unreadable"):
         manifest.verify(tmp_path)
 
 
@@ -206,7 +206,7 @@ def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x")
     entry = {"bytes": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
     (folder / manifest.NAME).write_text(json.dumps({"about": {}, "files": {"../secret": entry}}))
-    with pytest.raises(EngineDead, match="is missing from"):
+    with pytest.raises(ModelUnusable, match="is missing from"):
         manifest.verify(folder)
 
 
@@ -214,9 +214,9 @@ def test_an_export_that_cannot_fit_is_refused_with_the_arithmetic(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "available_bytes", lambda: 2**20)
-    with pytest.raises(EngineDead, match=r"4 million weights to int4 needs about 0\.5 GiB of memory, and 0\.0 GiB are free"):
+    with pytest.raises(ModelUnusable, match=r"4 million weights to int4 needs about 0\.5 GiB of memory, and 0\.0 GiB are free"):
         export.write_form(model_dir, "onnx", "int4", tmp_path / "out")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "a.safetensors").write_bytes(b"\xff" * 64)
-    with pytest.raises(EngineDead, match=r"a\.safetensors is no safetensors file"):
+    with pytest.raises(ModelUnusable, match=r"a\.safetensors is no safetensors file"):
         export.write_form(tmp_path / "model", "onnx", "int4", tmp_path / "out")

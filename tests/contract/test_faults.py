@@ -18,7 +18,7 @@ from serve_app.engines.base import Engine
 from serve_app.engines.onnx.engine import OnnxEngine
 from serve_app.engines.onnx.graph import Graph
 from serve_app.engines.registry import build_engine
-from serve_app.errors import EngineDead, GenerationFailed, Overloaded
+from serve_app.errors import EngineDead, GenerationFailed, ModelUnusable, Overloaded
 from serve_app.models.export import derive
 from tests.contract.play import ask, play, prompt
 
@@ -104,17 +104,17 @@ async def test_what_the_cpu_cannot_run_is_refused_with_the_alternatives(tmp_path
 
     config = tmp_path / "config.json"
     config.write_text("{}")
-    with pytest.raises(EngineDead, match="is not quantized"):
+    with pytest.raises(ModelUnusable, match="is not quantized"):
         require_runnable(VllmSettings(quantization="awq"), tmp_path, frozenset({"avx512f"}))
     config.write_text(json.dumps({"quantization_config": {"quant_method": "awq"}}))
-    with pytest.raises(EngineDead, match=r"awq needs the processor feature avx512f.*Alternatives.*onnx"):
+    with pytest.raises(ModelUnusable, match=r"awq needs the processor feature avx512f.*Alternatives.*onnx"):
         require_runnable(VllmSettings(), tmp_path, frozenset())
-    with pytest.raises(EngineDead, match="is quantized with awq"):
+    with pytest.raises(ModelUnusable, match="is quantized with awq"):
         require_runnable(VllmSettings(quantization="gptq"), tmp_path, frozenset({"avx512f"}))
     require_runnable(VllmSettings(device="cuda", quantization="awq"), tmp_path, frozenset())
     int4 = {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 4}}}}
     config.write_text(json.dumps({"quantization_config": int4}))
-    with pytest.raises(EngineDead, match="avx512f"):
+    with pytest.raises(ModelUnusable, match="avx512f"):
         require_runnable(VllmSettings(), tmp_path, frozenset({"avx2"}))
     int4["config_groups"] = {"group_0": {"weights": {"num_bits": 8}}}
     config.write_text(json.dumps({"quantization_config": int4}))
@@ -122,12 +122,12 @@ async def test_what_the_cpu_cannot_run_is_refused_with_the_alternatives(tmp_path
     config.write_text('{"quantization_config": null}')
     require_runnable(VllmSettings(), tmp_path, frozenset())
     config.write_text(json.dumps({"quantization_config": {"quant_method": "bitsandbytes"}}))
-    with pytest.raises(EngineDead, match="bitsandbytes has no CPU kernel"):
+    with pytest.raises(ModelUnusable, match="bitsandbytes has no CPU kernel"):
         require_runnable(VllmSettings(), tmp_path, frozenset({"avx512f"}))
 
 
 async def test_a_vllm_built_for_another_device_is_refused(model_dir: Path) -> None:
-    with pytest.raises(EngineDead, match=r"device: cuda is set, but the installed vLLM runs on cpu.*gpu extra"):
+    with pytest.raises(ModelUnusable, match=r"device: cuda is set, but the installed vLLM runs on cpu.*gpu extra"):
         await build_engine(VllmSettings(device="cuda"), model_dir).start()
 
 
@@ -205,7 +205,7 @@ async def test_closing_an_onnx_engine_tells_everyone(model_dir: Path, monkeypatc
 
 
 async def test_an_onnx_context_that_cannot_be_batched_exactly_is_refused(model_dir: Path) -> None:
-    with pytest.raises(EngineDead, match=r"max_model_len: 8192 is over the 4096 tokens"):
+    with pytest.raises(ModelUnusable, match=r"max_model_len: 8192 is over the 4096 tokens"):
         await _onnx(model_dir, max_model_len=8192)
 
 
@@ -225,7 +225,7 @@ async def test_a_full_onnx_queue_refuses(model_dir: Path) -> None:
 
 
 async def test_a_missing_onnx_provider_is_named(model_dir: Path) -> None:
-    with pytest.raises(EngineDead, match=r"CUDAExecutionProvider.*gpu extra"):
+    with pytest.raises(ModelUnusable, match=r"CUDAExecutionProvider.*gpu extra"):
         await _onnx(model_dir, provider="cuda")
 
 

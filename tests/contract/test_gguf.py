@@ -20,7 +20,7 @@ from serve_app.chat.tokenizer import Tokenizer
 from serve_app.cli import app
 from serve_app.config import LlamaCppSettings
 from serve_app.engines.registry import build_engine
-from serve_app.errors import EngineDead
+from serve_app.errors import ModelUnusable
 from serve_app.models import export
 from serve_app.models.gguf import write_gguf
 from serve_app.models.gguf_header import read_header
@@ -59,7 +59,7 @@ def test_the_command_overwrites_nothing(exported: Path) -> None:
 
 
 def test_another_type_or_form_than_configured_is_refused(exported: Path, model_dir: Path) -> None:
-    with pytest.raises(EngineDead, match="holds q8_0 weights, but precision is f16"):
+    with pytest.raises(ModelUnusable, match="holds q8_0 weights, but precision is f16"):
         export.derive(model_dir, LlamaCppSettings(precision="f16", exported=str(exported)))
 
 
@@ -86,7 +86,7 @@ def test_a_damaged_file_is_refused_by_name(
     copy = tmp_path / "copy"
     shutil.copytree(exported, copy)
     damage(copy / "model.gguf")
-    with pytest.raises(EngineDead, match=rf"^model\.gguf {fault}"):
+    with pytest.raises(ModelUnusable, match=rf"^model\.gguf {fault}"):
         export.derive(model_dir, LlamaCppSettings(exported=str(copy)))
 
 
@@ -166,7 +166,7 @@ async def test_an_untied_head_and_a_padded_vocabulary_are_served(model_dir: Path
     ],
 )
 def test_what_it_cannot_write_is_refused(model_dir: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(EngineDead, match=message):
+    with pytest.raises(ModelUnusable, match=message):
         export.write_form(_copy(model_dir, tmp_path / "other", **changes), "gguf", "f32", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other"]
 

@@ -16,7 +16,7 @@ from serve_app.config import LlamaCppSettings
 from serve_app.engines.base import Engine
 from serve_app.engines.llama_cpp.engine import LlamaCppEngine
 from serve_app.engines.registry import build_engine
-from serve_app.errors import EngineDead, InvalidRequest, Overloaded
+from serve_app.errors import EngineDead, InvalidRequest, ModelUnusable, Overloaded
 from serve_app.models.export import derive
 from serve_app.types import Capability, FinishReason, Regex, TokenRequest
 from tests.contract.play import ask, play, prompt
@@ -179,12 +179,12 @@ async def test_a_file_of_another_model_is_refused(model_dir: Path, foreign: Path
     content = foreign.read_bytes()
     at = content.index(b"<|tool_call|>")
     other.write_bytes(content[:at] + b"<|tool_cool|>" + content[at + 13 :])
-    with pytest.raises(EngineDead, match=r"token 7 of the GGUF file is not that of the model's tokenizer"):
+    with pytest.raises(ModelUnusable, match=r"token 7 of the GGUF file is not that of the model's tokenizer"):
         await _started(model_dir, gguf=str(other))
     other.write_bytes(content[:-1000])
-    with pytest.raises(EngineDead, match=r"other\.gguf is no sound GGUF file: .* the file is cut short"):
+    with pytest.raises(ModelUnusable, match=r"other\.gguf is no sound GGUF file: .* the file is cut short"):
         await _started(model_dir, gguf=str(other))
-    with pytest.raises(EngineDead, match=r"none\.gguf cannot be read"):
+    with pytest.raises(ModelUnusable, match=r"none\.gguf cannot be read"):
         await _started(model_dir, gguf=str(tmp_path / "none.gguf"))
 
 
@@ -192,7 +192,7 @@ async def test_a_file_that_llama_cpp_refuses_is_told(model_dir: Path, foreign: P
     content = foreign.read_bytes()
     other = tmp_path / "other.gguf"
     other.write_bytes(content.replace(b"blk.5.attn_norm.weight", b"blk.5.attn_n0rm.weight"))
-    with pytest.raises(EngineDead, match=r"llama\.cpp cannot load other\.gguf"):
+    with pytest.raises(ModelUnusable, match=r"llama\.cpp cannot load other\.gguf"):
         await _started(model_dir, gguf=str(other))
 
 
@@ -202,12 +202,12 @@ async def test_gpu_layers_without_a_gpu_are_refused(model_dir: Path) -> None:
     kinds = {device["type"] for device in xllamacpp.get_device_info()}
     if kinds - {xllamacpp.ggml_backend_dev_type.GGML_BACKEND_DEVICE_TYPE_CPU}:
         pytest.skip("there is another device than the CPU")
-    with pytest.raises(EngineDead, match=r"gpu_layers: 2 is set, but the installed xllamacpp sees no GPU"):
+    with pytest.raises(ModelUnusable, match=r"gpu_layers: 2 is set, but the installed xllamacpp sees no GPU"):
         await _started(model_dir, gpu_layers=2)
 
 
 async def test_what_does_not_fit_is_refused_with_the_arithmetic(model_dir: Path) -> None:
-    with pytest.raises(EngineDead, match=r"256 slots of 131072 tokens take .* GiB of KV cache .* set fewer slots"):
+    with pytest.raises(ModelUnusable, match=r"256 slots of 131072 tokens take .* GiB of KV cache .* set fewer slots"):
         await _started(model_dir, slots=256, max_model_len=131072)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serve_app.errors import EngineDead
+from serve_app.errors import ModelUnusable
 from serve_app.models.gguf_header import read_header
 
 U32, STRING, ARRAY = 4, 8, 9
@@ -108,7 +108,7 @@ def test_a_lie_is_refused_by_name_cheaply(name: str, tmp_path: Path) -> None:
     path = tmp_path / "lie.gguf"
     path.write_bytes(content)
     tracemalloc.start()
-    with pytest.raises(EngineDead, match=rf"^lie\.gguf is no sound GGUF file: .*({message}).*; export or fetch it again$"):
+    with pytest.raises(ModelUnusable, match=rf"^lie\.gguf is no sound GGUF file: .*({message}).*; export or fetch it again$"):
         read_header(path)
     assert tracemalloc.get_traced_memory()[1] < 4 << 20
     tracemalloc.stop()
@@ -121,7 +121,7 @@ def test_a_large_file_of_nothing_is_refused_cheaply(tmp_path: Path) -> None:
         stream.write(file(keys=(key(b"k", ARRAY, array(STRING, 1 << 22)),), data=0))
         stream.truncate(64 << 30)
     tracemalloc.start()
-    with pytest.raises(EngineDead, match="no sound GGUF file"):
+    with pytest.raises(ModelUnusable, match="no sound GGUF file"):
         read_header(path)
     assert tracemalloc.get_traced_memory()[1] < 256 << 20
     tracemalloc.stop()
@@ -131,7 +131,7 @@ def test_a_large_file_of_nothing_is_refused_cheaply(tmp_path: Path) -> None:
 def test_what_is_no_file_is_told(make: Callable[[Path], object], tmp_path: Path) -> None:
     path = tmp_path / "no.gguf"
     make(path)
-    with pytest.raises(EngineDead, match=r"no\.gguf cannot be read as a GGUF file"):
+    with pytest.raises(ModelUnusable, match=r"no\.gguf cannot be read as a GGUF file"):
         read_header(path)
 
 
@@ -142,7 +142,7 @@ HONEST = file(keys=(key(b"w", ARRAY, array(STRING, 2, text(b"one") + text(b"two"
 def test_every_truncation_is_refused(length: int, tmp_path: Path) -> None:
     path = tmp_path / "short.gguf"
     path.write_bytes(HONEST[:length])
-    with pytest.raises(EngineDead):
+    with pytest.raises(ModelUnusable):
         read_header(path)
 
 
@@ -154,5 +154,5 @@ def test_damage_is_refused_or_read_but_never_worse(data: st.DataObject, tmp_path
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path / "damaged.gguf"
     path.write_bytes(content)
-    with suppress(EngineDead):
+    with suppress(ModelUnusable):
         assert read_header(path).tensors

@@ -153,7 +153,7 @@ class LlamaCppEngine:
         )
 
     async def start(self) -> None:
-        """Check the file, load it and start the server; raises `EngineDead` with the reason when it cannot be."""
+        """Check the file, load it and start the server; raises `ModelUnusable` with the reason when it cannot be."""
         header = await asyncio.to_thread(read_header, self._file)
         vocabulary = await asyncio.to_thread(served_vocabulary, header.keys, self._model_dir)
         self._vocabulary = vocabulary

@@ -15,7 +15,7 @@ import aiohttp
 import xllamacpp
 
 from serve_app.config import LlamaCppSettings
-from serve_app.errors import EngineDead
+from serve_app.errors import EngineDead, ModelUnusable
 from serve_app.models.gguf_header import Header
 from serve_app.models.memory import available_bytes
 
@@ -55,7 +55,7 @@ class LlamaServer:
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self, file: Path, header: Header) -> None:
-        """Load `file`, whose header has been read; raises `EngineDead` when it does not fit or llama.cpp refuses it."""
+        """Load `file`, whose header has been read; raises `ModelUnusable` when it does not fit or llama.cpp refuses it."""
         require_gpu(self._settings)
         require_room(header, self._settings)
         self._folder = Path(tempfile.mkdtemp(prefix="phi-llama-"))  # mode 700: nobody else may speak to the server
@@ -64,7 +64,7 @@ class LlamaServer:
             self._server = await asyncio.to_thread(xllamacpp.Server, _params(self._settings, header, file, socket))
         except RuntimeError as error:
             shutil.rmtree(self._folder, ignore_errors=True)
-            raise EngineDead(f"llama.cpp cannot load {file.name}; is it of an architecture that it knows?") from error
+            raise ModelUnusable(f"llama.cpp cannot load {file.name}; is it of an architecture that it knows?") from error
         self.connect(socket)
 
     def connect(self, socket: Path) -> None:
@@ -135,11 +135,11 @@ def _params(settings: LlamaCppSettings, header: Header, file: Path, socket: Path
 
 
 def require_gpu(settings: LlamaCppSettings) -> None:
-    """Raise `EngineDead` when layers should be on a GPU and there is none: llama.cpp would compute them here without a word."""
+    """Raise `ModelUnusable` when layers should be on a GPU and there is none: llama.cpp would compute them here without a word."""
     kinds = xllamacpp.ggml_backend_dev_type
     none = (kinds.GGML_BACKEND_DEVICE_TYPE_CPU, kinds.GGML_BACKEND_DEVICE_TYPE_ACCEL)
     if settings.gpu_layers and all(device["type"] in none for device in xllamacpp.get_device_info()):
-        raise EngineDead(
+        raise ModelUnusable(
             f"gpu_layers: {settings.gpu_layers} is set, but the installed xllamacpp sees no GPU; "
             "set gpu_layers: 0, or install its build for that GPU"
         )
@@ -162,19 +162,19 @@ _KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
 
 
 def require_room(header: Header, settings: LlamaCppSettings) -> None:
-    """Raise `EngineDead` when the memory cannot hold cache and weights, or the header does not tell what the cache takes."""
+    """Raise `ModelUnusable` when the memory cannot hold cache and weights, or the header does not tell what the cache takes."""
     prefix = header.keys.get("general.architecture")
     names = ("block_count", "attention.head_count", "attention.head_count_kv", "embedding_length")
     sizes = [header.keys.get(f"{prefix}.{name}") for name in names]
     layers, heads, kv_heads, width = (size if type(size) is int and 0 < size < 1 << 20 else 0 for size in sizes)
     if not all((layers, heads, kv_heads, width)):
-        raise EngineDead(f"the GGUF file's keys describe no model of architecture {str(prefix)[:40]!r}; export or fetch it again")
+        raise ModelUnusable(f"the GGUF file's keys describe no model of architecture {str(prefix)[:40]!r}; export or fetch it again")
     per_token = 2 * layers * kv_heads * (width / heads) * _KV_BYTES[kv_type(settings, header)]
     cache = settings.slots * settings.max_model_len * per_token
     weights = sum(tensor.bytes for tensor in header.tensors.values())
     free = available_bytes()
     if cache + weights > free and not settings.gpu_layers:
-        raise EngineDead(
+        raise ModelUnusable(
             f"{settings.slots} slots of {settings.max_model_len} tokens take {cache / 2**30:.1f} GiB of KV cache beside "
             f"{weights / 2**30:.1f} GiB of weights, and {free / 2**30:.1f} GiB are free; set fewer slots or a smaller max_model_len"
         )

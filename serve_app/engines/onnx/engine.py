@@ -23,7 +23,7 @@ from serve_app.engines.onnx.graph import Graph
 from serve_app.engines.onnx.kv_pool import KvPool, plan
 from serve_app.engines.onnx.sequence import Sequence
 from serve_app.engines.throughput import Throughput
-from serve_app.errors import EngineDead, GenerationFailed, Overloaded, ServeError
+from serve_app.errors import EngineDead, GenerationFailed, ModelUnusable, Overloaded, ServeError
 from serve_app.models.memory import available_bytes
 from serve_app.types import Capability, EngineInfo, EngineKind, EngineLoad, Finished, TokenDelta, TokenEvent, TokenRequest
 
@@ -221,7 +221,7 @@ class OnnxEngine:
 
 
 def require_context(model_dir: Path, max_model_len: int) -> None:
-    """Raise `EngineDead` when the context is longer than LongRoPE's original one.
+    """Raise `ModelUnusable` when the context is longer than LongRoPE's original one.
 
     The exported graph chooses the rotary factors by the longest row of a call, so above it a row's result would depend on its
     neighbours and on how its prompt is cut.
@@ -230,7 +230,7 @@ def require_context(model_dir: Path, max_model_len: int) -> None:
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     original = rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
     if "longrope" in (rope.get("rope_type"), rope.get("type")) and original and max_model_len > original:
-        raise EngineDead(
+        raise ModelUnusable(
             f"max_model_len: {max_model_len} is over the {original} tokens of the model's original context, which the ONNX group "
             f"cannot batch exactly; set at most {original} here and serve longer prompts with a vllm group"
         )

@@ -12,7 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from serve_app.engines.onnx.kv_pool import KvPool, KvShape
-from serve_app.errors import EngineDead
+from serve_app.errors import ModelUnusable
 
 Logits = NDArray[np.float32]
 
@@ -41,7 +41,7 @@ class Graph:
     def __init__(self, model_dir: Path, *, provider: str, threads: int, min_rows: int = 1, spinning: bool = False) -> None:
         """Load the graph that `genai_config.json` in `model_dir` names.
 
-        Raises `EngineDead` when the provider is not installed, or when the graph has other inputs than these.
+        Raises `ModelUnusable` when the provider is not installed, or when the graph has other inputs than these.
 
         Threads wait for work busily when `spinning`. The head always computes `min_rows` positions at least: with int4 weights one
         row sums in another order than several.
@@ -49,7 +49,7 @@ class Graph:
         name = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[provider]
         if name not in ort.get_available_providers():
             have = ", ".join(ort.get_available_providers())
-            raise EngineDead(f"onnxruntime has no {name} (it has {have}). Install the gpu extra or set provider: cpu.")
+            raise ModelUnusable(f"onnxruntime has no {name} (it has {have}). Install the gpu extra or set provider: cpu.")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -61,7 +61,7 @@ class Graph:
         self.stop_ids: tuple[int, ...] = tuple(stops) if isinstance(stops, list) else (stops,)
         self._session = ort.InferenceSession(str(model_dir / decoder["filename"]), options, providers=[name])
         if not {given.name for given in self._session.get_inputs()} >= _INPUTS:
-            raise EngineDead("another version of phi-serve wrote this ONNX graph; export it again with `phi-serve export onnx`")
+            raise ModelUnusable("another version of phi-serve wrote this ONNX graph; export it again with `phi-serve export onnx`")
         self.kv_shape = KvShape(
             layers=decoder["num_hidden_layers"], kv_heads=decoder["num_key_value_heads"], head_dim=decoder["head_size"]
         )

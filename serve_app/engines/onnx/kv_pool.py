@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.errors import EngineDead
+from serve_app.errors import ModelUnusable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +29,12 @@ class KvShape:
 
 
 def plan(shape: KvShape, slots: int, max_len: int, budget_bytes: int) -> str:
-    """Return the pool's memory arithmetic in one line; raises `EngineDead` with it when the pool exceeds the budget."""
+    """Return the pool's memory arithmetic in one line; raises `ModelUnusable` with it when the pool exceeds the budget."""
     total = shape.bytes_per_token * slots * max_len
     line = f"{shape.bytes_per_token} bytes a token x {max_len} tokens x {slots} slots = {total / 2**20:.0f} MiB at most"
     if total > budget_bytes:
         fitting = budget_bytes // (shape.bytes_per_token * max_len)
-        raise EngineDead(
+        raise ModelUnusable(
             f"the KV pool does not fit: {line}, but there are {budget_bytes / 2**20:.0f} MiB. Set slots to at most "
             f"{max(fitting - 1, 0)} (one more is the spare), or lower max_model_len."
         )
