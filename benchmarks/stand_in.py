@@ -8,14 +8,17 @@ layers, 110 MB). Options cover what differs between copies of the real files. Th
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.chat.vocabulary import byte_of_char
 from serve_app.models.catalog import EMBEDDED
 
 VOCAB_SIZE = 200_064
@@ -72,7 +75,7 @@ class Form:
 def write(folder: Path, shape: Shape, form: Form = Form(), *, seed: int = 0) -> None:
     """Write the model's folder, which must not exist. Memory stays below 1 GiB whatever the shape."""
     folder.mkdir(parents=True)
-    _write_tokenizer(folder, form)
+    write_tokenizer(folder, form)
     _write_json(folder / "config.json", config(shape))
     _write_json(folder / "generation_config.json", _GENERATION)
     for name in ("configuration_phi3.py", "modeling_phi3.py", "sample_finetune.py"):
@@ -134,11 +137,9 @@ _GENERATION = {
 }
 
 
-def _write_tokenizer(folder: Path, form: Form) -> None:
+def write_tokenizer(folder: Path, form: Form) -> None:
     """Write tokenizer.json and the older files that say the same."""
-    chars = _char_of_byte()
-    ranks = _ranks()
-    spelled = ["".join(map(chars.__getitem__, token)) for token in ranks]
+    spelled, merges = _byte_pairs()
     vocab = {token: rank for rank, token in enumerate(spelled)} | IN_VOCABULARY
     added = [
         {
@@ -158,7 +159,6 @@ def _write_tokenizer(folder: Path, form: Form) -> None:
     own = json.loads((EMBEDDED / "tokenizer.json").read_text())
     cut = next(step["pattern"]["Regex"] for step in own["pre_tokenizer"]["pretokenizers"] if step["type"] == "Split")
     split = {"type": "Split", "pattern": {"Regex": cut}, "behavior": "Removed", "invert": True}
-    merges = [(chars_of(left, chars), chars_of(right, chars)) for left, right in _merges(ranks)]
     tokenizer = {
         "version": "1.0",
         "truncation": None,
@@ -200,24 +200,19 @@ def _write_tokenizer(folder: Path, form: Form) -> None:
     _write_json(folder / "tokenizer_config.json", settings)
 
 
-def _char_of_byte() -> dict[int, str]:
-    """Return GPT-2's table: printable bytes stand for themselves, the others for characters from U+0100 on."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + at) for at, byte in enumerate(others)}
-
-
-def chars_of(raw: bytes, chars: Mapping[int, str]) -> str:
-    """Return the bytes in the table's characters."""
-    return "".join(map(chars.__getitem__, raw))
-
-
-def _ranks() -> list[bytes]:
-    """Return the bytes of o200k_base's tokens in the order of their ranks."""
+@cache
+def _byte_pairs() -> tuple[list[str], list[tuple[str, str]]]:
+    """Return o200k_base's tokens in the order of their ranks, and its merges, in GPT-2's spelling of bytes. Takes some seconds."""
     import bpe_openai
 
     encoding = bpe_openai.get_encoding("o200k_base")
-    return [encoding.decode_bytes([rank]) for rank in range(RANKS)]
+    ranks = [encoding.decode_bytes([rank]) for rank in range(RANKS)]
+    char_of = {byte: char for char, byte in byte_of_char().items()}
+
+    def spell(raw: bytes) -> str:
+        return "".join(map(char_of.__getitem__, raw))
+
+    return list(map(spell, ranks)), [(spell(left), spell(right)) for left, right in _merges(ranks)]
 
 
 def _merges(ranks: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
@@ -228,7 +223,7 @@ def _merges(ranks: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
             continue
         parts = [token[at : at + 1] for at in range(len(token))]
         while len(parts) > 2:
-            joined = [rank_of.get(left + right, rank) for left, right in zip(parts, parts[1:], strict=False)]
+            joined = [rank_of.get(left + right, rank) for left, right in pairwise(parts)]
             best = min(joined)
             at = joined.index(best)
             if best >= rank:

@@ -262,7 +262,7 @@ class Gateway:
 
     def _require_room(self, text_bytes: int, control_tokens: int, fleet: Fleet) -> None:
         lengths = [group.info.context_length for group in fleet.groups if group.info is not None]
-        least = control_tokens + text_bytes // self.tokenizer.longest_token_bytes
+        least = control_tokens + text_bytes // self.tokenizer.vocabulary.longest_token_bytes
         if len(lengths) == len(fleet.groups) and least > max(lengths):
             raise ContextOverflow(
                 f"This model's maximum context length is {max(lengths)} tokens, but the prompt has at least {least} tokens. "
@@ -276,7 +276,7 @@ class Gateway:
         self, request: GenerateRequest, prompt: tuple[int, ...], choice: int, copy: int, timeout_s: float
     ) -> TokenRequest:
         sampling: Sampling = request.sampling
-        stops = sampling.stop_token_ids if sampling.ignore_eos else (*sampling.stop_token_ids, *self.tokenizer.stop_ids)
+        stops = sampling.stop_token_ids if sampling.ignore_eos else (*sampling.stop_token_ids, *self.tokenizer.vocabulary.stop_ids)
         seed = None if sampling.seed is None else (sampling.seed + copy) % MAX_SEED
         if request.window is not None:
             room = max(1, request.window - len(prompt))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from benchmarks import stand_in
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.models.catalog import EMBEDDED
 
@@ -20,3 +21,16 @@ def model_dir() -> Path:
 @pytest.fixture(scope="session")
 def tokenizer(model_dir: Path) -> Tokenizer:
     return Tokenizer.load(model_dir)
+
+
+@pytest.fixture(scope="session")
+def real_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real model's files in small, with random weights."""
+    folder = tmp_path_factory.mktemp("stand-in") / "Phi-4-mini-instruct"
+    stand_in.write(folder, stand_in.SIZES["small"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_tokenizer(real_dir: Path) -> Tokenizer:
+    return Tokenizer.load(real_dir)

@@ -8,9 +8,10 @@ import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
@@ -71,9 +72,9 @@ class GrammarCheck:
 
 def _sparse(tokenizer: Tokenizer) -> LLTokenizer:
     """Return the vocabulary without its words: a grammar is about bytes and names control tokens only."""
-    raws = map(tokenizer.raw, range(tokenizer.vocabulary_size))
-    tokens = [raw if at in tokenizer.special_ids or len(raw) == 1 else b"" for at, raw in enumerate(raws)]
-    return wrap_tokens(tokens, sorted(tokenizer.special_ids), tokenizer.stop_ids)
+    vocabulary = tokenizer.vocabulary
+    tokens = [raw if at in vocabulary.control_ids or len(raw) == 1 else b"" for at, raw in enumerate(vocabulary.tokens)]
+    return wrap_tokens(tokens, vocabulary.control_ids, vocabulary.stop_ids)
 
 
 async def in_time(constraint: Constraint, pool: Executor, compile_: Callable[[Constraint], Compiled]) -> Compiled:
@@ -122,20 +123,37 @@ def unusable(fault: str) -> InvalidRequest:
 
 @dataclass(frozen=True)
 class _Tokens:
-    """A vocabulary in the shape that llguidance reads; it never tokenizes text here."""
+    """A vocabulary in the shape that llguidance reads."""
 
     tokens: Sequence[bytes]
     special_token_ids: Sequence[int]
     eos_token_id: int
+    encode: Callable[[str], list[int]] | None
     bos_token_id: int | None = None
 
     def __call__(self, text: str) -> list[int]:
-        raise NotImplementedError
+        """Return the tokens of `text`, which llguidance asks for to write forced text as the model would."""
+        if self.encode is None or not isinstance(text, str):  # llguidance tries with bytes first
+            raise TypeError("this vocabulary encodes no bytes")
+        return self.encode(text)
 
 
-def wrap_tokens(tokens: Sequence[bytes], special_ids: Sequence[int], stop_ids: Sequence[int]) -> LLTokenizer:
-    """Return a tokenizer of which only each id's bytes are known."""
-    return LLTokenizer(TokenizerWrapper(_Tokens(tokens, special_ids, stop_ids[0])), eos_token=list(stop_ids))
+def wrap_tokenizer(tokenizer: Tokenizer) -> LLTokenizer:
+    """Return llguidance's form of a tokenizer, ids and bytes as the model's files have them. Takes 0.7 s for 200,000 tokens."""
+    vocabulary = tokenizer.vocabulary
+    encode = partial(tokenizer.encode, special=False)
+    return wrap_tokens(vocabulary.tokens, vocabulary.control_ids, vocabulary.stop_ids, encode)
+
+
+def wrap_tokens(
+    tokens: Sequence[bytes],
+    control_ids: Collection[int],
+    stop_ids: Sequence[int],
+    encode: Callable[[str], list[int]] | None = None,
+) -> LLTokenizer:
+    """Return llguidance's form of a vocabulary given as the bytes of each id; without `encode` it writes no forced text."""
+    wrapped = TokenizerWrapper(_Tokens(tokens, sorted(control_ids), stop_ids[0], encode))
+    return LLTokenizer(wrapped, eos_token=list(stop_ids))
 
 
 def grammar_of(constraint: Constraint) -> str:

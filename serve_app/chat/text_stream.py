@@ -44,7 +44,7 @@ class TextStream:
         self._thinking = None if think_tags is None else ThinkSplitter(*think_tags)
         self._calls: list[tuple[str, str, list[str]]] = []
         marks = (*(() if tools is None else (BEGIN, END)), *(think_tags or ()))
-        self._shown = frozenset(token for token in tokenizer.special_ids if tokenizer.raw(token).decode() in marks)
+        self._shown = frozenset(token for token in tokenizer.vocabulary.control_ids if tokenizer.raw(token).decode() in marks)
         self._min_tokens = min_tokens
         self._tokenizer = tokenizer
         self._stop = stop
@@ -69,7 +69,7 @@ class TextStream:
             self.tokens += 1
             if delta.logprobs:
                 logprobs.append(self._name(delta.logprobs[position]))
-            hidden = token in self._tokenizer.special_ids and token not in self._shown
+            hidden = token in self._tokenizer.vocabulary.control_ids and token not in self._shown
             text.append(self._release(self._decoder.decode(b"" if hidden else self._tokenizer.raw(token))))
             if self.stopped:
                 break

@@ -8,7 +8,6 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import llguidance.numpy
 import numpy as np
@@ -85,7 +84,7 @@ class Guidance:
     """Compiles constraints for one tokenizer."""
 
     def __init__(self, tokenizer: LLTokenizer, vocabulary_size: int) -> None:
-        """Compile for `tokenizer`; see `read_tokenizer` and `chat.grammar.wrap_tokens`."""
+        """Compile for `tokenizer`; see `serve_app.chat.grammar.wrap_tokenizer`."""
         self._vocabulary_size = vocabulary_size
         self._tokenizer = tokenizer
         self._compiled: OrderedDict[Constraint, asyncio.Future[LLMatcher]] = OrderedDict()
@@ -128,8 +127,3 @@ class Guidance:
     def close(self) -> None:
         """Let the threads end."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def read_tokenizer(file: Path, vocabulary_size: int, stop_ids: Sequence[int]) -> LLTokenizer:
-    """Read a tokenizer.json, in up to two seconds for 200,000 tokens. A constraint may end by any of `stop_ids`."""
-    return LLTokenizer(file.read_text(), n_vocab=vocabulary_size, eos_token=list(stop_ids))

@@ -25,12 +25,14 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.metrics.loggers import AggregateStatLoggerBase
 
 from serve_app.chat.constraint import styled
+from serve_app.chat.grammar import wrap_tokenizer
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import VllmSettings
 from serve_app.engines.admission import answer_limit
-from serve_app.engines.guidance import Guidance, read_tokenizer, too_large
+from serve_app.engines.guidance import Guidance, too_large
 from serve_app.engines.throughput import Throughput
-from serve_app.errors import EngineDead, GenerationFailed, InvalidRequest, ModelUnusable
+from serve_app.errors import EngineDead, GenerationFailed, InvalidRequest, ModelUnusable, ServeError
+from serve_app.models.dense_tokenizer import dense_tokenizer
 from serve_app.types import (
     Capability,
     Choice,
@@ -111,18 +113,20 @@ class VllmEngine:
         require_device(self._settings.device, current_platform.device_type)
         require_runnable(self._settings, self._model_dir, _cpu_flags())
         _set_environment(self._settings)
+        tokenizer = await asyncio.to_thread(Tokenizer.load, self._model_dir, control=False)
+        self._guidance = Guidance(await asyncio.to_thread(wrap_tokenizer, tokenizer), tokenizer.vocabulary.size)
         try:
             self._llm = await asyncio.to_thread(self._construct)
+        except ServeError:
+            raise
         except Exception as error:
             logger.exception("vLLM did not start")
             raise EngineDead(f"vLLM did not start ({type(error).__name__}); the replica's log says why") from error
         self._stats = _LatestStats.last
-        stop_ids = (await asyncio.to_thread(Tokenizer.load, self._model_dir)).stop_ids
-        tokenizer = await asyncio.to_thread(read_tokenizer, self._model_dir / "tokenizer.json", self._vocabulary_size, stop_ids)
-        self._guidance = Guidance(tokenizer, self._vocabulary_size)
 
     def _construct(self) -> AsyncLLM:
-        config = AsyncEngineArgs(**_engine_args(self._settings, self._model_dir)).create_engine_config()
+        args = _engine_args(self._settings, self._model_dir) | {"tokenizer": str(dense_tokenizer(self._model_dir))}
+        config = AsyncEngineArgs(**args).create_engine_config()
         self._vocabulary_size = int(config.model_config.get_vocab_size())
         return AsyncLLM.from_vllm_config(config, disable_log_stats=True, stat_loggers=[_LatestStats])
 
@@ -229,7 +233,9 @@ def require_runnable(settings: VllmSettings, model_dir: Path, cpu_flags: frozens
             f"remove the line or point model.path at a checkpoint quantized with {asked}"
         )
     if asked and stored and not stored.startswith(asked.split("_")[0]):
-        raise ModelUnusable(f"quantization: {asked} is set, but the checkpoint is quantized with {stored}; set quantization: {stored}")
+        raise ModelUnusable(
+            f"quantization: {asked} is set, but the checkpoint is quantized with {stored}; set quantization: {stored}"
+        )
     method = asked or stored
     if settings.device == "cpu" and method:
         needed = "avx512f" if _weight_bits(quantized) < 8 else _CPU_QUANTIZATION.get(method)

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from serve_app.config import AppSettings, ModelSettings
-from serve_app.errors import ModelUnusable, InvalidRequest, ModelNotFound, Unsupported
+from serve_app.errors import InvalidRequest, ModelNotFound, ModelUnusable, Unsupported
 from serve_app.models.blobs import BlobStore
 from serve_app.models.names import key, require_name, shown
 from serve_app.models.variant import Variant

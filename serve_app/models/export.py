@@ -133,7 +133,9 @@ def _build_onnx(model_dir: Path, precision: str, block: int, scratch: Path) -> N
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if result.returncode != 0 or not (scratch / "out" / "model.onnx").exists():
         logger.error("the ONNX export failed:\n%s", result.stderr)
-        raise ModelUnusable(f"the export to ONNX {precision} failed with status {result.returncode}; the replica's log has the output")
+        raise ModelUnusable(
+            f"the export to ONNX {precision} failed with status {result.returncode}; the replica's log has the output"
+        )
     from serve_app.models.onnx_graph import adapt  # slow to import, and needed for an export only
 
     try:

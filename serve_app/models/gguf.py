@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from serve_app.errors import ModelUnusable
 from serve_app.models.checkpoint import Checkpoint
-from serve_app.models.gguf_vocabulary import read_vocabulary
+from serve_app.models.gguf_vocabulary import gguf_vocabulary
 
 FILE = "model.gguf"
 _PIECE_WEIGHTS = 1 << 22
@@ -154,7 +154,7 @@ def _describe(writer: GGUFWriter, config: dict[str, Any], precision: str) -> Non
 
 
 def _describe_tokenizer(writer: GGUFWriter, config: dict[str, Any], model_dir: Path) -> None:
-    vocabulary = read_vocabulary(model_dir, int(config["vocab_size"]))
+    vocabulary = gguf_vocabulary(model_dir, int(config["vocab_size"]))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(vocabulary.tokens)

@@ -6,14 +6,13 @@ the text is for llama.cpp alone, and for constraints (`serve_app.engines.llama_c
 """
 
 import codecs
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from serve_app.chat.tokenizer import Tokenizer
+from serve_app.chat.vocabulary import read_tokenizer_file, read_vocabulary
 from serve_app.errors import ModelUnusable
 
 STRAY = 0xE000
@@ -30,7 +29,7 @@ class TokenType(IntEnum):
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class GgufVocabulary:
     """What a GGUF file says of the tokenizer."""
 
     tokens: tuple[str, ...]
@@ -54,32 +53,30 @@ def _stray(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("phi-serve-stray", _stray)
 
 
-def read_vocabulary(model_dir: Path, size: int) -> Vocabulary:
-    """Return the vocabulary of a tokenizer.json, filled up to `size`; raises `ModelUnusable` unless it is byte-level BPE."""
-    written = json.loads((model_dir / "tokenizer.json").read_text(encoding="utf-8"))
-    model = written["model"]
-    if model.get("type") != "BPE" or model.get("byte_fallback"):
-        raise ModelUnusable("the tokenizer is not byte-level BPE, the only kind that the GGUF export knows")
-    by_id = {token_id: token for token, token_id in model["vocab"].items()}
-    added = {token["id"]: token["content"] for token in written["added_tokens"]}
-    if max((*by_id, *added)) >= size:
+def gguf_vocabulary(model_dir: Path, size: int) -> GgufVocabulary:
+    """Return the model's vocabulary as our GGUF files have it, `size` entries; raises `ModelUnusable` where its ids are beyond."""
+    file = read_tokenizer_file(model_dir)
+    vocabulary = read_vocabulary(model_dir, file)
+    if any(vocabulary.tokens[size:]):
         raise ModelUnusable(f"the tokenizer has ids beyond the model's vocabulary of {size}")
-    tokenizer = Tokenizer.load(model_dir)
+    spelled = {token_id: text for text, token_id in file.vocab.items()}
     tokens, types = [], []
     for token_id in range(size):
+        raw = vocabulary.raw(token_id)
         text, kind = f"[PAD{token_id}]", TokenType.UNUSED
-        if token_id in added:
-            # Control tokens all of them: the app never reads one from a user's text, whatever the tokenizer's file says.
-            text, kind = added[token_id], TokenType.CONTROL
-        elif token_id in by_id:
-            text, kind = by_id[token_id], TokenType.NORMAL
-            as_text = text_of(tokenizer.raw(token_id))
-            if as_text.encode() != tokenizer.raw(token_id):
+        if token_id in vocabulary.control_ids:
+            text, kind = raw.decode(), TokenType.CONTROL
+        elif token_id in spelled:
+            text, kind = spelled[token_id], TokenType.NORMAL
+            as_text = text_of(raw)
+            if as_text.encode() != raw:
                 text, kind = as_text, TokenType.USER_DEFINED
+        elif raw:  # an added token that is text like any other
+            text, kind = raw.decode(), TokenType.USER_DEFINED
         tokens.append(text)
         types.append(kind)
-    merges = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
-    return Vocabulary(tuple(tokens), tuple(types), merges, _pre_tokenizer(written["pre_tokenizer"]))
+    merges = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in file.content["model"]["merges"])
+    return GgufVocabulary(tuple(tokens), tuple(types), merges, _pre_tokenizer(file.content["pre_tokenizer"]))
 
 
 _LETTERS = "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+(?i:"
@@ -118,10 +115,8 @@ def served_vocabulary(keys: Mapping[str, Any], model_dir: Path) -> Served:
     turn_end = next((end for end in ends if end is not None), None)
     if not isinstance(tokens, list) or not isinstance(types, list) or len(tokens) != len(types) or type(turn_end) is not int:
         raise ModelUnusable("the GGUF file's keys describe no tokenizer; export or fetch it again")
-    own = read_vocabulary(model_dir, len(tokens))
-    plain = {
-        token_id: token for token, token_id in json.loads((model_dir / "tokenizer.json").read_text())["model"]["vocab"].items()
-    }
+    own = gguf_vocabulary(model_dir, len(tokens))
+    plain = {token_id: token for token, token_id in read_tokenizer_file(model_dir).vocab.items()}
     for token_id, (token, wanted, kind) in enumerate(zip(tokens, own.tokens, own.types, strict=True)):
         if kind is not TokenType.UNUSED and token not in (wanted, plain.get(token_id)):
             raise ModelUnusable(
@@ -133,7 +128,7 @@ def served_vocabulary(keys: Mapping[str, Any], model_dir: Path) -> Served:
     )
     if not 0 <= turn_end < len(tokens):
         raise ModelUnusable("the GGUF file's end token is not in its vocabulary; export or fetch it again")
-    raw = Tokenizer.load(model_dir).raw
+    raw = read_vocabulary(model_dir).raw
     texts = tuple(
         raw(token_id) if kind is TokenType.NORMAL else token.encode(errors="replace")
         for token_id, (token, kind) in enumerate(zip(own.tokens, own.types, strict=True))

@@ -35,7 +35,9 @@ def verify(folder: Path) -> dict[str, str]:
         if folder.resolve() not in path.resolve().parents or not path.is_file():
             raise ModelUnusable(f"{name} is missing from the model's folder; export the model again")
         if path.stat().st_size != size:
-            raise ModelUnusable(f"{name} has {path.stat().st_size} bytes, not the {size} it was written with; export the model again")
+            raise ModelUnusable(
+                f"{name} has {path.stat().st_size} bytes, not the {size} it was written with; export the model again"
+            )
         if _sum(path) != digest:
             raise ModelUnusable(f"{name} is not what was written: its SHA-256 sum differs; export the model again")
     return {str(key): str(value) for key, value in about.items()}

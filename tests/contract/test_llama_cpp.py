@@ -41,7 +41,7 @@ async def _whole(engine: Engine, request: TokenRequest) -> dict[str, Any]:
 
 async def test_streamed_ids_are_those_of_a_whole_answer(llama_cpp_engine: Engine, tokenizer: Tokenizer) -> None:
     halves = [
-        at for at in range(tokenizer.vocabulary_size) if tokenizer.raw(at).decode("utf-8", "replace").encode() != tokenizer.raw(at)
+        at for at in range(tokenizer.vocabulary.size) if tokenizer.raw(at).decode("utf-8", "replace").encode() != tokenizer.raw(at)
     ]
     bias = {0: -100.0, 1: -100.0} | dict.fromkeys(halves, 10.0)
     stray = 0
@@ -158,7 +158,7 @@ async def test_a_foreign_files_text_is_exact_and_its_ids_are_not_claimed(
         assert (await _whole(foreign_engine, request))["tokens"] == [token]
     for seed in range(6):
         # Control tokens are no part of the server's text.
-        bias = dict.fromkeys(tokenizer.special_ids, -100.0)
+        bias = dict.fromkeys(tokenizer.vocabulary.control_ids, -100.0)
         request = ask(prompt(20, seed), temperature=1.5, seed=seed, max_tokens=100, logit_bias=bias)
         streamed, end, _ = await play(foreign_engine, request)
         whole = await _whole(foreign_engine, request)

@@ -31,7 +31,7 @@ def _end(reason: FinishReason, tokens: int) -> Finished:
 
 def _split_utf8(tokenizer: Tokenizer) -> list[TextEvent]:
     """An emoji whose bytes come one token at a time."""
-    by_bytes = {tokenizer.raw(token): token for token in range(tokenizer.vocabulary_size) if len(tokenizer.raw(token)) == 1}
+    by_bytes = {tokenizer.raw(token): token for token in range(tokenizer.vocabulary.size) if len(tokenizer.raw(token)) == 1}
     stream = TextStream(tokenizer)
     deltas = [stream.push(TokenDelta((by_bytes[bytes([byte])],))) for byte in "a\U0001f600".encode()]
     return [*(delta for told in deltas for delta in told), _end(FinishReason.STOP, 6)]

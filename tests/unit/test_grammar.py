@@ -13,10 +13,9 @@ from tokenizers import Tokenizer as Words
 from serve_app.chat import grammar
 from serve_app.chat.call_grammar import call_grammar, call_guide, call_or
 from serve_app.chat.constraint import offered, styled
-from serve_app.chat.grammar import GrammarCheck
+from serve_app.chat.grammar import GrammarCheck, wrap_tokenizer
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.conversation import Tool
-from serve_app.engines.guidance import read_tokenizer
 from serve_app.errors import InvalidRequest
 from serve_app.models.catalog import EMBEDDED
 from serve_app.types import Choice, Constraint, Grammar, JsonSchema, Regex
@@ -133,7 +132,7 @@ def test_what_a_guide_lets_through(said: str, fits: bool) -> None:
     parameters = {"properties": {"a": {"type": "string"}, "b": {"type": "array", "items": {"type": "integer"}}}, "required": ["a"]}
     guide = call_guide(offered([{"name": "f", "parameters": parameters}, {"name": "g"}]))
     words = Words.from_file(str(EMBEDDED / "tokenizer.json"))
-    whole = read_tokenizer(EMBEDDED / "tokenizer.json", words.get_vocab_size(), [1, 0])
+    whole = wrap_tokenizer(Tokenizer.load(EMBEDDED))
     matcher = LLMatcher(whole, grammar.grammar_of(guide))
     ids = words.encode(said).ids
     assert (matcher.validate_tokens(ids) == len(ids)) == fits
@@ -141,7 +140,7 @@ def test_what_a_guide_lets_through(said: str, fits: bool) -> None:
 
 def test_a_guide_tells_the_marker_from_text_that_spells_it() -> None:
     words = Words.from_file(str(EMBEDDED / "tokenizer.json"))
-    whole = read_tokenizer(EMBEDDED / "tokenizer.json", words.get_vocab_size(), [1, 0])
+    whole = wrap_tokenizer(Tokenizer.load(EMBEDDED))
     matcher = LLMatcher(whole, grammar.grammar_of(call_guide((TOOL,))))
     ids = [token for part in ("<", "|tool", "_call", "|", ">") for token in words.encode(part).ids]
     assert matcher.validate_tokens(ids) == len(ids) - 1

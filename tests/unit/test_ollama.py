@@ -96,7 +96,9 @@ async def test_generate_puts_the_prompt_into_the_models_template() -> None:
         await app.client.post(GENERATE, json=ASK | {"template": own, "system": "<|end|>S"})
         assert _prompt(app) == "<|system|><|end|>S<|end|>Q: hi\nA: "
         special = [
-            app.gateway.tokenizer.raw(t) for t in app.engines["a"].requests[-1].prompt if t in app.gateway.tokenizer.special_ids
+            app.gateway.tokenizer.raw(t)
+            for t in app.engines["a"].requests[-1].prompt
+            if t in app.gateway.tokenizer.vocabulary.control_ids
         ]
         assert special == [b"<|system|>", b"<|end|>"]
 

@@ -67,7 +67,7 @@ def test_stop_strings_wait_for_min_tokens() -> None:
 
 
 def test_half_a_character_is_held_back() -> None:
-    ids = [token for token in range(TOKENIZER.vocabulary_size) if TOKENIZER.raw(token) in (b"\xf0", b"\x9f", b"\x98", b"\x80")]
+    ids = [token for token in range(TOKENIZER.vocabulary.size) if TOKENIZER.raw(token) in (b"\xf0", b"\x9f", b"\x98", b"\x80")]
     by_bytes = {TOKENIZER.raw(token): token for token in ids}
     stream = TextStream(TOKENIZER)
     first = [stream.push(TokenDelta((by_bytes[raw],))) for raw in (b"\xf0", b"\x9f", b"\x98")]
@@ -76,7 +76,7 @@ def test_half_a_character_is_held_back() -> None:
 
 
 def test_an_unfinished_character_ends_as_a_replacement() -> None:
-    half = next(token for token in range(TOKENIZER.vocabulary_size) if TOKENIZER.raw(token) == b"\xf0")
+    half = next(token for token in range(TOKENIZER.vocabulary.size) if TOKENIZER.raw(token) == b"\xf0")
     stream = TextStream(TOKENIZER)
     assert stream.push(TokenDelta((half,))) == []
     assert stream.flush() == [TextDelta(text="�")]

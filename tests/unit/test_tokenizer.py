@@ -8,7 +8,7 @@ from serve_app.chat.tokenizer import Tokenizer
 
 
 def test_every_byte_and_every_digit_is_a_token(tokenizer: Tokenizer) -> None:
-    raws = {tokenizer.raw(token) for token in range(tokenizer.vocabulary_size)}
+    raws = {tokenizer.raw(token) for token in range(tokenizer.vocabulary.size)}
     assert {bytes([byte]) for byte in range(256)} <= raws
     assert all(sum(chr(byte).isdigit() for byte in raw) < 2 for raw in raws)
 
@@ -27,15 +27,16 @@ def test_control_tokens_not_marked_special_stay_text_too(tmp_path: Path, model_d
 
 
 def test_stop_ids_are_the_models_end_tokens(tokenizer: Tokenizer) -> None:
-    assert set(tokenizer.stop_ids) == {tokenizer.token_id("<|endoftext|>"), tokenizer.token_id("<|end|>")}
+    assert set(tokenizer.vocabulary.stop_ids) == {tokenizer.token_id("<|endoftext|>"), tokenizer.token_id("<|end|>")}
 
 
 def test_a_text_has_at_least_its_bytes_over_the_longest_token(tokenizer: Tokenizer) -> None:
     longest = max(
-        range(tokenizer.vocabulary_size), key=lambda token: len(tokenizer.raw(token)) * (token not in tokenizer.special_ids)
+        range(tokenizer.vocabulary.size),
+        key=lambda token: len(tokenizer.raw(token)) * (token not in tokenizer.vocabulary.control_ids),
     )
     text = tokenizer.raw(longest).decode() * 50
-    assert len(tokenizer.encode(text, special=False)) >= len(text.encode()) // tokenizer.longest_token_bytes
+    assert len(tokenizer.encode(text, special=False)) >= len(text.encode()) // tokenizer.vocabulary.longest_token_bytes
 
 
 def test_ids_outside_the_vocabulary_have_no_bytes(tokenizer: Tokenizer) -> None:

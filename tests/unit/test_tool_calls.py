@@ -137,7 +137,7 @@ def test_every_form_gives_its_calls_however_it_is_cut(case: str) -> None:
 
 def test_every_form_gives_its_calls_byte_by_byte(tokenizer: Tokenizer) -> None:
     """As tokens of one byte each, the finest cut there is: within characters too."""
-    tokens = {tokenizer.raw(at): at for at in range(tokenizer.vocabulary_size) if len(tokenizer.raw(at)) == 1}
+    tokens = {tokenizer.raw(at): at for at in range(tokenizer.vocabulary.size) if len(tokenizer.raw(at)) == 1}
     for text, calls in CORPUS.values():
         stream = TextStream(tokenizer, tools=NAMES)
         for byte in text.encode():

@@ -95,7 +95,11 @@ async def test_markers_of_users_and_tools_stay_text() -> None:
         response = await app.client.post(CHAT, json={"messages": messages, "tools": [tool]})
         assert response.status_code == 200
         tokenizer = app.gateway.tokenizer
-        special = [tokenizer.raw(token).decode() for token in app.engines["a"].requests[0].prompt if token in tokenizer.special_ids]
+        special = [
+            tokenizer.raw(token).decode()
+            for token in app.engines["a"].requests[0].prompt
+            if token in tokenizer.vocabulary.control_ids
+        ]
     assert " ".join(special) == (
         "<|system|> <|tool|> <|/tool|> <|end|> <|user|> <|end|> <|assistant|> <|tool_call|> <|/tool_call|> <|end|> "
         "<|tool|> <|end|> <|assistant|>"

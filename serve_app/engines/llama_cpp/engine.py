@@ -160,7 +160,7 @@ class LlamaCppEngine:
         if self._settings.gguf:
             self._precision = majority_type(header)
         if vocabulary.exact:
-            tokenizer = wrap_tokens(vocabulary.texts, sorted(vocabulary.control_ids), [vocabulary.turn_end])
+            tokenizer = wrap_tokens(vocabulary.texts, vocabulary.control_ids, [vocabulary.turn_end])
             self._guidance = Guidance(tokenizer, len(vocabulary.texts))
             plain = (text for at, text in enumerate(vocabulary.texts) if at not in vocabulary.control_ids)
             self._spelled = frozenset(char for char in (text.decode() for text in plain) if len(char) == 1)

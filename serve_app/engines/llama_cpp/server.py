@@ -168,7 +168,9 @@ def require_room(header: Header, settings: LlamaCppSettings) -> None:
     sizes = [header.keys.get(f"{prefix}.{name}") for name in names]
     layers, heads, kv_heads, width = (size if type(size) is int and 0 < size < 1 << 20 else 0 for size in sizes)
     if not all((layers, heads, kv_heads, width)):
-        raise ModelUnusable(f"the GGUF file's keys describe no model of architecture {str(prefix)[:40]!r}; export or fetch it again")
+        raise ModelUnusable(
+            f"the GGUF file's keys describe no model of architecture {str(prefix)[:40]!r}; export or fetch it again"
+        )
     per_token = 2 * layers * kv_heads * (width / heads) * _KV_BYTES[kv_type(settings, header)]
     cache = settings.slots * settings.max_model_len * per_token
     weights = sum(tensor.bytes for tensor in header.tensors.values())

@@ -37,8 +37,8 @@ class Respeller:
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Know the ordinary tokens of `tokenizer`."""
         self._raw = tokenizer.raw
-        self._ids = {tokenizer.raw(at): at for at in range(tokenizer.vocabulary_size) if at not in tokenizer.special_ids}
-        self._longest = tokenizer.longest_token_bytes
+        self._ids = {tokenizer.raw(at): at for at in range(tokenizer.vocabulary.size) if at not in tokenizer.vocabulary.control_ids}
+        self._longest = tokenizer.vocabulary.longest_token_bytes
 
     def spell(self, text: str, token: int) -> tuple[int, ...]:
         """Return ids for `text`, the last of them `token` where the text ends as it does."""

@@ -15,9 +15,11 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from serve_app.chat.grammar import wrap_tokenizer
+from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import OnnxSettings
 from serve_app.engines.admission import answer_limit
-from serve_app.engines.guidance import Guidance, Guide, read_tokenizer
+from serve_app.engines.guidance import Guidance, Guide
 from serve_app.engines.onnx.batch import Batch
 from serve_app.engines.onnx.graph import Graph
 from serve_app.engines.onnx.kv_pool import KvPool, plan
@@ -87,8 +89,13 @@ class OnnxEngine:
         pool = KvPool(graph.kv_shape, settings.slots + 1, settings.max_model_len)
         graph.attach(pool)
         self._vocabulary_size = graph.vocabulary_size
-        tokenizer = read_tokenizer(self._model_dir / "tokenizer.json", graph.vocabulary_size, graph.stop_ids)
-        self._guidance = Guidance(tokenizer, graph.vocabulary_size)
+        tokenizer = Tokenizer.load(self._model_dir, control=False)
+        if tokenizer.vocabulary.size != graph.vocabulary_size:
+            raise ModelUnusable(
+                f"model.onnx has logits for {graph.vocabulary_size} ids, but config.json says vocab_size: "
+                f"{tokenizer.vocabulary.size}; export the model again"
+            )
+        self._guidance = Guidance(wrap_tokenizer(tokenizer), graph.vocabulary_size)
         return Batch(
             graph,
             pool,

@@ -57,8 +57,7 @@ class Graph:
         # Where replicas share cores a spinning thread takes the neighbour's time slice.
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         model = json.loads((model_dir / "genai_config.json").read_text())["model"]
-        decoder, stops = model["decoder"], model["eos_token_id"]
-        self.stop_ids: tuple[int, ...] = tuple(stops) if isinstance(stops, list) else (stops,)
+        decoder = model["decoder"]
         self._session = ort.InferenceSession(str(model_dir / decoder["filename"]), options, providers=[name])
         if not {given.name for given in self._session.get_inputs()} >= _INPUTS:
             raise ModelUnusable("another version of phi-serve wrote this ONNX graph; export it again with `phi-serve export onnx`")

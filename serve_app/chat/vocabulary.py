@@ -1,0 +1,217 @@
+"""A model's vocabulary: what each token id stands for, as the model's files say it, and that these files agree.
+
+The one place that knows ids. Ids are the file's own numbers: they may have holes, the number of tokens says nothing about the
+highest id, and the model's vocab_size may be above both. Knows no chats and encodes no text.
+"""
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from serve_app.chat.control_tokens import PHI4
+from serve_app.errors import ModelUnusable
+
+FILE = "tokenizer.json"
+_ADDED = "added_tokens.json"
+_SETTINGS = "tokenizer_config.json"
+_ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Every id from 0 to `size` - 1."""
+
+    tokens: tuple[bytes, ...]
+    """Bytes by id; those of added tokens are their text, and an id that is no token has none."""
+    added: Mapping[str, int]
+    """Ids of the added tokens by their text."""
+    control_ids: frozenset[int]
+    """Added tokens that the chat format names or the file flags as special; their text is not part of an answer."""
+    stop_ids: tuple[int, ...]
+    """The model's own end tokens, from its generation config."""
+
+    @property
+    def size(self) -> int:
+        """The model's vocab_size, the width of its logits: ids are below it."""
+        return len(self.tokens)
+
+    def raw(self, token_id: int) -> bytes:
+        """Return the bytes of a token; empty for ids that are none."""
+        return self.tokens[token_id] if 0 <= token_id < len(self.tokens) else b""
+
+    @cached_property
+    def longest_token_bytes(self) -> int:
+        """Bytes of the longest token that text is made of: a text of n bytes has at least n divided by this many tokens."""
+        return max(len(raw) for token_id, raw in enumerate(self.tokens) if token_id not in self.control_ids)
+
+
+@dataclass(frozen=True)
+class TokenizerFile:
+    """A checked `tokenizer.json`."""
+
+    content: Mapping[str, Any]
+    """The parsed file."""
+    vocab: Mapping[str, int]
+    """Ids of ordinary tokens, in the file's spelling of bytes; none of `added` among them."""
+    added: Mapping[str, int]
+    """Ids of added tokens by their text."""
+    control: frozenset[str]
+    """Texts of the control tokens among `added`."""
+
+    def for_library(self, *, control: bool) -> str:
+        """Return JSON for the library `tokenizers`, whose ids will be this file's, whatever its version.
+
+        Several versions number added tokens anew unless `model.vocab` has them, so here it has. Without `control` tokens the
+        text that spells one is text like any other.
+        """
+        kept = {text: token_id for text, token_id in self.added.items() if control or text not in self.control}
+        entries = [entry for entry in self.content["added_tokens"] if entry["content"] in kept]
+        model = {**self.content["model"], "vocab": {**self.vocab, **kept}}
+        return json.dumps({**self.content, "added_tokens": entries, "model": model}, ensure_ascii=False)
+
+    def dense(self, size: int) -> str:
+        """Return JSON in which every id below `size` is a token: for readers that take the number of tokens for the highest id.
+
+        Ids that are no token become special tokens that no text contains.
+        """
+        used = {*self.vocab.values(), *self.added.values()}
+        fillers = {f"<|no token {token_id}|>": token_id for token_id in range(size) if token_id not in used}
+        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        entries = [{**entry, "special": entry["content"] in self.control} for entry in self.content["added_tokens"]]
+        entries += [{"id": token_id, "content": text, **flags} for text, token_id in fillers.items()]
+        model = {**self.content["model"], "vocab": {**self.vocab, **self.added, **fillers}}
+        ordered = sorted(entries, key=lambda entry: int(entry["id"]))
+        return json.dumps({**self.content, "added_tokens": ordered, "model": model}, ensure_ascii=False)
+
+
+def read_tokenizer_file(folder: Path, named: Collection[str] = PHI4) -> TokenizerFile:
+    """Read the tokenizer.json of a model's `folder`; `named` are the control tokens of its chat format.
+
+    Raises `ModelUnusable` naming file, token and ids where the files contradict each other, and for another kind of tokenizer
+    than byte-level BPE.
+    """
+    content = _read_json(folder, FILE)
+    if content is None:
+        raise ModelUnusable(f"the model's folder has no {FILE}; fetch the model again")
+    try:
+        model, entries = content["model"], [*content["added_tokens"]]
+        written = {str(text): int(token_id) for text, token_id in model["vocab"].items()}
+        added = {str(entry["content"]): int(entry["id"]) for entry in entries}
+        special = {str(entry["content"]) for entry in entries if entry.get("special")}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelUnusable(f"{FILE} does not have the form of a tokenizer; fetch the model again") from error
+    if model.get("type") != "BPE" or model.get("byte_fallback"):
+        raise ModelUnusable(f"{FILE} holds a tokenizer of the kind {model.get('type')}; only byte-level BPE can be served")
+    _require_one_id_each(entries, written, added)
+    _require_agreement(folder, added)
+    vocab = {text: token_id for text, token_id in written.items() if text not in added}
+    return TokenizerFile(content, vocab, added, frozenset(text for text in added if text in special or text in named))
+
+
+def read_vocabulary(folder: Path, file: TokenizerFile | None = None) -> Vocabulary:
+    """Return the vocabulary of a model's `folder`, whose tokenizer file may have been read already.
+
+    Raises `ModelUnusable` as `read_tokenizer_file` does, and where an id is beyond config.json's vocab_size or a configured end
+    token is none.
+    """
+    file = file or read_tokenizer_file(folder)
+    config = _read_json(folder, "config.json") or {}
+    by_id = dict(_bytes_by_id(file.vocab)) | {token_id: text.encode() for text, token_id in file.added.items()}
+    highest = max(by_id)
+    size = config.get("vocab_size", highest + 1)
+    if type(size) is not int or highest >= size:
+        raise ModelUnusable(
+            f"{FILE} gives {_shown(by_id[highest])} the id {highest}, but config.json says vocab_size: {size}, and ids must be "
+            "below it; fetch the model again"
+        )
+    stop_ids: tuple[int, ...] = ()
+    for name in ("config.json", "generation_config.json"):
+        given = _read_json(folder, name) or {}
+        for key in _ID_KEYS:
+            ids = _id_list(given.get(key))
+            _require_tokens(ids, by_id, f"{name} says {key}: {given.get(key)}")
+            stop_ids = ids if key == "eos_token_id" and ids else stop_ids
+    if not stop_ids:
+        raise ModelUnusable("neither generation_config.json nor config.json names an eos_token_id; fetch the model again")
+    control_ids = frozenset(file.added[text] for text in file.control)
+    return Vocabulary(tuple(by_id.get(token_id, b"") for token_id in range(size)), file.added, control_ids, stop_ids)
+
+
+def _require_one_id_each(entries: list[Any], vocab: Mapping[str, int], added: Mapping[str, int]) -> None:
+    """Raise `ModelUnusable` where tokenizer.json gives a token two ids or an id to two tokens."""
+    by_id: dict[int, str] = {token_id: text for text, token_id in vocab.items()}
+    if len(by_id) != len(vocab) or min(by_id, default=0) < 0:
+        raise ModelUnusable(f"{FILE} gives one id to two tokens of its vocabulary; fetch the model again")
+    for entry in entries:
+        text, token_id = str(entry["content"]), int(entry["id"])
+        other = vocab.get(text, added[text])
+        if other != token_id:
+            raise ModelUnusable(f"{FILE} gives {_shown(text)} the id {token_id} and also {other}; fetch the model again")
+        if by_id.setdefault(token_id, text) != text or token_id < 0:
+            holder = _shown(by_id[token_id])
+            raise ModelUnusable(f"{FILE} gives {_shown(text)} the id {token_id}, which is that of {holder}; fetch the model again")
+
+
+def _require_agreement(folder: Path, added: Mapping[str, int]) -> None:
+    """Raise `ModelUnusable` where a file beside tokenizer.json gives one of its added tokens another id."""
+    settings = _read_json(folder, _SETTINGS) or {}
+    decoder = settings.get("added_tokens_decoder") or {}
+    try:
+        claims = [(_SETTINGS, str(entry["content"]), int(token_id)) for token_id, entry in decoder.items()]
+        claims += [(_ADDED, str(text), int(token_id)) for text, token_id in (_read_json(folder, _ADDED) or {}).items()]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelUnusable(f"{_SETTINGS} or {_ADDED} does not list added tokens with their ids; fetch the model again") from error
+    for name, text, token_id in claims:
+        if text in added and added[text] != token_id:
+            raise ModelUnusable(
+                f"{FILE} gives {_shown(text)} the id {added[text]}, but {name} the id {token_id}; fetch the model again"
+            )
+
+
+def _require_tokens(ids: tuple[int, ...], known: Collection[int], claim: str) -> None:
+    for token_id in ids:
+        if token_id not in known:
+            raise ModelUnusable(f"{claim}, but {FILE} has no token with the id {token_id}; fetch the model again")
+
+
+def _id_list(value: object) -> tuple[int, ...]:
+    """Return the ids of a configuration's field, which holds one, several or none."""
+    return tuple(entry for entry in (value if isinstance(value, list) else [value]) if type(entry) is int)
+
+
+def _bytes_by_id(vocab: Mapping[str, int]) -> Iterator[tuple[int, bytes]]:
+    """Yield id and bytes of every ordinary token; raises `ModelUnusable` for a spelling that is not byte-level."""
+    table = byte_of_char()
+    try:
+        for text, token_id in vocab.items():
+            yield token_id, bytes([table[char] for char in text])
+    except KeyError as error:
+        raise ModelUnusable(f"{FILE} spells tokens otherwise than byte-level BPE does, the only kind that can be served") from error
+
+
+def byte_of_char() -> dict[str, int]:
+    """Return the inverse of GPT-2's byte-to-character table, which byte-level BPE vocabularies are written in."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(rest)}
+
+
+def _shown(token: str | bytes) -> str:
+    text = token.decode("utf-8", "replace") if isinstance(token, bytes) else token
+    return f"`{text[:80]}`"
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any] | None:
+    """Return what a file of the folder says, None where there is none; raises `ModelUnusable` unless it is a JSON object."""
+    try:
+        value = json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelUnusable(f"{name} cannot be read as JSON; fetch the model again") from error
+    if not isinstance(value, dict):
+        raise ModelUnusable(f"{name} is not a JSON object; fetch the model again")
+    return value
