@@ -20,13 +20,25 @@ from serve_app.models.catalog import locate
 from serve_app.models.export import derive
 from serve_app.reports import ReplicaReport
 from serve_app.tally import Sink, Tally
-from serve_app.types import EngineLoad, Finished, Phase, Sampling, TokenDelta, TokenEvent, TokenRequest
+from serve_app.types import (
+    Capability,
+    Choice,
+    Constraint,
+    EngineLoad,
+    Finished,
+    Phase,
+    Sampling,
+    TokenDelta,
+    TokenEvent,
+    TokenRequest,
+)
 
 logger = logging.getLogger(__name__)
 
 REPORT_EVERY_S = 1.0
 _FLUSH_AFTER_S = 0.02
 _WARM_PROMPT = (0,)
+_WARM_CONSTRAINT = Choice(("yes", "no"))
 _LAST_REPORT_TRIES = 10
 
 Report = Callable[[ReplicaReport], Awaitable[bool]]
@@ -78,10 +90,10 @@ class EngineReplica:
         await engine.start()
         self._engine = engine
         self._enter(Phase.WARMING)
-        request = TokenRequest(request_id="warm-up", prompt=_WARM_PROMPT, sampling=Sampling(temperature=0.0, max_tokens=1))
-        events = [event async for event in engine.generate(request)]
-        if not events or not isinstance(events[-1], Finished):
-            raise EngineDead("the engine loaded but generated nothing")
+        await _prove(engine, None)
+        if Capability.STRUCTURED in engine.info.capabilities:
+            # vLLM and llama.cpp read the vocabulary for constraints at the first one: 200,000 tokens take them seconds.
+            await _prove(engine, _WARM_CONSTRAINT)
         self._enter(Phase.READY)
 
     def _enter(self, phase: Phase, reason: str = "") -> None:
@@ -184,6 +196,15 @@ class EngineReplica:
             await self._reporter
         if self._engine is not None:
             await self._engine.close()
+
+
+async def _prove(engine: Engine, constraint: Constraint | None) -> None:
+    """Generate one token; raises `EngineDead` when nothing comes."""
+    sampling = Sampling(temperature=0.0, max_tokens=1)
+    request = TokenRequest(request_id="warm-up", prompt=_WARM_PROMPT, sampling=sampling, constraint=constraint)
+    events = [event async for event in engine.generate(request)]
+    if not events or not isinstance(events[-1], Finished):
+        raise EngineDead("the engine loaded but generated nothing")
 
 
 async def coalesce(stream: AsyncGenerator[TokenEvent, None], wait_s: float) -> AsyncGenerator[tuple[TokenEvent, ...], None]:

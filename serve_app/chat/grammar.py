@@ -37,8 +37,7 @@ class GrammarCheck:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Check for `tokenizer`."""
-        self._tokenizer = tokenizer
-        self._sparse: LLTokenizer | None = None
+        self._sparse = _sparse(tokenizer)  # now: it would hold up the event loop for a third of a second at 200,000 tokens
         self._passed: OrderedDict[Constraint, None] = OrderedDict()
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="grammar")
 
@@ -57,8 +56,6 @@ class GrammarCheck:
         if constraint in self._passed:
             self._passed.move_to_end(constraint)
             return
-        if self._sparse is None:  # before the time counts
-            self._sparse = await asyncio.to_thread(_sparse, self._tokenizer)
         await in_time(constraint, self._pool, self._check)
         self._passed[constraint] = None
         if len(self._passed) > _KEPT:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from serve_app.engines.onnx.sampling import Sampler, nucleus
+from serve_app.engines.onnx.sampling import Sampler, largest, nucleus
 from serve_app.types import Sampling
 
 
@@ -23,11 +23,23 @@ def test_the_nucleus_is_the_naive_one(seed: int, size: int, top_p: float, spread
     scaled = (np.random.default_rng(seed).standard_normal(size) * spread).astype(np.float32)
     scaled -= scaled.max()
     weights = np.exp(scaled)
-    found, wanted = np.flatnonzero(nucleus(scaled, weights, top_p)), _naive_nucleus(weights, top_p)
+    found, wanted = np.flatnonzero(nucleus(weights, top_p)), _naive_nucleus(weights, top_p)
     # Equal weights may stand for each other, and sums in another order differ in the last bit: by one token at the border.
     assert abs(len(found) - len(wanted)) <= 1
     size = min(len(found), len(wanted))
     assert (-np.sort(-weights[found])[:size] == -np.sort(-weights[list(wanted)])[:size]).all()
+
+
+@given(st.integers(0, 2**32), st.integers(1, 70_000), st.integers(1, 300), st.sampled_from([0.0, 0.5, 0.9999]))
+def test_the_largest_are_the_naive_ones(seed: int, size: int, count: int, masked: float) -> None:
+    draw = np.random.default_rng(seed)
+    values = draw.standard_normal(size).astype(np.float32)
+    values[draw.random(size) < masked] = -np.inf
+    found = largest(values, count)
+    wanted = -np.sort(-values)[:count]
+    assert len(set(found.tolist())) == len(found) <= count
+    assert (-np.sort(-values[found]) == wanted[: len(found)]).all()
+    assert (wanted[len(found) :] == -np.inf).all()
 
 
 @pytest.mark.parametrize(
