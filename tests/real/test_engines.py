@@ -174,7 +174,7 @@ async def test_a_seed_draws_the_same_again(engine: Engine, top_p: float) -> None
     assert [(await play(engine, request))[0] for request in requests] == alone
     assert len(set(alone)) == 4
     if engine.info.kind is not EngineKind.LLAMA_CPP or top_p == 1.0:
-        # llama.cpp sorts for top_p; of 200,000 tokens with almost equal chances rounding, which its batches move, decides the order.
+        # llama.cpp sorts for top_p. Of 200,000 tokens with almost equal chances, rounding decides the order, and batches move it.
         together = await asyncio.gather(*(play(engine, request) for request in requests))
         assert [ids for ids, _, _ in together] == alone
 
