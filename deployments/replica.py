@@ -17,7 +17,7 @@ from serve_app.engines.registry import build_engine
 from serve_app.engines.throughput import DrainRate
 from serve_app.errors import EngineDead, ServeError
 from serve_app.models.catalog import locate
-from serve_app.models.export import derive
+from serve_app.models.export import Progress, derive
 from serve_app.reports import ReplicaReport
 from serve_app.tally import Sink, Tally
 from serve_app.types import (
@@ -85,8 +85,10 @@ class EngineReplica:
     async def _load(self, settings: EngineSettings, model: ModelSettings) -> None:
         self._enter(Phase.LOADING)
         model_dir = await asyncio.to_thread(locate, model, weights=True)
-        # Off the loop: importing a runtime can take 10 s, and the phase must be told meanwhile.
-        engine = await asyncio.to_thread(lambda: build_engine(settings, derive(model_dir, settings)))
+        # Off the loop: an export takes minutes and importing a runtime 10 s, and the phase must be told meanwhile.
+        folder = await asyncio.to_thread(derive, model_dir, settings, self._progress_teller())
+        self._enter(Phase.LOADING)
+        engine = await asyncio.to_thread(build_engine, settings, folder)
         await engine.start()
         self._engine = engine
         self._enter(Phase.WARMING)
@@ -95,6 +97,23 @@ class EngineReplica:
             # vLLM and llama.cpp read the vocabulary for constraints at the first one: 200,000 tokens take them seconds.
             await _prove(engine, _WARM_CONSTRAINT)
         self._enter(Phase.READY)
+
+    def _progress_teller(self) -> Progress:
+        """Return a function for another thread that makes what is being done the phase's reason, once a second at most."""
+        loop = asyncio.get_running_loop()
+        told, told_s = "", 0.0
+
+        def tell(what: str, fraction: float) -> None:
+            nonlocal told, told_s
+            now = time.monotonic()
+            if what == told and now < told_s + REPORT_EVERY_S:
+                return
+            told, told_s = what, now
+            # A replica that is being closed has no loop any more, and nobody who listens.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._enter, Phase.LOADING, f"{what}: {100 * fraction:.0f} %" if fraction else what)
+
+        return tell
 
     def _enter(self, phase: Phase, reason: str = "") -> None:
         self._phase, self._reason = phase, reason

@@ -1,7 +1,9 @@
 """`phi-serve`: the commands of an operator. Each is a thin shell around a function of the package."""
 
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +12,7 @@ import typer
 import yaml
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from serve_app.client.verbs import add_verbs
 from serve_app.config import ModelSettings
@@ -41,6 +43,7 @@ class OnnxPrecision(StrEnum):
     FP32 = "fp32"
     INT8 = "int8"
     INT4 = "int4"
+    INT4_MIXED = "int4_mixed"
 
 
 class GgufType(StrEnum):
@@ -76,7 +79,7 @@ def export_onnx(
     out: _Out,
     precision: Annotated[OnnxPrecision, typer.Option(help="Weights of the graph.")] = OnnxPrecision.INT4,
     block_size: Annotated[
-        int, typer.Option(min=USUAL_BLOCK, max=256, help="Weights of an int8 or int4 graph that share a scale: 32, 64, 128 or 256.")
+        int, typer.Option(min=USUAL_BLOCK, max=256, help="Quantized weights that share a scale: 32, 64, 128 or 256.")
     ] = USUAL_BLOCK,
 ) -> None:
     """Export a model for the ONNX group; point `engines.<name>.exported` at the folder."""
@@ -96,16 +99,34 @@ def export_gguf(
 def _export(model: str, form: str, precision: str, out: Path, block: int = USUAL_BLOCK) -> None:
     began = time.monotonic()
     try:
-        with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=_console) as progress:
-            step = progress.add_task(f"finding {model}")
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=_console) as progress, _ended_by_signals():
+            step = progress.add_task(f"finding {model}", total=None)
             folder = locate(ModelSettings(path=model), weights=True)
-            progress.update(step, description=f"exporting {model} to {form} {precision}")
-            write_form(folder, form, precision, out, block)
+
+            def show(what: str, fraction: float) -> None:
+                progress.update(step, description=what, completed=fraction, total=1.0 if fraction else None)
+
+            write_form(folder, form, precision, out, block, show)
     except ServeError as error:
         _console.print(f"[red]error:[/] {error.message}", highlight=False)
         raise typer.Exit(1) from error
     size = sum(file.stat().st_size for file in out.iterdir())
     typer.echo(f"{out}: {size / 2**20:,.1f} MiB in {time.monotonic() - began:.0f} s")
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does, so that nothing half-written stays behind."""
+
+    def leave(number: int, frame: object) -> None:
+        raise typer.Exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 _ConfigFile = Annotated[Path, typer.Option("--config", help="The configuration to make it from.")]

@@ -112,10 +112,10 @@ class OnnxSettings(Settings):
     """An ONNX Runtime group with continuous batching."""
 
     kind: Literal[EngineKind.ONNX] = EngineKind.ONNX
-    precision: Literal["fp32", "int8", "int4"] = "fp32"
-    """Weights of the exported graph."""
+    precision: Literal["fp32", "int8", "int4", "int4_mixed"] = "fp32"
+    """Weights of the exported graph. int4_mixed has int8 for every layer's `down_proj` and the head, and int4 elsewhere."""
     block_size: Literal[32, 64, 128, 256] = 32
-    """Weights of an int8 or int4 graph that share a scale. With more of them answers come sooner (fewer bytes are read) and are
+    """Quantized weights that share a scale. With more of them answers come sooner (fewer bytes are read) and are
     less exact. An `exported` folder has what it was written with."""
     exported: str | None = None
     """A folder that `phi-serve export onnx` wrote; None: the replica exports at its first start, into the cache."""

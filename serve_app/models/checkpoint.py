@@ -39,6 +39,16 @@ class Checkpoint:
         if not self.tensors:
             raise ModelUnusable("the model's folder has no *.safetensors file; fetch the model again")
 
+    def require(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise `ModelUnusable` naming the tensor when it is missing or has another shape or a number format unknown here."""
+        stored = self.tensors.get(name)
+        if stored is None:
+            raise ModelUnusable(f"the checkpoint has no tensor {name}; it is not of the architecture that its config.json names")
+        if stored.shape != shape:
+            raise ModelUnusable(f"the checkpoint's tensor {name} has the shape {stored.shape}, but config.json asks for {shape}")
+        if stored.type not in _TYPES:
+            raise ModelUnusable(f"the checkpoint's tensor {name} is stored as {stored.type}; convert it to BF16, F16 or F32")
+
     def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Return rows `start` to `stop` along the first axis in float32; raises `ModelUnusable` when there is no such tensor."""
         stored = self.tensors.get(name)

@@ -5,7 +5,7 @@ The names and keys are those that llama.cpp reads for the architecture `phi3`; s
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,10 @@ class _Tensor:
         return int(math.prod(self.shape) // per_block * block_bytes)
 
 
-def write_gguf(model_dir: Path, precision: str, file: Path) -> None:
+def write_gguf(model_dir: Path, precision: str, file: Path, report: Callable[[float], None] = lambda _: None) -> None:
     """Write the checkpoint of `model_dir` to `file` with weights in `precision`: f32, f16, q8_0 or q4_0.
+
+    `report` gets the fraction done after every piece.
 
     Raises `ModelUnusable` when it is not a Phi-3 checkpoint with byte-level BPE or lacks a tensor.
     """
@@ -67,11 +69,14 @@ def write_gguf(model_dir: Path, precision: str, file: Path) -> None:
     writer.write_ti_data_to_file()
     writer.close()
     # The writer's own way takes whole tensors, and an embedding of 200,000 tokens alone is 2.4 GB in float32.
+    done, total = 0, sum(math.prod(tensor.shape) for tensor in tensors)
     with file.open("ab") as out:
         for tensor in tensors:
             out.write(bytes(-out.tell() % writer.data_alignment))
             for piece in _pieces(tensor, checkpoint):
                 out.write(quantize(piece, tensor.type).tobytes())
+                done += piece.size
+                report(done / total)
         out.write(bytes(-out.tell() % writer.data_alignment))
 
 

@@ -1,0 +1,214 @@
+"""Builds the decoder's graph in the form that `serve_app.engines.onnx.graph` runs.
+
+Node names are those of onnxruntime-genai's builder, so that profiles of both compare. Knows the plan of the data file, not its
+content.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from serve_app.models.onnx_export.decoder import Decoder
+from serve_app.models.onnx_export.layout import EMBEDDING, HEAD, Layout, Matrix, Placed
+
+_TYPES = {np.float32: ir.DataType.FLOAT, np.uint8: ir.DataType.UINT8}
+_OPSET, _IR_VERSION = 22, 10
+_CONTRIB = "com.microsoft"
+_ACCURACY = 4
+"""MatMulNBits rounds its input to int8 as well and multiplies integers: the fastest on CPUs, and what models are published with."""
+_BATCH, _NEW = "batch_size", "sequence_length"
+
+
+def save_graph(file: Path, decoder: Decoder, layout: Layout, data_file: str, version: str) -> None:
+    """Write the graph to `file`; its weights lie in `data_file` beside it."""
+    graph = _Graph(decoder, layout, data_file).build()
+    ir.save(ir.Model(graph, ir_version=_IR_VERSION, producer_name="phi-serve", producer_version=version), file)
+
+
+class _Graph:
+    """A graph as it grows."""
+
+    def __init__(self, decoder: Decoder, layout: Layout, data_file: str) -> None:
+        self._decoder = decoder
+        self._layout = layout
+        self._data_file = data_file
+        self._nodes: list[ir.Node] = []
+        self._constants: dict[str, ir.Value] = {}
+        self._inputs: list[ir.Value] = []
+        self._outputs: list[ir.Value] = []
+
+    def build(self) -> ir.Graph:
+        """Assemble all nodes from the token ids to logits and caches."""
+        decoder = self._decoder
+        ids = self._add_input("input_ids", ir.DataType.INT64, _BATCH, _NEW)
+        logits_at = self._add_input("logits_at", ir.DataType.INT64, "kept")
+        last_position = self._add_input("last_position", ir.DataType.INT32, _BATCH)
+        total_length = self._add_input("total_length", ir.DataType.INT32)
+        ends = (last_position, total_length, self._vector("cos_cache"), self._vector("sin_cache"))
+        stream, skipped = self._embed(ids), None
+        for layer in range(decoder.layers):
+            at = f"layers.{layer}"
+            normed, stream = self._norm(f"{at}.input_layernorm", stream, skipped)
+            attended = self._attend(layer, self._multiply(f"model.{at}.attn.qkv_proj", normed), ends)
+            skipped = self._multiply(f"model.{at}.attn.o_proj", attended)
+            normed, stream = self._norm(f"{at}.post_attention_layernorm", stream, skipped)
+            skipped = self._feed_forward(f"model.{at}.mlp", normed)
+        normed, _ = self._norm(f"layers.{decoder.layers}.final_norm_layernorm", stream, skipped, last=True)
+        kept = self._add("Gather", "/lm_head/prune/Gather", [normed, logits_at], axis=1)
+        logits = self._multiply(HEAD, kept)
+        logits.name, logits.type = "logits", ir.TensorType(ir.DataType.FLOAT)
+        logits.shape = ir.Shape([_BATCH, "kept", decoder.vocabulary])
+        return ir.Graph(
+            self._inputs,
+            [logits, *self._outputs],
+            nodes=self._nodes,
+            initializers=list(self._constants.values()),
+            opset_imports={"": _OPSET, _CONTRIB: 1},
+            name="decoder",
+        )
+
+    def _add_input(self, name: str, kind: ir.DataType, *shape: str | int) -> ir.Value:
+        value = ir.Value(name=name, type=ir.TensorType(kind), shape=ir.Shape(shape))
+        self._inputs.append(value)
+        return value
+
+    def _add(
+        self,
+        operator: str,
+        name: str,
+        inputs: Sequence[ir.Value | None],
+        domain: str = "",
+        outputs: int = 1,
+        **attributes: int | float | Sequence[int],
+    ) -> ir.Value:
+        """Append a node; return its first output, the others have names that end with their number."""
+        results = [ir.Value(name=f"{name}/output_{index}") for index in range(outputs)]
+        self._nodes.append(ir.node(operator, inputs, attributes, domain=domain, outputs=results, name=name))
+        return results[0]
+
+    def _stored(self, placed: Placed, name: str | None = None, shape: tuple[int, ...] | None = None) -> ir.Value:
+        """Return the constant that lies in the data file, under another name or shape than planned where given."""
+        name, shape = name or placed.name, shape or placed.shape
+        if name not in self._constants:
+            tensor = ir.ExternalTensor(
+                self._data_file, placed.offset, placed.bytes, _TYPES[placed.type], shape=ir.Shape(shape), name=name
+            )
+            self._constants[name] = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(shape), const_value=tensor)
+        return self._constants[name]
+
+    def _numbers(self, *values: int) -> ir.Value:
+        name = f"/model/constants/INT64/{list(values)}"
+        if name not in self._constants:
+            tensor = ir.tensor(np.asarray(values, np.int64), name=name)
+            self._constants[name] = ir.Value(
+                name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape([len(values)]), const_value=tensor
+            )
+        return self._constants[name]
+
+    def _vector(self, name: str) -> ir.Value:
+        return self._stored(self._layout.vectors[name].placed)
+
+    def _embed(self, ids: ir.Value) -> ir.Value:
+        """Look token ids up, in the head's own weights where it is quantized and tied."""
+        table = self._layout.matrices.get(EMBEDDING, self._layout.matrices[HEAD])
+        if table.scales is None:
+            return self._add("Gather", "/model/embed_tokens/Gather", [self._stored(table.weight), ids])
+        # The same bytes under a second name and shape: a Reshape would be computed at start, and keep a copy.
+        width = table.blocks * table.block
+        codes = self._stored(table.weight, f"{EMBEDDING}.weight_Q{table.bits}", (table.rows, width * table.bits // 8))
+        rows = self._add(
+            "GatherBlockQuantized",
+            "/model/embed_tokens/GatherBlockQuantized",
+            [codes, ids, self._stored(table.scales)],
+            _CONTRIB,
+            bits=table.bits,
+            block_size=table.block,
+            gather_axis=0,
+            quantize_axis=1,
+        )
+        if width == table.columns:
+            return rows
+        cut = [self._numbers(0), self._numbers(table.columns), self._numbers(-1)]
+        return self._add("Slice", "/model/embed_tokens/Slice", [rows, *cut])
+
+    def _norm(self, name: str, stream: ir.Value, skipped: ir.Value | None, last: bool = False) -> tuple[ir.Value, ir.Value]:
+        """Add what a layer computed to the stream and normalize it; return the result and the stream."""
+        weight = self._vector(f"model.{name}.weight")
+        at = _path(f"model.{name}")
+        epsilon = self._decoder.epsilon
+        if skipped is None:
+            plain = "SimplifiedLayerNormalization"
+            return self._add(plain, f"{at}/LayerNorm", [stream, weight], epsilon=epsilon, axis=-1, stash_type=1), stream
+        outputs = 1 if last else 4
+        both = "SkipSimplifiedLayerNormalization"
+        normed = self._add(both, f"{at}/SkipLayerNorm", [stream, skipped, weight], _CONTRIB, outputs, epsilon=epsilon)
+        if last:
+            return normed, stream
+        _, mean, deviation, total = self._nodes[-1].outputs
+        mean.name = deviation.name = ""  # outputs that nobody reads
+        return normed, total
+
+    def _multiply(self, name: str, value: ir.Value) -> ir.Value:
+        """Multiply by a matrix of the plan."""
+        matrix = self._layout.matrices[name]
+        at = f"{_path(name)}/MatMul"
+        if matrix.scales is not None:
+            return self._multiply_blocks(at, matrix, matrix.scales, value)
+        weight = self._stored(matrix.weight)
+        if matrix.transposed:
+            return self._add("MatMul", at, [value, weight])
+        # The head as the embedding has it: a Transpose would be computed at start, and keep a copy.
+        return self._add("FusedMatMul", at, [value, weight], _CONTRIB, transB=1)
+
+    def _multiply_blocks(self, name: str, matrix: Matrix, scales: Placed, value: ir.Value) -> ir.Value:
+        return self._add(
+            "MatMulNBits",
+            f"{name}_Q{matrix.bits}",
+            [value, self._stored(matrix.weight), self._stored(scales)],
+            _CONTRIB,
+            accuracy_level=_ACCURACY,
+            bits=matrix.bits,
+            block_size=matrix.block,
+            K=matrix.columns,
+            N=matrix.rows,
+        )
+
+    def _attend(self, layer: int, qkv: ir.Value, ends: Sequence[ir.Value]) -> ir.Value:
+        """Rotate, append keys and values to the layer's cache, attend."""
+        decoder = self._decoder
+        shape = (_BATCH, decoder.kv_heads, "past_sequence_length", decoder.head_dim)
+        past = [self._add_input(f"past_key_values.{layer}.{part}", ir.DataType.FLOAT, *shape) for part in ("key", "value")]
+        attended = self._add(
+            "GroupQueryAttention",
+            f"/model/layers.{layer}/attn/GroupQueryAttention",
+            [qkv, None, None, *past, *ends],
+            _CONTRIB,
+            outputs=3,
+            num_heads=decoder.heads,
+            kv_num_heads=decoder.kv_heads,
+            scale=float(1 / np.sqrt(decoder.head_dim)),
+            local_window_size=decoder.window or -1,
+            softcap=0.0,
+            do_rotary=1,
+            rotary_interleaved=0,
+        )
+        for value, part in zip(self._nodes[-1].outputs[1:], ("key", "value"), strict=True):
+            value.name, value.type = f"present.{layer}.{part}", ir.TensorType(ir.DataType.FLOAT)
+            value.shape = ir.Shape((_BATCH, decoder.kv_heads, "total_sequence_length", decoder.head_dim))
+            self._outputs.append(value)
+        return attended
+
+    def _feed_forward(self, name: str, value: ir.Value) -> ir.Value:
+        """Apply the gated SiLU."""
+        at = _path(name)
+        gate, up = self._multiply(f"{name}.gate_proj", value), self._multiply(f"{name}.up_proj", value)
+        swish = self._add("Mul", f"{at}/act_fn/Mul", [gate, self._add("Sigmoid", f"{at}/act_fn/Sigmoid", [gate])])
+        return self._multiply(f"{name}.down_proj", self._add("Mul", f"{at}/Mul", [swish, up]))
+
+
+def _path(name: str) -> str:
+    """Return a node's name for a tensor's: model.layers.0.mlp becomes /model/layers.0/mlp."""
+    return "/" + re.sub(r"\.(?!\d)", "/", name)

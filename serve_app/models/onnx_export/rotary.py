@@ -1,0 +1,21 @@
+"""Computes the tables of cosines and sines that the graph rotates queries and keys with. Knows neither graph nor files."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.models.onnx_export.decoder import Rotary
+
+
+def tabulate(rotary: Rotary) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return cosines and sines (positions, dimensions / 2) in float32, the attention's scale included.
+
+    Frequencies and angles are rounded to float32 as PyTorch computes them; cosine and sine are then the float32 next to the exact
+    value, which PyTorch's own are not on every processor.
+    """
+    exponents = np.arange(0, rotary.dimensions, 2).astype(np.float32) / np.float32(rotary.dimensions)
+    periods = np.power(rotary.theta, exponents.astype(np.float64)).astype(np.float32)
+    if rotary.factors is not None:
+        periods = np.asarray(rotary.factors, np.float32) * periods
+    angles = np.outer(np.arange(rotary.positions, dtype=np.float32), np.float32(1) / periods).astype(np.float64)
+    scale = np.float32(rotary.scale)
+    return np.cos(angles).astype(np.float32) * scale, np.sin(angles).astype(np.float32) * scale

@@ -1,0 +1,56 @@
+"""Folders that are being written: renamed when whole, removed when their writer is gone. Knows nothing of their content."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_PREFIX = ".export-"
+
+
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new empty folder in `parent`, and remove what is left of it at the end; first remove what dead writers left there.
+
+    A writer holds a lock on its folder, which the kernel frees when the writer dies, however it dies.
+    """
+    for left in parent.glob(f"{_PREFIX}*"):
+        _remove_dead(left)
+    folder, lock = _create(parent)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _create(parent: Path) -> tuple[Path, int]:
+    """Create and lock a folder; again when somebody swept it away in between."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder, lock
+        os.close(lock)
+
+
+def _remove_dead(folder: Path) -> None:
+    """Remove the folder unless its writer lives."""
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:  # gone already, or no folder of ours
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(lock)

@@ -1,0 +1,93 @@
+"""Our ONNX export against onnxruntime-genai's builder: the same weights, scales and logits, bit for bit."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from numpy.typing import NDArray
+
+from serve_app.engines.onnx.graph import Graph
+from serve_app.engines.onnx.kv_pool import KvPool
+from serve_app.models import export
+from tests.contract.tiny import VOCABULARY, write_tiny
+
+BLOCKS = (32, 64, 128, 256)
+FORMS = {
+    "tied": ["fp32-32", *(f"{precision}-{block}" for precision in ("int8", "int4", "int4_mixed") for block in BLOCKS)],
+    "untied": ["fp32-32", "int8-64", "int4-64", "int4_mixed-64"],
+}
+_TABLES = {"cos_cache_small": "cos_cache", "sin_cache_small": "sin_cache"}
+"""The builder's names of the original context's tables, and ours."""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two checkpoints and the builder's forms of each: with LongRoPE and shared embeddings; with plain positions and a head of its
+    own."""
+    folder = tmp_path_factory.mktemp("builder")
+    plain = {"tie_word_embeddings": False, "rope_scaling": None, "original_max_position_embeddings": 512}
+    write_tiny(folder / "tied" / "model")
+    write_tiny(folder / "untied" / "model", max_position_embeddings=512, **plain)
+    pairs = [f"{folder / kind / 'model'}:{folder / kind / form}" for kind, forms in FORMS.items() for form in forms]
+    command = [sys.executable, "-m", "tests.contract.builder", *pairs]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder
+
+
+def _constants(folder: Path) -> dict[str, NDArray[np.generic]]:
+    found = ir.load(folder / "model.onnx").graph.initializers
+    return {name: value.const_value.numpy() for name, value in found.items() if value.const_value is not None}
+
+
+def _bytes_equal(a: NDArray[np.generic], b: NDArray[np.generic]) -> bool:
+    return (a.shape, a.dtype) == (b.shape, b.dtype) and a.tobytes() == b.tobytes()
+
+
+def _compute(folder: Path) -> list[NDArray[np.float32]]:
+    """Return logits and caches of a prompt, a chunk after it, and a step of two rows."""
+    graph = Graph(folder, provider="cpu", threads=1)
+    pool = KvPool(graph.kv_shape, 3, 64)
+    for pair in pool.layers:
+        for array in pair:
+            array[:] = 0
+    graph.attach(pool)
+    draw = np.random.default_rng(1)
+    found = [
+        graph.verify(0, draw.integers(0, VOCABULARY, 7), 0).copy(),
+        graph.extend(1, draw.integers(0, VOCABULARY, 33), 0).copy(),
+    ]
+    found.append(graph.verify(0, draw.integers(0, VOCABULARY, 3), 7).copy())
+    found += [graph.advance(draw.integers(0, VOCABULARY, 2), np.array([10, 33])).copy() for _ in range(2)]
+    return found + [array.copy() for pair in pool.layers for array in pair]
+
+
+@pytest.mark.parametrize(("kind", "form"), [(kind, form) for kind, forms in FORMS.items() for form in forms])
+def test_weights_scales_and_logits_are_the_builders(built: Path, kind: str, form: str, tmp_path: Path) -> None:
+    precision, block = form.split("-")
+    ours, theirs = tmp_path / "ours", built / kind / form
+    export.write_form(built / kind / "model", "onnx", precision, ours, int(block))
+    expected, written = _constants(theirs), _constants(ours)
+    tables = {}
+    for name, constant in expected.items():
+        known = _TABLES.get(name, name)
+        if known in _TABLES.values():
+            tables[known] = constant
+            # PyTorch's own tables differ by as much between processors with AVX2 and with AVX-512.
+            np.testing.assert_allclose(written[known], constant, atol=2e-5, rtol=0)
+        elif name == "lm_head.MatMul.weight" and written[name].shape == constant.shape[::-1]:
+            assert _bytes_equal(np.ascontiguousarray(written[name].T), constant), name
+        else:
+            assert name.startswith("/model/constants") or _bytes_equal(written[name], constant), name
+    assert len(tables) == 2
+    graph = ir.load(ours / "model.onnx")
+    for name, table in tables.items():
+        graph.graph.initializers[name].const_value = ir.tensor(table, name=name)
+    ir.save(graph, ours / "model.onnx")
+    for mine, other in zip(_compute(ours), _compute(theirs), strict=True):
+        assert _bytes_equal(mine, other)
