@@ -13,9 +13,18 @@ settings.register_profile("any machine", deadline=None)  # how long an example t
 settings.load_profile("any machine")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--model", choices=("embedded", "stand-in"), default="embedded", help="the model that engines of the contract suite serve"
+    )
+
+
 @pytest.fixture(scope="session")
-def model_dir() -> Path:
-    return EMBEDDED
+def model_dir(request: pytest.FixtureRequest) -> Path:
+    if request.config.getoption("--model") == "embedded":
+        return EMBEDDED
+    folder: Path = request.getfixturevalue("real_dir")
+    return folder
 
 
 @pytest.fixture(scope="session")

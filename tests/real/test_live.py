@@ -1,0 +1,156 @@
+"""The shipped configuration with the real model's files in one changed line: every feature on every group, streamed and whole.
+
+The weights are random, so texts mean nothing; constraints, ids, ends and the absence of errors are what is looked at.
+"""
+
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+
+from benchmarks.live import LiveApp, live, shipped_config
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+GROUPS = ["onnx", "llama_cpp", "vllm"]
+CHAT = "/v1/chat/completions"
+PARAMETERS = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Paris", "Zürich", "東京"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+WEATHER = {"type": "function", "function": {"name": "get_weather", "description": "The weather", "parameters": PARAMETERS}}
+STRICT = {"type": "function", "function": {**WEATHER["function"], "strict": True}}  # type: ignore[dict-item]
+NAMED = {"type": "function", "function": {"name": "get_weather"}}
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "trip", "schema": PARAMETERS, "strict": True}}
+ASK = [{"role": "user", "content": "What is the weather in Paris?"}]
+
+
+@pytest.fixture(scope="module")
+def app(real_dir: Path) -> Iterator[LiveApp]:
+    config = shipped_config()
+    config["applications"][0]["args"]["model"]["path"] = str(real_dir)
+    with live(config) as app:
+        yield app
+
+
+def _ask(app: LiveApp, group: str, *, stream: bool, **body: Any) -> dict[str, Any]:
+    """Return a choice: its text, its calls, how it ended, its logprobs."""
+    sent = {"messages": ASK, "temperature": 1.0, "seed": 3, "max_tokens": 120, "stream": stream} | body
+    response = httpx.post(app.url + CHAT, json=sent, headers={"x-engine": group}, timeout=120)
+    assert response.status_code == 200, response.text
+    assert response.headers["x-engine"] == group
+    if not stream:
+        choice = response.json()["choices"][0]
+        calls = [call["function"] for call in choice["message"].get("tool_calls") or ()]
+        text = choice["message"]["content"] or ""
+        return {"text": text, "calls": calls, "end": choice["finish_reason"], "logprobs": choice["logprobs"]}
+    answer: dict[str, Any] = {"text": "", "calls": [], "end": None, "logprobs": {"content": []}}
+    lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: ")]
+    assert lines.pop() == "[DONE]", response.text
+    for line in lines:
+        (choice,) = json.loads(line)["choices"]
+        answer["text"] += choice["delta"].get("content") or ""
+        answer["logprobs"]["content"] += (choice.get("logprobs") or {}).get("content") or []
+        for part in choice["delta"].get("tool_calls") or ():
+            if part["index"] == len(answer["calls"]):
+                answer["calls"].append({"name": "", "arguments": ""})
+            call = answer["calls"][part["index"]]
+            call["name"] += part["function"].get("name") or ""
+            call["arguments"] += part["function"].get("arguments") or ""
+        answer["end"] = choice["finish_reason"] or answer["end"]
+    return answer
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("group", GROUPS)
+def test_tools(app: LiveApp, group: str, stream: bool) -> None:
+    for tool, choice in ((WEATHER, "required"), (WEATHER, NAMED), (STRICT, "required"), (STRICT, NAMED)):
+        answer = _ask(app, group, stream=stream, tools=[tool], tool_choice=choice, parallel_tool_calls=False)
+        assert (answer["end"], answer["text"]) == ("tool_calls", "")
+        (call,) = answer["calls"]
+        assert call["name"] == "get_weather"
+        jsonschema.validate(json.loads(call["arguments"]), PARAMETERS)
+    none = _ask(app, group, stream=stream, tools=[WEATHER], tool_choice="none", max_tokens=8)
+    assert (none["calls"], none["end"]) == ([], "length")
+    for tool in (WEATHER, STRICT):  # the model is made to begin a call; the guide or the promise shapes the rest
+        answer = _ask(app, group, stream=stream, tools=[tool], logit_bias={"200025": 100}, max_tokens=1)
+        assert (answer["calls"], answer["end"]) == ([], "length")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("group", GROUPS)
+def test_answers_keep_their_form(app: LiveApp, group: str, stream: bool) -> None:
+    answer = _ask(app, group, stream=stream, response_format=SCHEMA)
+    assert answer["end"] == "stop"
+    jsonschema.validate(json.loads(answer["text"]), PARAMETERS)
+    for wish, form in (
+        ({"regex": "[a-c]{3}x"}, "[a-c]{3}x"),
+        ({"choice": ["red", "grün", "赤"]}, "red|grün|赤"),
+        ({"grammar": 'start: "a" /[0-9]/ "c"'}, "a[0-9]c"),
+    ):
+        answer = _ask(app, group, stream=stream, structured_outputs=wish)
+        assert re.fullmatch(form, answer["text"]), answer
+        assert answer["end"] == "stop"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("group", GROUPS)
+def test_ids_beyond_the_number_of_tokens(app: LiveApp, group: str, stream: bool) -> None:
+    answer = _ask(app, group, stream=stream, logit_bias={"200020": 100})
+    assert (answer["text"], answer["end"]) == ("", "stop")
+    answer = _ask(app, group, stream=stream, logit_bias={"200028": 100}, max_tokens=3)
+    assert (answer["text"], answer["end"]) == ("", "length"), "control tokens are no text"
+    answer = _ask(app, group, stream=stream, logit_bias={"200028": 100}, stop_token_ids=[200028])
+    assert (answer["text"], answer["end"]) == ("", "stop")
+    body = {"messages": ASK, "logit_bias": {"200064": 1}, "stream": stream}
+    refused = httpx.post(app.url + CHAT, json=body, headers={"x-engine": group}, timeout=60)
+    assert refused.status_code == 400
+    assert "token ids must be below 200064" in refused.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("group", GROUPS)
+def test_logprobs_and_seeds(app: LiveApp, group: str, stream: bool) -> None:
+    first, again = (_ask(app, group, stream=stream, logprobs=True, top_logprobs=5, max_tokens=12) for _ in range(2))
+    assert first == again
+    content = first["logprobs"]["content"]
+    assert len(content) == 12
+    assert all(len(entry["top_logprobs"]) == 5 and entry["logprob"] < 0 for entry in content)
+    assert b"".join(bytes(entry["bytes"]) for entry in content).decode("utf-8", "replace") == first["text"]
+    assert _ask(app, group, stream=stream, seed=4, max_tokens=12)["text"] != first["text"]
+
+
+def test_tokens_of_the_models_own_ids(app: LiveApp) -> None:
+    ids = httpx.post(app.url + "/tokenize", json={"messages": ASK}, timeout=60).json()["tokens"]
+    assert (ids[0], ids[-2:]) == (200_021, [200_020, 200_019])
+    text = httpx.post(app.url + "/detokenize", json={"tokens": [200_025, *ids[1:-2], 200_001]}, timeout=60).json()["prompt"]
+    assert text == "<|tool_call|>What is the weather in Paris?"
+
+
+def test_a_stream_goes_on_in_another_replica_when_its_own_dies(app: LiveApp) -> None:
+    body = {"messages": ASK, "temperature": 0, "max_tokens": 200, "ignore_eos": True, "stream": True}
+    headers = {"x-session-id": "one"}
+    with httpx.stream("POST", app.url + CHAT, json=body, headers=headers | {"x-engine": "onnx"}, timeout=120) as undisturbed:
+        wanted = "".join(undisturbed.iter_text())
+    with httpx.stream("POST", app.url + CHAT, json=body, headers=headers | {"x-engine": "onnx"}, timeout=120) as response:
+        chunks = response.iter_text()
+        said = next(chunks)
+        for pid in app.pids("onnx")[:1]:
+            os.kill(pid, signal.SIGKILL)
+        said += "".join(chunks)
+    assert _text(said) == _text(wanted)
+    assert said.rstrip().endswith("data: [DONE]")
+    app.await_replicas("onnx", 2)
+
+
+def _text(stream: str) -> str:
+    lines = (line.removeprefix("data: ") for line in stream.splitlines() if line.startswith("data: {"))
+    return "".join(json.loads(line)["choices"][0]["delta"].get("content") or "" for line in lines)
