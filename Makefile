@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := torch==2.13.0
+CONFIG ?= serve_config.yaml
 TRAIN_WORK ?= .cache/train
 TRAIN_FLAGS ?= --minutes 60 --tokens-per-step 4096 --threads 2 --compile
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
@@ -32,12 +33,13 @@ $(STAMP): requirements/cpu.txt pyproject.toml
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
-serve: $(STAMP) ## start Ray and serve serve_config.yaml on http://localhost:8000 (Ctrl-C stops both)
-	@port=$$(sed -n 's/^  port: *\([0-9]*\).*/\1/p' serve_config.yaml); \
+serve: $(STAMP) ## start Ray and serve CONFIG (serve_config.yaml) on http://localhost:8000 (Ctrl-C stops both)
+	@test -r "$(CONFIG)" || { echo "there is no file $(CONFIG); cluster/profiles has configurations for the real model" >&2; exit 1; }
+	@port=$$(sed -n 's/^  port: *\([0-9]*\).*/\1/p' "$(CONFIG)"); \
 		if (exec 3<>/dev/tcp/127.0.0.1/$$port) 2>/dev/null; then \
-			echo "port $$port is in use: stop what listens there, or change http_options.port in serve_config.yaml" >&2; exit 1; fi
+			echo "port $$port is in use: stop what listens there, or change http_options.port in $(CONFIG)" >&2; exit 1; fi
 	@echo "==> starting Ray and the application; curl http://localhost:8000/health shows its progress"
-	@set -a; . cluster/serve.env; exec $(BIN)/serve run serve_config.yaml
+	@set -a; . cluster/serve.env; exec $(BIN)/serve run "$(CONFIG)"
 
 check: $(STAMP) ## ruff, mypy strict, import-linter
 	$(BIN)/ruff check .
