@@ -91,3 +91,20 @@ def test_weights_scales_and_logits_are_the_builders(built: Path, kind: str, form
     ir.save(graph, ours / "model.onnx")
     for mine, other in zip(_compute(ours), _compute(theirs), strict=True):
         assert _bytes_equal(mine, other)
+
+
+@pytest.mark.parametrize("form", FORMS["tied"][1:])
+def test_no_row_depends_on_how_many_there_are(built: Path, form: str) -> None:
+    graph = Graph(built / "tied" / form, provider="cpu", threads=2)
+    pool = KvPool(graph.kv_shape, 9, 64)
+    graph.attach(pool)
+    multiple = graph.keep_rows_alike()
+    ids, pasts = np.random.default_rng(3).integers(0, VOCABULARY, (12, 8)), np.zeros(8, np.int64)
+    many = [graph.advance(step, pasts + at).copy() for at, step in enumerate(ids)]
+    for rows in range(multiple, 8, multiple):
+        for at, step in enumerate(ids):
+            assert np.array_equal(graph.advance(step[:rows], pasts[:rows] + at), many[at][:rows]), f"{rows} rows, step {at}"
+    whole = graph.extend(8, ids[:11, 0], 0).copy()
+    for cut in range(2, 10):
+        graph.extend(8, ids[:cut, 0], 0)
+        assert np.array_equal(graph.extend(8, ids[cut:11, 0], cut), whole), f"cut at {cut}"
