@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM
 
 from serve_app.engines.onnx.graph import Graph
 from serve_app.engines.onnx.kv_pool import KvPool
@@ -108,3 +110,17 @@ def test_no_row_depends_on_how_many_there_are(built: Path, form: str) -> None:
     for cut in range(2, 10):
         graph.extend(8, ids[:cut, 0], 0)
         assert np.array_equal(graph.extend(8, ids[cut:11, 0], cut), whole), f"cut at {cut}"
+
+
+def test_a_sliding_window_is_the_references(tmp_path: Path) -> None:
+    model = write_tiny(tmp_path / "model", sliding_window=8)
+    export.write_form(model, "onnx", "fp32", tmp_path / "ours")
+    graph = Graph(tmp_path / "ours", provider="cpu", threads=1)
+    graph.attach(KvPool(graph.kv_shape, 2, 64))
+    ids = np.random.default_rng(4).integers(0, VOCABULARY, 30)
+    cut = np.concatenate([graph.verify(0, ids[:21], 0).copy(), graph.verify(0, ids[21:29], 21).copy()])
+    found = np.concatenate([cut, graph.advance(ids[29:], np.array([29]))])
+    reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
+    with torch.no_grad():
+        expected = reference(torch.from_numpy(ids)[None]).logits[0].numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -8,10 +8,10 @@ delay their neighbours by that much. The one with the least work left goes first
 The slots after the active ones keep the caches of finished sequences until they are needed. A new prompt starts from the longest
 common prefix of any slot, active or not.
 
-Rows never influence each other, nor do the steps that a prompt is cut into. With quantized weights a product may sum the last one of
-an odd number of rows in another order, so there an odd number of decoding rows runs with a dummy (`row_multiple`), in the slot after
-them. Attention over one new position sums in another order than over several, so no chunk has one token, and a prompt of more than
-one is read in chunks to its end.
+Rows never influence each other, nor do the steps that a prompt is cut into. With quantized weights a product may sum the last one
+of an odd number of rows in another order, so there an odd number of decoding rows runs with a dummy (`row_multiple`), in the slot
+after them. Attention over one new position sums in another order than over several, so no chunk has one token, and a prompt of more
+than one is read in chunks to its end.
 
 Single-threaded; the engine's thread owns it. Knows nothing of asyncio.
 """
