@@ -2,7 +2,7 @@
 
 3.8 billion weights of random values in bf16 (7.1 GiB), one shard a layer, Phi-4-mini's configuration, the embedded model's
 tokenizer. What it says is noise; what it costs is what the real model costs. Export it with
-`phi-serve export onnx DIR --precision int4 --out OUT` (23 GB of memory for some minutes).
+`phi-serve export onnx DIR --precision int4 --out OUT`.
 """
 
 import argparse

@@ -161,7 +161,7 @@ def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="embedded")
-    parser.add_argument("--precision", choices=["fp32", "int8", "int4"], default="fp32")
+    parser.add_argument("--precision", choices=["fp32", "int8", "int4", "int4_mixed"], default="fp32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--genai-batch", type=int, default=4, help="batch of onnxruntime-genai's Engine")

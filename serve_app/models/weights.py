@@ -58,6 +58,9 @@ class Weights:
 
     def held_bytes(self, precision: str) -> int:
         """Size of the weights in an engine's precision; 0 for engines without any."""
+        if precision == "int4_mixed":
+            finer = _finer(self.config)
+            return int((self.parameters - finer) * _BYTES["int4"] + finer * _BYTES["int8"])
         return int(self.parameters * _BYTES.get(precision, 0.0))
 
     def gpu_bytes(self, precision: str, layers: int | None) -> int:
@@ -81,6 +84,12 @@ def _count(config: Mapping[str, Any]) -> int:
     hidden, layers = int(config.get("hidden_size", 0)), int(config.get("num_hidden_layers", 0))
     embeddings = int(config.get("vocab_size", 0)) * hidden * (1 if config.get("tie_word_embeddings", True) else 2)
     return embeddings + layers * _layer(config) + hidden
+
+
+def _finer(config: Mapping[str, Any]) -> int:
+    """Add up what `int4_mixed` keeps in int8: the last matrix of every layer, and the head."""
+    hidden, layers = int(config.get("hidden_size", 0)), int(config.get("num_hidden_layers", 0))
+    return hidden * (layers * int(config.get("intermediate_size", 0)) + int(config.get("vocab_size", 0)))
 
 
 def _layer(config: Mapping[str, Any]) -> int:

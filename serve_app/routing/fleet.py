@@ -27,7 +27,7 @@ class Group:
     name: str
     phase: Phase = Phase.STARTING
     reason: str = ""
-    """Why the last replica failed; kept while its successor starts."""
+    """What its replicas are doing while they load, and why the last one failed; kept while its successor starts."""
     replicas: int = 0
     """Ready replicas."""
     info: EngineInfo | None = None
@@ -169,12 +169,11 @@ class FleetView:
             )
         alive = [report.phase for report in reports if report.phase is not Phase.FAILED]
         if alive:
-            return Group(
-                name=name,
-                phase=max(alive, key=_PROGRESS.index),
-                reason=failure and f"the last attempt failed: {failure}",
-                reports=told,
-            )
+            phase = max(alive, key=_PROGRESS.index)
+            reasons = sorted({report.reason for report in reports if report.phase is phase and report.reason})
+            if failure:
+                reasons.append(f"the last attempt failed: {failure}")
+            return Group(name=name, phase=phase, reason="; ".join(reasons), reports=told)
         if failure:
             return Group(name=name, phase=Phase.FAILED, reason=failure, reports=told)
         return Group(name=name)

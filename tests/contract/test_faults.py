@@ -229,8 +229,9 @@ async def test_a_missing_onnx_provider_is_named(model_dir: Path) -> None:
         await _onnx(model_dir, provider="cuda")
 
 
-async def test_int4_results_do_not_depend_on_the_neighbours(model_dir: Path) -> None:
-    engine: Engine = await _onnx(model_dir, precision="int4", slots=4, prefill_chunk=16)
+@pytest.mark.parametrize("form", [{"precision": "int4"}, {"precision": "int8", "block_size": 128}, {"precision": "int4_mixed"}])
+async def test_quantized_results_do_not_depend_on_the_neighbours(model_dir: Path, form: dict[str, object]) -> None:
+    engine: Engine = await _onnx(model_dir, slots=4, prefill_chunk=16, **form)
     requests = [(prompt(5 + 33 * i, i), i) for i in range(6)]
 
     async def draw(number: int) -> tuple[int, ...]:
@@ -242,10 +243,19 @@ async def test_int4_results_do_not_depend_on_the_neighbours(model_dir: Path) -> 
     await engine.close()
 
 
-@pytest.mark.parametrize(("settings", "rows"), [({}, {2}), ({"batch_invariant": False, "spinning": True, "threads": 2}, {1})])
-async def test_only_batch_invariance_makes_a_lone_int4_stream_two_rows(
-    model_dir: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], rows: set[int]
+@pytest.mark.parametrize(
+    ("settings", "needed", "rows"),
+    [
+        ({"precision": "int8"}, 2, {2}),
+        ({}, 1, {1}),
+        ({"batch_invariant": False, "spinning": True, "threads": 2}, 2, {1}),
+        ({"precision": "fp32", "ngram_speculation": 0}, 2, {1}),
+    ],
+)
+async def test_a_lone_quantized_stream_is_two_rows_where_batch_invariance_needs_it(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], needed: int, rows: set[int]
 ) -> None:
+    monkeypatch.setattr(Graph, "keep_rows_alike", lambda _: needed)
     seen = set()
     advance = Graph.advance
 
@@ -254,7 +264,7 @@ async def test_only_batch_invariance_makes_a_lone_int4_stream_two_rows(
         return advance(self, ids, pasts)
 
     monkeypatch.setattr(Graph, "advance", counted)
-    engine = await _onnx(model_dir, precision="int4", **settings)
+    engine = await _onnx(model_dir, **{"precision": "int4", **settings})
     assert (await play(engine, ask(prompt(9))))[1].usage.completion_tokens == 24
     assert seen == rows
     await engine.close()

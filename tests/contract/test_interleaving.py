@@ -50,7 +50,7 @@ def test_every_schedule_gives_the_reference_tokens(
     batch = Batch(
         *graph,
         prefill_chunk=data.draw(st.integers(2, 80), "chunk"),
-        min_rows=data.draw(st.integers(1, 2), "min_rows"),
+        row_multiple=data.draw(st.integers(1, 2), "row_multiple"),
         target_step_s=data.draw(st.sampled_from([0.0005, 0.1]), "target"),
         keep_prefixes=data.draw(st.booleans(), "keep"),
         draft_tokens=data.draw(st.integers(0, 8), "drafts"),

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM
 
 from serve_app.engines.onnx.graph import Graph
 from serve_app.engines.onnx.kv_pool import KvPool
@@ -91,3 +93,34 @@ def test_weights_scales_and_logits_are_the_builders(built: Path, kind: str, form
     ir.save(graph, ours / "model.onnx")
     for mine, other in zip(_compute(ours), _compute(theirs), strict=True):
         assert _bytes_equal(mine, other)
+
+
+@pytest.mark.parametrize("form", FORMS["tied"][1:])
+def test_no_row_depends_on_how_many_there_are(built: Path, form: str) -> None:
+    graph = Graph(built / "tied" / form, provider="cpu", threads=2)
+    pool = KvPool(graph.kv_shape, 9, 64)
+    graph.attach(pool)
+    multiple = graph.keep_rows_alike()
+    ids, pasts = np.random.default_rng(3).integers(0, VOCABULARY, (12, 8)), np.zeros(8, np.int64)
+    many = [graph.advance(step, pasts + at).copy() for at, step in enumerate(ids)]
+    for rows in range(multiple, 8, multiple):
+        for at, step in enumerate(ids):
+            assert np.array_equal(graph.advance(step[:rows], pasts[:rows] + at), many[at][:rows]), f"{rows} rows, step {at}"
+    whole = graph.extend(8, ids[:11, 0], 0).copy()
+    for cut in range(2, 10):
+        graph.extend(8, ids[:cut, 0], 0)
+        assert np.array_equal(graph.extend(8, ids[cut:11, 0], cut), whole), f"cut at {cut}"
+
+
+def test_a_sliding_window_is_the_references(tmp_path: Path) -> None:
+    model = write_tiny(tmp_path / "model", sliding_window=8)
+    export.write_form(model, "onnx", "fp32", tmp_path / "ours")
+    graph = Graph(tmp_path / "ours", provider="cpu", threads=1)
+    graph.attach(KvPool(graph.kv_shape, 2, 64))
+    ids = np.random.default_rng(4).integers(0, VOCABULARY, 30)
+    cut = np.concatenate([graph.verify(0, ids[:21], 0).copy(), graph.verify(0, ids[21:29], 21).copy()])
+    found = np.concatenate([cut, graph.advance(ids[29:], np.array([29]))])
+    reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
+    with torch.no_grad():
+        expected = reference(torch.from_numpy(ids)[None]).logits[0].numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4)

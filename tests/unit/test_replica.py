@@ -1,13 +1,17 @@
 """A replica without Ray: its phases, its batches, its errors."""
 
 import asyncio
+import re
+import time
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import pytest
 
 from deployments.replica import EngineReplica, coalesce, merge
 from serve_app.config import FakeSettings, ModelSettings
 from serve_app.errors import EngineDead, GenerationFailed, ServeError
+from serve_app.models.export import Progress
 from serve_app.reports import ReplicaReport
 from serve_app.types import Finished, FinishReason, Phase, Sampling, TokenDelta, TokenEvent, TokenLogprob, TokenRequest, Usage
 
@@ -35,6 +39,29 @@ async def test_phases_are_told_in_order_and_ready_follows_a_token() -> None:
     await asyncio.sleep(0.05)
     assert list(dict.fromkeys(report.phase for report in reports)) == [Phase.LOADING, Phase.WARMING, Phase.READY]
     assert reports[-1].info is not None
+    await replica.close()
+
+
+async def test_an_export_is_told_in_percent_once_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.replica.REPORT_EVERY_S", 0.1)
+
+    def derive(model_dir: Path, settings: FakeSettings, progress: Progress) -> Path:
+        progress("waiting for another replica's export", 0.0)
+        time.sleep(0.1)
+        for percent in range(100):
+            progress("exporting int4", percent / 100)
+            time.sleep(0.01)
+        return model_dir
+
+    monkeypatch.setattr("deployments.replica.derive", derive)
+    reports: list[ReplicaReport] = []
+    replica = await _replica(FakeSettings(load_s=0.2), reports)
+    reasons = list(dict.fromkeys(report.reason for report in reports if report.phase is Phase.LOADING))
+    assert reasons[:3] == ["", "waiting for another replica's export", "exporting int4"]
+    percents = [int(found[1]) for reason in reasons if (found := re.fullmatch(r"exporting int4: (\d+) %", reason))]
+    assert percents == sorted(percents)
+    assert 2 <= len(percents) <= 12
+    assert [report.reason for report in reports if report.phase is Phase.LOADING][-1] == ""
     await replica.close()
 
 

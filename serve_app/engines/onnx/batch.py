@@ -8,10 +8,10 @@ delay their neighbours by that much. The one with the least work left goes first
 The slots after the active ones keep the caches of finished sequences until they are needed. A new prompt starts from the longest
 common prefix of any slot, active or not.
 
-Rows never influence each other, nor do the steps that a prompt is cut into. With int4 weights a one-row product sums in another
-order than a many-row one, so there a lone decoding row runs as two (`min_rows`; the spare slot is the dummy). Attention over one
-new position sums in another order than over several, so no chunk has one token, and a prompt of more than one is read in chunks to
-its end.
+Rows never influence each other, nor do the steps that a prompt is cut into. With quantized weights a product may sum the last one
+of an odd number of rows in another order, so there an odd number of decoding rows runs with a dummy (`row_multiple`), in the slot
+after them. Attention over one new position sums in another order than over several, so no chunk has one token, and a prompt of more
+than one is read in chunks to its end.
 
 Single-threaded; the engine's thread owns it. Knows nothing of asyncio.
 """
@@ -90,16 +90,16 @@ class Batch:
         pool: KvPool,
         *,
         prefill_chunk: int,
-        min_rows: int,
+        row_multiple: int,
         target_step_s: float = 0.1,
         keep_prefixes: bool = True,
         draft_tokens: int = 0,
     ) -> None:
-        """Schedule over all but the last slot of `pool`; decode at least `min_rows` (1 or 2) rows at a time.
+        """Schedule over all but the last slot of `pool`; decode a multiple of `row_multiple` (1 or 2) rows.
 
         A prompt chunk has at most `prefill_chunk` tokens. A lone sequence is speculated upon by up to `draft_tokens`.
         """
-        self._min_rows = min_rows
+        self._row_multiple = row_multiple
         self._graph = graph
         self._pool = pool
         self._slots = pool.slots - 1
@@ -202,12 +202,12 @@ class Batch:
                 self._remove(at)
 
     def _advance(self, rows: list[Sequence], events: Step) -> None:
-        padded = max(self._min_rows, len(rows))
+        padded = len(rows) + -len(rows) % self._row_multiple
         ids, pasts = np.zeros(padded, np.int64), np.zeros(padded, np.int64)
         for at, row in enumerate(rows):
             ids[at], pasts[at] = row.pending, row.computed
         if padded > len(rows):
-            self._fill_dummy(pasts)
+            pasts[-1] = self._dummy_position(len(rows))
         began = time.monotonic()
         logits = self._graph.advance(ids, pasts)
         took = time.monotonic() - began
@@ -249,12 +249,9 @@ class Batch:
         self.counters.decode_s += took
         self.counters.decode_tokens += accepted + 1
 
-    def _fill_dummy(self, pasts: NDArray[np.int64]) -> None:
-        """Let the second row of a lone decode write where nobody reads: behind the cache of the slot's owner."""
-        if len(self._rows) > 1:
-            pasts[1] = self._rows[1].computed
-        else:
-            pasts[1] = self._prefixes.free_position(1)
+    def _dummy_position(self, slot: int) -> int:
+        """Return where the row behind the decoding ones may write unread: behind the cache of the slot's owner."""
+        return self._rows[slot].computed if slot < len(self._rows) else self._prefixes.free_position(slot)
 
     def _prefill(self, events: Step, ends_s: float, *, due: bool) -> bool:
         """Read a chunk of a prompt; return whether there was time for one. The first of a step is `due` in any case."""

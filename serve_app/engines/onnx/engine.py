@@ -76,18 +76,17 @@ class OnnxEngine:
     def _load(self) -> Batch:
         settings = self._settings
         require_context(self._model_dir, settings.max_model_len)
-        min_rows = 2 if settings.precision == "int4" and settings.batch_invariant else 1
         graph = Graph(
             self._model_dir,
             provider=settings.provider,
             threads=settings.threads or 1,
-            min_rows=min_rows,
             spinning=settings.spinning,
         )
         budget = int(settings.max_kv_gib * 2**30) if settings.max_kv_gib else available_bytes()
         logger.info("onnx KV pool: %s", plan(graph.kv_shape, settings.slots + 1, settings.max_model_len, budget))
         pool = KvPool(graph.kv_shape, settings.slots + 1, settings.max_model_len)
         graph.attach(pool)
+        row_multiple = graph.keep_rows_alike() if settings.batch_invariant and settings.precision != "fp32" else 1
         self._vocabulary_size = graph.vocabulary_size
         tokenizer = Tokenizer.load(self._model_dir, control=False)
         if tokenizer.vocabulary.size != graph.vocabulary_size:
@@ -100,7 +99,7 @@ class OnnxEngine:
             graph,
             pool,
             prefill_chunk=settings.prefill_chunk,
-            min_rows=min_rows,
+            row_multiple=row_multiple,
             target_step_s=settings.target_step_s,
             keep_prefixes=settings.prefix_cache,
             draft_tokens=settings.ngram_speculation if settings.precision == "fp32" else 0,

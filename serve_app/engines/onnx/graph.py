@@ -38,13 +38,12 @@ class Graph:
     (B, kv_heads, max_len, head_dim); outputs logits (B, K, V) and present.N.{key,value}.
     """
 
-    def __init__(self, model_dir: Path, *, provider: str, threads: int, min_rows: int = 1, spinning: bool = False) -> None:
+    def __init__(self, model_dir: Path, *, provider: str, threads: int, spinning: bool = False) -> None:
         """Load the graph that `genai_config.json` in `model_dir` names.
 
         Raises `ModelUnusable` when the provider is not installed, or when the graph has other inputs than these.
 
-        Threads wait for work busily when `spinning`. The head always computes `min_rows` positions at least: with int4 weights one
-        row sums in another order than several.
+        Threads wait for work busily when `spinning`.
         """
         name = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[provider]
         if name not in ort.get_available_providers():
@@ -65,7 +64,7 @@ class Graph:
             layers=decoder["num_hidden_layers"], kv_heads=decoder["num_key_value_heads"], head_dim=decoder["head_size"]
         )
         self.vocabulary_size = int(next(each for each in self._session.get_outputs() if each.name == "logits").shape[-1])
-        self._last = np.arange(-min_rows, 0)
+        self._row_multiple = 1
         self._pool: KvPool | None = None
         self._steps: dict[int, _Bound] = {}
         """One token for each of so many slots."""
@@ -78,9 +77,32 @@ class Graph:
         self._steps.clear()
         self._chunks.clear()
 
+    def keep_rows_alike(self) -> int:
+        """From now on let no row's result depend on how many there are; return the number whose multiples `advance` must be given.
+
+        With quantized weights onnxruntime's kernels may take rows in pairs, and sum a last odd one in another order: it depends on
+        bits, block and processor, so a few steps of one and of two rows are compared. Where they differ `extend` computes a token
+        more than it is given, if need be. Overwrites the beginning of the first two slots.
+        """
+        past = np.zeros(2, np.int64)
+        for pair in ([0, 1], [self.vocabulary_size // 2, 2]):
+            ids = np.asarray(pair, np.int64)
+            alone = self.advance(ids[:1], past[:1]).copy()
+            if not np.array_equal(alone[0], self.advance(ids, past)[0]):
+                self._row_multiple = 2
+        return self._row_multiple
+
     def extend(self, slot: int, ids: NDArray[np.int64], past: int) -> Logits:
-        """Compute `ids` (S,) after `past` cached tokens of one slot; return the last position's logits (V,)."""
-        logits: Logits = self._chunk(slot, ids, past, self._last)[-1]
+        """Compute `ids` (S,) after `past` cached tokens of one slot; return the last position's logits (V,).
+
+        The position behind them in the slot's cache may be overwritten.
+        """
+        assert self._pool is not None, "attach() comes first"
+        spare = -len(ids) % self._row_multiple
+        if past + len(ids) + spare > self._pool.max_len:
+            spare = 0
+        padded = np.pad(ids, (0, spare)) if spare else ids
+        logits: Logits = self._chunk(slot, padded, past, np.arange(-self._row_multiple, 0))[-1 - spare]
         return logits
 
     def verify(self, slot: int, ids: NDArray[np.int64], past: int) -> Logits:
