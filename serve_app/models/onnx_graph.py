@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 _PRODUCTS = frozenset({"MatMul", "MatMulNBits"})
 _ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Tanh", "Where", "Cast", "Identity"})
@@ -55,7 +54,7 @@ def adapt_model(model: ir.Model) -> None:
     for choice in [node for node in graph if node.op_type == "If"]:
         _keep_original_tables(graph, choice)
     _keep_outputs(graph)
-    RemoveUnusedNodesPass()(model)
+    _remove_unused(graph)
     _drop_inputs(graph)
 
 
@@ -223,12 +222,25 @@ def _keep_original_tables(graph: ir.Graph, choice: ir.Node) -> None:
         kept = ir.Value(name=f"/phi_serve/{value.name}", const_value=tables[shape], type=kind, shape=ir.Shape(shape))
         graph.register_initializer(kept)
         value.replace_all_uses_with(kept)
+    for node in [node for branch in branches for node in branch]:
+        for at in range(len(node.inputs)):
+            node.replace_input_with(at, None)  # else what the branches took from the graph would count as used
 
 
 def _keep_outputs(graph: ir.Graph) -> None:
     """Drop what the engine does not ask for, such as hidden states."""
     for value in [value for value in graph.outputs if value.name != "logits" and not str(value.name).startswith("present.")]:
         graph.outputs.remove(value)
+
+
+def _remove_unused(graph: ir.Graph) -> None:
+    """Remove the nodes whose work nobody needs any more, and their constants."""
+    for node in reversed(graph):
+        if not any(value.uses() or value in graph.outputs for value in node.outputs):
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and value not in graph.outputs:
+            del graph.initializers[name]
 
 
 def _drop_inputs(graph: ir.Graph) -> None:
