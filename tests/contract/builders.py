@@ -1,7 +1,7 @@
 """`make builders`: onnxruntime-genai's builder in several releases, each in an environment of its own under .cache/tools/builders.
 
-About a minute and 1 GB in all: torch, and what no release minds the version of, come from .venv through a path file. The newest release
-is .venv's own. What cannot be had is told, and its tests are skipped. Also writes the small model that the tests build.
+About a minute and 1 GB in all: torch and what else no release minds the version of come from .venv through a path file. The newest
+release is .venv's own. What cannot be had is reported, and its tests are skipped. Also writes the small model that the tests build.
 """
 
 import json
@@ -46,7 +46,7 @@ def build(release: str, model: Path, out: Path, precision: str, *options: str, d
 
 
 def write_tiny_model(folder: Path, *, tied: bool = True, sizes: int = 128) -> Path:
-    """Write a Phi-3 with random weights, LongRoPE and partial rotary embedding; head_dim 64, for the CPU's rotary kernel wants 8s."""
+    """Write a Phi-3 with random weights, LongRoPE and partial rotary embedding, whose half width must be a multiple of 8."""
     layers, heads, kv_heads, head, inner, words = 2, 2, 1, 64, 2 * sizes, 2048
     random = np.random.default_rng(5)
     shapes = {"model.embed_tokens.weight": (words, sizes), "model.norm.weight": (sizes,)}
