@@ -37,11 +37,6 @@ _BESIDE = ("config.json", "tokenizer.json", "generation_config.json")
 """What the engine reads beside the graph, from the folder of `model.path`; the last need not exist."""
 
 
-def is_builder_folder(folder: Path) -> bool:
-    """Return whether the builder wrote the folder, and not `phi-serve export`."""
-    return (folder / genai_config.NAME).exists() and not (folder / manifest.NAME).exists()
-
-
 def prepare(model_dir: Path, folder: Path, settings: OnnxSettings) -> Path:
     """Return a folder in the cache with the adapted graph of `folder`, written first if needed.
 
@@ -82,6 +77,8 @@ class _Source:
     @classmethod
     def read(cls, model_dir: Path, folder: Path) -> "_Source":
         """Check the files and sum their contents."""
+        if not (folder / genai_config.NAME).exists():
+            raise ModelUnusable(_describe_absence(folder))
         written = genai_config.GenaiConfig.read(folder)
         files = read_files(folder, written.filename)
         sums = {location: _sum(folder / location, stored) for location, stored in files.data.items()}
@@ -102,6 +99,20 @@ class _Source:
         for part in (_FORM, *beside_sums, *sorted(self.sums.items())):
             digest.update(f"{part};".encode())
         return digest.hexdigest()
+
+
+def _describe_absence(folder: Path) -> str:
+    """Return why `folder` cannot be served, and which of its subfolders can: repositories hold one for each device."""
+    if not folder.is_dir():
+        return "`exported` is no folder on this node; every node that runs the group needs it"
+    below = sorted(
+        file.parent.relative_to(folder).as_posix() for depth in ("*", "*/*") for file in folder.glob(f"{depth}/{genai_config.NAME}")
+    )
+    hint = f"; set it to a subfolder: {', '.join(below)}" if below else ""
+    return (
+        f"the folder under `exported` has neither {manifest.NAME} (of `phi-serve export onnx`) nor {genai_config.NAME} (of "
+        f"onnxruntime-genai's builder){hint}"
+    )
 
 
 def _sum(written: Path, stored: Path) -> str:

@@ -34,7 +34,7 @@ def adapt_model(model: ir.Model) -> None:
     graph = model.graph
     inputs = {value.name: value for value in graph.inputs}
     if "logits_at" in inputs:
-        raise LookupError("is adapted already")
+        raise LookupError("was adapted by phi-serve already, and manifest.json is missing")
     if "input_ids" not in inputs:
         raise LookupError("has no input input_ids (it was built without its embeddings)")
     graph.sort()  # some releases do not write the nodes in the order of their computation
