@@ -24,7 +24,7 @@ def chunks() -> Iterator[tuple[int, NDArray[np.int64]]]:
 
 
 def run_as_built(folder: Path) -> tuple[frozenset[str], list[NDArray[np.float32]]]:
-    """Return the inputs besides caches, and each call's logits, of the graph as it was built; run by onnxruntime with one thread."""
+    """Return the inputs besides caches, and each call's logits, of the graph as it was built, run with one thread."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
