@@ -70,7 +70,7 @@ tools: $(STAMP) ## fetch helm, promtool, prometheus and Ollama's JavaScript clie
 	@$(BIN)/python -m tests.cluster.fetch_tools
 
 builders: $(STAMP) ## install older releases of onnxruntime-genai's builder for the tests into .cache/tools/builders (1 GB, about a minute)
-	@$(BIN)/python -m tests.contract.builders
+	@$(BIN)/python -m tests.contract.releases
 
 train: $(STAMP) ## train the embedded model anew (hours on CPUs; resumes from TRAIN_WORK; see training/README.md)
 	$(BIN)/python -m training.train --work $(TRAIN_WORK) $(TRAIN_FLAGS)

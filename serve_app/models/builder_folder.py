@@ -12,9 +12,10 @@ import logging
 import os
 import re
 import shutil
-import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,14 @@ from serve_app.config import OnnxSettings
 from serve_app.errors import ModelUnusable
 from serve_app.models import genai_config, manifest
 from serve_app.models.cache import cache_dir, locked
-from serve_app.models.onnx_files import OnnxFiles, external_tensors, read_files
+from serve_app.models.onnx_files import OnnxFiles, external_tensors, inline_small, read_array, read_files
 from serve_app.models.onnx_graph import adapt_model
 from serve_app.models.onnx_survey import Survey, require_model, survey
+from serve_app.models.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
 
+Progress = Callable[[str, float], None]
 _FORM = "1"
 """Changes whenever a folder's graph is adapted otherwise."""
 _GRAPH = "model.onnx"
@@ -37,12 +40,13 @@ _BESIDE = ("config.json", "tokenizer.json", "generation_config.json")
 """What the engine reads beside the graph, from the folder of `model.path`; the last need not exist."""
 
 
-def prepare(model_dir: Path, folder: Path, settings: OnnxSettings) -> Path:
-    """Return a folder in the cache with the adapted graph of `folder`, written first if needed.
+def prepare(model_dir: Path, folder: Path, settings: OnnxSettings, progress: Progress) -> Path:
+    """Return a folder in the cache with the adapted graph of `folder`, written first if needed, which `progress` hears of.
 
     Raises `ModelUnusable` when the graph is not of the model in `model_dir`, not of the precision or context that `settings` ask
     for, or not to be adapted, when its files are damaged or lie elsewhere, and when they neither can be linked nor fit the disk.
     """
+    progress("reading the ONNX folder", 0.0)
     source = _Source.read(model_dir, folder)
     target = cache_dir() / "onnx" / f"{source.fingerprint()}-built"
     about = _verified(target, source)
@@ -50,7 +54,7 @@ def prepare(model_dir: Path, folder: Path, settings: OnnxSettings) -> Path:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with locked(target.with_suffix(".lock")):
-                about = _verified(target, source) or _write(source, target)
+                about = _verified(target, source) or _write(source, target, progress)
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise ModelUnusable(
@@ -138,17 +142,17 @@ def _verified(target: Path, source: _Source) -> dict[str, str] | None:
         return None
 
 
-def _write(source: _Source, target: Path) -> dict[str, str]:
+def _write(source: _Source, target: Path, progress: Progress) -> dict[str, str]:
     """Write the cached folder, whole or not at all; return what its manifest says of it."""
     logger.info("adapting the ONNX graph under `exported`, once; later starts use the cache")
-    scratch = Path(tempfile.mkdtemp(prefix=".adapt-", dir=target.parent))
-    folder = scratch / "out"
-    try:
+    progress("adapting the ONNX graph", 0.0)
+    with scratch_folder(target.parent) as scratch:
+        folder = scratch / "out"
         folder.mkdir()
         found = _adapt(source, folder / _GRAPH)
         require_model(found, source.config, source.name)
         _compare_tokenizers(source.model_dir, source.folder)
-        _place(source, folder)
+        _place(source, folder, progress)
         for name in _BESIDE:
             if (source.model_dir / name).exists():
                 shutil.copyfile(source.model_dir / name, folder / name)
@@ -164,18 +168,16 @@ def _write(source: _Source, target: Path) -> dict[str, str]:
         manifest.write(folder, about, {source.names[location]: each for location, each in source.sums.items()})
         shutil.rmtree(target, ignore_errors=True)
         os.replace(folder, target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return about
 
 
 def _adapt(source: _Source, target: Path) -> Survey:
     """Write the adapted graph, whose data files have their names in the cache, and return what it says of the model."""
     try:
+        inline_small(source.files)
         model = ir.from_proto(source.files.model)
-        ir.external_data.set_base_dir(model.graph, source.folder)
         adapt_model(model)
-        found = survey(model)
+        found = survey(model, partial(read_array, source.files))
         proto = ir.to_proto(model)
     except LookupError as error:
         reason = error.args[0] if type(error) is LookupError else "is malformed"
@@ -195,7 +197,7 @@ def _adapt(source: _Source, target: Path) -> Survey:
 _INSTEAD = "take a folder built for CPUs with onnxruntime-genai, or leave `exported` out and let the replica export the model"
 
 
-def _place(source: _Source, folder: Path) -> None:
+def _place(source: _Source, folder: Path, progress: Progress) -> None:
     """Put the data files into `folder`: as hard links, or as copies if they fit the disk."""
     copied = []
     for stored, name in {source.files.data[location]: name for location, name in source.names.items()}.items():
@@ -209,8 +211,11 @@ def _place(source: _Source, folder: Path) -> None:
             f"the weights under `exported` cannot be linked into the cache, and a copy takes {needed / 2**30:.1f} GiB of the "
             f"{free / 2**30:.1f} GiB free there; set PHI_SERVE_CACHE to a folder on the weights' own file system, or make room"
         )
+    done = 0
     for stored, path in copied:
+        progress("copying the weights into the cache", done / needed)
         shutil.copyfile(stored, path)
+        done += stored.stat().st_size
 
 
 _MARGIN = 2**26
@@ -279,8 +284,7 @@ def _require_settings(about: dict[str, str], config: dict[str, Any], settings: O
     found = about["precision"]
     if settings.precision not in ((found, "int4") if found == "int4_mixed" else (found,)):
         raise ModelUnusable(
-            f"the folder under `exported` holds {found} weights, but precision is {settings.precision}; "
-            f"set precision: {found.removesuffix('_mixed')}"
+            f"the folder under `exported` holds {found} weights, but precision is {settings.precision}; set precision: {found}"
         )
     positions = int(about["rotary_positions"])
     wanted = min(settings.max_model_len, int(config.get("original_max_position_embeddings") or settings.max_model_len))

@@ -67,7 +67,7 @@ def derive(model_dir: Path, settings: EngineSettings, progress: Progress = _igno
     if isinstance(settings, OnnxSettings) and not (folder / manifest.NAME).exists():
         from serve_app.models.builder_folder import prepare  # slow to import, and needed for such folders only
 
-        return prepare(model_dir, folder, settings)
+        return prepare(model_dir, folder, settings, progress)
     about = manifest.verify(folder)
     for wanted, key in ((form, "format"), (settings.precision, "precision")):
         if about.get(key) != wanted:

@@ -8,9 +8,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
+import onnx_ir as ir
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
 from serve_app.errors import ModelUnusable
 from serve_app.models.inside import resolve_inside
@@ -85,6 +89,35 @@ def _extent(tensor: onnx.TensorProto, entries: dict[str, str], what: str) -> tup
 
 
 _KNOWN = frozenset(onnx.TensorProto.DataType.values())
+
+
+def read_array(files: OnnxFiles, tensor: ir.TensorProtocol) -> NDArray[Any]:
+    """Return the tensor's numbers, wherever they are.
+
+    onnx_ir would read no data file that has a second hard link or is reached by a symbolic one, as those of the hub are.
+    """
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor.numpy()
+    shape, kind = tensor.shape.numpy(), tensor.dtype.numpy()
+    place = files.data[str(tensor.location)]
+    return np.fromfile(place, kind, count=math.prod(shape), offset=tensor.offset or 0).reshape(shape)
+
+
+def inline_small(files: OnnxFiles) -> None:
+    """Move the numbers that edits of the graph depend on, such as indices, from the data files into `files.model`."""
+    for tensor in external_tensors(files.model):
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        offset, length = _extent(tensor, entries, tensor.name)
+        if length <= _SMALL:
+            with files.data[entries["location"]].open("rb") as stream:
+                stream.seek(offset)
+                tensor.raw_data = stream.read(length)
+            tensor.ClearField("external_data")
+            tensor.data_location = onnx.TensorProto.DEFAULT
+
+
+_SMALL = 64
+"""Bytes; more than the axes, indices and lengths of graphs take."""
 
 
 def external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

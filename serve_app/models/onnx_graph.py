@@ -37,6 +37,7 @@ def adapt_model(model: ir.Model) -> None:
         raise LookupError("was adapted by phi-serve already, and manifest.json is missing")
     if "input_ids" not in inputs:
         raise LookupError("has no input input_ids (it was built without its embeddings)")
+    _remove_unused(graph)
     graph.sort()  # some releases do not write the nodes in the order of their computation
     attentions = find_attentions(graph)
     _name_caches(graph, attentions)

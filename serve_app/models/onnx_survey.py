@@ -3,7 +3,7 @@
 Reads the graph as a builder wrote it or as `onnx_graph.adapt_model` left it. The tables alone are read from the data files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,8 +46,8 @@ class Survey:
         return ("fp32",) if not self.bits else tuple(f"int{bits}" for bits in self.bits)
 
 
-def survey(model: ir.Model) -> Survey:
-    """Read an adapted graph; raises `LookupError` in words that follow "the graph"."""
+def survey(model: ir.Model, read: Callable[[ir.TensorProtocol], NDArray[Any]]) -> Survey:
+    """Read an adapted graph, and the numbers of its tables by `read`; raises `LookupError` in words that follow "the graph"."""
     graph = model.graph
     attentions = find_attentions(graph)
     logits = next(value for value in graph.outputs if value.name == "logits")
@@ -70,7 +70,7 @@ def survey(model: ir.Model) -> Survey:
         bits=frozenset(bits),
         block_size=max(blocks, default=0),
         accuracy_level=max(levels, default=0),
-        rotary=_numbers(*next(iter(tables.values()))) if tables else None,
+        rotary=_read_tables(*next(iter(tables.values())), read) if tables else None,
     )
 
 
@@ -114,10 +114,14 @@ def _quantization(graph: ir.Graph) -> tuple[set[int], set[int], set[int]]:
     return bits, blocks, levels
 
 
-def _numbers(cosines: ir.Value, sines: ir.Value) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    tables = [constant(value) for value in (cosines, sines)]
-    first, second = (None if table is None else table.numpy().astype(np.float32) for table in tables)
-    return None if first is None or second is None or first.ndim != 2 or first.shape != second.shape else (first, second)
+def _read_tables(
+    cosines: ir.Value, sines: ir.Value, read: Callable[[ir.TensorProtocol], NDArray[Any]]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    tensors = constant(cosines), constant(sines)
+    if tensors[0] is None or tensors[1] is None:
+        return None
+    first, second = (read(tensor).astype(np.float32) for tensor in tensors if tensor is not None)
+    return (first, second) if first.ndim == 2 and first.shape == second.shape else None
 
 
 def require_model(found: Survey, config: Mapping[str, Any], file: str) -> None:

@@ -9,7 +9,7 @@ from serve_app.config import EngineSettings, FakeSettings, LlamaCppSettings, Onn
 from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
 from serve_app.models.export import derive
-from tests.contract.builders import INSTALLED, build
+from tests.contract.releases import INSTALLED, build
 
 SETTINGS: dict[str, EngineSettings] = {
     "fake": FakeSettings(tokens_per_second=500, text="one two three four five six seven eight", slots=16),

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -23,9 +24,11 @@ from serve_app.engines.onnx.kv_pool import KvPool
 from serve_app.errors import ModelUnusable
 from serve_app.models import builder_folder, manifest
 from serve_app.models.export import derive
+from serve_app.models.onnx_graph import _keep_original_tables
 from serve_app.types import JsonSchema
 from tests.contract.as_built import require_equal, run_as_built
 from tests.contract.play import ask, play, prompt
+from tests.contract.test_graph_forms import prune_by_scalar
 
 
 @pytest.fixture
@@ -66,13 +69,32 @@ _SCHEMA = JsonSchema(
 )
 
 
+def with_tables_of(theirs: Path, ours: Path, folder: Path) -> Path:
+    """Return a copy of our export with the builder's rotary tables: all else must be equal, and the tables up to the last bit."""
+    shutil.copytree(ours, folder)
+    tables = {}
+    for value in ir.load(theirs / "model.onnx").graph.initializers.values():
+        if value.name is not None and value.name.endswith(("cos_cache", "sin_cache")):
+            tables[value.name.rpartition("/")[2]] = value.const_value
+    model = ir.load(folder / "model.onnx")
+    for name, table in tables.items():
+        assert table is not None
+        own = model.graph.initializers[name].const_value
+        assert own is not None
+        np.testing.assert_allclose(own.numpy(), table.numpy(), atol=2e-7)
+        model.graph.initializers[name].const_value = table
+    assert len(tables) == 2
+    ir.save(model, folder / "model.onnx")
+    return folder
+
+
 async def test_it_answers_as_our_own_export_does(
     built: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = derive(model_dir, OnnxSettings(precision="int4"))  # from the cache of the suite's other engines
-    monkeypatch.setenv("PHI_SERVE_CACHE", str(tmp_path))
+    monkeypatch.setenv("PHI_SERVE_CACHE", str(tmp_path / "cache"))
     theirs = derive(model_dir, use(built))
-    assert theirs != ours
+    ours = with_tables_of(theirs, ours, tmp_path / "ours")
     np.testing.assert_array_equal(logits(theirs), logits(ours))
     answers = []
     for folder in (ours, theirs):
@@ -260,10 +282,12 @@ def as_snapshot(folder: Path, where: Path) -> Path:
     (repository / "blobs").mkdir(parents=True)
     snapshot = repository / "snapshots" / "0123" / "cpu_and_mobile" / "cpu-int4"
     snapshot.mkdir(parents=True)
-    for file in folder.iterdir():
+    for file in (file for file in folder.rglob("*") if file.is_file()):
         digest = manifest.sum_file(file)
         shutil.copy(file, repository / "blobs" / digest)
-        (snapshot / file.name).symlink_to(f"../../../../blobs/{digest}")
+        link = snapshot / file.relative_to(folder)
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(os.path.relpath(repository / "blobs" / digest, link.parent))
     return snapshot
 
 
@@ -277,6 +301,21 @@ def test_a_hub_snapshot_loads(built: Path, model_dir: Path, cache: Path, tmp_pat
         derive(model_dir, use(snapshot.parents[1]))
     with pytest.raises(ModelUnusable, match="`exported` is no folder on this node"):
         derive(model_dir, use(tmp_path / "none"))
+
+
+def test_tables_and_indices_may_be_in_the_data_file(
+    folder: Path, built: Path, model_dir: Path, cache: Path, tmp_path: Path
+) -> None:
+    model = ir.load(folder / "model.onnx")
+    prune_by_scalar(model)
+    _keep_original_tables(model.graph, next(node for node in model.graph if node.op_type == "If"))
+    everything = Path(shutil.copytree(folder, tmp_path / "everything", ignore=shutil.ignore_patterns("model.onnx*")))
+    (everything / "all").mkdir()
+    ir.save(model, everything / "model.onnx", external_data="all/weights.bin", size_threshold_bytes=0)
+    snapshot = as_snapshot(everything, tmp_path)
+    target = derive(model_dir, use(snapshot))
+    assert json.loads((target / "manifest.json").read_text())["about"]["rotary_positions"] == "4096"
+    np.testing.assert_array_equal(logits(target), logits(derive(model_dir, use(built))))
 
 
 def test_a_hub_snapshot_of_our_own_export_loads(model_dir: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Graphs in forms that other exporters and releases write: each is adapted to the same computation, or refused with the reason.
 
-The forms are made from the installed builder's graph by hand; tests/contract/test_builders.py has what real releases write.
+The forms are made from the installed builder's graph by hand; tests/contract/test_releases.py has what real releases write.
 """
 
 from collections.abc import Callable

@@ -10,7 +10,7 @@ from serve_app.config import OnnxSettings
 from serve_app.errors import ModelUnusable
 from serve_app.models.export import derive
 from tests.contract.as_built import CHUNKS, require_equal, run_as_built
-from tests.contract.builders import INSTALLED, build, python_of, write_tiny_model
+from tests.contract.releases import INSTALLED, build, python_of, write_tiny_model
 
 pytestmark = pytest.mark.slow
 
