@@ -11,7 +11,7 @@ TRAIN_FLAGS ?= --minutes 60 --tokens-per-step 4096 --threads 2 --compile
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve check test test-slow test-unit cluster-test bench bench-routing manifests tools train evaluate-embedded evaluate-routing lock clean
+.PHONY: help setup serve check test test-slow test-unit cluster-test bench bench-routing manifests tools builders train evaluate-embedded evaluate-routing lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ manifests: $(STAMP) ## write compose, KubeRay, chart and dashboard files anew fr
 
 tools: $(STAMP) ## fetch helm, promtool, prometheus and Ollama's JavaScript client for the tests into .cache/tools; installs nothing
 	@$(BIN)/python -m tests.cluster.fetch_tools
+
+builders: $(STAMP) ## install older releases of onnxruntime-genai's builder for the tests into .cache/tools/builders (1 GB, about a minute)
+	@$(BIN)/python -m tests.contract.releases
 
 train: $(STAMP) ## train the embedded model anew (hours on CPUs; resumes from TRAIN_WORK; see training/README.md)
 	$(BIN)/python -m training.train --work $(TRAIN_WORK) $(TRAIN_FLAGS)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.chat.vocabulary import FILE, Vocabulary, read_tokenizer_file, read_vocabulary
-from serve_app.models.export import cache_dir
+from serve_app.models.cache import cache_dir
 
 _FORM = "every id is a token"
 """Changes whenever the folder is written otherwise."""

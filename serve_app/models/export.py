@@ -64,6 +64,10 @@ def derive(model_dir: Path, settings: EngineSettings, progress: Progress = _igno
         block = settings.block_size if isinstance(settings, OnnxSettings) and settings.precision != "fp32" else USUAL_BLOCK
         return cached_form(model_dir, form, settings.precision, block, progress)
     folder = Path(settings.exported).expanduser()
+    if isinstance(settings, OnnxSettings) and not (folder / manifest.NAME).exists():
+        from serve_app.models.builder_folder import prepare  # slow to import, and needed for such folders only
+
+        return prepare(model_dir, folder, settings, progress)
     about = manifest.verify(folder)
     for wanted, key in ((form, "format"), (settings.precision, "precision")):
         if about.get(key) != wanted:

@@ -5,25 +5,31 @@ Knows nothing of what the files mean.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from serve_app.errors import ModelUnusable
+from serve_app.models.inside import lies_inside
 
 NAME = "manifest.json"
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
-def write(folder: Path, about: dict[str, str]) -> None:
-    """Write `manifest.json` over every file of the folder; `about` says what the folder is."""
-    files = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sum(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != NAME
+def write(folder: Path, about: dict[str, str], sums: Mapping[str, str] = _NONE) -> None:
+    """Write `manifest.json` over every file of the folder; `about` says what it is, `sums` are SHA-256 sums known already."""
+    paths = {
+        path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != NAME
     }
+    files = {name: {"bytes": path.stat().st_size, "sha256": sums.get(name) or sum_file(path)} for name, path in paths.items()}
     (folder / NAME).write_text(json.dumps({"about": about, "files": files}, indent=2) + "\n")
 
 
-def verify(folder: Path) -> dict[str, str]:
-    """Return what the folder is; raises `ModelUnusable` naming the first file that is missing, truncated or altered."""
+def verify(folder: Path, sums: Mapping[str, str] = _NONE) -> dict[str, str]:
+    """Return what the folder is; raises `ModelUnusable` naming the first file that is missing, truncated or altered.
+
+    `sums` are SHA-256 sums that the caller knows already; those files are not read again.
+    """
     try:
         manifest = json.loads((folder / NAME).read_text())
         about, files = manifest["about"], manifest["files"]
@@ -32,17 +38,18 @@ def verify(folder: Path) -> dict[str, str]:
         raise ModelUnusable(f"{NAME} is missing or unreadable in the model's folder; export the model again") from error
     for name, (size, digest) in expected.items():
         path = folder / name
-        if folder.resolve() not in path.resolve().parents or not path.is_file():
+        if not lies_inside(folder, path) or not path.is_file():
             raise ModelUnusable(f"{name} is missing from the model's folder; export the model again")
         if path.stat().st_size != size:
             raise ModelUnusable(
                 f"{name} has {path.stat().st_size} bytes, not the {size} it was written with; export the model again"
             )
-        if _sum(path) != digest:
+        if (sums.get(name) or sum_file(path)) != digest:
             raise ModelUnusable(f"{name} is not what was written: its SHA-256 sum differs; export the model again")
     return {str(key): str(value) for key, value in about.items()}
 
 
-def _sum(path: Path) -> str:
+def sum_file(path: Path) -> str:
+    """Return the file's SHA-256 sum in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

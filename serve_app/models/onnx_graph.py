@@ -1,66 +1,258 @@
 """Edits the decoder graph that onnxruntime-genai's builder writes, so that it suits a batching engine; weights stay untouched.
 
-- `logits_at` (K,) int64: the positions whose logits are returned. The builder prunes the head's input to the last position.
+- `logits_at` (K,) int64: the positions whose logits are returned. The builder computes all of them, or the last one alone.
 - `last_position` (B,) int32 and `total_length` () int32: where each row ends, and the longest row's length. The builder derives
-  both from an attention mask of B x T numbers, at every step.
-- The rotary tables of the original context, as constants. The builder writes an If, which copies them at every step, or else the
-  tables of the extended context, which this project never uses (`serve_app.engines.onnx.engine.require_context`).
+  both from an attention mask of B x T numbers, at every step, and takes the tokens' positions as another input in some releases.
+- The rotary tables of the original context, as constants. The builder writes an If, which copies them at every step; the tables of
+  the extended context are never used here (`serve_app.engines.onnx.engine.require_context`).
+
+Nodes are found by what they do and what they are connected with, for every release gives them other names.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-_PRUNE = "/lm_head/prune/Gather"
-_MASK = "/model/attn_mask_reformat/attn_mask_subgraph"
-_ROW_ENDS, _LONGEST = f"{_MASK}/Sub/Cast", f"{_MASK}/Gather/Cast"
-"""The builder's names of the nodes whose work the engine does."""
+_PRODUCTS = frozenset({"MatMul", "MatMulNBits"})
+_ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Tanh", "Where", "Cast", "Identity"})
+"""What may stand between the head's product and the logits: bias, scale, mask, soft cap, cast."""
+_ROW_ENDS, _LONGEST = 5, 6
+"""Inputs of GroupQueryAttention by its operator's definition: seqlens_k and total_sequence_length."""
 
 
 def adapt(file: Path) -> None:
-    """Edit the graph in `file`. Raises `LookupError` when it lacks a node that the builder is known to write."""
+    """Edit the graph in `file`. Raises `LookupError` as `adapt_model` does."""
     model = ir.load(file)
-    nodes = {node.name: node for node in model.graph}
-    for name in (_PRUNE, _ROW_ENDS, _LONGEST):
-        if name not in nodes:
-            raise LookupError(f"no node {name}")
-    _choose_positions(model, nodes[_PRUNE])
-    _replace(nodes[_ROW_ENDS], _add_input(model, "last_position", ir.DataType.INT32, "batch_size"))
-    _replace(nodes[_LONGEST], _add_input(model, "total_length", ir.DataType.INT32))
-    for choice in [node for node in nodes.values() if node.op_type == "If"]:
-        _keep_original_tables(model, choice)
-    RemoveUnusedNodesPass()(model)
-    model.graph.inputs.remove(next(value for value in model.graph.inputs if value.name == "attention_mask"))
+    adapt_model(model)
     ir.save(model, file)
 
 
-def _add_input(model: ir.Model, name: str, kind: ir.DataType, *shape: str) -> ir.Value:
+def adapt_model(model: ir.Model) -> None:
+    """Edit the graph in memory. Raises `LookupError` saying what it lacks or has besides, in words that follow "the graph"."""
+    graph = model.graph
+    inputs = {value.name: value for value in graph.inputs}
+    if "logits_at" in inputs:
+        raise LookupError("was adapted by phi-serve already, and manifest.json is missing")
+    if "input_ids" not in inputs:
+        raise LookupError("has no input input_ids (it was built without its embeddings)")
+    _remove_unused(graph)
+    graph.sort()  # some releases do not write the nodes in the order of their computation
+    attentions = find_attentions(graph)
+    _name_caches(graph, attentions)
+    logits = next((value for value in graph.outputs if value.name == "logits"), None)
+    if logits is None:
+        raise LookupError("has no output logits (it was built without its head)")
+    _choose_positions(graph, logits)
+    last = _add_input(graph, "last_position", ir.DataType.INT32, "batch_size")
+    longest = _add_input(graph, "total_length", ir.DataType.INT32)
+    for attention in attentions:
+        attention.replace_input_with(_ROW_ENDS, last)
+        attention.replace_input_with(_LONGEST, longest)
+    if "position_ids" in inputs:
+        _compute_positions(graph, inputs["position_ids"], inputs["input_ids"], last)
+    for choice in [node for node in graph if node.op_type == "If"]:
+        _keep_original_tables(graph, choice)
+    _keep_outputs(graph)
+    _remove_unused(graph)
+    _drop_inputs(graph)
+
+
+def find_attentions(graph: ir.Graph) -> list[ir.Node]:
+    """Return the attention nodes, one a layer, first layer first; raises `LookupError` for another kind of attention."""
+    found = [node for node in graph if node.op_type == "GroupQueryAttention"]
+    others = {node.op_type for node in graph if "Attention" in node.op_type} - {"GroupQueryAttention"}
+    if others or not found:
+        kind = ", ".join(sorted(others)) or "no attention operator"
+        raise LookupError(f"has {kind} in place of GroupQueryAttention (it was built for another device or precision)")
+    return found
+
+
+def find_head(logits: ir.Value) -> ir.Node:
+    """Return the product of hidden states and head that `logits` come from; raises `LookupError` when there is none."""
+    node = logits.producer()
+    while node is not None and node.op_type in _ELEMENTWISE:
+        computed = [value for value in node.inputs if value is not None and constant(value) is None]
+        node = computed[0].producer() if len(computed) == 1 else None
+    if node is None or node.op_type not in _PRODUCTS:
+        raise LookupError("computes its logits in an unknown way: no product of hidden states and a head is found behind them")
+    return node
+
+
+def constant(value: ir.Value) -> ir.TensorProtocol | None:
+    """Return the tensor that the value always is, if it is one."""
+    node = value.producer()
+    while node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return ir.convenience.get_const_tensor(value)
+
+
+def rotary_tables(graph: ir.Graph) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """Yield the cosines and sines that each node with rotary embedding takes; the same pair again and again, as a rule."""
+    for node in graph:
+        first = None
+        if node.op_type == "GroupQueryAttention" and node.attributes.get_int("do_rotary", 0) == 1:
+            first = 7
+        elif node.op_type == "RotaryEmbedding":
+            first = 2 if node.domain else 1
+        if first is not None and len(node.inputs) > first + 1:
+            cosines, sines = node.inputs[first], node.inputs[first + 1]
+            if cosines is not None and sines is not None:
+                yield cosines, sines
+
+
+def _name_caches(graph: ir.Graph, attentions: list[ir.Node]) -> None:
+    """Give every layer's caches the engine's names; raises `LookupError` when they are not float32 inputs and outputs."""
+    for layer, node in enumerate(attentions):
+        for at, what in ((0, "key"), (1, "value")):
+            past, present = node.inputs[3 + at], node.outputs[1 + at] if len(node.outputs) > 1 + at else None
+            if past is None or past not in graph.inputs or present is None or present not in graph.outputs:
+                raise LookupError(f"keeps no cache of the {what}s of layer {layer} between calls")
+            if past.dtype != ir.DataType.FLOAT:
+                kind = "an unknown type" if past.dtype is None else past.dtype.name.lower()
+                raise LookupError(f"keeps its caches in {kind}, and the ONNX group in float32 (it was built for a GPU)")
+            past.name, present.name = f"past_key_values.{layer}.{what}", f"present.{layer}.{what}"
+
+
+def _add_input(graph: ir.Graph, name: str, kind: ir.DataType, *shape: str) -> ir.Value:
     value = ir.Value(name=name, type=ir.TensorType(kind), shape=ir.Shape(shape))
-    model.graph.inputs.append(value)
+    graph.inputs.append(value)
     return value
 
 
-def _replace(node: ir.Node, value: ir.Value) -> None:
-    node.outputs[0].replace_all_uses_with(value)
+def _add_node(
+    graph: ir.Graph, before: ir.Node, kind: str, inputs: list[ir.Value], kept: ir.DataType, **attributes: int
+) -> ir.Value:
+    """Insert a node with one output of type `kept`, which is named after the node; return the output."""
+    name = f"/phi_serve/{kind}_{sum(node.op_type == kind for node in graph)}"
+    output = ir.Value(name=f"{name}/output_0", type=ir.TensorType(kept))
+    graph.insert_before(before, ir.node(kind, inputs, attributes=attributes, outputs=[output], name=name))
+    return output
 
 
-def _choose_positions(model: ir.Model, gather: ir.Node) -> None:
-    """Let an input be the indices of the head's Gather; with several of them the Unsqueeze behind it is not needed."""
-    gather.replace_input_with(1, _add_input(model, "logits_at", ir.DataType.INT64, "kept"))
-    for value in (gather.outputs[0], model.graph.outputs[0]):
-        if value.shape is not None:
-            value.shape = ir.Shape(["batch_size", "kept", value.shape[-1]])
-    ((unsqueeze, _),) = gather.outputs[0].uses()
-    _replace(unsqueeze, gather.outputs[0])
+def _choose_positions(graph: ir.Graph, logits: ir.Value) -> None:
+    """Let the head compute the positions `logits_at` and return float32."""
+    head = find_head(logits)
+    hidden = head.inputs[0]
+    assert hidden is not None
+    whole = _unpruned(hidden)
+    if whole is hidden and logits.shape is not None and len(logits.shape) == 3 and logits.shape[1] == 1:
+        raise LookupError("computes the last position's logits alone, and how it selects that position is unknown")
+    kind = hidden.dtype or ir.DataType.FLOAT
+    kept = _add_node(graph, head, "Gather", [whole, _add_input(graph, "logits_at", ir.DataType.INT64, "kept")], kind, axis=1)
+    head.replace_input_with(0, kept)
+    logits.shape = ir.Shape(["batch_size", "kept", _width(head, logits)])
+    if logits.dtype != ir.DataType.FLOAT:
+        _cast_output(graph, logits)
 
 
-def _keep_original_tables(model: ir.Model, choice: ir.Node) -> None:
-    """Replace the choice between the tables of the extended and of the original context by the latter."""
-    original = choice.attributes["else_branch"].as_graph()
-    for value, chosen in zip(choice.outputs, original.outputs, strict=True):
-        table = chosen.producer()
-        assert table is not None
-        constant = ir.Value(name=chosen.name, const_value=table.attributes["value"].as_tensor())
-        model.graph.register_initializer(constant)
-        value.replace_all_uses_with(constant)
+def _unpruned(hidden: ir.Value) -> ir.Value:
+    """Return the hidden states of all positions, when `hidden` are those of the last one; else `hidden`.
+
+    The builder prunes by Gather with the index -1 along the positions and Unsqueeze, or with [-1] and no Unsqueeze.
+    """
+    node = hidden.producer()
+    if node is not None and node.op_type in ("Unsqueeze", "Reshape") and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    if node is None or node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 1:
+        return hidden
+    states, index = node.inputs
+    assert states is not None
+    assert index is not None
+    number = constant(index)
+    if number is None or number.numpy().reshape(-1).tolist() != [-1]:
+        return hidden
+    return states
+
+
+def _width(head: ir.Node, logits: ir.Value) -> int:
+    """Return the size of the vocabulary."""
+    weights = head.inputs[1]
+    for shape in (logits.shape, None if weights is None else weights.shape):
+        if shape is not None and isinstance(shape[-1], int):
+            return shape[-1]
+    raise LookupError("does not say how many logits it computes")
+
+
+def _cast_output(graph: ir.Graph, logits: ir.Value) -> None:
+    """Return `logits` in float32."""
+    node = logits.producer()
+    assert node is not None
+    logits.name = "/phi_serve/logits"
+    cast = ir.Value(name="logits", type=ir.TensorType(ir.DataType.FLOAT), shape=logits.shape)
+    to = {"to": int(ir.DataType.FLOAT)}
+    graph.insert_after(node, ir.node("Cast", [logits], attributes=to, outputs=[cast], name="/phi_serve/logits/Cast"))
+    graph.outputs[list(graph.outputs).index(logits)] = cast
+
+
+def _compute_positions(graph: ir.Graph, given: ir.Value, ids: ir.Value, last: ir.Value) -> None:
+    """Replace the input `given`, the tokens' positions (B, S), by what follows from the rows' ends and the chunk's length."""
+    first = next(iter(graph))
+    kind = given.dtype or ir.DataType.INT64
+
+    def add(operator: str, inputs: list[ir.Value], **attributes: int) -> ir.Value:
+        return _add_node(graph, first, operator, inputs, ir.DataType.INT64, **attributes)
+
+    def number(name: str, value: int | list[int]) -> ir.Value:
+        tensor = ir.tensor(value, dtype=ir.DataType.INT64, name=f"/phi_serve/{name}")
+        held = ir.Value(name=tensor.name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(np.shape(value)))
+        graph.register_initializer(held)
+        return held
+
+    zero, one = number("zero", 0), number("one", 1)
+    length = add("Gather", [add("Shape", [ids]), one], axis=0)
+    ends = add("Add", [add("Cast", [last], to=int(ir.DataType.INT64)), one])
+    starts = add("Reshape", [add("Sub", [ends, length]), number("column", [-1, 1])])
+    positions = add("Add", [starts, add("Range", [zero, length, one])])
+    if kind != ir.DataType.INT64:
+        positions = _add_node(graph, first, "Cast", [positions], kind, to=int(kind))
+    given.replace_all_uses_with(positions)
+
+
+def _keep_original_tables(graph: ir.Graph, choice: ir.Node) -> None:
+    """Replace the choice between the tables of the extended and of the original context by the latter, which are the shorter."""
+    branches = [choice.attributes[name].as_graph() for name in ("then_branch", "else_branch")]
+    for value, *pair in zip(choice.outputs, *(branch.outputs for branch in branches), strict=True):
+        tables = {tuple(table.shape.numpy()): table for table in map(constant, pair) if table is not None}
+        if len(tables) != 2 or {len(shape) for shape in tables} != {2}:
+            raise LookupError(f"has a branch ({choice.name}) that is no choice between two rotary tables")
+        shape = min(tables)
+        kind = ir.TensorType(tables[shape].dtype)
+        kept = ir.Value(name=f"/phi_serve/{value.name}", const_value=tables[shape], type=kind, shape=ir.Shape(shape))
+        graph.register_initializer(kept)
+        value.replace_all_uses_with(kept)
+    for node in [node for branch in branches for node in branch]:
+        for at in range(len(node.inputs)):
+            node.replace_input_with(at, None)  # else what the branches took from the graph would count as used
+
+
+def _keep_outputs(graph: ir.Graph) -> None:
+    """Drop what the engine does not ask for, such as hidden states."""
+    for value in [value for value in graph.outputs if value.name != "logits" and not str(value.name).startswith("present.")]:
+        graph.outputs.remove(value)
+
+
+def _remove_unused(graph: ir.Graph) -> None:
+    """Remove the nodes whose work nobody needs any more, and their constants."""
+    for node in reversed(graph):
+        if not any(value.uses() or value in graph.outputs for value in node.outputs):
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and value not in graph.outputs:
+            del graph.initializers[name]
+
+
+def _drop_inputs(graph: ir.Graph) -> None:
+    """Drop the inputs that nothing needs any more; raises `LookupError` naming one that the engine could not feed."""
+    for value in list(graph.inputs):
+        consumers = [use.node for use in value.uses()]
+        if not consumers:
+            graph.inputs.remove(value)
+        elif value.name not in _INPUTS and not str(value.name).startswith("past_key_values."):
+            kind, name = consumers[0].op_type, consumers[0].name
+            raise LookupError(f"needs its input {value.name} in the node {name} ({kind}), which this version cannot replace")
+
+
+_INPUTS = frozenset({"input_ids", "logits_at", "last_position", "total_length"})

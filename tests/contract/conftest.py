@@ -9,6 +9,7 @@ from serve_app.config import EngineSettings, FakeSettings, LlamaCppSettings, Onn
 from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
 from serve_app.models.export import derive
+from tests.contract.releases import INSTALLED, build
 
 SETTINGS: dict[str, EngineSettings] = {
     "fake": FakeSettings(tokens_per_second=500, text="one two three four five six seven eight", slots=16),
@@ -23,6 +24,13 @@ async def _started(settings: EngineSettings, model_dir: Path) -> AsyncIterator[E
     await engine.start()
     yield engine
     await engine.close()
+
+
+@pytest.fixture(scope="session")
+def built(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model as the installed onnxruntime-genai's builder writes it, int4 with all logits; leave it as it is."""
+    out = tmp_path_factory.mktemp("built") / "int4"
+    return build(INSTALLED, model_dir, out, "int4", "accuracy_level=4", "shared_embeddings=true")
 
 
 @pytest.fixture(scope="session")

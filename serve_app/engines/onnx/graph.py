@@ -3,7 +3,7 @@
 Binds the KV pool's memory in place (past and present are the same buffer). Knows nothing of requests or sampling.
 """
 
-import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 
 from serve_app.engines.onnx.kv_pool import KvPool, KvShape
 from serve_app.errors import ModelUnusable
+from serve_app.models.genai_config import GenaiConfig
+from serve_app.models.onnx_files import read_files
+
+logger = logging.getLogger(__name__)
 
 Logits = NDArray[np.float32]
 
@@ -55,14 +59,11 @@ class Graph:
         options.log_severity_level = 3
         # Where replicas share cores a spinning thread takes the neighbour's time slice.
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
-        model = json.loads((model_dir / "genai_config.json").read_text())["model"]
-        decoder = model["decoder"]
-        self._session = ort.InferenceSession(str(model_dir / decoder["filename"]), options, providers=[name])
+        config = GenaiConfig.read(model_dir)
+        self._session = _open(model_dir, config.filename, options, name)
         if not {given.name for given in self._session.get_inputs()} >= _INPUTS:
             raise ModelUnusable("another version of phi-serve wrote this ONNX graph; export it again with `phi-serve export onnx`")
-        self.kv_shape = KvShape(
-            layers=decoder["num_hidden_layers"], kv_heads=decoder["num_key_value_heads"], head_dim=decoder["head_size"]
-        )
+        self.kv_shape = KvShape(layers=config.layers, kv_heads=config.kv_heads, head_dim=config.head_dim)
         self.vocabulary_size = int(next(each for each in self._session.get_outputs() if each.name == "logits").shape[-1])
         self._row_multiple = 1
         self._pool: KvPool | None = None
@@ -154,6 +155,17 @@ class Graph:
         binding.bind_cpu_input("last_position", bound.last_position)
         binding.bind_cpu_input("total_length", bound.total_length)
         return bound
+
+
+def _open(folder: Path, filename: str, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
+    """Load the graph once its files are known to be in the folder; raises `ModelUnusable` with onnxruntime's reason."""
+    read_files(folder, filename)
+    try:
+        return ort.InferenceSession(str(folder / filename), options, providers=[provider])
+    except Exception as error:  # onnxruntime's exceptions have no class in common
+        logger.exception("onnxruntime cannot load %s", filename)
+        reason = str(error).replace(f"{folder}/", "").partition("\n")[0][:300]
+        raise ModelUnusable(f"onnxruntime {ort.__version__} cannot load {filename}: {reason}") from error
 
 
 _INPUTS = {"input_ids", "logits_at", "last_position", "total_length"}

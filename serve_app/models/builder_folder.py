@@ -1,0 +1,295 @@
+"""Serves a folder that onnxruntime-genai's builder wrote, such as one published on the hub: checks it, adapts a copy of its graph.
+
+The copy goes into the cache with the weights beside it, hard-linked where the file system allows it and copied elsewhere
+(onnxruntime refuses linked data beside a graph that is not). Nothing is written to the folder. Tokenizer and configuration, stop
+tokens included, are those of `model.path`: the folder's copies were rewritten by whatever version of transformers ran. Knows no
+engine.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from serve_app.config import OnnxSettings
+from serve_app.errors import ModelUnusable
+from serve_app.models import genai_config, manifest
+from serve_app.models.cache import cache_dir, locked
+from serve_app.models.onnx_files import OnnxFiles, external_tensors, inline_small, read_array, read_files
+from serve_app.models.onnx_graph import adapt_model
+from serve_app.models.onnx_survey import Survey, require_model, survey
+from serve_app.models.scratch import scratch_folder
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str, float], None]
+_FORM = "1"
+"""Changes whenever a folder's graph is adapted otherwise."""
+_GRAPH = "model.onnx"
+_BESIDE = ("config.json", "tokenizer.json", "generation_config.json")
+"""What the engine reads beside the graph, from the folder of `model.path`; the last need not exist."""
+
+
+def prepare(model_dir: Path, folder: Path, settings: OnnxSettings, progress: Progress) -> Path:
+    """Return a folder in the cache with the adapted graph of `folder`, written first if needed, which `progress` hears of.
+
+    Raises `ModelUnusable` when the graph is not of the model in `model_dir`, not of the precision or context that `settings` ask
+    for, or not to be adapted, when its files are damaged or lie elsewhere, and when they neither can be linked nor fit the disk.
+    """
+    progress("reading the ONNX folder", 0.0)
+    source = _Source.read(model_dir, folder)
+    target = cache_dir() / "onnx" / f"{source.fingerprint()}-built"
+    about = _verified(target, source)
+    if about is None:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with locked(target.with_suffix(".lock")):
+                about = _verified(target, source) or _write(source, target, progress)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise ModelUnusable(
+                f"the graph cannot be adapted in the cache ({reason}); set PHI_SERVE_CACHE to a folder with room"
+            ) from error
+    _require_settings(about, source.config, settings)
+    return target
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What is read before anything is written."""
+
+    model_dir: Path
+    folder: Path
+    config: dict[str, Any]
+    """config.json of `model_dir`."""
+    files: OnnxFiles
+    name: str
+    """The graph's file as genai_config.json writes it."""
+    sums: dict[str, str]
+    """SHA-256 sums of the data files by the location that the graph writes."""
+
+    @classmethod
+    def read(cls, model_dir: Path, folder: Path) -> "_Source":
+        """Check the files and sum their contents."""
+        if not (folder / genai_config.NAME).exists():
+            raise ModelUnusable(_describe_absence(folder))
+        written = genai_config.GenaiConfig.read(folder)
+        files = read_files(folder, written.filename)
+        sums = {location: _sum(folder / location, stored) for location, stored in files.data.items()}
+        config = _read_json(model_dir / "config.json")
+        return cls(model_dir, folder, config, files, written.filename, sums)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Names of the data files in the cache by location; a file that the graph names twice has one."""
+        stored = sorted(set(self.files.data.values()))
+        return {location: f"{_GRAPH}.data{stored.index(path) or ''}" for location, path in self.files.data.items()}
+
+    def fingerprint(self) -> str:
+        """Hash everything that the adapted folder depends on."""
+        digest = hashlib.blake2b(digest_size=8)
+        beside = [self.folder / "tokenizer.json", *(self.model_dir / name for name in _BESIDE)]
+        beside_sums = [manifest.sum_file(file) if file.exists() else "" for file in (self.files.graph, *beside)]
+        for part in (_FORM, *beside_sums, *sorted(self.sums.items())):
+            digest.update(f"{part};".encode())
+        return digest.hexdigest()
+
+
+def _describe_absence(folder: Path) -> str:
+    """Return why `folder` cannot be served, and which of its subfolders can: repositories hold one for each device."""
+    if not folder.is_dir():
+        return "`exported` is no folder on this node; every node that runs the group needs it"
+    below = sorted(
+        file.parent.relative_to(folder).as_posix() for depth in ("*", "*/*") for file in folder.glob(f"{depth}/{genai_config.NAME}")
+    )
+    hint = f"; set it to a subfolder: {', '.join(below)}" if below else ""
+    return (
+        f"the folder under `exported` has neither {manifest.NAME} (of `phi-serve export onnx`) nor {genai_config.NAME} (of "
+        f"onnxruntime-genai's builder){hint}"
+    )
+
+
+def _sum(written: Path, stored: Path) -> str:
+    """Return the SHA-256 sum of a data file; the hub names large files by theirs, which saves reading gigabytes."""
+    if stored.parent.name == "blobs" and written.is_symlink() and re.fullmatch("[0-9a-f]{64}", stored.name):
+        return stored.name
+    return manifest.sum_file(stored)
+
+
+def _verified(target: Path, source: _Source) -> dict[str, str] | None:
+    """Return what the cached folder's manifest says of it; None when it is missing, or damaged and to be written anew."""
+    if not target.exists():
+        return None
+    linked = {}
+    for location, name in source.names.items():
+        with suppress(OSError):
+            if (target / name).samefile(source.files.data[location]):
+                linked[name] = source.sums[location]
+    try:
+        return manifest.verify(target, linked)
+    except ModelUnusable as error:
+        logger.warning("the cached copy of the graph under `exported` is damaged and written anew: %s", error.message)
+        return None
+
+
+def _write(source: _Source, target: Path, progress: Progress) -> dict[str, str]:
+    """Write the cached folder, whole or not at all; return what its manifest says of it."""
+    logger.info("adapting the ONNX graph under `exported`, once; later starts use the cache")
+    progress("adapting the ONNX graph", 0.0)
+    with scratch_folder(target.parent) as scratch:
+        folder = scratch / "out"
+        folder.mkdir()
+        found = _adapt(source, folder / _GRAPH)
+        require_model(found, source.config, source.name)
+        _compare_tokenizers(source.model_dir, source.folder)
+        _place(source, folder, progress)
+        for name in _BESIDE:
+            if (source.model_dir / name).exists():
+                shutil.copyfile(source.model_dir / name, folder / name)
+        (folder / genai_config.NAME).write_text(json.dumps(_describe(found), indent=2) + "\n")
+        about = {
+            "format": "onnx",
+            "precision": found.precisions[0],
+            "block_size": str(found.block_size),
+            "accuracy_level": str(found.accuracy_level),
+            "rotary_positions": str(found.rotary[0].shape[0] if found.rotary else 0),
+            "builder": f"{source.files.model.producer_name} {source.files.model.producer_version}".strip(),
+        }
+        manifest.write(folder, about, {source.names[location]: each for location, each in source.sums.items()})
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(folder, target)
+    return about
+
+
+def _adapt(source: _Source, target: Path) -> Survey:
+    """Write the adapted graph, whose data files have their names in the cache, and return what it says of the model."""
+    try:
+        inline_small(source.files)
+        model = ir.from_proto(source.files.model)
+        adapt_model(model)
+        found = survey(model, partial(read_array, source.files))
+        proto = ir.to_proto(model)
+    except LookupError as error:
+        reason = error.args[0] if type(error) is LookupError else "is malformed"
+        raise ModelUnusable(f"the graph {source.name} {reason}; {_INSTEAD}") from error
+    except (ValueError, TypeError, AttributeError, ir.serde.SerdeError) as error:
+        logger.exception("%s cannot be read", source.name)
+        raise ModelUnusable(f"the graph {source.name} is malformed; {_INSTEAD}") from error
+    names = source.names
+    for tensor in external_tensors(proto):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = names[entry.value]
+    target.write_bytes(proto.SerializeToString())
+    return found
+
+
+_INSTEAD = "take a folder built for CPUs with onnxruntime-genai, or leave `exported` out and let the replica export the model"
+
+
+def _place(source: _Source, folder: Path, progress: Progress) -> None:
+    """Put the data files into `folder`: as hard links, or as copies if they fit the disk."""
+    copied = []
+    for stored, name in {source.files.data[location]: name for location, name in source.names.items()}.items():
+        try:
+            os.link(stored, folder / name)
+        except OSError:  # another file system, or one without such links, or not ours to link
+            copied.append((stored, folder / name))
+    needed, free = sum(stored.stat().st_size for stored, _ in copied), shutil.disk_usage(folder).free
+    if needed + _MARGIN > free:
+        raise ModelUnusable(
+            f"the weights under `exported` cannot be linked into the cache, and a copy takes {needed / 2**30:.1f} GiB of the "
+            f"{free / 2**30:.1f} GiB free there; set PHI_SERVE_CACHE to a folder on the weights' own file system, or make room"
+        )
+    done = 0
+    for stored, path in copied:
+        progress("copying the weights into the cache", done / needed)
+        shutil.copyfile(stored, path)
+        done += stored.stat().st_size
+
+
+_MARGIN = 2**26
+"""Bytes of disk left alone."""
+
+
+def _compare_tokenizers(model_dir: Path, folder: Path) -> None:
+    """Raise `ModelUnusable` when an ordinary token has another id in the folder than in the model.
+
+    Added tokens are not compared: transformers may have numbered them anew when it wrote the folder, and it is the model's ids that
+    prompts are made of and that the weights were trained with.
+    """
+    file = folder / "tokenizer.json"
+    if not file.exists() or file.read_bytes() == (model_dir / "tokenizer.json").read_bytes():
+        return
+    theirs, their_added = _read_vocabulary(file, "tokenizer.json under `exported`")
+    ours, our_added = _read_vocabulary(model_dir / "tokenizer.json", "tokenizer.json of model.path")
+    moved = {token for token, number in their_added.items() if our_added.get(token, number) != number}
+    if moved:
+        logger.warning(
+            "tokenizer.json under `exported` numbers %d added tokens otherwise than the model's, whose ids are used", len(moved)
+        )
+    for token in sorted(theirs.keys() | ours.keys()):
+        if token not in their_added and token not in our_added and theirs.get(token) != ours.get(token):
+            raise ModelUnusable(
+                f"tokenizer.json under `exported` gives {token!r} the id {theirs.get(token)}, and that of model.path "
+                f"{ours.get(token)}: it is another model's; set model.path to the model that the folder was built from"
+            )
+
+
+def _read_vocabulary(file: Path, where: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the ids of the tokens that merges make, and of those added."""
+    content = _read_json(file)
+    try:
+        added = {str(token["content"]): int(token["id"]) for token in content.get("added_tokens") or []}
+        return {str(token): int(number) for token, number in content["model"]["vocab"].items()}, added
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelUnusable(f"{where} has no vocabulary of byte-level BPE; fetch the folder again") from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelUnusable(f"{file.name} is missing or no JSON; fetch the model again") from error
+    if not isinstance(content, dict):
+        raise ModelUnusable(f"{file.name} is no JSON object; fetch the model again")
+    return content
+
+
+def _describe(found: Survey) -> dict[str, Any]:
+    """Return the cached folder's genai_config.json: what the graph itself says."""
+    decoder = {
+        "filename": _GRAPH,
+        "head_size": found.head_dim,
+        "hidden_size": found.hidden_size,
+        "num_attention_heads": found.heads,
+        "num_hidden_layers": found.layers,
+        "num_key_value_heads": found.kv_heads,
+    }
+    return {"model": {"decoder": decoder, "vocab_size": found.vocabulary_size}}
+
+
+def _require_settings(about: dict[str, str], config: dict[str, Any], settings: OnnxSettings) -> None:
+    """Raise `ModelUnusable` when the settings ask for another precision, or for more context than the rotary tables hold."""
+    found = about["precision"]
+    if settings.precision not in ((found, "int4") if found == "int4_mixed" else (found,)):
+        raise ModelUnusable(
+            f"the folder under `exported` holds {found} weights, but precision is {settings.precision}; set precision: {found}"
+        )
+    positions = int(about["rotary_positions"])
+    wanted = min(settings.max_model_len, int(config.get("original_max_position_embeddings") or settings.max_model_len))
+    if 0 < positions < wanted:
+        raise ModelUnusable(
+            f"max_model_len: {settings.max_model_len} is over the {positions} positions of the graph's rotary tables"
+        )
+    logger.info("the graph under `exported`: %s", ", ".join(f"{key} {value}" for key, value in about.items()))
