@@ -10,6 +10,7 @@ import hashlib
 import logging
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,7 +57,11 @@ def derive(model_dir: Path, settings: EngineSettings, progress: Progress = _igno
     match settings:
         case OnnxSettings():
             form = "onnx"
-        case LlamaCppSettings(gguf=None):
+        case LlamaCppSettings(gguf=str() as named):
+            from serve_app.models import gguf_respelling  # for foreign files only
+
+            return gguf_respelling.prepare(Path(named).expanduser(), model_dir, _content)
+        case LlamaCppSettings():
             form = "gguf"
         case _:
             return model_dir
@@ -193,7 +198,7 @@ def _fingerprint(model_dir: Path, form: str) -> str:
 def _content(file: Path) -> str:
     """Return a hash of the file; the hub's cache names large files by theirs, which saves reading gigabytes."""
     stored = file.resolve()
-    if stored.parent.name == "blobs":
+    if stored.parent.name == "blobs" and re.fullmatch("(sha256-)?([0-9a-f]{40}|[0-9a-f]{64})", stored.name):
         return stored.name
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "blake2b").hexdigest()

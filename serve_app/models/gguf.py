@@ -171,8 +171,7 @@ def _describe_tokenizer(writer: GGUFWriter, config: dict[str, Any], model_dir: P
     end = config.get("eos_token_id")
     writer.add_bos_token_id(int(config.get("bos_token_id") or stops[0]))
     writer.add_eos_token_id(end if isinstance(end, int) else int(stops[0]))
-    turn_end = vocabulary.tokens.index("<|end|>") if "<|end|>" in vocabulary.tokens else stops[-1]
-    writer.add_eot_token_id(int(turn_end))
+    writer.add_eot_token_id(vocabulary.turn_end)
     writer.add_add_bos_token(False)
     template = model_dir / "chat_template.jinja"
     settings = model_dir / "tokenizer_config.json"

@@ -75,7 +75,6 @@ def test_another_content_is_another_folder(model_dir: Path, tmp_path: Path) -> N
 
 def test_only_onnx_and_llama_cpp_groups_need_a_derived_form(model_dir: Path, cache: Path) -> None:
     assert export.derive(model_dir, VllmSettings()) == export.derive(model_dir, FakeSettings()) == model_dir
-    assert export.derive(model_dir, LlamaCppSettings(gguf="elsewhere.gguf")) == model_dir
     assert not cache.parent.exists()
     assert OnnxSettings().precision == "fp32"
 
