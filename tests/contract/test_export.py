@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from serve_app.cli import app
-from serve_app.config import FakeSettings, LlamaCppSettings, OnnxSettings, VllmSettings
+from serve_app.config import FakeSettings, OnnxSettings, VllmSettings
 from serve_app.engines.onnx.graph import Graph
 from serve_app.engines.registry import build_engine
 from serve_app.errors import ModelUnusable

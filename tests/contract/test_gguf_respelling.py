@@ -64,7 +64,7 @@ def own_file(padded_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return file
 
 
-async def _started(model: Path, **settings: Any) -> LlamaCppEngine:
+async def started(model: Path, **settings: Any) -> LlamaCppEngine:
     # Without reuse of prompts: one read in part rounds otherwise than one read whole, and a hot sample then takes another way.
     chosen = LlamaCppSettings.model_validate({"slots": 2, "max_model_len": 512, "prefix_cache": False} | settings)
     engine = build_engine(chosen, export.derive(model, chosen))
@@ -106,7 +106,7 @@ def test_a_copy_has_our_spelling_and_everything_else_of_the_file(
 @pytest.mark.parametrize("name", ["without pads", "split tensors"])
 async def test_every_form_is_served_as_ours_is(own_file: Path, padded_dir: Path, tmp_path: Path, name: str) -> None:
     foreign = convert(own_file, padded_dir, tmp_path / "phi.gguf", FORMS[name])
-    engines = [await _started(padded_dir, gguf=str(file)) for file in (foreign, own_file)]
+    engines = [await started(padded_dir, gguf=str(file)) for file in (foreign, own_file)]
     assert engines[0].info == engines[1].info
     for seed in range(3):
         request = ask(prompt(20, seed), temperature=1.5, seed=seed, max_tokens=60, logprobs=2)
@@ -165,7 +165,7 @@ async def test_a_file_that_llama_cpp_refuses_is_named(own_file: Path, padded_dir
     foreign = convert(own_file, padded_dir, tmp_path / "phi.gguf")
     foreign.write_bytes(foreign.read_bytes().replace(b"blk.5.attn_norm.weight", b"blk.5.attn_n0rm.weight"))
     with pytest.raises(ModelUnusable, match=r"^llama\.cpp cannot load phi\.gguf"):
-        await _started(padded_dir, gguf=str(foreign))
+        await started(padded_dir, gguf=str(foreign))
 
 
 def test_too_few_rows_are_refused(own_file: Path, real_dir: Path) -> None:
@@ -323,6 +323,6 @@ def _more(ids: list[int]) -> dict[int, float]:
 async def test_the_real_models_file_has_every_capability(real_dir: Path, real_tokenizer: Tokenizer, tmp_path: Path) -> None:
     write_gguf(real_dir, "q8_0", tmp_path / "own.gguf")
     foreign = convert(tmp_path / "own.gguf", real_dir, tmp_path / "Phi-4-mini-instruct.Q8_0.gguf", Form(tools=USER_DEFINED))
-    engine = await _started(real_dir, gguf=str(foreign))
+    engine = await started(real_dir, gguf=str(foreign))
     await require_everything(engine, real_tokenizer)
     await engine.close()
