@@ -11,7 +11,7 @@ TRAIN_FLAGS ?= --minutes 60 --tokens-per-step 4096 --threads 2 --compile
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve check test test-slow test-unit cluster-test bench bench-routing manifests tools builders train evaluate-embedded evaluate-routing lock clean
+.PHONY: help setup serve check test test-slow test-unit cluster-test bench bench-routing manifests tools builders quantizer train evaluate-embedded evaluate-routing lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ tools: $(STAMP) ## fetch helm, promtool, prometheus and Ollama's JavaScript clie
 
 builders: $(STAMP) ## install older releases of onnxruntime-genai's builder for the tests into .cache/tools/builders (1 GB, about a minute)
 	@$(BIN)/python -m tests.contract.releases
+
+quantizer: $(STAMP) ## build llama.cpp's quantizer into .cache/tools for the slow tests, once (4 to 12 minutes on two cores)
+	@$(BIN)/python -m tests.contract.quantizer
 
 train: $(STAMP) ## train the embedded model anew (hours on CPUs; resumes from TRAIN_WORK; see training/README.md)
 	$(BIN)/python -m training.train --work $(TRAIN_WORK) $(TRAIN_FLAGS)

@@ -17,7 +17,7 @@ from serve_app.engines.registry import build_engine
 from serve_app.engines.throughput import DrainRate
 from serve_app.errors import EngineDead, ServeError
 from serve_app.models.catalog import locate
-from serve_app.models.export import Progress, derive
+from serve_app.models.export import Progress, derive, needs_checkpoint
 from serve_app.reports import ReplicaReport
 from serve_app.tally import Sink, Tally
 from serve_app.types import (
@@ -84,7 +84,7 @@ class EngineReplica:
 
     async def _load(self, settings: EngineSettings, model: ModelSettings) -> None:
         self._enter(Phase.LOADING)
-        model_dir = await asyncio.to_thread(locate, model, weights=True)
+        model_dir = await asyncio.to_thread(locate, model, weights=needs_checkpoint(settings))
         # Off the loop: an export takes minutes and importing a runtime 10 s, and the phase must be told meanwhile.
         folder = await asyncio.to_thread(derive, model_dir, settings, self._progress_teller())
         self._enter(Phase.LOADING)

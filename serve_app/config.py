@@ -159,8 +159,8 @@ class LlamaCppSettings(Settings):
     exported: str | None = None
     """A folder that `phi-serve export gguf` wrote; None: the replica exports at its first start, into the cache."""
     gguf: str | None = None
-    """A GGUF file made elsewhere, of the model at `model.path`. Streams its text exactly, but not every token id: see
-    docs/configuration.md for what the group leaves out then."""
+    """A GGUF file made elsewhere, of the model at `model.path`, whose weights are then not needed. The first replica on a node
+    copies it into the cache with its tokens respelled, unless `phi-serve export gguf` wrote it: see docs/configuration.md."""
     max_model_len: int = Field(4096, ge=16)
     """Context in tokens of one slot (num_ctx). Above the model's original context llama.cpp uses LongRoPE's long factors for
     every request."""

@@ -56,7 +56,8 @@ class Capability(StrEnum):
     OUTPUT_PENALTIES = "output_penalties"
     """Presence and frequency penalties count the answer's tokens alone, not the prompt's."""
     EXACT_IDS = "exact_ids"
-    """The ids that it yields are those that the model drew, one by one. Without it only their text is."""
+    """The ids that it yields are those that the model drew, one by one; without it only their text is. All engines here have it,
+    llama.cpp with any GGUF file of the model."""
 
 
 class Phase(StrEnum):

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from serve_app.config import AppSettings, ModelSettings
 from serve_app.errors import InvalidRequest, ModelNotFound, ModelUnusable, Unsupported
 from serve_app.models.blobs import BlobStore
+from serve_app.models.checkpoint import missing_files
 from serve_app.models.names import key, require_name, shown
 from serve_app.models.variant import Variant
 from serve_app.models.variant_store import VariantStore
@@ -33,6 +34,9 @@ def locate(model: ModelSettings, *, weights: bool) -> Path:
     if folder.is_dir():
         if not (folder / "config.json").exists():
             raise ModelUnusable("model.path holds no config.json; give a folder in Hugging Face layout")
+        missing = missing_files(folder, weights=weights)
+        if missing:
+            raise ModelUnusable(f"model.path lacks {' and '.join(missing)}; fetch the model again")
         return folder
     if model.path.startswith((".", "/", "~")) or model.path.count("/") != 1:
         raise ModelUnusable("model.path is no folder on this node; give 'embedded', a local folder or a hub id like owner/name")
@@ -40,17 +44,35 @@ def locate(model: ModelSettings, *, weights: bool) -> Path:
 
 
 def _download(model: ModelSettings, *, weights: bool) -> Path:
-    from huggingface_hub import snapshot_download  # slow to import, and needed for hub ids only
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    """Return the snapshot in the hub's cache, which where HF_HUB_OFFLINE is set must have it. Never fetches Python files."""
+    from huggingface_hub import constants, snapshot_download  # slow to import, and needed for hub ids only
 
+    offline = bool(constants.HF_HUB_OFFLINE)
     patterns = list(_ALL_FILES if weights else _TOKENIZER_FILES)
     try:
-        return Path(snapshot_download(model.path, revision=model.revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelUnusable(
-            f"model.path: {model.path} could not be downloaded ({type(error).__name__}); "
-            "check the name, the network and HF_TOKEN, or give a local folder"
-        ) from error
+        folder = Path(snapshot_download(model.path, revision=model.revision, allow_patterns=patterns))
+    except Exception as error:  # the hub's, its HTTP client's and the disk's have no class in common
+        partial = getattr(error, "snapshot_path", None)  # the hub cannot be reached, and knows of files that are not here
+        if partial is None and offline:
+            raise ModelUnusable(_not_cached(model.path, "nothing", offline)) from error
+        if partial is None:
+            raise ModelUnusable(
+                f"model.path: {model.path} could not be downloaded ({type(error).__name__}); "
+                "check the name, the network and HF_TOKEN, or give a local folder"
+            ) from error
+        folder = Path(partial)
+    missing = missing_files(folder, weights=weights)
+    if missing:
+        raise ModelUnusable(_not_cached(model.path, f"no {' and no '.join(missing)}", offline))
+    return folder
+
+
+def _not_cached(name: str, what: str, offline: bool) -> str:
+    why = "HF_HUB_OFFLINE is set" if offline else "the hub has none or cannot be reached"
+    return (
+        f"model.path: this node's hub cache has {what} of {name}, and {why}; run `hf download {name}` on it while the hub can be "
+        "reached, or give a local folder"
+    )
 
 
 class Catalog:

@@ -7,12 +7,16 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.errors import ModelUnusable
 
+_INDEX = "model.safetensors.index.json"
+_BY_TOKEN = ("model.embed_tokens.weight", "lm_head.weight")
+"""Tensors with a row for each id."""
 _TYPES: dict[str, str] = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
@@ -69,10 +73,50 @@ def count_weights(folder: Path) -> int:
     return sum(math.prod(stored.shape) for file in folder.glob("*.safetensors") for stored in _read_header(file).values())
 
 
+def missing_files(folder: Path, *, weights: bool) -> list[str]:
+    """Return the names of the files that a model's folder lacks; a link to nothing counts as lacking.
+
+    With `weights` these are also the parts that an index names, of a folder without one any file of weights.
+    """
+    wanted = ["config.json", "tokenizer.json"]
+    if weights:
+        index = _read_json(folder / _INDEX)
+        parts = set(map(str, index["weight_map"].values())) if isinstance(index.get("weight_map"), dict) else set()
+        wanted += sorted(parts) or [file.name for file in folder.glob("*.safetensors")]
+        if len(wanted) == 2 and not any(folder.glob("*.bin")):
+            wanted.append("model.safetensors")
+    return [name for name in wanted if not (folder / name).is_file()]
+
+
+def require_rows(folder: Path) -> None:
+    """Raise `ModelUnusable` where embedding or head have other rows than config.json's vocab_size; reads headers only."""
+    size = _read_json(folder / "config.json").get("vocab_size")
+    for file in sorted(folder.glob("*.safetensors")):
+        for name, stored in _read_header(file).items():
+            if name in _BY_TOKEN and size is not None and stored.shape[:1] != (size,):
+                rows = stored.shape[0] if stored.shape else 0
+                raise ModelUnusable(
+                    f"{name} in {file.name} has {rows} rows, but config.json says vocab_size: {size}; fetch the model again"
+                )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """Return what the file says; nothing where there is no such file. Raises `ModelUnusable` unless it is a JSON object."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelUnusable(f"{file.name} cannot be read as JSON; fetch the model again") from error
+    if not isinstance(value, dict):
+        raise ModelUnusable(f"{file.name} is not a JSON object; fetch the model again")
+    return value
+
+
 def _read_header(file: Path) -> dict[str, Stored]:
     """Read eight bytes of length, then JSON with type, shape and place of every tensor."""
-    size = file.stat().st_size
     try:
+        size = file.stat().st_size
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if length > size:
@@ -87,6 +131,8 @@ def _read_header(file: Path) -> dict[str, Stored]:
             if not 0 <= begin <= end <= size - 8 - length:
                 raise ValueError
             found[name] = Stored(file, tensor["dtype"], shape, 8 + length + begin)
+    except OSError as error:
+        raise ModelUnusable(f"{file.name} cannot be read; fetch the model again") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
         raise ModelUnusable(f"{file.name} is no safetensors file; fetch the model again") from error
     return found

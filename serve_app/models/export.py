@@ -10,16 +10,17 @@ import hashlib
 import logging
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from serve_app.config import EngineSettings, LlamaCppSettings, OnnxSettings
+from serve_app.config import EngineSettings, FakeSettings, LlamaCppSettings, OnnxSettings
 from serve_app.errors import ModelUnusable
 from serve_app.models import manifest
-from serve_app.models.checkpoint import Checkpoint, count_weights
+from serve_app.models.checkpoint import Checkpoint, count_weights, require_rows
 from serve_app.models.memory import available_bytes
 from serve_app.models.onnx_export.folder import FORM, plan_onnx, write_onnx
 from serve_app.models.scratch import scratch_folder
@@ -48,15 +49,31 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phi-serve"
 
 
+def needs_checkpoint(settings: EngineSettings) -> bool:
+    """Return whether the engine of `settings` takes its weights from the model's own files, not from a form made before."""
+    match settings:
+        case FakeSettings() | LlamaCppSettings(gguf=str()):
+            return False
+        case OnnxSettings() | LlamaCppSettings():
+            return settings.exported is None
+    return True
+
+
 def derive(model_dir: Path, settings: EngineSettings, progress: Progress = _ignore) -> Path:
     """Return the folder that the engine of `settings` loads: `model_dir` itself or a form derived from it.
 
     Takes minutes when there is something to export, which `progress` hears of.
     """
+    if needs_checkpoint(settings):
+        require_rows(model_dir)
     match settings:
         case OnnxSettings():
             form = "onnx"
-        case LlamaCppSettings(gguf=None):
+        case LlamaCppSettings(gguf=str() as named):
+            from serve_app.models import gguf_respelling  # for foreign files only
+
+            return gguf_respelling.prepare(Path(named).expanduser(), model_dir, _content)
+        case LlamaCppSettings():
             form = "gguf"
         case _:
             return model_dir
@@ -197,7 +214,7 @@ def _fingerprint(model_dir: Path, form: str) -> str:
 def _content(file: Path) -> str:
     """Return a hash of the file; the hub's cache names large files by theirs, which saves reading gigabytes."""
     stored = file.resolve()
-    if stored.parent.name == "blobs":
+    if stored.parent.name == "blobs" and re.fullmatch("(sha256-)?([0-9a-f]{40}|[0-9a-f]{64})", stored.name):
         return stored.name
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "blake2b").hexdigest()

@@ -17,7 +17,7 @@ from gguf.quants import quantize
 from numpy.typing import NDArray
 
 from serve_app.errors import ModelUnusable
-from serve_app.models.checkpoint import Checkpoint
+from serve_app.models.checkpoint import Checkpoint, require_rows
 from serve_app.models.gguf_vocabulary import gguf_vocabulary
 
 FILE = "model.gguf"
@@ -57,6 +57,7 @@ def write_gguf(model_dir: Path, precision: str, file: Path, report: Callable[[fl
     config = json.loads((model_dir / "config.json").read_text())
     if config.get("model_type") != "phi3":
         raise ModelUnusable(f"model_type is {config.get('model_type')}; the GGUF export knows phi3 only")
+    require_rows(model_dir)
     checkpoint = Checkpoint(model_dir)
     tensors = list(_tensors(config, checkpoint, precision))
     writer = GGUFWriter(file, "phi3")
@@ -171,8 +172,7 @@ def _describe_tokenizer(writer: GGUFWriter, config: dict[str, Any], model_dir: P
     end = config.get("eos_token_id")
     writer.add_bos_token_id(int(config.get("bos_token_id") or stops[0]))
     writer.add_eos_token_id(end if isinstance(end, int) else int(stops[0]))
-    turn_end = vocabulary.tokens.index("<|end|>") if "<|end|>" in vocabulary.tokens else stops[-1]
-    writer.add_eot_token_id(int(turn_end))
+    writer.add_eot_token_id(vocabulary.turn_end)
     writer.add_add_bos_token(False)
     template = model_dir / "chat_template.jinja"
     settings = model_dir / "tokenizer_config.json"

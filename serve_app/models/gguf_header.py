@@ -39,12 +39,20 @@ class TensorInfo:
     """From the beginning of the data."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
     """What the file says of itself, checked."""
 
     keys: dict[str, Any]
     tensors: dict[str, TensorInfo]
+    version: int
+    spans: dict[str, tuple[int, int]]
+    """First byte of each key with its value, and the first behind it."""
+    entries: tuple[int, int]
+    """The same of all tensors' entries."""
+    data_begin: int
+    """First byte of the tensors' data, which `TensorInfo.offset` counts from."""
+    alignment: int
 
 
 class _Lie(ValueError):
@@ -132,19 +140,33 @@ def _read(content: mmap.mmap) -> Header:
     if not 0 < tensor_count <= _MAX_TENSORS or not 0 < key_count <= _MAX_KEYS:
         raise _Lie(f"it claims {tensor_count} tensors and {key_count} keys")
     keys: dict[str, Any] = {}
+    spans: dict[str, tuple[int, int]] = {}
     for _ in range(key_count):
+        begin = cursor.at
         name = cursor.string("a key", 1 << 16)
         if name in keys:
             raise _Lie(f"the key {name[:80]!r} is there twice")
         keys[name] = cursor.value(f"the value of {name[:80]!r}")
+        spans[name] = (begin, cursor.at)
+    begin = cursor.at
     tensors: dict[str, TensorInfo] = {}
     for _ in range(tensor_count):
         name = cursor.string("a tensor's name", _MAX_NAME_BYTES - 1)
         if name in tensors:
             raise _Lie(f"the tensor {name!r} is there twice")
         tensors[name] = _tensor(cursor, f"the tensor {name!r}")
-    _check_places(cursor, keys, tensors)
-    return Header(keys, tensors)
+    alignment = _alignment(keys)
+    data_begin = cursor.at + -cursor.at % alignment
+    _check_places(cursor.size, data_begin, alignment, tensors)
+    return Header(
+        keys=keys,
+        tensors=tensors,
+        version=version,
+        spans=spans,
+        entries=(begin, cursor.at),
+        data_begin=data_begin,
+        alignment=alignment,
+    )
 
 
 def _tensor(cursor: _Cursor, what: str) -> TensorInfo:
@@ -163,16 +185,19 @@ def _tensor(cursor: _Cursor, what: str) -> TensorInfo:
     return TensorInfo(shape, known.name, math.prod(shape) // per_block * block_bytes, offset)
 
 
-def _check_places(cursor: _Cursor, keys: dict[str, Any], tensors: dict[str, TensorInfo]) -> None:
-    """Hold the tensors' places against the file's length; they must neither overlap nor leave it."""
+def _alignment(keys: dict[str, Any]) -> int:
     alignment = keys.get("general.alignment", 32)
     if type(alignment) is not int or not 8 <= alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
         raise _Lie("its alignment is no power of two within reason")
-    begin = cursor.at + -cursor.at % alignment
+    return alignment
+
+
+def _check_places(size: int, begin: int, alignment: int, tensors: dict[str, TensorInfo]) -> None:
+    """Hold the tensors' places against the file's length; they must neither overlap nor leave it."""
     end = 0
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].offset):
         if tensor.offset % alignment or tensor.offset < end:
             raise _Lie(f"the tensor {name!r} lies at {tensor.offset}, inside another or not aligned")
         end = tensor.offset + tensor.bytes
-        if begin + end > cursor.size:
-            raise _Lie(f"the tensor {name!r} would end at byte {begin + end} of {cursor.size}: the file is cut short")
+        if begin + end > size:
+            raise _Lie(f"the tensor {name!r} would end at byte {begin + end} of {size}: the file is cut short")

@@ -12,11 +12,16 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from serve_app.chat.vocabulary import read_tokenizer_file, read_vocabulary
+from serve_app.chat.vocabulary import TokenizerFile, read_tokenizer_file, read_vocabulary
 from serve_app.errors import ModelUnusable
 
 STRAY = 0xE000
 """A stray byte b is written as chr(STRAY + b)."""
+TOKENS_KEY, TYPES_KEY, TURN_END_KEY = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.eot_token_id"
+"""Keys of a GGUF header."""
+
+_TURN_END = "<|end|>"
+"""The token that ends a turn, in chat formats that have one."""
 
 
 class TokenType(IntEnum):
@@ -37,6 +42,8 @@ class GgufVocabulary:
     merges: tuple[str, ...]
     pre: str
     """llama.cpp's name of the way text is cut before the merges."""
+    turn_end: int
+    """The id by which llama.cpp ends an answer under a constraint; the file's key for it is eot_token_id."""
 
 
 def text_of(raw: bytes) -> str:
@@ -53,9 +60,12 @@ def _stray(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("phi-serve-stray", _stray)
 
 
-def gguf_vocabulary(model_dir: Path, size: int) -> GgufVocabulary:
-    """Return the model's vocabulary as our GGUF files have it, `size` entries; raises `ModelUnusable` where its ids are beyond."""
-    file = read_tokenizer_file(model_dir)
+def gguf_vocabulary(model_dir: Path, size: int, file: TokenizerFile | None = None) -> GgufVocabulary:
+    """Return the model's vocabulary as our GGUF files have it, `size` entries; raises `ModelUnusable` where its ids are beyond.
+
+    The tokenizer's file may have been read already.
+    """
+    file = file or read_tokenizer_file(model_dir)
     vocabulary = read_vocabulary(model_dir, file)
     if any(vocabulary.tokens[size:]):
         raise ModelUnusable(f"the tokenizer has ids beyond the model's vocabulary of {size}")
@@ -76,7 +86,8 @@ def gguf_vocabulary(model_dir: Path, size: int) -> GgufVocabulary:
         tokens.append(text)
         types.append(kind)
     merges = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in file.content["model"]["merges"])
-    return GgufVocabulary(tuple(tokens), tuple(types), merges, _pre_tokenizer(file.content["pre_tokenizer"]))
+    turn_end = vocabulary.added.get(_TURN_END, vocabulary.stop_ids[-1])
+    return GgufVocabulary(tuple(tokens), tuple(types), merges, _pre_tokenizer(file.content["pre_tokenizer"]), turn_end)
 
 
 _LETTERS = "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+(?i:"
@@ -102,36 +113,72 @@ class Served:
     texts: tuple[bytes, ...]
     """What each id stands for; control tokens by their names."""
     control_ids: frozenset[int]
-    exact: bool
-    """Whether the server streams the id of every token."""
     turn_end: int
     """The id by which llama.cpp ends an answer under a constraint."""
 
 
 def served_vocabulary(keys: Mapping[str, Any], model_dir: Path) -> Served:
-    """Return the vocabulary of a GGUF header's keys; raises `ModelUnusable` unless its ids mean what the model's tokenizer says."""
-    tokens, types = keys.get("tokenizer.ggml.tokens"), keys.get("tokenizer.ggml.token_type")
-    ends = [keys.get(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eos")]
-    turn_end = next((end for end in ends if end is not None), None)
-    if not isinstance(tokens, list) or not isinstance(types, list) or len(tokens) != len(types) or type(turn_end) is not int:
-        raise ModelUnusable("the GGUF file's keys describe no tokenizer; export or fetch it again")
+    """Return the vocabulary of a GGUF header's keys; raises `ModelUnusable` unless it is the model's, spelled as in our files."""
+    tokens, _ = listed_tokens(keys)
     own = gguf_vocabulary(model_dir, len(tokens))
-    plain = {token_id: token for token, token_id in read_tokenizer_file(model_dir).vocab.items()}
-    for token_id, (token, wanted, kind) in enumerate(zip(tokens, own.tokens, own.types, strict=True)):
-        if kind is not TokenType.UNUSED and token not in (wanted, plain.get(token_id)):
-            raise ModelUnusable(
-                f"token {token_id} of the GGUF file is not that of the model's tokenizer; the file belongs to another model"
-            )
-    exact = all(
-        kind is TokenType.UNUSED or (token == wanted and kind == given)
-        for token, wanted, given, kind in zip(tokens, own.tokens, types, own.types, strict=True)
-    )
-    if not 0 <= turn_end < len(tokens):
-        raise ModelUnusable("the GGUF file's end token is not in its vocabulary; export or fetch it again")
+    if not is_spelled(keys, own):
+        raise ModelUnusable("the GGUF file's tokens are not those of the tokenizer beside it; export or fetch it again")
     raw = read_vocabulary(model_dir).raw
     texts = tuple(
         raw(token_id) if kind is TokenType.NORMAL else token.encode(errors="replace")
         for token_id, (token, kind) in enumerate(zip(own.tokens, own.types, strict=True))
     )
     control = frozenset(token_id for token_id, kind in enumerate(own.types) if kind in (TokenType.CONTROL, TokenType.UNUSED))
-    return Served(texts, control, exact, turn_end)
+    return Served(texts, control, own.turn_end)
+
+
+def listed_tokens(keys: Mapping[str, Any]) -> tuple[list[str], list[int]]:
+    """Return texts and types of a GGUF header's tokens; raises `ModelUnusable` when it lists none."""
+    tokens, types = keys.get(TOKENS_KEY), keys.get(TYPES_KEY)
+    if not isinstance(tokens, list) or not isinstance(types, list) or len(tokens) != len(types) or not tokens:
+        raise ModelUnusable("the GGUF file's keys describe no tokenizer; export or fetch it again")
+    return [str(token) for token in tokens], types
+
+
+def is_spelled(keys: Mapping[str, Any], own: GgufVocabulary) -> bool:
+    """Return whether a GGUF header's keys have every token as `own` has it, so that the server streams every id."""
+    tokens, types = listed_tokens(keys)
+    return tuple(tokens) == own.tokens and tuple(types) == own.types and keys.get(TURN_END_KEY) == own.turn_end
+
+
+def require_same_ids(keys: Mapping[str, Any], own: GgufVocabulary, file: TokenizerFile, name: str) -> None:
+    """Raise `ModelUnusable` unless the tokens of the GGUF file `name`, however spelled, are the model's, each by its id.
+
+    Added tokens may differ in spaces, as converters normalize them. Where the model has no token the file may have any that the
+    model has not.
+    """
+    plain = {token_id: text for text, token_id in file.vocab.items()}
+    added = {token_id: text for text, token_id in file.added.items()}
+    tokens, types = listed_tokens(keys)
+    for token_id, (token, kind) in enumerate(zip(tokens, types, strict=True)):
+        known = plain.get(token_id, added.get(token_id))
+        if known is None:
+            elsewhere = file.vocab.get(token, file.added.get(token))
+            if elsewhere is not None:
+                raise ModelUnusable(
+                    f"{name} gives {_shown(token)} the id {token_id}, and the model's tokenizer the id {elsewhere}; the file was "
+                    "converted with wrong ids: convert it with a version of tokenizers below 0.22.2, or take another file"
+                )
+            if kind != TokenType.NORMAL or token.startswith("[PAD"):
+                continue
+        elif token in (known, own.tokens[token_id]) or (token_id in added and _without_spaces(token) == _without_spaces(known)):
+            continue
+        ours = "no token" if known is None else _shown(known)
+        raise ModelUnusable(
+            f"token {token_id} of {name} is {_shown(token)}, but {ours} in the model's tokenizer; the file belongs to another model"
+        )
+    if len(tokens) <= max(*plain, *added):
+        raise ModelUnusable(f"{name} has {len(tokens)} tokens, fewer than the model's tokenizer; the file belongs to another model")
+
+
+def _without_spaces(text: str) -> str:
+    return text.replace("\u2581", " ").replace(" ", "")
+
+
+def _shown(token: str) -> str:
+    return f"`{token[:80]}`"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +11,12 @@ from typing import Any
 
 import onnx_ir as ir
 import pytest
+import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from serve_app.cli import app
-from serve_app.config import FakeSettings, LlamaCppSettings, OnnxSettings, VllmSettings
+from serve_app.config import EngineSettings, FakeSettings, LlamaCppSettings, OnnxSettings, VllmSettings
 from serve_app.engines.onnx.graph import Graph
 from serve_app.engines.registry import build_engine
 from serve_app.errors import ModelUnusable
@@ -75,9 +78,21 @@ def test_another_content_is_another_folder(model_dir: Path, tmp_path: Path) -> N
 
 def test_only_onnx_and_llama_cpp_groups_need_a_derived_form(model_dir: Path, cache: Path) -> None:
     assert export.derive(model_dir, VllmSettings()) == export.derive(model_dir, FakeSettings()) == model_dir
-    assert export.derive(model_dir, LlamaCppSettings(gguf="elsewhere.gguf")) == model_dir
     assert not cache.parent.exists()
     assert OnnxSettings().precision == "fp32"
+
+
+@pytest.mark.parametrize("settings", [VllmSettings(), OnnxSettings(), LlamaCppSettings()], ids=["vllm", "onnx", "llama_cpp"])
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "lm_head.weight"])
+def test_a_checkpoint_with_other_rows_than_ids_is_refused(
+    model_dir: Path, cache: Path, tmp_path: Path, settings: EngineSettings, name: str
+) -> None:
+    other = shutil.copytree(model_dir, tmp_path / "other")
+    save_file({name: torch.zeros(2040, 4)}, other / "extra.safetensors")
+    message = rf"^{re.escape(name)} in extra\.safetensors has 2040 rows, but config\.json says vocab_size: 2048"
+    with pytest.raises(ModelUnusable, match=message):
+        export.derive(other, settings)
+    assert not cache.parent.exists()
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,10 @@
-"""What is particular to llama.cpp: ids that its server drops, its end tokens, its prefix cache, foreign files, its faults."""
+"""What is particular to llama.cpp: ids that its server drops, its end tokens, its prefix cache, its faults."""
 
 import asyncio
 import json
-import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy as np
 import pytest
 
 from serve_app.chat.tokenizer import Tokenizer
@@ -106,94 +102,6 @@ async def test_a_conversation_goes_on_from_generated_tokens_and_another_salt_sha
     for _ in range(2):
         assert (await play(off, ask(first)))[1].usage.cached_tokens == 0
     await off.close()
-
-
-@pytest.fixture(scope="session")
-def foreign(model_dir: Path, tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
-    """The embedded model as llama.cpp's own converter would write it: every token by its byte-level text."""
-    source = gguf.GGUFReader(derive(model_dir, LlamaCppSettings(precision="q8_0")) / "model.gguf")
-    target = tmp_path_factory.mktemp("foreign") / "phi.Q8_0.gguf"
-    writer = gguf.GGUFWriter(target, "phi3")
-    vocabulary = json.loads((model_dir / "tokenizer.json").read_text())["model"]["vocab"]
-    for name, field in source.fields.items():
-        value, kind = field.contents(), field.types
-        if name.startswith("GGUF.") or name == "general.architecture":
-            continue
-        if name.endswith("ggml.tokens"):
-            known = {token_id: token for token, token_id in vocabulary.items()}
-            value = [known.get(at, token) for at, token in enumerate(value)]
-        if name.endswith("token_type"):
-            value = [1 if entry == 4 else entry for entry in value]
-        if kind[0] is gguf.GGUFValueType.ARRAY:
-            writer.add_array(name, value)
-        else:
-            writer.add_key_value(name, value, kind[0])
-    for tensor in source.tensors:
-        writer.add_tensor(tensor.name, np.asarray(tensor.data), raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return target
-
-
-@pytest.fixture
-async def foreign_engine(model_dir: Path, foreign: Path) -> AsyncIterator[LlamaCppEngine]:
-    # Without reuse of prompts: a prompt read in part rounds otherwise than one read whole, and a hot sample then takes another way.
-    engine = await _started(model_dir, gguf=str(foreign), prefix_cache=False)
-    yield engine
-    await engine.close()
-
-
-async def test_a_foreign_files_text_is_exact_and_its_ids_are_not_claimed(
-    foreign_engine: LlamaCppEngine, tokenizer: Tokenizer
-) -> None:
-    info = foreign_engine.info
-    assert info.precision == "q8_0"
-    assert not info.capabilities & {Capability.EXACT_IDS, Capability.LOGPROBS, Capability.STRUCTURED}
-    text = "Grüße aus Köln: 日本語 🐱!"
-    ids = tuple(tokenizer.encode(text, special=False))
-    for at, token in enumerate(ids):  # forced, one after the other, as if the model wrote it
-        request = ask((5, *ids[:at]), logit_bias={token: 100.0}, max_tokens=1)
-        assert (await _whole(foreign_engine, request))["tokens"] == [token]
-    for seed in range(6):
-        # Control tokens are no part of the server's text.
-        bias = dict.fromkeys(tokenizer.vocabulary.control_ids, -100.0)
-        request = ask(prompt(20, seed), temperature=1.5, seed=seed, max_tokens=100, logit_bias=bias)
-        streamed, end, _ = await play(foreign_engine, request)
-        whole = await _whole(foreign_engine, request)
-        text = b"".join(map(tokenizer.raw, streamed)).decode("utf-8", "replace")
-        assert re.sub("\ufffd+", "?", text).rstrip("?") == re.sub("\ufffd+", "?", whole["content"]).rstrip("?")
-        assert end.usage.completion_tokens == len(whole["tokens"]) == 100
-
-
-async def test_a_foreign_file_answers_as_ours_where_ids_are_not_dropped(foreign_engine: LlamaCppEngine, model_dir: Path) -> None:
-    ours = await _started(model_dir, precision="q8_0")
-    for length in (9, 40):
-        assert (await play(foreign_engine, ask(prompt(length))))[0] == (await play(ours, ask(prompt(length))))[0]
-    await ours.close()
-
-
-async def test_a_file_of_another_model_is_refused(model_dir: Path, foreign: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other.gguf"
-    content = foreign.read_bytes()
-    at = content.index(b"<|tool_call|>")
-    other.write_bytes(content[:at] + b"<|tool_cool|>" + content[at + 13 :])
-    with pytest.raises(ModelUnusable, match=r"token 7 of the GGUF file is not that of the model's tokenizer"):
-        await _started(model_dir, gguf=str(other))
-    other.write_bytes(content[:-1000])
-    with pytest.raises(ModelUnusable, match=r"other\.gguf is no sound GGUF file: .* the file is cut short"):
-        await _started(model_dir, gguf=str(other))
-    with pytest.raises(ModelUnusable, match=r"none\.gguf cannot be read"):
-        await _started(model_dir, gguf=str(tmp_path / "none.gguf"))
-
-
-async def test_a_file_that_llama_cpp_refuses_is_told(model_dir: Path, foreign: Path, tmp_path: Path) -> None:
-    content = foreign.read_bytes()
-    other = tmp_path / "other.gguf"
-    other.write_bytes(content.replace(b"blk.5.attn_norm.weight", b"blk.5.attn_n0rm.weight"))
-    with pytest.raises(ModelUnusable, match=r"llama\.cpp cannot load other\.gguf"):
-        await _started(model_dir, gguf=str(other))
 
 
 async def test_gpu_layers_without_a_gpu_are_refused(model_dir: Path) -> None:

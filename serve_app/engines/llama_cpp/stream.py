@@ -1,4 +1,4 @@
-"""What llama.cpp's server says on one `/completion`: events of its stream, with the ids that it drops filled in by their text.
+"""What llama.cpp's server says on one `/completion`: the events of its stream.
 
 Knows the wire; nothing of requests, slots or ends.
 """
@@ -10,7 +10,6 @@ from typing import Any
 
 import aiohttp
 
-from serve_app.chat.tokenizer import Tokenizer
 from serve_app.errors import ContextOverflow, GenerationFailed
 from serve_app.types import TokenLogprob
 
@@ -25,42 +24,15 @@ class ServerSaid:
     """Tokens generated so far in this call."""
     reused: int | None = None
     """Prompt tokens found in the slot, told once the prompt is begun."""
-    lost_end: bool = False
-    """Told at the end: the last token was one that llama.cpp ends an answer by, and its id was dropped with half a character."""
     slot: int | None = None
     """The slot that computed it, told at the end."""
 
 
-class Respeller:
-    """Finds tokens for a text whose ids the server has dropped."""
+async def events(response: aiohttp.ClientResponse, logprobs: int | None) -> AsyncGenerator[ServerSaid, None]:
+    """Yield the events up to the end.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        """Know the ordinary tokens of `tokenizer`."""
-        self._raw = tokenizer.raw
-        self._ids = {tokenizer.raw(at): at for at in range(tokenizer.vocabulary.size) if at not in tokenizer.vocabulary.control_ids}
-        self._longest = tokenizer.vocabulary.longest_token_bytes
-
-    def spell(self, text: str, token: int) -> tuple[int, ...]:
-        """Return ids for `text`, the last of them `token` where the text ends as it does."""
-        rest, last = text.encode("utf-8", "replace"), self._raw(token)
-        if not rest:
-            return (token,)
-        ends = last and rest.endswith(last)
-        rest = rest[: len(rest) - len(last)] if ends else rest
-        found = []
-        while rest:
-            size = next((size for size in range(min(self._longest, len(rest)), 0, -1) if rest[:size] in self._ids), 0)
-            if not size:
-                break
-            found.append(self._ids[rest[:size]])
-            rest = rest[size:]
-        return (*found, token) if ends else tuple(found)
-
-
-async def events(
-    response: aiohttp.ClientResponse, logprobs: int | None, respeller: Respeller | None
-) -> AsyncGenerator[ServerSaid, None]:
-    """Yield the events up to the end; raises `ServeError` for the server's errors and for a stream without an end."""
+    Raises `ServeError` for the server's errors, for a stream without an end, and for one that withholds a token's id.
+    """
     if response.status != 200:
         raise _refusal(_parsed(await response.read()))
     seen = 0
@@ -73,12 +45,12 @@ async def events(
             continue
         drawn = int(value["tokens_predicted"])
         ids = tuple(map(int, value.get("tokens") or ()))
-        if respeller is not None and ids and drawn - seen > len(ids):
-            ids = respeller.spell(str(value["content"]), ids[-1])
-        lost, seen = drawn > seen, drawn
+        seen += len(ids)
+        if seen != drawn:
+            raise GenerationFailed("llama.cpp's server withheld a token's id")
         told = () if logprobs is None else _logprobs(value.get("completion_probabilities") or (), logprobs)
         if value.get("stop"):
-            yield ServerSaid(ids=ids, drawn=drawn, lost_end=lost and value.get("stop_type") == "eos", slot=int(value["id_slot"]))
+            yield ServerSaid(ids=ids, drawn=drawn, slot=int(value["id_slot"]))
             return
         yield ServerSaid(ids=ids, logprobs=told, drawn=drawn)
     raise GenerationFailed("llama.cpp's stream ended before the answer did")

@@ -1,0 +1,189 @@
+"""Makes a GGUF file that somebody else converted one that llama.cpp's server streams every token id of.
+
+Such a file differs from ours in how it spells tokens (`serve_app.models.gguf_vocabulary`). A copy in the cache has our spelling;
+all other keys and the tensors' bytes are as they were. Knows no engine, and nothing of what the tensors mean.
+"""
+
+import errno
+import hashlib
+import logging
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from serve_app.chat.vocabulary import TokenizerFile, read_tokenizer_file
+from serve_app.errors import ModelUnusable
+from serve_app.models import manifest
+from serve_app.models.cache import cache_dir, locked
+from serve_app.models.gguf_header import Header, read_header
+from serve_app.models.gguf_vocabulary import (
+    TOKENS_KEY,
+    TURN_END_KEY,
+    TYPES_KEY,
+    GgufVocabulary,
+    gguf_vocabulary,
+    is_spelled,
+    listed_tokens,
+    require_same_ids,
+)
+
+logger = logging.getLogger(__name__)
+
+_FORM = "stray bytes in the private use area, eot"
+"""Changes whenever a copy is written otherwise."""
+_BESIDE = ("config.json", "generation_config.json", "tokenizer.json")
+"""What the engine reads beside the file."""
+_DESCRIBING = (*_BESIDE, "added_tokens.json", "tokenizer_config.json")
+_PIECE_BYTES = 1 << 22
+_SMALL_FILES_BYTES = 1 << 26
+"""More than tokenizer and manifest take."""
+_EMBEDDING = "token_embd.weight"
+_SCORES = "tokenizer.ggml.scores"
+_UINT32, _INT32, _STRING, _ARRAY = 4, 5, 8, 9
+
+
+def prepare(file: Path, model_dir: Path, identify: Callable[[Path], str], report: Callable[[float], None] = lambda _: None) -> Path:
+    """Return a folder, in the cache, that holds `file` by its name as the engine loads it, and the model's tokenizer.
+
+    `model_dir` has the model's tokenizer and configuration, and need not have weights; `identify` returns a name for a file's
+    content. A file in our spelling is linked, another is copied once, piece by piece; `report` gets the fraction done. Raises
+    `ModelUnusable` for a damaged file or one of another model, and when the disk cannot hold the copy.
+    """
+    header = read_header(file)
+    cache = cache_dir() / "gguf"
+    copy = cache / f"{_fingerprint(identify(file), file.name, model_dir)}-respelled"
+    if not copy.exists():
+        described = read_tokenizer_file(model_dir)
+        own = _vocabulary(header, model_dir, described, file.name)
+        require_same_ids(header.keys, own, described, file.name)
+        cache.mkdir(parents=True, exist_ok=True)
+        if is_spelled(header.keys, own):
+            return _linked(file, model_dir, cache / f"{_fingerprint(str(file.absolute()), file.name, model_dir)}-linked")
+        with locked(copy.with_suffix(".lock")):
+            if not copy.exists():
+                _require_room(file, cache)
+                logger.info("copying %s with its tokens respelled, once; later starts use the cache", file.name)
+                _build(file, model_dir, copy, lambda to: _write(file, header, own, to, report))
+    manifest.verify(copy)
+    return copy
+
+
+def _linked(file: Path, model_dir: Path, target: Path) -> Path:
+    """Return the folder `target` with a link to the file."""
+    with locked(target.with_suffix(".lock")):
+        if not target.exists():
+            _build(file, model_dir, target, lambda to: to.symlink_to(file.absolute()))
+    return target
+
+
+def _vocabulary(header: Header, model_dir: Path, described: TokenizerFile, name: str) -> GgufVocabulary:
+    """Return the model's vocabulary in our spelling, as many entries as the file's embedding has rows, which llama.cpp demands."""
+    embedding = header.tensors.get(_EMBEDDING)
+    if embedding is None or len(embedding.shape) != 2:
+        raise ModelUnusable(f"{name} has no matrix {_EMBEDDING}; it holds no whole language model")
+    if header.keys.get("split.count", 1) not in (0, 1):
+        raise ModelUnusable(f"{name} is one part of several; join them with `llama-gguf-split --merge` and name the result")
+    if header.keys.get("tokenizer.ggml.model") != "gpt2":
+        raise ModelUnusable(f"{name} has no byte-level BPE tokenizer; the file belongs to another model")
+    tokens, rows = len(listed_tokens(header.keys)[0]), embedding.shape[1]
+    try:
+        return gguf_vocabulary(model_dir, rows, described)
+    except ModelUnusable as error:
+        raise ModelUnusable(f"{name} has {rows} rows in {_EMBEDDING} and {tokens} tokens; {error.message}") from error
+
+
+def _fingerprint(source: str, name: str, model_dir: Path) -> str:
+    """Hash everything that a folder depends on."""
+    digest = hashlib.blake2b(f"{_FORM};{source};{name};".encode(), digest_size=8)
+    for beside in _DESCRIBING:
+        path = model_dir / beside
+        digest.update(f"{beside}:{hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ''};".encode())
+    return digest.hexdigest()
+
+
+def _build(file: Path, model_dir: Path, target: Path, place: Callable[[Path], None]) -> None:
+    """Write the folder beside `target` and rename it, whole or not at all; `place` puts the file at the path that it gets."""
+    scratch = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
+    try:
+        folder = scratch / "out"
+        folder.mkdir()
+        for name in _BESIDE:
+            if (model_dir / name).exists():
+                shutil.copyfile(model_dir / name, folder / name)
+        place(folder / file.name)
+        if not (folder / file.name).is_symlink():
+            manifest.write(folder, {"format": "gguf", "source": file.name})
+        os.replace(folder, target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ModelUnusable(_no_room(file, "the disk became full on the way")) from error
+        logger.exception("%s could not be copied", file.name)
+        raise ModelUnusable(f"{file.name} cannot be copied into the cache: {error.strerror or type(error).__name__}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _require_room(file: Path, folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if file.stat().st_size + _SMALL_FILES_BYTES > free:
+        raise ModelUnusable(_no_room(file, f"{free / 2**30:.1f} GiB are free"))
+
+
+def _no_room(file: Path, why: str) -> str:
+    return (
+        f"{file.name} needs a copy of {file.stat().st_size / 2**30:.1f} GiB in the cache, with its tokens respelled, and {why}; "
+        "make room, or set PHI_SERVE_CACHE to a folder on another disk"
+    )
+
+
+def _write(file: Path, header: Header, own: GgufVocabulary, target: Path, report: Callable[[float], None]) -> None:
+    """Copy `file` with the vocabulary replaced; the tensors' entries count from the data's beginning and stay as they are."""
+    replaced = {
+        TOKENS_KEY: _strings(own.tokens),
+        TYPES_KEY: _int32s(own.types),
+        TURN_END_KEY: struct.pack("<II", _UINT32, own.turn_end),
+    }
+    keys = [*header.spans, *(key for key in replaced if key not in header.spans)]
+    if _SCORES in keys and len(header.keys[_SCORES]) != len(own.tokens):  # byte-level BPE has no use for them
+        keys.remove(_SCORES)
+    size = file.stat().st_size
+    with file.open("rb") as source, target.open("wb") as out:
+        out.write(b"GGUF" + struct.pack("<IQQ", header.version, len(header.tensors), len(keys)))
+        for key in keys:
+            if key in replaced:
+                out.write(_string(key) + replaced[key])
+            else:
+                _copy(source, out, *header.spans[key])
+        _copy(source, out, *header.entries)
+        out.write(bytes(-out.tell() % header.alignment))
+        _copy(source, out, header.data_begin, size, report)
+
+
+def _copy(source: BinaryIO, out: BinaryIO, begin: int, end: int, report: Callable[[float], None] = lambda _: None) -> None:
+    """Copy the bytes from `begin` to before `end`; raises `ModelUnusable` when there are fewer."""
+    source.seek(begin)
+    at = begin
+    while at < end:
+        piece = source.read(min(_PIECE_BYTES, end - at))
+        if not piece:
+            raise ModelUnusable("the GGUF file became shorter while it was read; start again when it is complete")
+        out.write(piece)
+        at += len(piece)
+        report((at - begin) / (end - begin))
+
+
+def _string(text: str) -> bytes:
+    raw = text.encode("utf-8", "surrogateescape")
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def _strings(texts: tuple[str, ...]) -> bytes:
+    return struct.pack("<IIQ", _ARRAY, _STRING, len(texts)) + b"".join(map(_string, texts))
+
+
+def _int32s(values: tuple[int, ...]) -> bytes:
+    return struct.pack(f"<IIQ{len(values)}i", _ARRAY, _INT32, len(values), *values)

@@ -1,0 +1,98 @@
+"""Files by llama.cpp's own converter and quantizer (`make quantizer`), of the real model's stand-in, against our own export."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks import stand_in
+from serve_app.chat.tokenizer import Tokenizer
+from serve_app.config import LlamaCppSettings
+from serve_app.models import export
+from serve_app.models.gguf_header import read_header
+from tests.contract.converter import convert
+from tests.contract.play import ask, play, prompt
+from tests.contract.quantizer import CONVERTER, QUANTIZER
+from tests.contract.test_gguf_respelling import require_everything, started
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not QUANTIZER.exists(), reason="llama.cpp's quantizer is not built; run `make quantizer`"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("converted")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(folder: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PHI_SERVE_CACHE", str(folder / "cache"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole_dir(real_dir: Path, folder: Path) -> Path:
+    """The stand-in with all tokens in `model.vocab`: else newer versions of `tokenizers` give the converter wrong ids."""
+    model = folder / "Phi-4-mini-instruct"
+    shutil.copytree(real_dir, model)
+    stand_in.write_tokenizer(model, stand_in.Form(added_in_vocab=True))
+    return model
+
+
+def _converted(model: Path, file: Path, kind: str) -> Path:
+    command = [sys.executable, str(CONVERTER), str(model), "--outfile", str(file), "--outtype", kind]
+    done = subprocess.run(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return file
+
+
+@pytest.fixture(scope="module")
+def q8_0(whole_dir: Path, folder: Path) -> Path:
+    return _converted(whole_dir, folder / "Phi-4-mini-instruct.Q8_0.gguf", "q8_0")
+
+
+@pytest.fixture(scope="module")
+def q4_k_m(whole_dir: Path, folder: Path) -> Path:
+    whole = _converted(whole_dir, folder / "whole.gguf", "f16")
+    target = folder / "Phi-4-mini-instruct-Q4_K_M.gguf"
+    subprocess.run([str(QUANTIZER), str(whole), str(target), "Q4_K_M", "2"], capture_output=True, check=True)
+    return target
+
+
+def test_the_tests_own_converter_writes_what_llama_cpps_does(q8_0: Path, real_dir: Path, folder: Path) -> None:
+    own = export.derive(real_dir, LlamaCppSettings(precision="q8_0")) / "model.gguf"
+    ours, theirs = read_header(convert(own, real_dir, folder / "ours.gguf")), read_header(q8_0)
+    names = [f"tokenizer.ggml.{name}" for name in ("model", "pre", "tokens", "token_type", "merges", "eot_token_id")]
+    assert {name: ours.keys.get(name) for name in names} == {name: theirs.keys.get(name) for name in names}
+    assert {name: (each.shape, each.type) for name, each in ours.tensors.items()} == {
+        name: (each.shape, each.type) for name, each in theirs.tensors.items()
+    }
+
+
+async def test_q8_0_answers_as_our_own_export(q8_0: Path, real_dir: Path, real_tokenizer: Tokenizer) -> None:
+    theirs, own = await started(real_dir, gguf=str(q8_0)), await started(real_dir, precision="q8_0")
+    for seed in range(6):
+        request = ask(prompt(25, seed), temperature=1.5 if seed else 0.0, seed=seed, max_tokens=80, logprobs=3)
+        answers = [await play(engine, request) for engine in (theirs, own)]
+        assert (answers[0][0], answers[0][2]) == (answers[1][0], answers[1][2])
+    whole = (await play(own, ask(prompt(30), max_tokens=40)))[0]
+    assert (await play(theirs, ask((*prompt(30), *whole[:15]), max_tokens=25)))[0] == whole[15:]
+    await own.close()
+    await require_everything(theirs, real_tokenizer)
+    await theirs.close()
+
+
+async def test_q4_k_m_has_every_capability(q4_k_m: Path, real_dir: Path, real_tokenizer: Tokenizer) -> None:
+    header = read_header(q4_k_m)
+    assert header.keys["general.file_type"] == 15  # mostly Q4_K_M
+    assert {"Q4_K", "Q6_K"} <= {tensor.type for tensor in header.tensors.values()}
+    engine = await started(real_dir, gguf=str(q4_k_m))
+    await require_everything(engine, real_tokenizer)
+    await engine.close()
