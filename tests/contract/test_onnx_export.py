@@ -22,8 +22,8 @@ FORMS = {
     "tied": ["fp32-32", *(f"{precision}-{block}" for precision in ("int8", "int4", "int4_mixed") for block in BLOCKS)],
     "untied": ["fp32-32", "int8-64", "int4-64", "int4_mixed-64"],
 }
-_TABLES = {"cos_cache_small": "cos_cache", "sin_cache_small": "sin_cache"}
-"""The builder's names of the original context's tables, and ours."""
+_TABLES = {"/phi_serve/cos_cache": "cos_cache", "/phi_serve/sin_cache": "sin_cache"}
+"""The names of the original context's tables in an adapted graph, and in ours."""
 
 
 @pytest.fixture(scope="module")
