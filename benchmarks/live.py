@@ -84,9 +84,9 @@ def shipped_config() -> dict[str, Any]:
     return config
 
 
-def _watch(app: LiveApp, process: subprocess.Popen[bytes], began: float) -> None:
+def _watch(app: LiveApp, process: subprocess.Popen[bytes], began: float, limit_s: float) -> None:
     """Record what the ingress says until every group is ready."""
-    while time.monotonic() - began < START_LIMIT_S:
+    while time.monotonic() - began < limit_s:
         if process.poll() is not None:
             raise RuntimeError(f"serve run ended:\n{app.log.read_text()[-4000:]}")
         try:
@@ -104,7 +104,7 @@ def _watch(app: LiveApp, process: subprocess.Popen[bytes], began: float) -> None
         if health.status_code == 200:
             return
         time.sleep(0.2)
-    raise TimeoutError(f"not ready after {START_LIMIT_S} s: {app.seen}\n{app.log.read_text()[-4000:]}")
+    raise TimeoutError(f"not ready after {limit_s} s: {app.seen}\n{app.log.read_text()[-4000:]}")
 
 
 def _stream_one_token(app: LiveApp, group: str) -> None:
@@ -121,8 +121,8 @@ def _stream_one_token(app: LiveApp, group: str) -> None:
 
 
 @contextmanager
-def live(config: dict[str, Any]) -> Iterator[LiveApp]:
-    """Serve `config` on a free port until the block ends; ends only what it started."""
+def live(config: dict[str, Any], limit_s: float = START_LIMIT_S) -> Iterator[LiveApp]:
+    """Serve `config` on a free port until the block ends; ends only what it started. It must be ready within `limit_s`."""
     import ray
     import ray.serve  # before cluster/serve.env is set: this process is a client and keeps Serve's own defaults
 
@@ -143,7 +143,7 @@ def live(config: dict[str, Any]) -> Iterator[LiveApp]:
     with app.log.open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
     try:
-        _watch(app, process, began)
+        _watch(app, process, began, limit_s)
         yield app
     finally:
         process.send_signal(signal.SIGTERM)

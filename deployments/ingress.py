@@ -18,13 +18,15 @@ from deployments.second_port import listen
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import AppSettings, RoutingSettings, require_groups
 from serve_app.dialects import ollama, openai, reasoning
+from serve_app.errors import ModelUnusable, ServeError
 from serve_app.gateway import REQUEST_LOG, Gateway
-from serve_app.http import create_app
+from serve_app.http import create_app, create_unusable_app
 from serve_app.metrics import Traffic
 from serve_app.models.catalog import Catalog, locate
 from serve_app.models.weights import Weights
 from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import Fleet, FleetView
+from serve_app.types import Phase
 
 logger = logging.getLogger(__name__)
 
@@ -43,18 +45,27 @@ class Ingress:
         routing = settings.routing
         self._fleet = FleetView(settings.engines, routing.stale_after_s, routing.sleeping)
         self._announced = False
+        self._failures: set[tuple[str, str]] = set()
         self._heard = asyncio.Event()
         self._listening: asyncio.Task[None] | None = None
         _log_requests()
-        folder = locate(settings.model, weights=False)
-        self._gateway = Gateway(
-            settings=settings,
-            tokenizer=Tokenizer.load(folder),
-            catalog=Catalog(settings, Weights.read(folder), created=int(time.time())),
-            generators={name: RemoteEngine(name, handle, _patience_s(routing, name)) for name, handle in groups.items()},
-            fleet=self._snapshot,
-            traffic=Traffic(serve.get_replica_context().replica_id.unique_id),
-        )
+        self._fault: ServeError | None = None
+        self._gateway: Gateway | None = None
+        try:
+            folder = locate(settings.model, weights=False)
+            self._gateway = Gateway(
+                settings=settings,
+                tokenizer=Tokenizer.load(folder),
+                catalog=Catalog(settings, Weights.read(folder), created=int(time.time())),
+                generators={name: RemoteEngine(name, handle, _patience_s(routing, name)) for name, handle in groups.items()},
+                fleet=self._snapshot,
+                traffic=Traffic(serve.get_replica_context().replica_id.unique_id),
+            )
+        except ModelUnusable as error:
+            # Ending here would leave nobody to say why: Serve would start it again and again behind an empty port.
+            logger.exception("the model cannot be served")
+            print(f"\nThe model cannot be served: {error.message}", flush=True)
+            self._fault = error
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take `user_config` of serve_config.yaml: `routing` there replaces fields of `args.routing`, without a restart.
@@ -66,10 +77,14 @@ class Ingress:
         except ValueError as error:
             logger.error("user_config of the ingress is not used: %s", error)
             return
-        self._gateway.configure(routing)
+        if self._gateway is not None:
+            self._gateway.configure(routing)
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the application; Serve calls this once, after construction, on the loop that runs it."""
+        if self._gateway is None:
+            assert self._fault is not None
+            return ServeShim(create_unusable_app(self._settings, DIALECTS, self._fault))
         app = Informed(create_app(self._gateway, DIALECTS), self._heard)
         second = self._settings.ollama_port
         if second is not None:
@@ -79,6 +94,9 @@ class Ingress:
     async def report(self, report: ReplicaReport) -> None:
         """Take what a replica tells about itself."""
         self._fleet.record(report, time.monotonic())
+        if report.phase is Phase.FAILED and (report.group, report.reason) not in self._failures:
+            self._failures.add((report.group, report.reason))
+            print(f"\nGroup {report.group} failed: {report.reason}", flush=True)
         if not self._announced and self._snapshot().ready:
             self._announced = True
             self._heard.set()

@@ -15,7 +15,7 @@ from serve_app.config import EngineSettings, ModelSettings
 from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
 from serve_app.engines.throughput import DrainRate
-from serve_app.errors import EngineDead, ServeError
+from serve_app.errors import EngineDead, ServeError, explain
 from serve_app.models.catalog import locate
 from serve_app.models.export import Progress, derive, needs_checkpoint
 from serve_app.reports import ReplicaReport
@@ -69,9 +69,7 @@ class EngineReplica:
         try:
             await self._load(settings, model)
         except Exception as error:
-            self._reason = (
-                error.message if isinstance(error, ServeError) else f"{type(error).__name__}; the replica's log says more"
-            )
+            self._reason = explain(error)
             logger.exception("group %s could not start", group)
             self._phase = Phase.FAILED
             await self._tell_before_leaving()

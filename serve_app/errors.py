@@ -18,6 +18,7 @@ Foreign exceptions become one of these inside each engine and in `deployments.re
 `str(exc)`: through a Ray handle the latter is the remote traceback. Only `message` is positional, or Ray loses the type.
 """
 
+import re
 from typing import ClassVar
 
 
@@ -177,6 +178,21 @@ class StorageFailed(ServeError):
 
     code = "storage_failed"
     status = 507
+
+
+_ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])/(?:[^\s/'\"`:,;()]+/)+([^\s/'\"`:,;()]*)")
+_LONGEST_CAUSE_CHARS = 300
+
+
+def explain(error: BaseException) -> str:
+    """Return in a sentence why something could not be loaded; of paths only the last part, so that it may be shown to clients."""
+    if isinstance(error, ServeError):
+        return error.message
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if not text:
+        return f"{type(error).__name__}; the replica's log says more"
+    shown = _ABSOLUTE_PATH.sub(r"\1", text)
+    return f"{type(error).__name__}: {shown}"[:_LONGEST_CAUSE_CHARS]
 
 
 def internal_error(request_id: str) -> ServeError:

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from serve_app.config import gpu_layers
+from serve_app.config import AppSettings, gpu_layers
 from serve_app.dialects.base import (
     Act,
     Dialect,
@@ -63,8 +63,7 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
 
     async def refuse(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        prefixed = [d for d in dialects if request.url.path.startswith(d.prefix)]
-        dialect = max(prefixed, key=lambda d: len(d.prefix))
+        dialect = _dialect_of(request, dialects)
         shown: ServeError = NotFound(f"no endpoint {request.method} {request.url.path[:200]}; GET /openapi.json lists them")
         if error.status_code == 405:
             shown = MethodNotAllowed(f"{request.url.path[:200]} does not take {request.method}")
@@ -72,6 +71,32 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
 
     app.add_exception_handler(HTTPException, refuse)
     return app
+
+
+def create_unusable_app(settings: AppSettings, dialects: Iterable[Dialect], fault: ServeError) -> FastAPI:
+    """Return the application of a model that cannot be served: GET /health says why, and so does every error."""
+    app = FastAPI(title="phi-serve", docs_url=None, redoc_url=None, openapi_url=None)
+    dialects = tuple(dialects)
+
+    async def health(request: Request) -> Response:
+        groups = {name: {"phase": Phase.FAILED, "reason": fault.message} for name in settings.engines}
+        body = {"status": "failed", "reason": fault.message, "model": settings.model.name, "groups": groups}
+        return JSONResponse(body, 503)
+
+    async def livez(request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def refuse(request: Request) -> Response:
+        return error_response(_dialect_of(request, dialects), fault, Telling(request_id=request_id(request)))
+
+    app.add_api_route("/health", health, methods=["GET", "HEAD"])
+    app.add_api_route("/livez", livez, methods=["GET", "HEAD"])
+    app.add_api_route("/{path:path}", refuse, methods=["GET", "HEAD", "POST", "PUT", "DELETE"])
+    return app
+
+
+def _dialect_of(request: Request, dialects: tuple[Dialect, ...]) -> Dialect:
+    return max((each for each in dialects if request.url.path.startswith(each.prefix)), key=lambda each: len(each.prefix))
 
 
 def _mount(app: FastAPI, gateway: Gateway, dialect: Dialect, endpoint: Generate | Act | Render | Trial) -> None:

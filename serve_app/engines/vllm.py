@@ -31,7 +31,7 @@ from serve_app.config import VllmSettings
 from serve_app.engines.admission import answer_limit
 from serve_app.engines.guidance import Guidance, too_large
 from serve_app.engines.throughput import Throughput
-from serve_app.errors import EngineDead, GenerationFailed, InvalidRequest, ModelUnusable, ServeError
+from serve_app.errors import EngineDead, GenerationFailed, InvalidRequest, ModelUnusable, ServeError, explain
 from serve_app.models.dense_tokenizer import dense_tokenizer
 from serve_app.types import (
     Capability,
@@ -121,7 +121,7 @@ class VllmEngine:
             raise
         except Exception as error:
             logger.exception("vLLM did not start")
-            raise EngineDead(f"vLLM did not start ({type(error).__name__}); the replica's log says why") from error
+            raise EngineDead(f"vLLM did not start: {explain(error)}") from error
         self._stats = _LatestStats.last
 
     def _construct(self) -> AsyncLLM:

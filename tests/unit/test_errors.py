@@ -25,3 +25,19 @@ def test_clients_mistakes_are_never_retryable() -> None:
 
 def test_the_unforeseen_is_anonymous() -> None:
     assert errors.internal_error("r-1").message == "Internal error. Quote request r-1 when you report it."
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (errors.ModelUnusable("config.json says no; fetch it again"), "config.json says no; fetch it again"),
+        (ValueError("no room in /srv/models/phi/model.onnx for it"), "ValueError: no room in model.onnx for it"),
+        (OSError(2, "No such file", "/a/b/c.json"), "FileNotFoundError: [Errno 2] No such file: 'c.json'"),
+        (RuntimeError("\n  first\nsecond"), "RuntimeError: first"),
+        (RuntimeError("see https://x.org/a/b and a/b"), "RuntimeError: see https://x.org/a/b and a/b"),
+        (KeyError(), "KeyError; the replica's log says more"),
+        (RuntimeError("x" * 900), "RuntimeError: " + "x" * 286),
+    ],
+)
+def test_a_cause_is_a_sentence_without_folders(error: BaseException, shown: str) -> None:
+    assert errors.explain(error) == shown
