@@ -4,9 +4,9 @@ A lone stream reads all weights once a token, so bandwidth over weights is the m
 turns in one process, with the same number of threads: the best that the memory did, for it is a ceiling, and the median of the
 rest. The shape of Phi-4-mini without its weights:
 
-    python -m benchmarks.full_shape SHAPE --layers 3
-    phi-serve export onnx SHAPE --precision int4 --out SMALL
-    python -m benchmarks.stacked SMALL EXPORTED --layers 32
+    python -m benchmarks.stand_in SHAPE --size full
+    phi-serve export onnx SHAPE --precision int4 --block-size 128 --out EXPORTED
+    phi-serve export gguf SHAPE --type q4_0 --out FOLDER
 """
 
 import argparse
