@@ -118,7 +118,8 @@ class OnnxSettings(Settings):
     """Quantized weights that share a scale. With more of them answers come sooner (fewer bytes are read) and are
     less exact. An `exported` folder has what it was written with."""
     exported: str | None = None
-    """A folder that `phi-serve export onnx` wrote; None: the replica exports at its first start, into the cache."""
+    """A folder that `phi-serve export onnx` or onnxruntime-genai's builder wrote; None: the replica exports at its first start,
+    into the cache."""
     provider: Literal["cpu", "cuda"] = "cpu"
     """Execution provider; cuda needs the `gpu` extra."""
     max_model_len: int = Field(4096, ge=16)

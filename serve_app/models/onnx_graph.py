@@ -136,7 +136,8 @@ def _choose_positions(graph: ir.Graph, logits: ir.Value) -> None:
     """Let the head compute the positions `logits_at` and return float32."""
     head = find_head(logits)
     hidden = head.inputs[0]
-    assert hidden is not None
+    if hidden is None:
+        raise LookupError("has a head without an input")
     whole = _unpruned(hidden)
     if whole is hidden and logits.shape is not None and len(logits.shape) == 3 and logits.shape[1] == 1:
         raise LookupError("computes the last position's logits alone, and how it selects that position is unknown")
@@ -159,10 +160,8 @@ def _unpruned(hidden: ir.Value) -> ir.Value:
     if node is None or node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 1:
         return hidden
     states, index = node.inputs
-    assert states is not None
-    assert index is not None
-    number = constant(index)
-    if number is None or number.numpy().reshape(-1).tolist() != [-1]:
+    number = None if index is None else constant(index)
+    if states is None or number is None or number.numpy().reshape(-1).tolist() != [-1]:
         return hidden
     return states
 
@@ -179,7 +178,7 @@ def _width(head: ir.Node, logits: ir.Value) -> int:
 def _cast_output(graph: ir.Graph, logits: ir.Value) -> None:
     """Return `logits` in float32."""
     node = logits.producer()
-    assert node is not None
+    assert node is not None  # the head is behind it
     logits.name = "/phi_serve/logits"
     cast = ir.Value(name="logits", type=ir.TensorType(ir.DataType.FLOAT), shape=logits.shape)
     to = {"to": int(ir.DataType.FLOAT)}
