@@ -32,6 +32,9 @@ _GGUF_FORM = "stray bytes in the private use area"
 USUAL_BLOCK = 32
 """Weights that share a scale, unless more are asked for: the finest, and what models are mostly published in."""
 
+_READING = "reading the model's files"
+_PIECE_BYTES = 1 << 22
+
 Progress = Callable[[str, float], None]
 """Gets what is being done and the fraction of it that is done, 0 to 1; 0 where there is nothing to count. Called in the thread that
 exports."""
@@ -98,8 +101,8 @@ def cached_form(model_dir: Path, form: str, precision: str, block: int = USUAL_B
     Raises `ModelUnusable` as `write_form` does; nothing half-written stays behind.
     """
     coarser = "" if block == USUAL_BLOCK else f"-{block}"
-    progress("reading the model's files", 0.0)
-    target = cache_dir() / form / f"{_fingerprint(model_dir, form)}-{precision}{coarser}"
+    progress(_READING, 0.0)
+    target = cache_dir() / form / f"{_fingerprint(model_dir, form, progress)}-{precision}{coarser}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target.with_suffix(".lock"), progress):
@@ -202,19 +205,28 @@ def _locked(path: Path, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _fingerprint(model_dir: Path, form: str) -> str:
+def _fingerprint(model_dir: Path, form: str, progress: Progress = _ignore) -> str:
     """Hash everything that the exported form depends on: the files it reads, and the way it is written."""
     digest = hashlib.blake2b(digest_size=8)
     digest.update(f"phi-serve {form} {FORM if form == 'onnx' else _GGUF_FORM};".encode())
-    for file in sorted(p for p in model_dir.iterdir() if p.suffix in {".json", ".jinja", ".safetensors"}):
-        digest.update(f"{file.name}:{_content(file)};".encode())
+    files = sorted(file for file in model_dir.iterdir() if file.suffix in {".json", ".jinja", ".safetensors"})
+    done, total = 0, sum(file.stat().st_size for file in files)
+    for file in files:
+        content = hashlib.blake2b()
+        for piece in _read_content(file):
+            content.update(piece)
+            done += len(piece)
+            progress(_READING, done / total)
+        digest.update(f"{file.name}:{content.hexdigest()};".encode())
     return digest.hexdigest()
 
 
-def _content(file: Path) -> str:
-    """Return a hash of the file; the hub's cache names large files by theirs, which saves reading gigabytes."""
+def _read_content(file: Path) -> Iterator[bytes]:
+    """Yield the file, or its hash alone where the hub's cache names it by that, which saves reading gigabytes."""
     stored = file.resolve()
     if stored.parent.name == "blobs" and re.fullmatch("(sha256-)?([0-9a-f]{40}|[0-9a-f]{64})", stored.name):
-        return stored.name
+        yield stored.name.encode()
+        return
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "blake2b").hexdigest()
+        while piece := stream.read(_PIECE_BYTES):
+            yield piece

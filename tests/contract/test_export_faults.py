@@ -1,6 +1,7 @@
 """Exports that cannot be made, are cut off, or run side by side: a sentence, and nothing half-written."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -198,7 +199,7 @@ def test_who_waits_for_another_replicas_export_says_so(tiny: Path, tmp_path: Pat
     waits, begun = threading.Event(), threading.Event()
 
     def hold(what: str, fraction: float) -> None:
-        if fraction > 0:
+        if what.startswith("exporting") and fraction > 0:
             begun.set()
             waits.wait(20)
 
@@ -212,7 +213,29 @@ def test_who_waits_for_another_replicas_export_says_so(tiny: Path, tmp_path: Pat
     assert begun.wait(20)
     export.cached_form(tiny, "onnx", "int4", 32, hear)
     first.join()
-    assert told == ["reading the model's files", "waiting for another replica's export", "checking the exported files"]
+    assert list(dict.fromkeys(told)) == [
+        "reading the model's files",
+        "waiting for another replica's export",
+        "checking the exported files",
+    ]
+
+
+def test_progress_covers_the_reading_of_a_folder_but_not_of_the_hubs_cache(tiny: Path, tmp_path: Path) -> None:
+    told: list[float] = []
+    export._fingerprint(tiny, "onnx", lambda _, fraction: told.append(fraction))
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "main"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    for file in tiny.iterdir():
+        blob = blobs / hashlib.sha256(file.read_bytes()).hexdigest()
+        blob.write_bytes(b"x")
+        (snapshot / file.name).symlink_to(blob)
+    known = export._fingerprint(snapshot, "onnx")
+    for blob in blobs.iterdir():
+        blob.write_bytes(b"y")
+    assert export._fingerprint(snapshot, "onnx") == known
 
 
 @pytest.mark.parametrize(("form", "precision"), [("onnx", "int4_mixed"), ("onnx", "fp32"), ("gguf", "q4_0")])

@@ -14,6 +14,7 @@ from serve_app.engines.onnx.graph import Graph
 from serve_app.engines.onnx.kv_pool import KvPool
 from serve_app.engines.onnx.sequence import Sequence
 from serve_app.models.export import derive
+from serve_app.types import TokenDelta, TokenRequest
 from tests.contract.play import ask, prompt
 from tests.contract.test_equality import transformers_greedy
 
@@ -72,3 +73,49 @@ def test_every_schedule_gives_the_reference_tokens(
             answer = tuple(sequence.tokens[len(sequence.request.prompt) :].tolist())
             assert answer == expected[sequence.request.prompt]
     assert batch.cached_tokens == 0
+
+
+Drawn = tuple[tuple[int, ...], tuple[float, ...]]
+"""Tokens and their log probabilities, which show a difference that no token shows."""
+
+
+def _drain(batch: Batch, coming: list[TokenRequest], draw: random.Random) -> list[Drawn]:
+    """Let the requests come at random times; return what each drew."""
+    submitted: dict[Sequence, list[TokenDelta]] = {}
+    while coming or batch.active or batch.waiting:
+        if coming and (draw.random() < 0.3 or not batch.active):
+            sequence = Sequence(coming.pop(0), limit=NEW_TOKENS)
+            submitted[sequence] = []
+            batch.submit(sequence)
+        for sequence, event in batch.step():
+            if isinstance(event, TokenDelta):
+                submitted[sequence].append(event)
+    return [
+        (tuple(token for each in deltas for token in each.ids), tuple(one.logprob for each in deltas for one in each.logprobs))
+        for deltas in submitted.values()
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "form", [("int4", 32), ("int4", 128), ("int8", 32), ("int8", 128), ("int4_mixed", 32), ("int4_mixed", 128)]
+)
+def test_no_schedule_changes_a_quantized_graphs_logits(model_dir: Path, form: tuple[Any, Any]) -> None:
+    settings = OnnxSettings(precision=form[0], block_size=form[1])
+    graph = Graph(derive(model_dir, settings), provider="cpu", threads=2)
+    pool = KvPool(graph.kv_shape, SLOTS + 1, 256)
+    graph.attach(pool)
+    multiple = graph.keep_rows_alike()
+    prompts = [prompt(length, seed=length) for length in (2, 3, 17, 40, 41, 64, 99, 150)]
+    requests = [ask(ids, temperature=1.0, seed=at, logprobs=0, max_tokens=NEW_TOKENS) for at, ids in enumerate(prompts)]
+
+    def batch(chunk: int, target_s: float) -> Batch:
+        return Batch(graph, pool, prefill_chunk=chunk, row_multiple=multiple, target_step_s=target_s, keep_prefixes=False)
+
+    alone = [_drain(batch(256, 0.1), [each], random.Random())[0] for each in requests]
+    assert len(alone[0][1]) == NEW_TOKENS
+    for seed in range(12):
+        draw = random.Random(seed)
+        order = draw.sample(range(len(requests)), len(requests))
+        found = _drain(batch(draw.randint(2, 80), draw.choice([0.0005, 0.1])), [requests[at] for at in order], draw)
+        assert found == [alone[at] for at in order], f"schedule {seed}"

@@ -209,6 +209,12 @@ def test_what_is_on_gpus_is_what_the_configuration_puts_there() -> None:
     assert whole["q8_0"] - all_layers == int((2048 * 256 + 256) * 34 / 32)  # embeddings and the last norm
 
 
+def test_mixed_weights_are_those_of_their_matrices() -> None:
+    weights = Weights.read(EMBEDDED)
+    finer = 6 * 512 * 256 + 2048 * 256  # down_proj of each layer, and the head
+    assert weights.held_bytes("int4_mixed") == weights.held_bytes("int4") + finer // 2
+
+
 async def test_weights_are_counted_exactly() -> None:
     async with running(a={}) as app:
         info = (await app.client.post("/api/show", json={"model": "phi4-mini"})).json()["model_info"]
