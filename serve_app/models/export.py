@@ -20,6 +20,7 @@ from pathlib import Path
 from serve_app.config import EngineSettings, FakeSettings, LlamaCppSettings, OnnxSettings
 from serve_app.errors import ModelUnusable
 from serve_app.models import manifest
+from serve_app.models.cache import cache_dir
 from serve_app.models.checkpoint import Checkpoint, count_weights, require_rows
 from serve_app.models.memory import available_bytes
 from serve_app.models.onnx_export.folder import FORM, plan_onnx, write_onnx
@@ -42,14 +43,6 @@ exports."""
 
 def _ignore(what: str, fraction: float) -> None:
     """Report nothing."""
-
-
-def cache_dir() -> Path:
-    """Return the folder for derived files: $PHI_SERVE_CACHE, else phi-serve under the user's cache."""
-    configured = os.environ.get("PHI_SERVE_CACHE")
-    if configured:
-        return Path(configured)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phi-serve"
 
 
 def needs_checkpoint(settings: EngineSettings) -> bool:
@@ -75,7 +68,8 @@ def derive(model_dir: Path, settings: EngineSettings, progress: Progress = _igno
         case LlamaCppSettings(gguf=str() as named):
             from serve_app.models import gguf_respelling  # for foreign files only
 
-            return gguf_respelling.prepare(Path(named).expanduser(), model_dir, _content)
+            file = Path(named).expanduser()
+            return gguf_respelling.prepare(file, model_dir, _content, lambda done: progress(f"copying {file.name}", done))
         case LlamaCppSettings():
             form = "gguf"
         case _:

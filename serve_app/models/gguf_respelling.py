@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 import struct
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -30,6 +29,7 @@ from serve_app.models.gguf_vocabulary import (
     listed_tokens,
     require_same_ids,
 )
+from serve_app.models.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -107,24 +107,22 @@ def _fingerprint(source: str, name: str, model_dir: Path) -> str:
 
 def _build(file: Path, model_dir: Path, target: Path, place: Callable[[Path], None]) -> None:
     """Write the folder beside `target` and rename it, whole or not at all; `place` puts the file at the path that it gets."""
-    scratch = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
     try:
-        folder = scratch / "out"
-        folder.mkdir()
-        for name in _BESIDE:
-            if (model_dir / name).exists():
-                shutil.copyfile(model_dir / name, folder / name)
-        place(folder / file.name)
-        if not (folder / file.name).is_symlink():
-            manifest.write(folder, {"format": "gguf", "source": file.name})
-        os.replace(folder, target)
+        with scratch_folder(target.parent) as scratch:
+            folder = scratch / "out"
+            folder.mkdir()
+            for name in _BESIDE:
+                if (model_dir / name).exists():
+                    shutil.copyfile(model_dir / name, folder / name)
+            place(folder / file.name)
+            if not (folder / file.name).is_symlink():
+                manifest.write(folder, {"format": "gguf", "source": file.name})
+            os.replace(folder, target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ModelUnusable(_no_room(file, "the disk became full on the way")) from error
         logger.exception("%s could not be copied", file.name)
         raise ModelUnusable(f"{file.name} cannot be copied into the cache: {error.strerror or type(error).__name__}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _require_room(file: Path, folder: Path) -> None:

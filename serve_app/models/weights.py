@@ -14,6 +14,16 @@ _BYTES = {
     "int4": 0.5,
     "q8_0": 34 / 32,  # a block of 32 weights has a scale of two bytes
     "q4_0": 18 / 32,
+    "q4_1": 20 / 32,
+    "q5_0": 22 / 32,
+    "q5_1": 24 / 32,
+    "q2_k": 84 / 256,  # the K types: blocks of 256 with scales of their parts
+    "q3_k": 110 / 256,
+    "q4_k": 144 / 256,
+    "q5_k": 176 / 256,
+    "q6_k": 210 / 256,
+    "iq4_nl": 18 / 32,
+    "iq4_xs": 136 / 256,
 }
 """Bytes per weight, by the names that engines give their precision."""
 _NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}

@@ -24,6 +24,7 @@ from serve_app.errors import ModelUnusable
 from serve_app.models import export
 from serve_app.models.gguf import write_gguf
 from serve_app.models.gguf_header import read_header
+from serve_app.models.weights import Weights
 from tests.contract.play import ask, play, prompt
 
 TYPES = ("f32", "f16", "q8_0", "q4_0")
@@ -131,6 +132,29 @@ def test_the_file_describes_model_and_tokenizer(exported: Path, model_dir: Path,
     factors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(exported / "model.gguf").tensors if "rope" in tensor.name}
     for form in ("long", "short"):
         assert factors[f"rope_factors_{form}.weight"].tolist() == pytest.approx(config["rope_scaling"][f"{form}_factor"])
+
+
+def test_every_type_of_published_files_has_its_size(model_dir: Path) -> None:
+    weights = Weights.read(model_dir)
+    for kind in (
+        "F32",
+        "F16",
+        "BF16",
+        "Q4_0",
+        "Q4_1",
+        "Q5_0",
+        "Q5_1",
+        "Q8_0",
+        "Q2_K",
+        "Q3_K",
+        "Q4_K",
+        "Q5_K",
+        "Q6_K",
+        "IQ4_NL",
+        "IQ4_XS",
+    ):
+        weights_in, bytes_of = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+        assert weights.held_bytes(kind.lower()) == int(weights.parameters * bytes_of / weights_in), kind
 
 
 def _copy(model_dir: Path, target: Path, **changes: Any) -> Path:

@@ -109,6 +109,34 @@ async def test_a_snapshot_is_served_by_its_id(hub: Path, model_dir: Path) -> Non
     await engine.close()
 
 
+async def test_a_form_exported_to_the_hub_is_served_from_its_cache(hub: Path, model_dir: Path, tmp_path: Path) -> None:
+    export.write_form(model_dir, "gguf", "q8_0", tmp_path / "own")
+    _filled(hub, model_dir, lambda file: file.suffix != ".safetensors")
+    cache = HubCache(hub, "someone/exported")
+    for file in (tmp_path / "own").iterdir():
+        cache.add(file, f"q8_0/{file.name}")
+    shutil.rmtree(tmp_path / "own")
+    settings = LlamaCppSettings(precision="q8_0", exported=str(cache.snapshot / "q8_0"), slots=1, max_model_len=256)
+    assert await _phase(settings, ModelSettings(path=NAME)) is Phase.READY
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        VllmSettings(max_model_len=512, max_num_seqs=2, kv_cache_gib=0.25),
+        OnnxSettings(precision="int4", max_model_len=512, slots=2),
+        LlamaCppSettings(max_model_len=512, slots=2),
+    ],
+    ids=lambda settings: str(settings.kind),
+)
+async def test_the_real_models_snapshot_is_served_by_every_group(hub: Path, real_dir: Path, settings: EngineSettings) -> None:
+    """Its Python files, which config.json names, lie beside the others and raise when anybody runs them."""
+    cache = _filled(hub, real_dir)
+    assert list(cache.snapshot.glob("*.py"))
+    assert await _phase(settings, ModelSettings(path=NAME)) is Phase.READY
+
+
 async def _phase(settings: EngineSettings, model: ModelSettings) -> Phase:
     replica = EngineReplica.__new__(EngineReplica)
 
