@@ -5,22 +5,19 @@ once export once. Needs onnxruntime's kernels or the gguf package only when the 
 """
 
 import errno
-import fcntl
 import hashlib
 import logging
 import math
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 from serve_app.config import EngineSettings, FakeSettings, LlamaCppSettings, OnnxSettings
 from serve_app.errors import ModelUnusable
 from serve_app.models import manifest
-from serve_app.models.cache import cache_dir
+from serve_app.models.cache import cache_dir, locked, read_content
 from serve_app.models.checkpoint import Checkpoint, count_weights, require_rows
 from serve_app.models.memory import available_bytes
 from serve_app.models.onnx_export.folder import FORM, plan_onnx, write_onnx
@@ -34,7 +31,6 @@ USUAL_BLOCK = 32
 """Weights that share a scale, unless more are asked for: the finest, and what models are mostly published in."""
 
 _READING = "reading the model's files"
-_PIECE_BYTES = 1 << 22
 
 Progress = Callable[[str, float], None]
 """Gets what is being done and the fraction of it that is done, 0 to 1; 0 where there is nothing to count. Called in the thread that
@@ -69,7 +65,7 @@ def derive(model_dir: Path, settings: EngineSettings, progress: Progress = _igno
             from serve_app.models import gguf_respelling  # for foreign files only
 
             file = Path(named).expanduser()
-            return gguf_respelling.prepare(file, model_dir, _content, lambda done: progress(f"copying {file.name}", done))
+            return gguf_respelling.prepare(file, model_dir, lambda done: progress(f"copying {file.name}", done))
         case LlamaCppSettings():
             form = "gguf"
         case _:
@@ -99,7 +95,7 @@ def cached_form(model_dir: Path, form: str, precision: str, block: int = USUAL_B
     target = cache_dir() / form / f"{_fingerprint(model_dir, form, progress)}-{precision}{coarser}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.with_suffix(".lock"), progress):
+        with locked(target.with_suffix(".lock"), lambda: progress("waiting for another replica's export", 0.0)):
             if not target.exists():
                 _build(model_dir, form, precision, block, target, progress)
     progress("checking the exported files", 0.0)
@@ -187,18 +183,6 @@ def _build_gguf(model_dir: Path, precision: str, folder: Path, report: Callable[
             shutil.copy(model_dir / name, folder)
 
 
-@contextmanager
-def _locked(path: Path, progress: Progress) -> Iterator[None]:
-    """Hold an exclusive lock between processes; the kernel frees it when its holder dies."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress("waiting for another replica's export", 0.0)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _fingerprint(model_dir: Path, form: str, progress: Progress = _ignore) -> str:
     """Hash everything that the exported form depends on: the files it reads, and the way it is written."""
     digest = hashlib.blake2b(digest_size=8)
@@ -207,20 +191,9 @@ def _fingerprint(model_dir: Path, form: str, progress: Progress = _ignore) -> st
     done, total = 0, sum(file.stat().st_size for file in files)
     for file in files:
         content = hashlib.blake2b()
-        for piece in _read_content(file):
+        for piece in read_content(file):
             content.update(piece)
             done += len(piece)
             progress(_READING, done / total)
         digest.update(f"{file.name}:{content.hexdigest()};".encode())
     return digest.hexdigest()
-
-
-def _read_content(file: Path) -> Iterator[bytes]:
-    """Yield the file, or its hash alone where the hub's cache names it by that, which saves reading gigabytes."""
-    stored = file.resolve()
-    if stored.parent.name == "blobs" and re.fullmatch("(sha256-)?([0-9a-f]{40}|[0-9a-f]{64})", stored.name):
-        yield stored.name.encode()
-        return
-    with file.open("rb") as stream:
-        while piece := stream.read(_PIECE_BYTES):
-            yield piece

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from serve_app.chat.vocabulary import TokenizerFile, read_tokenizer_file
 from serve_app.errors import ModelUnusable
 from serve_app.models import manifest
-from serve_app.models.cache import cache_dir, locked
+from serve_app.models.cache import cache_dir, identify, locked
 from serve_app.models.gguf_header import Header, read_header
 from serve_app.models.gguf_vocabulary import (
     TOKENS_KEY,
@@ -46,12 +46,12 @@ _SCORES = "tokenizer.ggml.scores"
 _UINT32, _INT32, _STRING, _ARRAY = 4, 5, 8, 9
 
 
-def prepare(file: Path, model_dir: Path, identify: Callable[[Path], str], report: Callable[[float], None] = lambda _: None) -> Path:
+def prepare(file: Path, model_dir: Path, report: Callable[[float], None] = lambda _: None) -> Path:
     """Return a folder, in the cache, that holds `file` by its name as the engine loads it, and the model's tokenizer.
 
-    `model_dir` has the model's tokenizer and configuration, and need not have weights; `identify` returns a name for a file's
-    content. A file in our spelling is linked, another is copied once, piece by piece; `report` gets the fraction done. Raises
-    `ModelUnusable` for a damaged file or one of another model, and when the disk cannot hold the copy.
+    `model_dir` has the model's tokenizer and configuration, and need not have weights. A file in our spelling is linked, another is
+    copied once, piece by piece; `report` gets the fraction done. Raises `ModelUnusable` for a damaged file or one of another model,
+    and when the disk cannot hold the copy.
     """
     header = read_header(file)
     cache = cache_dir() / "gguf"

@@ -20,6 +20,7 @@ from serve_app.config import EngineSettings, LlamaCppSettings, ModelSettings, On
 from serve_app.engines.registry import build_engine
 from serve_app.errors import ModelUnusable
 from serve_app.models import export
+from serve_app.models.cache import identify, read_content
 from serve_app.models.catalog import locate
 from serve_app.models.checkpoint import Checkpoint
 from serve_app.models.gguf import write_gguf
@@ -84,7 +85,8 @@ def test_a_hub_id_and_a_folder_in_the_cache_are_the_same_model(hub: Path, real_d
     assert Weights.read(folder).identity == Weights.read(real_dir).identity
     assert Checkpoint(folder).tensors.keys() == Checkpoint(real_dir).tensors.keys()
     part = folder / "model-00001-of-00002.safetensors"
-    assert export._content(part) == part.resolve().name == hashlib.sha256(part.read_bytes()).hexdigest()
+    assert list(read_content(part)) == [part.resolve().name.encode()]
+    assert part.resolve().name == hashlib.sha256(part.read_bytes()).hexdigest()
 
 
 def test_only_the_hubs_names_count_as_content(tmp_path: Path) -> None:
@@ -92,9 +94,9 @@ def test_only_the_hubs_names_count_as_content(tmp_path: Path) -> None:
     for name in ("phi.gguf", "f" * 39):
         file = tmp_path / "blobs" / name
         file.write_bytes(b"first")
-        before = export._content(file)
+        before = identify(file)
         file.write_bytes(b"other")
-        assert export._content(file) != before
+        assert identify(file) != before
 
 
 async def test_a_snapshot_is_served_by_its_id(hub: Path, model_dir: Path) -> None:
