@@ -50,8 +50,9 @@ check: $(STAMP) ## ruff, mypy strict, import-linter
 test: $(STAMP) ## unit, contract over every engine, golden bytes, manifests, the app on Ray; all but the slow ones
 	$(BIN)/pytest -m "not slow and not containers"
 
-test-slow: $(STAMP) ## soak, several Ray nodes, random schemas by the hundred, processes killed
+test-slow: $(STAMP) ## soak, several Ray nodes, random schemas by the hundred, processes killed, the contract on the real model's files
 	$(BIN)/pytest -m slow
+	$(BIN)/pytest --model stand-in tests/contract/test_contract.py tests/contract/test_interleaving.py
 
 test-unit: $(STAMP) ## the tests that need neither Ray nor an engine (seconds)
 	$(BIN)/pytest tests/unit tests/golden

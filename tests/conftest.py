@@ -1,5 +1,6 @@
 """Fixtures that every suite shares."""
 
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--model", choices=("embedded", "stand-in"), default="embedded", help="the model that engines of the contract suite serve"
     )
+    flags = tuple(field.name for field in fields(stand_in.Form))
+    parser.addoption(
+        "--form", action="append", choices=flags, default=[], help="what the stand-in's tokenizer has otherwise than as published"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -33,10 +38,12 @@ def tokenizer(model_dir: Path) -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
-def real_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def real_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real model's files in small, with random weights."""
+    published = stand_in.Form()
+    changed = {name: not getattr(published, name) for name in request.config.getoption("--form")}
     folder = tmp_path_factory.mktemp("stand-in") / "Phi-4-mini-instruct"
-    stand_in.write(folder, stand_in.SIZES["small"])
+    stand_in.write(folder, stand_in.SIZES["small"], replace(published, **changed))
     return folder
 
 

@@ -30,9 +30,7 @@ TEXTS = (
 )
 FORMS = {
     "as published": stand_in.Form(),
-    "special tools": stand_in.Form(tools_special=True, merges_as_pairs=False),
-    "in the vocabulary": stand_in.Form(added_in_vocab=True, tools_rstrip=True),
-    "all": stand_in.Form(added_in_vocab=True, tools_special=True, tools_rstrip=True),
+    "otherwise": stand_in.Form(added_in_vocab=True, tools_special=True, tools_rstrip=True, merges_as_pairs=False),
 }
 
 
