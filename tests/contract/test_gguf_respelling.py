@@ -284,7 +284,7 @@ def _with(constraint: Constraint, tokenizer: Tokenizer) -> TokenRequest:
     return TokenRequest(request_id="c", prompt=plain.prompt, sampling=plain.sampling, constraint=constraint)
 
 
-TEXT = "Grüße, 日本語 🐱🧑🏽\u200d🚀 ᴥ ꙮ"
+TEXT = "Grüße an ß é Ærø, 日本語 🐱🧑🏽\u200d🚀 ᴥ ꙮ, жизнь, हिन्दी, ไทย, 한국어, עברית"
 SCHEMA = {
     "type": "object",
     "properties": {"said": {"const": TEXT}, "kind": {"enum": ["ж", "ß", "漢"]}, "sure": {"type": "boolean"}},
