@@ -116,6 +116,15 @@ async def test_every_form_is_served_as_ours_is(own_file: Path, padded_dir: Path,
         await engine.close()
 
 
+async def test_more_rows_than_the_models_vocabulary_are_served(
+    own_file: Path, padded_dir: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    foreign = convert(own_file, padded_dir, tmp_path / "phi.gguf")
+    engine = await started(model_dir, gguf=str(foreign))  # 2,048 by config.json, and 2,080 in the file
+    assert len((await play(engine, ask(prompt(10), max_tokens=5)))[0]) == 5
+    await engine.close()
+
+
 def test_a_file_in_our_spelling_is_not_copied(own_file: Path, padded_dir: Path) -> None:
     folder = export.derive(padded_dir, LlamaCppSettings(gguf=str(own_file)))
     assert (folder / "own.gguf").is_symlink()
