@@ -56,20 +56,33 @@ def prepare(file: Path, model_dir: Path, report: Callable[[float], None] = lambd
     header = read_header(file)
     cache = cache_dir() / "gguf"
     copy = cache / f"{_fingerprint(identify(file), file.name, model_dir)}-respelled"
-    if not copy.exists():
-        described = read_tokenizer_file(model_dir)
-        own = _vocabulary(header, model_dir, described, file.name)
-        require_same_ids(header.keys, own, described, file.name)
-        cache.mkdir(parents=True, exist_ok=True)
-        if is_spelled(header.keys, own):
-            return _linked(file, model_dir, cache / f"{_fingerprint(str(file.absolute()), file.name, model_dir)}-linked")
-        with locked(copy.with_suffix(".lock")):
-            if not copy.exists():
-                _require_room(file, cache)
-                logger.info("copying %s with its tokens respelled, once; later starts use the cache", file.name)
-                _build(file, model_dir, copy, lambda to: _write(file, header, own, to, report))
-    manifest.verify(copy)
+    if _is_whole(copy):
+        return copy
+    described = read_tokenizer_file(model_dir)
+    own = _vocabulary(header, model_dir, described, file.name)
+    require_same_ids(header.keys, own, described, file.name)
+    cache.mkdir(parents=True, exist_ok=True)
+    if is_spelled(header.keys, own):
+        return _linked(file, model_dir, cache / f"{_fingerprint(str(file.absolute()), file.name, model_dir)}-linked")
+    with locked(copy.with_suffix(".lock")):
+        if not _is_whole(copy):
+            shutil.rmtree(copy, ignore_errors=True)
+            _require_room(file, cache)
+            logger.info("copying %s with its tokens respelled, once; later starts use the cache", file.name)
+            _build(file, model_dir, copy, lambda to: _write(file, header, own, to, report))
     return copy
+
+
+def _is_whole(copy: Path) -> bool:
+    """Return whether the folder is there and as it was written; one that is damaged is to be written anew."""
+    if not copy.exists():
+        return False
+    try:
+        manifest.verify(copy)
+    except ModelUnusable as error:
+        logger.warning("a copy in the cache is damaged and written anew: %s", error.message)
+        return False
+    return True
 
 
 def _linked(file: Path, model_dir: Path, target: Path) -> Path:

@@ -21,7 +21,7 @@ from serve_app.chat.grammar import wrap_tokens
 from serve_app.config import LlamaCppSettings
 from serve_app.engines.admission import answer_limit
 from serve_app.engines.guidance import Guidance, Guide
-from serve_app.engines.llama_cpp.grammar import lark_of
+from serve_app.engines.llama_cpp.grammar import grammar_text, lark_of
 from serve_app.engines.llama_cpp.server import LlamaServer, majority_type
 from serve_app.engines.llama_cpp.stream import ServerSaid, events
 from serve_app.engines.throughput import Throughput
@@ -270,7 +270,7 @@ class LlamaCppEngine:
             "seed": (answer.seed + answer.drawn) % _MAX_SEED,
         }
         if answer.lark:
-            body["grammar"] = f"%llguidance {{}}\n{answer.lark}"
+            body["grammar"] = grammar_text(answer.lark)
         return json.dumps(body).encode()
 
     def _same_salt(self, answer: _Answer) -> bool:

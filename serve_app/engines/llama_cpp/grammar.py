@@ -15,6 +15,17 @@ from serve_app.models.gguf_vocabulary import STRAY
 from serve_app.types import Choice, Constraint, Grammar, JsonSchema, Regex
 
 
+def grammar_text(lark: str) -> str:
+    """Return what the server takes for a Lark grammar of `lark_of`.
+
+    Where there is no choice llguidance lets llama.cpp tokenize the text that must come. Outside ASCII its BPE then looks for tokens
+    that are half a character by the names that they have in other files, and silently drops what it does not find; so there the
+    model chooses tokens itself.
+    """
+    options = "{}" if lark.isascii() else '{"no_forcing": true}'
+    return f"%llguidance {options}\n{lark}"
+
+
 def lark_of(constraint: Constraint, spelled: frozenset[str]) -> str:
     """Return the constraint as a Lark grammar; `spelled` are the characters that a token of their own spells.
 
