@@ -8,7 +8,7 @@ from typing import Any
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.asgi import ServeShim
 from deployments.groups import INGRESS
@@ -18,7 +18,7 @@ from deployments.second_port import listen
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import AppSettings, RoutingSettings, require_groups
 from serve_app.dialects import ollama, openai, reasoning
-from serve_app.errors import ModelUnusable, ServeError
+from serve_app.errors import ModelUnusable
 from serve_app.gateway import REQUEST_LOG, Gateway
 from serve_app.http import create_app, create_unusable_app
 from serve_app.metrics import Traffic
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 _QUESTION = "A train travels 240 km in 3 hours. If it increases its speed by 20 km/h, how long would the same journey take?"
 
+_RETRY_S = 10.0
+"""Between two tries to serve a model whose files could not be had or used."""
 DIALECTS = (openai.DIALECT, ollama.DIALECT, reasoning.DIALECT)
 
 
@@ -49,23 +51,41 @@ class Ingress:
         self._heard = asyncio.Event()
         self._listening: asyncio.Task[None] | None = None
         _log_requests()
-        self._fault: ServeError | None = None
+        self._groups = groups
         self._gateway: Gateway | None = None
+        self._fault: ModelUnusable | None = None
+        self._app: ASGIApp | None = None
+        self._retrying: asyncio.Task[None] | None = None
+        self._try_to_serve()
+
+    def _try_to_serve(self) -> None:
+        """Build the gateway, or keep the reason why the model cannot be served.
+
+        Ending the ingress would leave nobody to say why: Serve would start it again and again behind a port that answers nothing.
+        """
+        settings, routing = self._settings, self._settings.routing
         try:
             folder = locate(settings.model, weights=False)
             self._gateway = Gateway(
                 settings=settings,
                 tokenizer=Tokenizer.load(folder),
                 catalog=Catalog(settings, Weights.read(folder), created=int(time.time())),
-                generators={name: RemoteEngine(name, handle, _patience_s(routing, name)) for name, handle in groups.items()},
+                generators={name: RemoteEngine(name, each, _patience_s(routing, name)) for name, each in self._groups.items()},
                 fleet=self._snapshot,
                 traffic=Traffic(serve.get_replica_context().replica_id.unique_id),
             )
         except ModelUnusable as error:
-            # Ending here would leave nobody to say why: Serve would start it again and again behind an empty port.
-            logger.exception("the model cannot be served")
-            print(f"\nThe model cannot be served: {error.message}", flush=True)
+            if self._fault is None or self._fault.message != error.message:
+                logger.exception("the model cannot be served")
+                print(f"\nThe model cannot be served: {error.message}", flush=True)
             self._fault = error
+
+    async def _retry(self) -> None:
+        """Try again every few seconds: the hub may have been away, or the files may be mended."""
+        while self._gateway is None:
+            await asyncio.sleep(_RETRY_S)
+            await asyncio.to_thread(self._try_to_serve)
+        self._app = Informed(create_app(self._gateway, DIALECTS), self._heard)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take `user_config` of serve_config.yaml: `routing` there replaces fields of `args.routing`, without a restart.
@@ -82,10 +102,17 @@ class Ingress:
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the application; Serve calls this once, after construction, on the loop that runs it."""
-        if self._gateway is None:
+        if self._gateway is not None:
+            self._app = Informed(create_app(self._gateway, DIALECTS), self._heard)
+        else:
             assert self._fault is not None
-            return ServeShim(create_unusable_app(self._settings, DIALECTS, self._fault))
-        app = Informed(create_app(self._gateway, DIALECTS), self._heard)
+            self._app = create_unusable_app(self._settings, self._snapshot, DIALECTS, lambda: self._fault)
+            self._retrying = asyncio.create_task(self._retry())
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            assert self._app is not None
+            await self._app(scope, receive, send)
+
         second = self._settings.ollama_port
         if second is not None:
             self._listening = asyncio.create_task(listen(app, second.host, second.port))

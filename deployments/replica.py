@@ -53,7 +53,7 @@ class EngineReplica:
     async def __init__(  # type: ignore[misc]  # Serve awaits asynchronous constructors
         self, group: str, settings: EngineSettings, model: ModelSettings, identity: Callable[[], tuple[str, Report]]
     ) -> None:
-        """Load and warm the engine; raises `EngineDead` with the reason when it cannot be had.
+        """Load and warm the engine; raises `ModelUnusable` or `EngineDead` with the reason when it cannot be had.
 
         `identity` is called in the replica's process and returns its id and its way to report.
         """

@@ -12,7 +12,7 @@ bytes --decode--> call --admit, choose--> route --attempt--> events --encode--> 
     ├─ EngineError       an engine failed
     │   GenerationFailed 500 · IncompleteGeneration 502 · EngineDead 503
     ├─ StorageFailed 507 what a client wants kept could not be written
-    └─ ModelUnusable     files or settings of a model are wrong; raised while loading or exporting, never a request's answer
+    └─ ModelUnusable 503 a model's files or settings are wrong; requests hear of it only where nothing can be served
 
 Foreign exceptions become one of these inside each engine and in `deployments.remote`, nowhere else. Render `exc.message`, never
 `str(exc)`: through a Ray handle the latter is the remote traceback. Only `message` is positional, or Ray loses the type.
@@ -180,7 +180,7 @@ class StorageFailed(ServeError):
     status = 507
 
 
-_ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])/(?:[^\s/'\"`:,;()]+/)+([^\s/'\"`:,;()]*)")
+_ABSOLUTE_PATH = re.compile(r"(?<![\w./])(?:file://)?(?:/[^\s/'\"`,;()]+)+/([^\s/'\"`,;()]*)")
 _LONGEST_CAUSE_CHARS = 300
 
 

@@ -29,7 +29,7 @@ from serve_app.dialects.base import (
     WireBody,
     parse,
 )
-from serve_app.errors import MethodNotAllowed, NotFound, ServeError, internal_error
+from serve_app.errors import MethodNotAllowed, NoEngine, NotFound, ServeError, internal_error
 from serve_app.gateway import Gateway, Telling
 from serve_app.metrics import CONTENT_TYPE
 from serve_app.responses import error_response, hinted, json_response, read_body, request_id, respond, told_headers
@@ -73,25 +73,33 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
     return app
 
 
-def create_unusable_app(settings: AppSettings, dialects: Iterable[Dialect], fault: ServeError) -> FastAPI:
-    """Return the application of a model that cannot be served: GET /health says why, and so does every error."""
+def create_unusable_app(
+    settings: AppSettings, fleet: Callable[[], Fleet], dialects: Iterable[Dialect], fault: Callable[[], ServeError | None]
+) -> FastAPI:
+    """Return the application while the model cannot be served: GET /health says why, and so does every error.
+
+    `fault` returns the reason as it is now.
+    """
     app = FastAPI(title="phi-serve", docs_url=None, redoc_url=None, openapi_url=None)
     dialects = tuple(dialects)
 
+    def reason() -> ServeError:
+        return fault() or NoEngine("the model is about to be served; try again", retry_after_s=1.0)
+
     async def health(request: Request) -> Response:
-        groups = {name: {"phase": Phase.FAILED, "reason": fault.message} for name in settings.engines}
-        body = {"status": "failed", "reason": fault.message, "model": settings.model.name, "groups": groups}
-        return JSONResponse(body, 503)
+        groups = {group.name: _group(group) for group in fleet().groups}
+        body = {"status": "failed", "reason": reason().message, "model": settings.model.name, "groups": groups}
+        return JSONResponse(body, 503, {"retry-after": "10"})
 
     async def livez(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     async def refuse(request: Request) -> Response:
-        return error_response(_dialect_of(request, dialects), fault, Telling(request_id=request_id(request)))
+        return error_response(_dialect_of(request, dialects), reason(), Telling(request_id=request_id(request)))
 
     app.add_api_route("/health", health, methods=["GET", "HEAD"])
     app.add_api_route("/livez", livez, methods=["GET", "HEAD"])
-    app.add_api_route("/{path:path}", refuse, methods=["GET", "HEAD", "POST", "PUT", "DELETE"])
+    app.add_api_route("/{path:path}", refuse, methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
     return app
 
 

@@ -178,21 +178,25 @@ _PARTS = re.compile(
 """The parts of a schema or a Lark grammar that may hold any characters."""
 
 
+_ESCAPED_UNICODE = re.compile(r"\\(?:u|U|x\{|x[89a-fA-F]|[pP])")
+"""How a pattern in ASCII names characters beyond it."""
+
+
 def names_unicode_patterns(constraint: Constraint) -> bool:
     """Tell whether a regular expression in the constraint has characters outside ASCII; of doubtful ones it says yes."""
     match constraint:
         case Regex():
-            return not constraint.pattern.isascii()
+            return not constraint.pattern.isascii() or bool(_ESCAPED_UNICODE.search(constraint.pattern))
         case Choice():
             return False
         case JsonSchema():
             text = json.dumps(json.loads(constraint.schema), ensure_ascii=False)
         case Grammar():
             text = constraint.lark
-    if text.isascii() and "\\u" not in text:
+    if text.isascii() and not _ESCAPED_UNICODE.search(text):
         return False
     found = [part for part in _PARTS.finditer(text) if part["pattern"] or part["regex"]]
-    return any("patternProperties" in part[0] or not part[0].isascii() or "\\u" in part[0] for part in found)
+    return any("patternProperties" in part[0] or not part[0].isascii() or _ESCAPED_UNICODE.search(part[0]) for part in found)
 
 
 def respell(grammar: str, spell: Callable[[str], str]) -> str:

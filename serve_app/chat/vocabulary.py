@@ -17,7 +17,6 @@ from serve_app.errors import ModelUnusable
 FILE = "tokenizer.json"
 _ADDED = "added_tokens.json"
 _SETTINGS = "tokenizer_config.json"
-_ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @dataclass(frozen=True)
@@ -129,11 +128,10 @@ def read_vocabulary(folder: Path, file: TokenizerFile | None = None) -> Vocabula
         )
     stop_ids: tuple[int, ...] = ()
     for name in ("config.json", "generation_config.json"):
-        given = _read_json(folder, name) or {}
-        for key in _ID_KEYS:
-            ids = _id_list(given.get(key))
-            _require_tokens(ids, by_id, f"{name} says {key}: {given.get(key)}")
-            stop_ids = ids if key == "eos_token_id" and ids else stop_ids
+        written = (_read_json(folder, name) or {}).get("eos_token_id")
+        ids = _id_list(written)
+        _require_tokens(ids, by_id, f"{name} says eos_token_id: {written}")
+        stop_ids = ids or stop_ids
     if not stop_ids:
         raise ModelUnusable("neither generation_config.json nor config.json names an eos_token_id; fetch the model again")
     control_ids = frozenset(file.added[text] for text in file.control)

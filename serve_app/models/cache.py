@@ -1,12 +1,18 @@
 """The folder for forms derived from a model, what keys them, and the lock that lets one process write. Knows no form."""
 
+import errno
 import fcntl
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from serve_app.errors import ModelUnusable
+
+logger = logging.getLogger(__name__)
 
 _PIECE_BYTES = 1 << 22
 
@@ -29,6 +35,20 @@ def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[N
             waiting()
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Turn what the disk refuses while `what` is written into `ModelUnusable`."""
+    try:
+        yield
+    except OSError as error:
+        logger.exception("%s failed", what)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ModelUnusable(f"the disk became full while {what} was written; make room and start again") from error
+        file = f" ({Path(error.filename).name})" if isinstance(error.filename, str) else ""
+        why = f"{error.strerror or type(error).__name__}{file}"
+        raise ModelUnusable(f"{what} failed: {why}; set PHI_SERVE_CACHE to a folder that can be written") from error
 
 
 def read_content(file: Path) -> Iterator[bytes]:

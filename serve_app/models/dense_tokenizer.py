@@ -7,13 +7,12 @@ would know none of Phi-4's control tokens. Here every id below vocab_size is a t
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from serve_app.chat.vocabulary import FILE, Vocabulary, read_tokenizer_file, read_vocabulary
-from serve_app.models.cache import cache_dir
+from serve_app.models.cache import cache_dir, locked, writing
+from serve_app.models.scratch import scratch_folder
 
 _FORM = "every id is a token"
 """Changes whenever the folder is written otherwise."""
@@ -32,23 +31,20 @@ def dense_tokenizer(model_dir: Path) -> Path:
     target = cache_dir() / "tokenizer" / digest
     if target.exists():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".tokenizer-", dir=target.parent))
-    try:
-        (scratch / FILE).write_text(text, encoding="utf-8")
-        (scratch / "tokenizer_config.json").write_text(settings, encoding="utf-8")
-        try:
-            os.replace(scratch, target)
-        except OSError:
-            if not target.exists():  # another replica was faster
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with writing("the tokenizer for vLLM"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with locked(target.with_suffix(".lock")), scratch_folder(target.parent) as scratch:
+            if not target.exists():
+                folder = scratch / "out"
+                folder.mkdir()
+                (folder / FILE).write_text(text, encoding="utf-8")
+                (folder / "tokenizer_config.json").write_text(settings, encoding="utf-8")
+                os.replace(folder, target)
     return target
 
 
 def _settings(model_dir: Path, vocabulary: Vocabulary) -> dict[str, Any]:
-    """Return a tokenizer_config.json: the end token is that of the model's own, if it names one, else of its end tokens' last."""
+    """Return a tokenizer_config.json. Its end token is the one that the model's own names, else the last of the end tokens."""
     file = model_dir / "tokenizer_config.json"
     named = json.loads(file.read_text(encoding="utf-8")).get("eos_token") if file.exists() else None
     end = named.get("content") if isinstance(named, dict) else named

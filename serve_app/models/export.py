@@ -4,7 +4,6 @@ The cache is keyed by the source's content, so another model or precision never 
 once export once. Needs onnxruntime's kernels or the gguf package only when the cache is empty.
 """
 
-import errno
 import hashlib
 import logging
 import math
@@ -17,7 +16,7 @@ from pathlib import Path
 from serve_app.config import EngineSettings, FakeSettings, LlamaCppSettings, OnnxSettings
 from serve_app.errors import ModelUnusable
 from serve_app.models import manifest
-from serve_app.models.cache import cache_dir, locked, read_content
+from serve_app.models.cache import cache_dir, locked, read_content, writing
 from serve_app.models.checkpoint import Checkpoint, count_weights, require_rows
 from serve_app.models.memory import available_bytes
 from serve_app.models.onnx_export.folder import FORM, plan_onnx, write_onnx
@@ -93,27 +92,30 @@ def cached_form(model_dir: Path, form: str, precision: str, block: int = USUAL_B
     coarser = "" if block == USUAL_BLOCK else f"-{block}"
     progress(_READING, 0.0)
     target = cache_dir() / form / f"{_fingerprint(model_dir, form, progress)}-{precision}{coarser}"
-    if not target.exists():
+    progress("checking the exported files", 0.0)
+    if manifest.is_whole(target):
+        return target
+    with writing(f"exporting {precision}"):
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target.with_suffix(".lock"), lambda: progress("waiting for another replica's export", 0.0)):
-            if not target.exists():
+            if not manifest.is_whole(target):
+                shutil.rmtree(target, ignore_errors=True)
                 _build(model_dir, form, precision, block, target, progress)
-    progress("checking the exported files", 0.0)
-    manifest.verify(target)
     return target
 
 
 def write_form(
     model_dir: Path, form: str, precision: str, target: Path, block: int = USUAL_BLOCK, progress: Progress = _ignore
 ) -> None:
-    """Export to the new folder `target`, whole or not at all; `block` weights of an quantized graph share a scale.
+    """Export to the new folder `target`, whole or not at all; `block` weights of a quantized graph share a scale.
 
     Raises `ModelUnusable` when `target` exists, when disk or memory cannot hold the export, or when it fails.
     """
     if target.exists():
         raise ModelUnusable(f"{target.name} exists already; give a new folder")
-    target.absolute().parent.mkdir(parents=True, exist_ok=True)
-    _build(model_dir, form, precision, block, target, progress)
+    with writing(f"exporting {precision}"):
+        target.absolute().parent.mkdir(parents=True, exist_ok=True)
+        _build(model_dir, form, precision, block, target, progress)
 
 
 _GGUF_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
@@ -152,26 +154,19 @@ def _build(model_dir: Path, form: str, precision: str, block: int, target: Path,
     """Write the form into a folder beside `target`, with its manifest, and rename that to `target`."""
     what = f"exporting {precision}"
     progress(what, 0.0)
-    try:
-        with scratch_folder(target.parent) as scratch:
-            require_resources(model_dir, form, precision, block, target)
-            logger.info("exporting %s to %s %s, once; later starts use the cache", model_dir.name, form, precision)
-            folder = scratch / "out"
-            folder.mkdir()
-            if form == "onnx":
-                write_onnx(model_dir, precision, block, folder, lambda done: progress(what, done))
-            else:
-                _build_gguf(model_dir, precision, folder, lambda done: progress(what, done))
-            shutil.copyfile(model_dir / "config.json", folder / "config.json")
-            progress("checking the exported files", 0.0)
-            manifest.write(folder, {"format": form, "precision": precision, "writer": f"phi-serve {version('phi-serve')}"})
-            os.replace(folder, target)
-    except OSError as error:
-        logger.exception("the export of %s failed", model_dir.name)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ModelUnusable(f"the disk became full while {what} was written; make room and start again") from error
-        file = f" ({Path(error.filename).name})" if error.filename else ""
-        raise ModelUnusable(f"{what} failed: {error.strerror or type(error).__name__}{file}") from error
+    with scratch_folder(target.parent) as scratch:
+        require_resources(model_dir, form, precision, block, target)
+        logger.info("exporting %s to %s %s, once; later starts use the cache", model_dir.name, form, precision)
+        folder = scratch / "out"
+        folder.mkdir()
+        if form == "onnx":
+            write_onnx(model_dir, precision, block, folder, lambda done: progress(what, done))
+        else:
+            _build_gguf(model_dir, precision, folder, lambda done: progress(what, done))
+        shutil.copyfile(model_dir / "config.json", folder / "config.json")
+        progress("checking the exported files", 0.0)
+        manifest.write(folder, {"format": form, "precision": precision, "writer": f"phi-serve {version('phi-serve')}"})
+        os.replace(folder, target)
 
 
 def _build_gguf(model_dir: Path, precision: str, folder: Path, report: Callable[[float], None]) -> None:

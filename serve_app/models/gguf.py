@@ -16,6 +16,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import quantize
 from numpy.typing import NDArray
 
+from serve_app.chat.vocabulary import read_vocabulary
 from serve_app.errors import ModelUnusable
 from serve_app.models.checkpoint import Checkpoint, require_rows
 from serve_app.models.gguf_vocabulary import gguf_vocabulary
@@ -166,12 +167,9 @@ def _describe_tokenizer(writer: GGUFWriter, config: dict[str, Any], model_dir: P
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.types)
     writer.add_token_merges(vocabulary.merges)
-    generation = model_dir / "generation_config.json"
-    stops = (json.loads(generation.read_text()) if generation.exists() else config).get("eos_token_id")
-    stops = stops if isinstance(stops, list) else [stops]
-    end = config.get("eos_token_id")
-    writer.add_bos_token_id(int(config.get("bos_token_id") or stops[0]))
-    writer.add_eos_token_id(end if isinstance(end, int) else int(stops[0]))
+    stops, end, begin = read_vocabulary(model_dir).stop_ids, config.get("eos_token_id"), config.get("bos_token_id")
+    writer.add_bos_token_id(begin if type(begin) is int else stops[0])
+    writer.add_eos_token_id(end if type(end) is int else stops[0])
     writer.add_eot_token_id(vocabulary.turn_end)
     writer.add_add_bos_token(False)
     template = model_dir / "chat_template.jinja"

@@ -56,7 +56,7 @@ def prepare(file: Path, model_dir: Path, report: Callable[[float], None] = lambd
     header = read_header(file)
     cache = cache_dir() / "gguf"
     copy = cache / f"{_fingerprint(identify(file), file.name, model_dir)}-respelled"
-    if _is_whole(copy):
+    if manifest.is_whole(copy):
         return copy
     described = read_tokenizer_file(model_dir)
     own = _vocabulary(header, model_dir, described, file.name)
@@ -65,7 +65,7 @@ def prepare(file: Path, model_dir: Path, report: Callable[[float], None] = lambd
     if is_spelled(header.keys, own):
         return _linked(file, model_dir, cache / f"{_fingerprint(str(file.absolute()), file.name, model_dir)}-linked")
     with locked(copy.with_suffix(".lock")):
-        if not _is_whole(copy):
+        if not manifest.is_whole(copy):
             shutil.rmtree(copy, ignore_errors=True)
             _require_room(file, cache)
             logger.info("copying %s with its tokens respelled, once; later starts use the cache", file.name)
@@ -73,23 +73,12 @@ def prepare(file: Path, model_dir: Path, report: Callable[[float], None] = lambd
     return copy
 
 
-def _is_whole(copy: Path) -> bool:
-    """Return whether the folder is there and as it was written; one that is damaged is to be written anew."""
-    if not copy.exists():
-        return False
-    try:
-        manifest.verify(copy)
-    except ModelUnusable as error:
-        logger.warning("a copy in the cache is damaged and written anew: %s", error.message)
-        return False
-    return True
-
-
 def _linked(file: Path, model_dir: Path, target: Path) -> Path:
     """Return the folder `target` with a link to the file."""
-    with locked(target.with_suffix(".lock")):
-        if not target.exists():
-            _build(file, model_dir, target, lambda to: to.symlink_to(file.absolute()))
+    if not target.exists():
+        with locked(target.with_suffix(".lock")):
+            if not target.exists():
+                _build(file, model_dir, target, lambda to: to.symlink_to(file.absolute()))
     return target
 
 

@@ -5,12 +5,15 @@ Knows nothing of what the files mean.
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from serve_app.errors import ModelUnusable
 from serve_app.models.inside import lies_inside
+
+logger = logging.getLogger(__name__)
 
 NAME = "manifest.json"
 _NONE: Mapping[str, str] = MappingProxyType({})
@@ -38,8 +41,10 @@ def verify(folder: Path, sums: Mapping[str, str] = _NONE) -> dict[str, str]:
         raise ModelUnusable(f"{NAME} is missing or unreadable in the model's folder; export the model again") from error
     for name, (size, digest) in expected.items():
         path = folder / name
-        if not lies_inside(folder, path) or not path.is_file():
+        if not path.is_file():
             raise ModelUnusable(f"{name} is missing from the model's folder; export the model again")
+        if not lies_inside(folder, path):
+            raise ModelUnusable(f"{name} lies outside the model's folder, or is a link that leads there; put the file itself there")
         if path.stat().st_size != size:
             raise ModelUnusable(
                 f"{name} has {path.stat().st_size} bytes, not the {size} it was written with; export the model again"
@@ -53,3 +58,15 @@ def sum_file(path: Path) -> str:
     """Return the file's SHA-256 sum in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def is_whole(folder: Path, sums: Mapping[str, str] = _NONE) -> bool:
+    """Return whether the folder is there as it was written; a damaged one, which is logged, is to be written anew."""
+    if not folder.exists():
+        return False
+    try:
+        verify(folder, sums)
+    except ModelUnusable as error:
+        logger.warning("a folder in the cache is damaged and written anew: %s", error.message)
+        return False
+    return True

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_PREFIX = ".export-"
+_PREFIX = ".phi-serve-export-"
 
 
 @contextmanager

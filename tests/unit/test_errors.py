@@ -33,6 +33,7 @@ def test_the_unforeseen_is_anonymous() -> None:
         (errors.ModelUnusable("config.json says no; fetch it again"), "config.json says no; fetch it again"),
         (ValueError("no room in /srv/models/phi/model.onnx for it"), "ValueError: no room in model.onnx for it"),
         (OSError(2, "No such file", "/a/b/c.json"), "FileNotFoundError: [Errno 2] No such file: 'c.json'"),
+        (ValueError("in dir:/home/u/x/y and file:///home/u/model/x.bin"), "ValueError: in dir:y and x.bin"),
         (RuntimeError("\n  first\nsecond"), "RuntimeError: first"),
         (RuntimeError("see https://x.org/a/b and a/b"), "RuntimeError: see https://x.org/a/b and a/b"),
         (KeyError(), "KeyError; the replica's log says more"),

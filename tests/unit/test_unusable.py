@@ -7,6 +7,7 @@ from serve_app.config import AppSettings
 from serve_app.dialects import ollama, openai, reasoning
 from serve_app.errors import ModelUnusable
 from serve_app.http import create_unusable_app
+from serve_app.routing.fleet import FleetView
 
 WHY = "tokenizer.json gives `<|end|>` the id 200020, but added_tokens.json the id 3; fetch the model again"
 
@@ -14,20 +15,24 @@ WHY = "tokenizer.json gives `<|end|>` the id 200020, but added_tokens.json the i
 @pytest.fixture
 def client() -> httpx.AsyncClient:
     settings = AppSettings.model_validate({"engines": {"a": {"kind": "fake"}}})
-    app = create_unusable_app(settings, (openai.DIALECT, ollama.DIALECT, reasoning.DIALECT), ModelUnusable(WHY))
+    view = FleetView(settings.engines, 60)
+    app = create_unusable_app(
+        settings, lambda: view.snapshot(0), (openai.DIALECT, ollama.DIALECT, reasoning.DIALECT), lambda: ModelUnusable(WHY)
+    )
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 
 
 async def test_health_names_the_cause(client: httpx.AsyncClient) -> None:
     health = await client.get("/health")
     assert health.status_code == 503
-    assert health.json()["reason"] == health.json()["groups"]["a"]["reason"] == WHY
+    assert health.json()["reason"] == WHY
+    assert health.json()["groups"]["a"]["phase"] == "starting"
     assert (await client.get("/livez")).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/models", "/api/chat", "/reasoning", "/nowhere"])
 async def test_every_request_hears_it_in_its_dialect(client: httpx.AsyncClient, path: str) -> None:
-    for method in ("GET", "POST"):
+    for method in ("GET", "POST", "PATCH"):
         answer = await client.request(method, path, json={} if method == "POST" else None)
         assert answer.status_code == 503
         error = answer.json()["error"]

@@ -102,7 +102,8 @@ def test_the_dense_form_gives_transformers_the_files_ids(
     assert theirs.eos_token_id == 199_999
     for text in TEXTS[1:]:
         assert theirs(text, add_special_tokens=False)["input_ids"] == copy.encode(text, special=False)
-    assert [path.name for path in (tmp_path / "tokenizer").iterdir()] == [folder.name]
+    assert sorted(path.name for path in (tmp_path / "tokenizer").iterdir()) == [folder.name, f"{folder.name}.lock"]
+    assert folder.stat().st_mode & 0o777 == 0o755, "other users may share the cache"
 
 
 def _edit(name: str, change: Callable[[Any], None]) -> Callable[[Path], None]:

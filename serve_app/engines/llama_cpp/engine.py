@@ -155,7 +155,7 @@ class LlamaCppEngine:
         self._vocabulary = vocabulary
         if self._settings.gguf:
             self._precision = majority_type(header)
-        tokenizer = wrap_tokens(vocabulary.texts, vocabulary.control_ids, [vocabulary.turn_end])
+        tokenizer = await asyncio.to_thread(wrap_tokens, vocabulary.texts, vocabulary.control_ids, [vocabulary.turn_end])
         self._guidance = Guidance(tokenizer, len(vocabulary.texts))
         plain = (text for at, text in enumerate(vocabulary.texts) if at not in vocabulary.control_ids)
         self._spelled = frozenset(char for char in (text.decode() for text in plain) if len(char) == 1)
