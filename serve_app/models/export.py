@@ -64,7 +64,7 @@ def derive(model_dir: Path, settings: EngineSettings, progress: Progress = _igno
             from serve_app.models import gguf_respelling  # for foreign files only
 
             file = Path(named).expanduser()
-            return gguf_respelling.prepare(file, model_dir, lambda done: progress(f"copying {file.name}", done))
+            return gguf_respelling.prepare(file, model_dir, progress)
         case LlamaCppSettings():
             form = "gguf"
         case _:

@@ -46,13 +46,14 @@ _SCORES = "tokenizer.ggml.scores"
 _UINT32, _INT32, _STRING, _ARRAY = 4, 5, 8, 9
 
 
-def prepare(file: Path, model_dir: Path, report: Callable[[float], None] = lambda _: None) -> Path:
+def prepare(file: Path, model_dir: Path, progress: Callable[[str, float], None] = lambda _, __: None) -> Path:
     """Return a folder, in the cache, that holds `file` by its name as the engine loads it, and the model's tokenizer.
 
     `model_dir` has the model's tokenizer and configuration, and need not have weights. A file in our spelling is linked, another is
-    copied once, piece by piece; `report` gets the fraction done. Raises `ModelUnusable` for a damaged file or one of another model,
-    and when the disk cannot hold the copy.
+    copied once, piece by piece; `progress` gets what is being done and the fraction that is. Raises `ModelUnusable` for a damaged
+    file or one of another model, and when the disk cannot hold the copy.
     """
+    progress("reading the GGUF file", 0.0)
     header = read_header(file)
     cache = cache_dir() / "gguf"
     copy = cache / f"{_fingerprint(identify(file), file.name, model_dir)}-respelled"
@@ -64,12 +65,14 @@ def prepare(file: Path, model_dir: Path, report: Callable[[float], None] = lambd
     cache.mkdir(parents=True, exist_ok=True)
     if is_spelled(header.keys, own):
         return _linked(file, model_dir, cache / f"{_fingerprint(str(file.absolute()), file.name, model_dir)}-linked")
-    with locked(copy.with_suffix(".lock")):
+    with locked(copy.with_suffix(".lock"), lambda: progress("waiting for another replica's copy", 0.0)):
         if not manifest.is_whole(copy):
             shutil.rmtree(copy, ignore_errors=True)
             _require_room(file, cache)
             logger.info("copying %s with its tokens respelled, once; later starts use the cache", file.name)
-            _build(file, model_dir, copy, lambda to: _write(file, header, own, to, report))
+            _build(
+                file, model_dir, copy, lambda to: _write(file, header, own, to, lambda done: progress(f"copying {file.name}", done))
+            )
     return copy
 
 

@@ -120,10 +120,11 @@ class Served:
 def served_vocabulary(keys: Mapping[str, Any], model_dir: Path) -> Served:
     """Return the vocabulary of a GGUF header's keys; raises `ModelUnusable` unless it is the model's, spelled as in our files."""
     tokens, _ = listed_tokens(keys)
-    own = gguf_vocabulary(model_dir, len(tokens))
+    file = read_tokenizer_file(model_dir)
+    own = gguf_vocabulary(model_dir, len(tokens), file)
     if not is_spelled(keys, own):
         raise ModelUnusable("the GGUF file's tokens are not those of the tokenizer beside it; export or fetch it again")
-    raw = read_vocabulary(model_dir).raw
+    raw = read_vocabulary(model_dir, file).raw
     texts = tuple(
         raw(token_id) if kind is TokenType.NORMAL else token.encode(errors="replace")
         for token_id, (token, kind) in enumerate(zip(own.tokens, own.types, strict=True))

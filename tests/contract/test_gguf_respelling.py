@@ -108,8 +108,8 @@ async def test_every_form_is_served_as_ours_is(own_file: Path, padded_dir: Path,
     foreign = convert(own_file, padded_dir, tmp_path / "phi.gguf", FORMS[name])
     engines = [await started(padded_dir, gguf=str(file)) for file in (foreign, own_file)]
     assert engines[0].info == engines[1].info
-    for seed in range(3):
-        request = ask(prompt(20, seed), temperature=1.5, seed=seed, max_tokens=60, logprobs=2)
+    for seed in range(2):
+        request = ask(prompt(20, seed), temperature=1.5, seed=seed, max_tokens=40, logprobs=2)
         answers = [await play(engine, request) for engine in engines]
         assert (answers[0][0], answers[0][2]) == (answers[1][0], answers[1][2])
     for engine in engines:
@@ -196,9 +196,11 @@ def test_replicas_that_start_together_copy_once_and_a_damaged_copy_is_written_an
         real(*arguments)
 
     monkeypatch.setattr(gguf_respelling, "_write", count)
+    told: list[tuple[str, float]] = []
     with ThreadPoolExecutor(3) as pool:
-        (folder,) = set(pool.map(lambda _: export.derive(padded_dir, settings), range(3)))
+        (folder,) = set(pool.map(lambda _: export.derive(padded_dir, settings, lambda *what: told.append(what)), range(3)))
     assert written == [foreign]
+    assert ("copying phi.gguf", 1.0) in told
     foreign.touch()
     assert export.derive(padded_dir, settings) == folder
     assert written == [foreign]
@@ -242,7 +244,7 @@ import resource, sys
 from pathlib import Path
 from serve_app.models.gguf_respelling import prepare
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-prepare(Path(sys.argv[1]), Path(sys.argv[2]), lambda file: "it")
+prepare(Path(sys.argv[1]), Path(sys.argv[2]))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
