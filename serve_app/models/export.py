@@ -92,16 +92,23 @@ def cached_form(model_dir: Path, form: str, precision: str, block: int = USUAL_B
     coarser = "" if block == USUAL_BLOCK else f"-{block}"
     progress(_READING, 0.0)
     target = cache_dir() / form / f"{_fingerprint(model_dir, form, progress)}-{precision}{coarser}"
-    progress("checking the exported files", 0.0)
-    if manifest.is_whole(target):
+    if _is_whole(target, progress):
         return target
     with writing(f"exporting {precision}"):
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target.with_suffix(".lock"), lambda: progress("waiting for another replica's export", 0.0)):
-            if not manifest.is_whole(target):
+            if not _is_whole(target, progress):
                 shutil.rmtree(target, ignore_errors=True)
                 _build(model_dir, form, precision, block, target, progress)
     return target
+
+
+def _is_whole(target: Path, progress: Progress) -> bool:
+    """Return whether the folder is there as it was written."""
+    if not target.exists():
+        return False
+    progress("checking the exported files", 0.0)
+    return manifest.is_whole(target)
 
 
 def write_form(

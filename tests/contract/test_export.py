@@ -222,7 +222,7 @@ def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x")
     entry = {"bytes": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
     (folder / manifest.NAME).write_text(json.dumps({"about": {}, "files": {"../secret": entry}}))
-    with pytest.raises(ModelUnusable, match="is missing from"):
+    with pytest.raises(ModelUnusable, match="lies outside the model's folder"):
         manifest.verify(folder)
 
 

@@ -155,7 +155,7 @@ def test_what_a_killed_exporter_left_is_removed_by_the_next(model_dir: Path, tmp
     command = [sys.executable, "-c", _CUT_OFF, str(model_dir), str(out), form, precision]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
-    assert left.name.startswith(".export-")
+    assert left.name.startswith(".phi-serve-export-")
     assert list((left / "out").iterdir())
     export.write_form(model_dir, form, precision, out)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -282,3 +282,25 @@ def test_memory_does_not_grow_with_the_vocabulary_and_neither_torch_nor_the_buil
     grown, modules = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[:2]
     assert int(grown) < 100 << 10, f"{int(grown) >> 10} MiB more for an embedding of {rows * HIDDEN * 4 >> 20} MiB in float32"
     assert not modules
+
+
+def test_a_damaged_export_in_the_cache_is_written_anew(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHI_SERVE_CACHE", str(tmp_path))
+    folder = export.cached_form(tiny, "onnx", "int4")
+    data = folder / "model.onnx.data"
+    whole = data.read_bytes()
+    data.write_bytes(whole[:-1])
+    assert export.cached_form(tiny, "onnx", "int4") == folder
+    assert data.read_bytes() == whole
+
+
+def test_an_export_leaves_folders_of_others_alone(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / ".export-settings").mkdir()
+    export.write_form(tiny, "onnx", "int4", tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".export-settings", "out"]
+
+
+def test_a_place_that_cannot_be_written_is_a_sentence(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelUnusable, match=r"^exporting int4 failed: (File exists|Not a directory) \(file\)"):
+        export.write_form(tiny, "onnx", "int4", tmp_path / "file" / "out")
