@@ -22,7 +22,7 @@ import yaml
 
 from benchmarks.live import LiveApp, live
 
-PROMPT_TOKENS, ANSWER_TOKENS, PARALLEL = 500, 32, 4
+PROMPT_TOKENS, ANSWER_TOKENS = 500, 32
 START_LIMIT_S = 3600
 
 
@@ -90,7 +90,7 @@ class Watch:
             thread.join()
 
 
-def _load(app: LiveApp, group: str) -> None:
+def _load(app: LiveApp, group: str, parallel: int) -> None:
     """Send the parallel requests and print their speed."""
 
     def ask(number: int) -> float:
@@ -106,9 +106,9 @@ def _load(app: LiveApp, group: str) -> None:
         assert response.json()["usage"]["completion_tokens"] == ANSWER_TOKENS
         return time.monotonic() - began
 
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        seconds = list(pool.map(ask, range(1, PARALLEL + 1)))
-    print(f"{group}: {PARALLEL} requests of {PROMPT_TOKENS} + {ANSWER_TOKENS} tokens in {max(seconds):.0f} s", flush=True)
+    with ThreadPoolExecutor(parallel) as pool:
+        seconds = list(pool.map(ask, range(1, parallel + 1)))
+    print(f"{group}: {parallel} request(s) of {PROMPT_TOKENS} + {ANSWER_TOKENS} tokens in {max(seconds):.0f} s", flush=True)
 
 
 def main() -> None:
@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("profile", type=Path)
     parser.add_argument("model", type=Path)
     parser.add_argument("--cache", type=Path, help="the folder of derived forms; left out: a new one, removed at the end")
+    parser.add_argument("--requests", type=int, default=4, help="parallel requests a group")
     options = parser.parse_args()
     config = yaml.safe_load(options.profile.read_text())
     config["applications"][0]["args"]["model"]["path"] = str(options.model.absolute())
@@ -128,7 +129,7 @@ def main() -> None:
                 print(f"{group}: first streamed token after {seconds:.0f} s", flush=True)
             print(f"peak until then: {watch.peak_bytes / 2**30:.2f} GiB", flush=True)
             for group in app.first_answer_s:
-                _load(app, group)
+                _load(app, group, options.requests)
         print(f"\npeak of all processes: {watch.peak_bytes / 2**30:.2f} GiB (PSS), of which")
         for name, size in watch.at_peak.most_common(12):
             print(f"  {name:<60} {size / 2**20:8,.0f} MiB")
