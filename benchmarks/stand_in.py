@@ -156,9 +156,7 @@ def write_tokenizer(folder: Path, form: Form) -> None:
     if form.added_in_vocab:
         vocab |= ROLE_TOKENS | TOOL_TOKENS
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    own = json.loads((EMBEDDED / "tokenizer.json").read_text())
-    cut = next(step["pattern"]["Regex"] for step in own["pre_tokenizer"]["pretokenizers"] if step["type"] == "Split")
-    split = {"type": "Split", "pattern": {"Regex": cut}, "behavior": "Removed", "invert": True}
+    split = {"type": "Split", "pattern": {"Regex": _pattern()}, "behavior": "Removed", "invert": True}
     tokenizer = {
         "version": "1.0",
         "truncation": None,
@@ -198,6 +196,12 @@ def write_tokenizer(folder: Path, form: Form) -> None:
         **marks,
     }
     _write_json(folder / "tokenizer_config.json", settings)
+
+
+def _pattern() -> str:
+    """Return the expression that cuts text before the merges: o200k_base's, which the embedded model has too."""
+    own = json.loads((EMBEDDED / "tokenizer.json").read_text())
+    return str(next(step["pattern"]["Regex"] for step in own["pre_tokenizer"]["pretokenizers"] if step["type"] == "Split"))
 
 
 @cache

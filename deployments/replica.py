@@ -84,7 +84,7 @@ class EngineReplica:
         self._enter(Phase.LOADING)
         model_dir = await asyncio.to_thread(locate, model, weights=needs_checkpoint(settings))
         # Off the loop: an export takes minutes and importing a runtime 10 s, and the phase must be told meanwhile.
-        folder = await asyncio.to_thread(derive, model_dir, settings, self._progress_teller())
+        folder = await asyncio.to_thread(derive, model_dir, settings, self._progress_reporter())
         self._enter(Phase.LOADING)
         engine = await asyncio.to_thread(build_engine, settings, folder)
         await engine.start()
@@ -96,7 +96,7 @@ class EngineReplica:
             await _prove(engine, _WARM_CONSTRAINT)
         self._enter(Phase.READY)
 
-    def _progress_teller(self) -> Progress:
+    def _progress_reporter(self) -> Progress:
         """Return a function for another thread that makes what is being done the phase's reason, once a second at most."""
         loop = asyncio.get_running_loop()
         told, told_s = "", 0.0

@@ -1,4 +1,4 @@
-"""A model's vocabulary: what each token id stands for, as the model's files say it, and that these files agree.
+"""A model's vocabulary: the bytes of each token id, read from the model's files, which must agree with each other.
 
 The one place that knows ids. Ids are the file's own numbers: they may have holes, the number of tokens says nothing about the
 highest id, and the model's vocab_size may be above both. Knows no chats and encodes no text.

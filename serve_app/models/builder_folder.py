@@ -41,7 +41,7 @@ _BESIDE = ("config.json", "tokenizer.json", "generation_config.json")
 
 
 def prepare(model_dir: Path, folder: Path, settings: OnnxSettings, progress: Progress) -> Path:
-    """Return a folder in the cache with the adapted graph of `folder`, written first if needed, which `progress` hears of.
+    """Return a folder in the cache with the adapted graph of `folder`, written first if needed; `progress` is called meanwhile.
 
     Raises `ModelUnusable` when the graph is not of the model in `model_dir`, not of the precision or context that `settings` ask
     for, or not to be adapted, when its files are damaged or lie elsewhere, and when they neither can be linked nor fit the disk.

@@ -32,8 +32,7 @@ USUAL_BLOCK = 32
 _READING = "reading the model's files"
 
 Progress = Callable[[str, float], None]
-"""Gets what is being done and the fraction of it that is done, 0 to 1; 0 where there is nothing to count. Called in the thread that
-exports."""
+"""Takes a description of the work and the fraction done, 0 to 1; 0 where nothing can be counted. Called in the exporting thread."""
 
 
 def _ignore(what: str, fraction: float) -> None:
@@ -53,7 +52,7 @@ def needs_checkpoint(settings: EngineSettings) -> bool:
 def derive(model_dir: Path, settings: EngineSettings, progress: Progress = _ignore) -> Path:
     """Return the folder that the engine of `settings` loads: `model_dir` itself or a form derived from it.
 
-    Takes minutes when there is something to export, which `progress` hears of.
+    Takes minutes when there is something to export; `progress` is called meanwhile.
     """
     if needs_checkpoint(settings):
         require_rows(model_dir)

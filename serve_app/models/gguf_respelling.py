@@ -1,4 +1,4 @@
-"""Makes a GGUF file that somebody else converted one that llama.cpp's server streams every token id of.
+"""Copies a GGUF file made elsewhere with its tokens respelled, so that llama.cpp's server streams every token id.
 
 Such a file differs from ours in how it spells tokens (`serve_app.models.gguf_vocabulary`). A copy in the cache has our spelling;
 all other keys and the tensors' bytes are as they were. Knows no engine, and nothing of what the tensors mean.

@@ -132,8 +132,8 @@ def require_model(found: Survey, config: Mapping[str, Any], file: str) -> None:
         ("layers", found.layers, config.get("num_hidden_layers")),
         ("attention heads", found.heads, heads),
         ("key and value heads", found.kv_heads, config.get("num_key_value_heads") or heads),
-        ("numbers a head", found.head_dim, config.get("head_dim") or hidden // max(heads, 1)),
-        ("numbers a hidden state", found.hidden_size, hidden),
+        ("dimensions of a head (head_dim)", found.head_dim, config.get("head_dim") or hidden // max(heads, 1)),
+        ("dimensions of a hidden state (hidden_size)", found.hidden_size, hidden),
         ("tokens in its vocabulary", found.vocabulary_size, config.get("vocab_size")),
     ):
         if there != wanted:

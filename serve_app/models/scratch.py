@@ -28,7 +28,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 def _create(parent: Path) -> tuple[Path, int]:
-    """Create and lock a folder; again when somebody swept it away in between."""
+    """Create and lock a folder; start again if another process removed it before it was locked."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         try:

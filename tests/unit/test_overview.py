@@ -37,3 +37,18 @@ async def test_the_endpoint_tells_every_group() -> None:
         response = await app.client.get("/v1/cluster")
     assert response.status_code == 200
     assert [(group["name"], group["phase"]) for group in response.json()["groups"]] == [("a", "ready"), ("b", "starting")]
+
+
+def test_what_loading_replicas_do_is_shown_beside_the_last_failure() -> None:
+    def report(phase: Phase, replica: str, reason: str = "") -> ReplicaReport:
+        return ReplicaReport(group="onnx", replica_id=replica, phase=phase, reason=reason)
+
+    view = FleetView(("onnx",), 5)
+    view.record(report(Phase.FAILED, "a", "no memory"), 0)
+    view.record(report(Phase.LOADING, "b", "exporting int4: 35 %"), 1)
+    view.record(report(Phase.LOADING, "c", "waiting for another replica's export"), 1)
+    view.record(report(Phase.LOADING, "d"), 1)
+    reason = "exporting int4: 35 %; waiting for another replica's export; the last attempt failed: no memory"
+    assert view.snapshot(1).groups[0].reason == reason
+    view.record(report(Phase.READY, "b"), 2)
+    assert view.snapshot(2).groups[0].reason == ""

@@ -180,18 +180,6 @@ def test_a_failure_is_told_until_a_replica_is_ready() -> None:
     assert view.snapshot(21).groups[0].reason == ""
 
 
-def test_what_loading_replicas_do_is_told_beside_the_last_failure() -> None:
-    view = FleetView(("onnx",), 5)
-    view.record(_report(Phase.FAILED, "a", "no memory"), 0)
-    view.record(_report(Phase.LOADING, "b", "exporting int4: 35 %"), 1)
-    view.record(_report(Phase.LOADING, "c", "waiting for another replica's export"), 1)
-    view.record(_report(Phase.LOADING, "d"), 1)
-    reason = "exporting int4: 35 %; waiting for another replica's export; the last attempt failed: no memory"
-    assert view.snapshot(1).groups[0].reason == reason
-    view.record(_report(Phase.READY, "b"), 2)
-    assert view.snapshot(2).groups[0].reason == ""
-
-
 def test_reports_of_unknown_groups_are_ignored() -> None:
     view = FleetView(("vllm",), 5)
     view.record(_report(Phase.READY), 0)

@@ -82,7 +82,7 @@ class _Answer:
     ids: list[int] = field(default_factory=list)
     """Everything generated, end tokens included."""
     drawn: int = 0
-    """Tokens generated, those included by which the server ended a call."""
+    """Tokens generated, end tokens included."""
     cached: int | None = None
     """Prompt tokens that its slot had computed before; None until it tells."""
     seed: int = field(default_factory=lambda: random.getrandbits(31))

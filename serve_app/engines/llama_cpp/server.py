@@ -135,7 +135,7 @@ def _params(settings: LlamaCppSettings, header: Header, file: Path, socket: Path
 
 
 def require_gpu(settings: LlamaCppSettings) -> None:
-    """Raise `ModelUnusable` when layers should be on a GPU and there is none: llama.cpp would compute them here without a word."""
+    """Raise `ModelUnusable` when layers should be on a GPU and there is none: llama.cpp would silently use the CPU."""
     kinds = xllamacpp.ggml_backend_dev_type
     none = (kinds.GGML_BACKEND_DEVICE_TYPE_CPU, kinds.GGML_BACKEND_DEVICE_TYPE_ACCEL)
     if settings.gpu_layers and all(device["type"] in none for device in xllamacpp.get_device_info()):

@@ -79,7 +79,7 @@ class Graph:
         self._chunks.clear()
 
     def keep_rows_alike(self) -> int:
-        """From now on let no row's result depend on how many there are; return the number whose multiples `advance` must be given.
+        """Make every row's result independent of the number of rows; return the number whose multiples `advance` must get.
 
         With quantized weights onnxruntime's kernels may take rows in pairs, and sum a last odd one in another order: it depends on
         bits, block and processor, so a few steps of one and of two rows are compared. Where they differ `extend` computes a token

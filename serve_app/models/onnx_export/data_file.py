@@ -32,7 +32,9 @@ def require_tensors(checkpoint: Checkpoint, decoder: Decoder) -> None:
         checkpoint.require(name, shape)
     for name in checkpoint.tensors:
         if name.startswith("model.") and name not in wanted and not name.endswith(".rotary_emb.inv_freq"):
-            raise ModelUnusable(f"the checkpoint has a tensor {name}, which a phi3 decoder of this config.json has not")
+            raise ModelUnusable(
+                f"the checkpoint has a tensor {name}, and a phi3 decoder with this config.json has none of that name"
+            )
 
 
 def write_data(file: Path, layout: Layout, checkpoint: Checkpoint, report: Callable[[float], None]) -> None:

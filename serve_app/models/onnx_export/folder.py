@@ -48,7 +48,7 @@ def write_onnx(model_dir: Path, precision: str, block: int, folder: Path, report
 
 
 def _describe(decoder: Decoder, model_dir: Path) -> dict[str, Any]:
-    """Return `genai_config.json` as onnxruntime-genai's builder names its keys; our engine reads shapes and stop ids from it."""
+    """Return `genai_config.json` as onnxruntime-genai's builder names its keys; our engine reads shapes from it."""
     ids = _read_special_ids(model_dir)
     return {
         "model": {
