@@ -8,7 +8,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -138,22 +138,28 @@ def test_tokens_of_the_models_own_ids(app: LiveApp) -> None:
 
 
 def test_streams_continue_in_the_other_replica_when_theirs_dies(app: LiveApp) -> None:
-    body = {"messages": ASK, "temperature": 0, "max_tokens": 200, "ignore_eos": True, "stream": True}
-    headers = {"x-engine": "onnx"}
-    wanted = httpx.post(app.url + CHAT, json=body, headers=headers, timeout=120).text
-    before = _attempts(app)
-    with ExitStack() as stack:
-        opened = [
-            stack.enter_context(httpx.stream("POST", app.url + CHAT, json=body, headers=headers, timeout=120)) for _ in range(4)
-        ]
-        streams = [response.iter_text() for response in opened]
-        said = [next(chunks) for chunks in streams]
+    def body(number: int) -> dict[str, Any]:  # equal conversations would all go to one replica
+        asked = [{"role": "user", "content": f"Tell me {number + 2} things about Paris."}]
+        return {"messages": asked, "temperature": 0, "max_tokens": 400, "ignore_eos": True, "stream": True}
+
+    def post(number: int) -> str:
+        return httpx.post(app.url + CHAT, json=body(number), headers={"x-engine": "onnx"}, timeout=120).text
+
+    with ThreadPoolExecutor(_STREAMS + 1) as pool:
+        wanted = list(pool.map(post, range(_STREAMS)))
+        before = _attempts(app)
+        answers = [pool.submit(post, number) for number in range(_STREAMS)]
+        while not sum(load.running for load in app.loads("onnx")) >= _STREAMS // 2:
+            assert not all(answer.done() for answer in answers)
         os.kill(app.pids("onnx")[0], signal.SIGKILL)
-        said = [begun + "".join(chunks) for begun, chunks in zip(said, streams, strict=True)]
-    assert [_text(each) for each in said] == [_text(wanted)] * 4
+        said = [answer.result() for answer in answers]
+    assert [_text(each) for each in said] == [_text(each) for each in wanted]
     assert all(each.rstrip().endswith("data: [DONE]") for each in said)
-    assert _attempts(app) - before > 4, "some of four streams were on the replica that died"
+    assert _attempts(app) - before > _STREAMS, "some of the streams were on the replica that died"
     app.await_replicas("onnx", 2)
+
+
+_STREAMS = 12
 
 
 def _attempts(app: LiveApp) -> float:
