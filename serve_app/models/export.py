@@ -13,6 +13,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+from serve_app.chat.vocabulary import read_vocabulary
 from serve_app.config import EngineSettings, FakeSettings, LlamaCppSettings, OnnxSettings
 from serve_app.errors import ModelUnusable
 from serve_app.models import manifest
@@ -54,6 +55,8 @@ def derive(model_dir: Path, settings: EngineSettings, progress: Progress = _igno
 
     Takes minutes when there is something to export; `progress` is called meanwhile.
     """
+    if not isinstance(settings, FakeSettings):
+        read_vocabulary(model_dir)  # the files are compared here: what is derived from them holds fewer
     if needs_checkpoint(settings):
         require_rows(model_dir)
     match settings:

@@ -236,3 +236,12 @@ def test_an_export_that_cannot_fit_is_refused_with_the_arithmetic(
     (tmp_path / "model" / "a.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(ModelUnusable, match=r"a\.safetensors is no safetensors file"):
         export.write_form(tmp_path / "model", "onnx", "int4", tmp_path / "out")
+
+
+@pytest.mark.parametrize("settings", [OnnxSettings(), LlamaCppSettings(), VllmSettings()])
+def test_files_that_contradict_each_other_reach_no_engine(model_dir: Path, tmp_path: Path, settings: Any) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_dir, folder)
+    (folder / "added_tokens.json").write_text('{"<|end|>": 5}')
+    with pytest.raises(ModelUnusable, match=r"gives `<\|end\|>` the id 1, but added_tokens\.json the id 5"):
+        export.derive(folder, settings)
