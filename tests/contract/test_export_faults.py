@@ -44,7 +44,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"rope_scaling": {"type": "yarn", "factor": 4}}, "config.json asks for yarn position embeddings"),
         ({"rope_scaling": {"type": "longrope", "short_factor": [1.0]}}, "short_factor in config.json must be 24 numbers"),
         ({"num_hidden_layers": 3}, r"no tensor model\.layers\.2\.input_layernorm\.weight"),
-        ({"num_hidden_layers": 1}, r"a tensor model\.layers\.1\.\S+, which a phi3 decoder of this config\.json has not"),
+        (
+            {"num_hidden_layers": 1},
+            r"a tensor model\.layers\.1\.\S+, and a phi3 decoder with this config\.json has none",
+        ),
         ({"vocab_size": 301}, r"model\.embed_tokens\.weight has the shape \(300, 192\), but config\.json asks for \(301, 192\)"),
         ({"tie_word_embeddings": False}, r"no tensor lm_head\.weight"),
     ],
@@ -76,7 +79,7 @@ def _spoil(name: str, value: float) -> Callable[[Tensors], object]:
         ),
         (
             lambda tensors: tensors.update({"model.layers.0.self_attn.qkv_proj.bias": torch.ones(3)}),
-            r"a tensor model\.layers\.0\.self_attn\.qkv_proj\.bias, which a phi3 decoder",
+            r"a tensor model\.layers\.0\.self_attn\.qkv_proj\.bias, and a phi3 decoder",
         ),
     ],
 )
