@@ -6,7 +6,7 @@
 - The rotary tables of the original context, as constants. The builder writes an If, which copies them at every step; the tables of
   the extended context are never used here (`serve_app.engines.onnx.engine.require_context`).
 
-Nodes are found by what they do and what they are connected with, for every release gives them other names.
+Nodes are found by their operator and their connections, because each release names them differently.
 """
 
 from collections.abc import Iterator

@@ -162,7 +162,7 @@ _KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
 
 
 def require_room(header: Header, settings: LlamaCppSettings) -> None:
-    """Raise `ModelUnusable` when the memory cannot hold cache and weights, or the header does not tell what the cache takes."""
+    """Raise `ModelUnusable` when the memory cannot hold cache and weights, or the header lacks the sizes of the cache."""
     prefix = header.keys.get("general.architecture")
     names = ("block_count", "attention.head_count", "attention.head_count_kv", "embedding_length")
     sizes = [header.keys.get(f"{prefix}.{name}") for name in names]
