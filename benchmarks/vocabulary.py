@@ -20,7 +20,7 @@ import yaml
 from benchmarks.live import LiveApp, live, shipped_config
 from serve_app.chat.call_grammar import call_grammar
 from serve_app.chat.constraint import offered
-from serve_app.chat.grammar import GrammarCheck, checked_grammar, wrap_tokenizer
+from serve_app.chat.grammar import GrammarCheck, checked_lark, wrap_tokenizer
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.types import Constraint, JsonSchema, Sampling
 
@@ -89,7 +89,7 @@ def measure_here(folder: Path) -> None:
     }
     logits = np.random.default_rng(0).standard_normal(size).astype(np.float32)
     for name, constraint in constraints.items():
-        grammar = checked_grammar(constraint)
+        grammar = checked_lark(constraint)
         print_row(f"compiling the {name}", cpu_ms(lambda grammar=grammar: LLMatcher(wrapped, grammar)))  # type: ignore[misc]
         guide = Guide(LLMatcher(wrapped, grammar), size)
         costs, draw = [], np.random.default_rng(1)

@@ -62,6 +62,8 @@ class Telling:
     """Turns left out of the prompt, so that it fits into the context that the client asked for."""
     invalid_calls: tuple[str, ...] = ()
     """Tools called with arguments that their schema does not allow; complete with the last event."""
+    invalid_answers: tuple[int, ...] = ()
+    """Choices that are not what the schema asked for allows; complete with the last event."""
     weighed: tuple[Candidate, ...] = ()
     """The groups as the policy saw them."""
     debug: bool = False

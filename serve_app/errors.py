@@ -4,9 +4,9 @@ bytes --decode--> call --admit, choose--> route --attempt--> events --encode--> 
       RequestError     CapacityError          EngineError
 
     ServeError(message, *, retry_after_s=None)            code, status, retryable
-    ├─ RequestError      the client must change the request; never retried
+    ├─ RequestError      the client must change the request; not retried, but for ConstraintLost
     │   InvalidRequest 400 · Unauthenticated 401 · Forbidden 403 · ModelNotFound 404 · NotFound 404 · MethodNotAllowed 405
-    │   ContextOverflow 400 · TooLarge 413 · Unsupported 400
+    │   ContextOverflow 400 · TooLarge 413 · Unsupported 400 · ConstraintLost 400
     ├─ CapacityError     nobody can take it now; try again
     │   Overloaded 503 · QuotaExceeded 429 · NoEngine 503 · DeadlineExceeded 504
     ├─ EngineError       an engine failed
@@ -104,6 +104,12 @@ class Unsupported(RequestError):
     """A feature that no configured group has."""
 
     code = "unsupported"
+
+
+class ConstraintLost(InvalidRequest):
+    """An engine could not keep the answer within the request's constraint. Says nothing of the engine; another may do better."""
+
+    retryable = True
 
 
 class CapacityError(ServeError):

@@ -15,7 +15,7 @@ from serve_app import tracing
 from serve_app.attempts import Attempts, Generator, Order
 from serve_app.attempts import Telling as Telling
 from serve_app.chat import go_template
-from serve_app.chat.arguments import invalid_calls
+from serve_app.chat.arguments import fits, invalid_calls
 from serve_app.chat.grammar import GrammarCheck
 from serve_app.chat.template import ChatTemplate
 from serve_app.chat.text_stream import TextStream
@@ -41,7 +41,20 @@ from serve_app.routing.affinity import affinity
 from serve_app.routing.fleet import Fleet
 from serve_app.routing.policy import Policy
 from serve_app.routing.tasks import decide
-from serve_app.types import MAX_SEED, Constraint, Finished, FinishReason, InvalidValue, Sampling, Task, Timings, TokenRequest, Usage
+from serve_app.types import (
+    MAX_SEED,
+    Constraint,
+    Finished,
+    FinishReason,
+    Grammar,
+    InvalidValue,
+    JsonSchema,
+    Sampling,
+    Task,
+    Timings,
+    TokenRequest,
+    Usage,
+)
 
 logger = logging.getLogger(__name__)
 REQUEST_LOG = logging.getLogger("serve_app.requests")
@@ -57,6 +70,8 @@ class _Job:
     tools: tuple[Tool, ...]
     prefix: str
     with_tokens: bool
+    schema: str = ""
+    """JSON schema that an answer without calls should fit though its constraint may not keep all of it; empty: none."""
 
 
 @dataclass(slots=True)
@@ -84,7 +99,7 @@ class Gateway:
             if not variant.stored:
                 go_template.parse(variant.settings.template)
         self._template = ChatTemplate(self.tokenizer)
-        self._grammars = GrammarCheck(self.tokenizer)
+        self._grammars = GrammarCheck(self.tokenizer, self._longest)
         self._policy = Policy(self.settings.routing)
         self._attempts = Attempts(self.settings.routing, self.generators, self.fleet, self.traffic)
 
@@ -120,7 +135,7 @@ class Gateway:
         began, outcome, ends = time.monotonic(), "cancelled", []
         try:
             jobs = await self._prepare(request, telling)
-            async with aclosing(_merge([self._run(job) for job in jobs])) as events:
+            async with aclosing(_merge([self._checked(job) if job.schema else self._run(job) for job in jobs])) as events:
                 async for event in events:
                     if isinstance(event, Finished):
                         ends.append(event)
@@ -218,7 +233,7 @@ class Gateway:
                 think_tags=self.settings.model.think_tags if isinstance(prompt, Chat) else None,
             )
             prefix = self._echo(prompt, prompts[number]) if request.echo else ""
-            jobs.append(_Job(order, text, tools, prefix, request.with_tokens))
+            jobs.append(_Job(order, text, tools, prefix, request.with_tokens, _lenient_schema(request.constraint)))
         return jobs
 
     def _wants(self, constraint: Constraint, request: GenerateRequest) -> bool:
@@ -260,6 +275,10 @@ class Gateway:
             return tuple(await self.tokenizer.encode_async(prompt.text, special=True))
         return prompt.ids
 
+    def _longest(self) -> int | None:
+        """Return the longest context of a group that has said how long it is."""
+        return max((group.info.context_length for group in self.fleet().groups if group.info is not None), default=None)
+
     def _require_room(self, text_bytes: int, control_tokens: int, fleet: Fleet) -> None:
         lengths = [group.info.context_length for group in fleet.groups if group.info is not None]
         least = control_tokens + text_bytes // self.tokenizer.vocabulary.longest_token_bytes
@@ -290,6 +309,22 @@ class Gateway:
                 constraint=request.constraint,
                 timeout_s=timeout_s,
             )
+
+    async def _checked(self, job: _Job) -> AsyncGenerator[TextEvent, None]:
+        """Do as `_run`, and flag an answer that ended by itself and is not what its schema allows."""
+        said: list[str] = []
+        async with aclosing(self._run(job)) as events:
+            async for event in events:
+                if isinstance(event, TextDelta) and not event.thought:
+                    said.append(event.text)
+                elif (
+                    isinstance(event, Finished)
+                    and event.reason is FinishReason.STOP
+                    and not fits("".join(said).removeprefix(job.prefix), job.schema)
+                ):
+                    event = replace(event, invalid_answer=True)
+                    job.order.telling.invalid_answers += (event.choice,)
+                yield event
 
     async def _run(self, job: _Job) -> AsyncGenerator[TextEvent, None]:
         """One choice, from the first attempt to its `Finished`."""
@@ -333,6 +368,11 @@ class Gateway:
         telling.invalid_calls += invalid
         reason = FinishReason.TOOL_CALLS if calls and end.reason is FinishReason.STOP else end.reason
         return replace(end, reason=reason, choice=job.text.choice, invalid_calls=invalid)
+
+
+def _lenient_schema(constraint: Constraint | None) -> str:
+    answer = constraint.answer if isinstance(constraint, Grammar) else constraint
+    return answer.schema if isinstance(answer, JsonSchema) and answer.lenient else ""
 
 
 def _window(request: GenerateRequest, fleet: Fleet) -> int | None:

@@ -196,6 +196,8 @@ def told_headers(telling: Telling) -> dict[str, str]:
         headers["x-dropped-messages"] = str(telling.dropped_messages)
     if telling.invalid_calls:
         headers["x-invalid-tool-arguments"] = ",".join(map(quote, telling.invalid_calls))
+    if telling.invalid_answers:
+        headers["x-invalid-answer"] = ",".join(map(str, telling.invalid_answers))
     if telling.debug:
         headers["x-route-candidates"] = json.dumps([_candidate(each) for each in telling.weighed], separators=(",", ":"))
     return headers

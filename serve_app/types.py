@@ -176,6 +176,8 @@ class JsonSchema:
     optional: ClassVar[bool] = False
     schema: str
     """The schema as JSON text; `{}` allows any JSON."""
+    lenient: bool = False
+    """Keep to what can be kept of it, and leave the rest to the model; otherwise it is refused where not all of it can be."""
 
     def __post_init__(self) -> None:
         """Check that engines can read it."""
@@ -216,6 +218,8 @@ class Grammar:
     lark: str
     optional: bool = False
     """It helps the model and promises the client nothing: an answer does without it where it cannot be followed."""
+    answer: JsonSchema | None = None
+    """The lenient schema of answers that are no tool calls, which it may not keep to in full."""
 
     def __post_init__(self) -> None:
         """Check for the rule to begin with; without it vLLM would take the text for another kind of grammar."""
@@ -327,6 +331,8 @@ class Finished:
     """Prompt and answer, for clients that go on from there; the gateway fills it in where it is asked for."""
     invalid_calls: tuple[str, ...] = ()
     """Tools that the answer calls with arguments they do not take, one name a call; the gateway fills it in."""
+    invalid_answer: bool = False
+    """Whether the answer is not what the client's JSON schema allows; the gateway fills it in."""
 
 
 TokenEvent: TypeAlias = TokenDelta | Finished

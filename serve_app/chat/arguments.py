@@ -1,4 +1,4 @@
-"""Checks the arguments of tool calls against the tools' schemas. Pure: fetches nothing, and its patterns match in linear time."""
+"""Checks answers and the arguments of tool calls against their schemas. Pure: fetches nothing; patterns match in linear time."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -15,15 +15,18 @@ def invalid_calls(tools: Sequence[Tool], calls: Iterable[ToolCall]) -> tuple[str
     A schema that is none itself, or that needs more than the schema's own text to be understood, forbids nothing.
     """
     schemas = {tool.name: tool.parameters for tool in tools}
-    return tuple(call.name for call in calls if call.name not in schemas or not _fits(call.arguments, schemas[call.name]))
+    return tuple(call.name for call in calls if call.name not in schemas or not _takes(schemas[call.name], call.arguments))
 
 
-def _fits(arguments: str, schema: str) -> bool:
+def _takes(schema: str, arguments: str) -> bool:
+    return arguments.lstrip().startswith("{") and fits(arguments, schema)
+
+
+def fits(text: str, schema: str) -> bool:
+    """Tell whether a text is JSON that a schema allows. One that is none itself, or that cannot be understood alone, allows any."""
     try:
-        value = json.loads(arguments)
+        value = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
-        return False
-    if not isinstance(value, dict):
         return False
     try:
         return bool(Draft202012Validator(schema, retriever=_refuse, pattern_options=RegexOptions()).is_valid(value))
@@ -31,5 +34,6 @@ def _fits(arguments: str, schema: str) -> bool:
         return True
 
 
-def _refuse(address: str) -> Any:
-    raise ValueError(f"schemas are not fetched: {address[:100]}")
+def _refuse(what: str) -> Any:
+    """Raise for the address of a schema, which is not fetched, and for NaN and the like, which are no JSON."""
+    raise ValueError(what[:100])

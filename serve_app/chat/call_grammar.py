@@ -8,18 +8,16 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from serve_app.chat.constraint import STYLE, closed, rewritten, styled, target
+from serve_app.chat.constraint import target
+from serve_app.chat.lark import answer_rule, literal, styled
 from serve_app.chat.tool_calls import BEGIN, END
 from serve_app.conversation import Tool
-from serve_app.types import Choice, Constraint, Grammar, InvalidValue, JsonSchema, Regex
+from serve_app.types import Constraint, Grammar, JsonSchema
 
 _MOST_CALLS = 8
 _CALLS = f"{BEGIN} calls {END}"
 _TEXT = "text: TEXT\nTEXT: /(.|\\n)+/ & ~/(.|\\n)*<\\|tool_call\\|>(.|\\n)*/"
 """Any text that does not spell the marker of a call, which is a token."""
-_TURN_END = "<|end|>"
-"""The model's own end of a turn. A grammar allows the end-of-text token by itself, which some engines take for the only end; after
-text of its own choice the model writes this one."""
 _MOST_EACH_ONCE = 4
 """Properties of a tool up to which none comes twice in a call; the rules that this takes double with each property more."""
 _MORE = ("additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "if", "$ref")
@@ -31,8 +29,11 @@ _LONGEST_CHOICES = 2000
 
 
 def call_grammar(tools: Sequence[Tool], *, parallel: bool) -> Grammar:
-    """Return the grammar of a call to one of `tools`, or of several calls when `parallel`, in the model's own form."""
-    return Grammar(f"start: {_CALLS}\ncalls: %json {_calls(tools, parallel=parallel)}")
+    """Return the grammar of a call to one of `tools`, or of several calls when `parallel`, in the model's own form.
+
+    Arguments keep to the tool's schema, to what can be kept of it where the tool is not strict.
+    """
+    return Grammar("\n".join([f"start: {_CALLS}", *_call_rules(tools, parallel=parallel)]))
 
 
 @lru_cache(32)
@@ -43,8 +44,8 @@ def call_guide(tools: tuple[Tool, ...]) -> Grammar:
     the properties' names and the kinds of their values (`_Kinds`), which always compiles. Their order and number stay the
     model's own: a schema is followed in its order, and a model that begins with the second property has then lost the first.
     """
-    rules = [f"start: text? ({_CALLS} text?)* {_TURN_END}?", _TEXT, 'calls: "[" call (", " call)* "]"']
-    rules.append("call: " + " | ".join(f"{_literal(_opened(tool))} arguments{at} {_literal('}')}" for at, tool in enumerate(tools)))
+    rules = [f"start: text? ({_CALLS} text?)*", _TEXT, 'calls: "[" call (", " call)* "]"']
+    rules.append("call: " + " | ".join(f"{literal(_opened(tool))} arguments{at} {literal('}')}" for at, tool in enumerate(tools)))
     values: dict[str, str] = {}
     for at, tool in enumerate(tools):
         rules += _argument_rules(f"arguments{at}", tool, values)
@@ -66,7 +67,7 @@ def _argument_rules(rule: str, tool: Tool, values: dict[str, str]) -> list[str]:
         return [f"{rule}: {_value_rule({'type': 'object'}, values)}"]
     kinds = _Kinds(schema)
     pairs = [
-        f"{_literal(json.dumps(name, ensure_ascii=False) + ': ')} {_value_rule(kinds.of(each), values)}"
+        f"{literal(json.dumps(name, ensure_ascii=False) + ': ')} {_value_rule(kinds.of(each), values)}"
         for name, each in properties.items()
         if each is not False
     ]
@@ -74,7 +75,7 @@ def _argument_rules(rule: str, tool: Tool, values: dict[str, str]) -> list[str]:
     if not more and len(pairs) <= _MOST_EACH_ONCE:
         return _each_once(rule, pairs)
     if more:
-        pairs.append(f"{_value_rule({'type': 'string'}, values)} {_literal(': ')} {_value_rule({}, values)}")
+        pairs.append(f"{_value_rule({'type': 'string'}, values)} {literal(': ')} {_value_rule({}, values)}")
     return [f'{rule}: "{{" ({rule}_pair (", " {rule}_pair)*)? "}}"', f"{rule}_pair: {' | '.join(pairs)}"]
 
 
@@ -85,7 +86,7 @@ def _each_once(rule: str, pairs: list[str]) -> list[str]:
         firsts = [at for at in range(len(pairs)) if left & 1 << at]
         rules.append(f"{rule}_{left}: " + " | ".join(_then(rule, at, left & ~(1 << at)) for at in firsts))
     every = (1 << len(pairs)) - 1
-    return [f'{rule}: "{{" {rule}_{every}? "}}"' if every else f"{rule}: {_literal('{}')}", *rules]
+    return [f'{rule}: "{{" {rule}_{every}? "}}"' if every else f"{rule}: {literal('{}')}", *rules]
 
 
 def _then(rule: str, at: int, left: int) -> str:
@@ -144,66 +145,31 @@ def _are_plain(choices: list[Any]) -> bool:
 
 def _value_rule(schema: dict[str, Any], values: dict[str, str]) -> str:
     """Return the name of the rule for a schema, noted in `values`."""
-    return values.setdefault(json.dumps(schema | {"x-guidance": STYLE}, ensure_ascii=False), f"value{len(values)}")
-
-
-def _literal(text: str) -> str:
-    """Return a text as Lark writes it: as JSON does, but with DEL escaped too."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return values.setdefault(styled(schema), f"value{len(values)}")
 
 
 def call_or(answer: Constraint | None, tools: Sequence[Tool], *, parallel: bool) -> Grammar:
     """Return the grammar of either calls or an answer: one that keeps `answer`, or any text.
 
-    Raises `InvalidValue` for an answer that is a grammar of its own.
+    Raises `ValueError` for a pattern that llguidance cannot read at all.
     """
-    rules = [f"calls: %json {_calls(tools, parallel=parallel)}"]
-    match answer:
-        case None:
-            return Grammar("\n".join((f"start: ({_CALLS}) | (text? {_TURN_END}?)", _TEXT, *rules)))
-        case JsonSchema():
-            rules.append(f"answer: %json {styled(answer.schema)}")
-        case Regex():
-            rules.append(f"answer: /{answer.pattern.replace('/', chr(92) + '/')}/")
-        case Choice():
-            rules.append("answer: " + " | ".join(map(json.dumps, answer.options)))
-        case Grammar():
-            raise InvalidValue("structured_outputs.grammar", "cannot be combined with tools; set tool_choice to none")
-    return Grammar("\n".join([f"start: ({_CALLS}) | answer", *rules]))
+    rules = _call_rules(tools, parallel=parallel)
+    if answer is None:
+        return Grammar("\n".join([f"start: ({_CALLS}) | text?", _TEXT, *rules]))
+    lenient = answer if isinstance(answer, JsonSchema) and answer.lenient else None
+    return Grammar("\n".join([f"start: ({_CALLS}) | answer", f"answer: {answer_rule(answer)}", *rules]), answer=lenient)
 
 
-def _calls(tools: Sequence[Tool], *, parallel: bool) -> str:
-    """Return the schema of a list of calls. Each tool's own schema is a definition, so that its references still lead somewhere."""
-    calls = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": tool.name}, "arguments": {"$ref": f"#/$defs/{at}"}},
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for at, tool in enumerate(tools)
+def _call_rules(tools: Sequence[Tool], *, parallel: bool) -> list[str]:
+    """Return the rules of a list of calls."""
+    more = f' (", " call){{0,{_MOST_CALLS - 1}}}' if parallel else ""
+    return [
+        f'calls: "[" call{more} "]"',
+        "call: " + " | ".join(f"{literal(_opened(tool))} arguments{at} {literal('}')}" for at, tool in enumerate(tools)),
+        *(f"arguments{at}: %json {styled(_arguments(tool), lenient=not tool.strict)}" for at, tool in enumerate(tools)),
     ]
-    schema = {
-        "x-guidance": STYLE,
-        "type": "array",
-        "items": calls[0] if len(calls) == 1 else {"anyOf": calls},
-        "minItems": 1,
-        "maxItems": _MOST_CALLS if parallel else 1,
-        "$defs": {str(at): _moved(_arguments(tool), f"#/$defs/{at}") for at, tool in enumerate(tools)},
-    }
-    return json.dumps(schema, ensure_ascii=False)
-
-
-def _moved(schema: Any, root: str) -> Any:
-    """Return a schema whose references to itself count from `root` instead of from `#`."""
-
-    def move(each: dict[str, Any]) -> dict[str, Any]:
-        reference = each.get("$ref")
-        return each | {"$ref": root + reference[1:]} if isinstance(reference, str) and reference.startswith("#") else each
-
-    return rewritten(schema, move)
 
 
 def _arguments(tool: Tool) -> dict[str, Any]:
-    parameters: Any = closed(json.loads(tool.parameters))
-    return {"type": "object", **parameters} if isinstance(parameters, dict) else {"type": "object"}
+    schema: dict[str, Any] = json.loads(tool.parameters)
+    return {"type": "object"} | schema

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from serve_app.conversation import Tool
-from serve_app.types import Choice, Constraint, Grammar, InvalidValue, JsonSchema, Regex
+from serve_app.types import InvalidValue, JsonSchema
 
 MAX_SCHEMA_BYTES = 64 << 10
 MAX_DEPTH = 16
@@ -28,7 +28,7 @@ STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": 
 """As the model writes JSON: free white space lets a model never end, and none at all is not what it learned."""
 
 
-def schema_of(value: dict[str, Any], field: str) -> JsonSchema:
+def schema_of(value: dict[str, Any], field: str, *, lenient: bool = False) -> JsonSchema:
     """Return a constraint to a JSON schema; raises `InvalidValue` when it is too large, too deep, or points nowhere."""
     text = json.dumps(value, ensure_ascii=False)
     if len(text.encode()) > MAX_SCHEMA_BYTES:
@@ -38,7 +38,7 @@ def schema_of(value: dict[str, Any], field: str) -> JsonSchema:
     for reference in _references(value):
         if target(value, reference) is _NOWHERE:
             raise InvalidValue(field, f"has a $ref that points nowhere: {reference[:100]}")
-    return JsonSchema(text)
+    return JsonSchema(text, lenient)
 
 
 def offered(functions: Sequence[dict[str, Any]]) -> tuple[Tool, ...]:
@@ -87,17 +87,12 @@ def rewritten(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -
     return change(found)
 
 
-def styled(schema: str) -> str:
-    """Return a schema that also asks for the model's own way to write JSON, which llguidance reads."""
-    value = closed(json.loads(schema))
-    return json.dumps((value if isinstance(value, dict) else {}) | {"x-guidance": STYLE}, ensure_ascii=False)
-
-
 def closed(schema: Any) -> Any:
     """Return a schema whose objects have the properties that it lists and no others, unless it says that they may.
 
-    JSON schema allows any others; whoever asks a model for two fields means two, and a model that may go on does. Where several
-    schemas judge one object, each lists but some of its properties: then all is left as it is.
+    JSON schema allows any others; whoever asks a model for two fields means two, and a model that may go on does. A property that
+    is required counts as listed. Where several schemas judge one object, each lists but some of its properties: then all is left
+    as it is.
     """
     joined = False
 
@@ -120,9 +115,12 @@ def _joins(schema: dict[str, Any]) -> bool:
 
 
 def _close(schema: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(schema.get("properties"), dict) and _OPEN.isdisjoint(schema):
-        return schema | {"additionalProperties": False}
-    return schema
+    properties, required = schema.get("properties"), schema.get("required")
+    if not isinstance(properties, dict) or not _OPEN.isdisjoint(schema):
+        return schema
+    named = required if isinstance(required, list) else []
+    unlisted: dict[str, Any] = {name: {} for name in named if isinstance(name, str) and name not in properties}
+    return schema | {"properties": properties | unlisted, "additionalProperties": False}
 
 
 def _depth(value: object) -> int:
@@ -166,50 +164,3 @@ def target(schema: object, reference: str) -> object:
         else:
             return _NOWHERE
     return at
-
-
-_PARTS = re.compile(
-    r"""(?P<pattern>"pattern(?:Properties)?"\s*:\s*(?:"(?:\\.|[^"\\])*"|\{))"""
-    r"""|(?P<text>"(?:\\.|[^"\\])*")"""
-    r"""|(?P<comment>//[^\n]*)"""
-    r"""|(?P<regex>/(?:\\.|[^/\\\n])+/)""",
-    re.DOTALL,
-)
-"""The parts of a schema or a Lark grammar that may hold any characters."""
-
-
-_ESCAPED_UNICODE = re.compile(r"\\(?:u|U|x\{|x[89a-fA-F]|[pP])")
-"""How a pattern in ASCII names characters beyond it."""
-
-
-def names_unicode_patterns(constraint: Constraint) -> bool:
-    """Tell whether a regular expression in the constraint has characters outside ASCII; of doubtful ones it says yes."""
-    match constraint:
-        case Regex():
-            return not constraint.pattern.isascii() or bool(_ESCAPED_UNICODE.search(constraint.pattern))
-        case Choice():
-            return False
-        case JsonSchema():
-            text = json.dumps(json.loads(constraint.schema), ensure_ascii=False)
-        case Grammar():
-            text = constraint.lark
-    if text.isascii() and not _ESCAPED_UNICODE.search(text):
-        return False
-    found = [part for part in _PARTS.finditer(text) if part["pattern"] or part["regex"]]
-    return any("patternProperties" in part[0] or not part[0].isascii() or _ESCAPED_UNICODE.search(part[0]) for part in found)
-
-
-def respell(grammar: str, spell: Callable[[str], str]) -> str:
-    """Return a Lark grammar with `spell` applied to each of its texts' characters outside ASCII, patterns left alone."""
-
-    def change(part: re.Match[str]) -> str:
-        if not part["text"]:
-            return part[0]
-        plain = _ESCAPED.sub(lambda escape: str(json.loads(f'"{escape[0]}"')), part[0])
-        return "".join(char if char.isascii() else spell(char) for char in plain)
-
-    return _PARTS.sub(change, grammar)
-
-
-_ESCAPED = re.compile(r"(?<!\\)(?:\\u(?!00[0-7])[0-9a-fA-F]{4})+")
-"""Characters outside ASCII, a pair of surrogates as one."""

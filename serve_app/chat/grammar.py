@@ -1,10 +1,11 @@
-"""Constraints as llguidance's grammars, and their check before anything is asked of an engine, so that all groups refuse the same.
+"""The check of constraints before anything is asked of an engine, so that all groups refuse the same.
 
 Knows control tokens and single bytes of a vocabulary, which is all that a grammar can name; no engine, no logits.
 """
 
 import asyncio
-import json
+import random
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -14,12 +15,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+import llguidance.numpy
+import numpy as np
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
-from serve_app.chat.constraint import styled
+from serve_app.chat.lark import enclosed, lark_of
+from serve_app.chat.lark_text import repetitions
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.errors import InvalidRequest
-from serve_app.types import Choice, Constraint, Grammar, JsonSchema, Regex
+from serve_app.types import Constraint, Regex
 
 COMPILE_TIMEOUT_S = 2.0
 """A constraint that takes longer is refused."""
@@ -29,15 +33,24 @@ on a busy machine harmless ones would be refused."""
 _PATIENCE = 4
 """Times that limit that a constraint may wait for a processor."""
 _KEPT = 128
+_CHARS_PER_TOKEN = 4
+"""Of text, about: what is repeated more often than that for each token has no room in an answer."""
+_REHEARSED = 64
+"""Steps for which a constraint is followed before it passes."""
+_CONTEXT = re.compile(r"^\s*\d* \|")
+"""A line by which llguidance shows where it stands in the grammar."""
+_PLACE = re.compile(r"^(?:at )?\d+\(\d+\): (?:failed to compile JSON schema: )?")
 Compiled = TypeVar("Compiled")
 
 
 class GrammarCheck:
     """Refuses constraints that cannot be compiled for one tokenizer. What has passed is remembered."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        """Check for `tokenizer`."""
+    def __init__(self, tokenizer: Tokenizer, longest: Callable[[], int | None] = lambda: None) -> None:
+        """Check for `tokenizer`; `longest` returns the most tokens that an answer may have, as far as that is known."""
+        self._longest = longest
         self._sparse = _sparse(tokenizer)  # now: it would hold up the event loop for a third of a second at 200,000 tokens
+        self._vocabulary = tokenizer.vocabulary
         self._passed: OrderedDict[Constraint, None] = OrderedDict()
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="grammar")
 
@@ -56,15 +69,39 @@ class GrammarCheck:
         if constraint in self._passed:
             self._passed.move_to_end(constraint)
             return
-        await in_time(constraint, self._pool, self._check)
+        longest = self._longest()
+        await in_time(constraint, self._pool, lambda each: self._check(each, longest))
         self._passed[constraint] = None
         if len(self._passed) > _KEPT:
             self._passed.popitem(last=False)
 
-    def _check(self, constraint: Constraint) -> None:
-        fault = LLMatcher.validate_grammar(checked_grammar(constraint), self._sparse)
+    def _check(self, constraint: Constraint, longest: int | None) -> None:
+        lark = checked_lark(constraint)
+        most = max(repetitions(lark), default=0)
+        if longest is not None and most > longest * _CHARS_PER_TOKEN:
+            raise unusable(f"it repeats something {most} times, and no answer here has more than {longest} tokens; ask for less")
+        fault = LLMatcher.validate_grammar(lark, self._sparse)
         if fault:
             raise unusable(fault)
+        matcher = LLMatcher(self._sparse, enclosed(lark, self._vocabulary.stop_ids), log_level=0)
+        if matcher.is_error():
+            raise unusable(matcher.get_error())
+        self._rehearse(matcher)
+
+    def _rehearse(self, matcher: LLMatcher) -> None:
+        """Follow a constraint for some bytes drawn by chance; raises `InvalidRequest` where that takes long.
+
+        Some engines follow all constraints in the loop that serves everybody.
+        """
+        bits = llguidance.numpy.allocate_token_bitmask(1, self._vocabulary.size)
+        draw, began = random.Random(0), time.thread_time()
+        for _ in range(_REHEARSED):
+            llguidance.numpy.fill_next_token_bitmask(matcher, bits, 0)
+            allowed = np.flatnonzero(np.unpackbits(bits[0].view(np.uint8), bitorder="little"))
+            if matcher.is_error() or not allowed.size or not matcher.consume_token(int(draw.choice(allowed))):
+                return
+            if time.thread_time() - began > REGEX_LIMIT_S:
+                raise _slow(REGEX_LIMIT_S, "follow")
 
 
 def _sparse(tokenizer: Tokenizer) -> LLTokenizer:
@@ -101,21 +138,25 @@ async def in_time(constraint: Constraint, pool: Executor, compile_: Callable[[Co
         work.cancel()  # where it still waits
 
 
-def _slow(limit_s: float) -> InvalidRequest:
-    return InvalidRequest(f"the constraint takes more than {limit_s:g} s to compile; make it simpler", param="constraint")
+def _slow(limit_s: float, what: str = "compile") -> InvalidRequest:
+    return InvalidRequest(f"the constraint takes more than {limit_s:g} s to {what}; make it simpler", param="constraint")
 
 
-def checked_grammar(constraint: Constraint) -> str:
-    """Do as `grammar_of`; raises `InvalidRequest` where llguidance raises at once."""
+def checked_lark(constraint: Constraint) -> str:
+    """Do as `lark_of`; raises `InvalidRequest` where llguidance raises at once."""
     try:
-        return grammar_of(constraint)
+        return lark_of(constraint)
     except ValueError as error:
         raise unusable(str(error)) from error
 
 
 def unusable(fault: str) -> InvalidRequest:
-    """Return the refusal of a constraint for llguidance's reason."""
-    return InvalidRequest(f"the constraint cannot be used: {fault[:300]}", param="constraint")
+    """Return the refusal of a constraint for llguidance's reason, without its drawing of the place."""
+    if fault.startswith("panic"):
+        fault = "it is too large; ask for fewer repetitions"
+    lines = [line.strip() for line in fault.splitlines() if not _CONTEXT.match(line)]
+    told = _PLACE.sub("", " ".join(line for line in lines if line.strip("^ ")))
+    return InvalidRequest(f"the constraint cannot be used: {told[:300]}", param="constraint")
 
 
 @dataclass(frozen=True)
@@ -151,16 +192,3 @@ def wrap_tokens(
     """Return llguidance's form of a vocabulary given as the bytes of each id; without `encode` it writes no forced text."""
     wrapped = TokenizerWrapper(_Tokens(tokens, sorted(control_ids), stop_ids[0], encode))
     return LLTokenizer(wrapped, eos_token=list(stop_ids))
-
-
-def grammar_of(constraint: Constraint) -> str:
-    """Return llguidance's grammar for a constraint."""
-    match constraint:
-        case JsonSchema():
-            return str(LLMatcher.grammar_from_json_schema(styled(constraint.schema)))
-        case Regex():
-            return str(LLMatcher.grammar_from_regex(constraint.pattern))
-        case Choice():
-            return str(LLMatcher.grammar_from_lark("start: " + " | ".join(map(json.dumps, constraint.options))))
-        case Grammar():
-            return str(LLMatcher.grammar_from_lark(constraint.lark))

@@ -6,7 +6,7 @@ and tokens; nothing of requests or the graph.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import llguidance.numpy
@@ -14,8 +14,10 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
-from serve_app.chat.grammar import checked_grammar, in_time, unusable
-from serve_app.errors import GenerationFailed, InvalidRequest
+from serve_app.chat.grammar import checked_lark, in_time, unusable
+from serve_app.chat.lark import enclosed
+from serve_app.chat.lark_text import forces_much
+from serve_app.errors import ConstraintLost, InvalidRequest
 from serve_app.types import Constraint
 
 _KEPT = 128
@@ -63,7 +65,7 @@ class Guide:
         if self.accept(said) and (not ended or self.complete or self.accept(tokens[-1:])):
             return True
         if not optional:
-            raise too_large() if self.error else GenerationFailed("the engine left the constraint; make it simpler")
+            raise too_large() if self.error else _lost("was left by the engine")
         return False
 
     def allowed(self, tokens: Sequence[int]) -> int:
@@ -75,16 +77,24 @@ class Guide:
         return [] if self._matcher.is_stopped() else list(self._matcher.compute_ff_tokens())
 
 
-def too_large() -> InvalidRequest:
+def too_large() -> ConstraintLost:
     """Return the refusal of a constraint that compiled and cannot be followed: the request's fault, and no engine's."""
-    return InvalidRequest("the constraint grew too large to follow; make it simpler", param="constraint")
+    return _lost("grew too large to follow")
+
+
+def _lost(how: str) -> ConstraintLost:
+    return ConstraintLost(f"the constraint {how}; make it simpler", param="constraint")
 
 
 class Guidance:
     """Compiles constraints for one tokenizer."""
 
-    def __init__(self, tokenizer: LLTokenizer, vocabulary_size: int) -> None:
-        """Compile for `tokenizer`; see `serve_app.chat.grammar.wrap_tokenizer`."""
+    def __init__(self, tokenizer: LLTokenizer, vocabulary_size: int, end_ids: Collection[int] = ()) -> None:
+        """Compile for `tokenizer`; see `serve_app.chat.grammar.wrap_tokenizer`.
+
+        With `end_ids` grammars come as the client gave them, and those that would force long texts are kept from it.
+        """
+        self._end_ids = end_ids
         self._vocabulary_size = vocabulary_size
         self._tokenizer = tokenizer
         self._compiled: OrderedDict[Constraint, asyncio.Future[LLMatcher]] = OrderedDict()
@@ -115,7 +125,9 @@ class Guidance:
         return await asyncio.shield(compiled)
 
     def _match(self, constraint: Constraint) -> LLMatcher:
-        grammar = checked_grammar(constraint)
+        grammar = checked_lark(constraint)
+        if self._end_ids and forces_much(grammar):
+            grammar = enclosed(grammar, self._end_ids)
         fault = LLMatcher.validate_grammar(grammar, self._tokenizer)
         if fault:
             raise unusable(fault)

@@ -24,8 +24,8 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.metrics.loggers import AggregateStatLoggerBase
 
-from serve_app.chat.constraint import styled
-from serve_app.chat.grammar import wrap_tokenizer
+from serve_app.chat.grammar import checked_lark, wrap_tokenizer
+from serve_app.chat.lark import enclosed
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import VllmSettings
 from serve_app.engines.admission import answer_limit
@@ -35,7 +35,6 @@ from serve_app.errors import EngineDead, GenerationFailed, InvalidRequest, Model
 from serve_app.models.dense_tokenizer import dense_tokenizer
 from serve_app.types import (
     Capability,
-    Choice,
     Constraint,
     EngineInfo,
     EngineKind,
@@ -43,8 +42,6 @@ from serve_app.types import (
     Finished,
     FinishReason,
     Grammar,
-    JsonSchema,
-    Regex,
     Sampling,
     Timings,
     TokenDelta,
@@ -93,6 +90,7 @@ class VllmEngine:
         self._llm: AsyncLLM | None = None
         self._guidance: Guidance | None = None
         self._vocabulary_size = 0
+        self._end_ids: tuple[int, ...] = ()
         self._stats: _LatestStats | None = None
         self._throughput = Throughput()
 
@@ -115,6 +113,7 @@ class VllmEngine:
         _set_environment(self._settings)
         tokenizer = await asyncio.to_thread(Tokenizer.load, self._model_dir, control=False)
         self._guidance = Guidance(await asyncio.to_thread(wrap_tokenizer, tokenizer), tokenizer.vocabulary.size)
+        self._end_ids = tokenizer.vocabulary.stop_ids
         try:
             self._llm = await asyncio.to_thread(self._construct)
         except ServeError:
@@ -136,7 +135,7 @@ class VllmEngine:
         limit = answer_limit(request, self._settings.max_model_len, self._vocabulary_size)
         # vLLM answers without the constraint where that names control tokens that there are none of, and ends the answer as if it
         # were whole where following it takes too much: so it is compiled here too, and what vLLM says is held against it.
-        constraint = request.constraint
+        constraint = self._grammar(request.constraint)
         guide = await self._guidance.start(constraint) if constraint and self._guidance else None
         params = _sampling_params(request.sampling, limit, constraint if guide else None)
         prompt: Any = tokens_input(list(request.prompt), cache_salt=request.cache_salt)
@@ -172,6 +171,12 @@ class VllmEngine:
                         return
             finally:
                 await stream.aclose()
+
+    def _grammar(self, constraint: Constraint | None) -> Grammar | None:
+        """Return a constraint as the core takes it; raises `InvalidRequest` where it cannot be written."""
+        if constraint is None:
+            return None
+        return Grammar(enclosed(checked_lark(constraint), self._end_ids), optional=constraint.optional)
 
     def _require(self) -> AsyncLLM:
         if self._llm is None:
@@ -309,23 +314,9 @@ def _engine_args(settings: VllmSettings, model_dir: Path) -> dict[str, Any]:
     return args
 
 
-def _structured(constraint: Constraint | None) -> StructuredOutputsParams | None:
-    match constraint:
-        case None:
-            return None
-        case JsonSchema():
-            return StructuredOutputsParams(json=styled(constraint.schema))
-        case Regex():
-            return StructuredOutputsParams(regex=constraint.pattern)
-        case Choice():
-            return StructuredOutputsParams(choice=list(constraint.options))
-        case Grammar():
-            return StructuredOutputsParams(grammar=constraint.lark)
-
-
-def _sampling_params(sampling: Sampling, max_tokens: int, constraint: Constraint | None) -> SamplingParams:
+def _sampling_params(sampling: Sampling, max_tokens: int, grammar: Grammar | None) -> SamplingParams:
     return SamplingParams(
-        structured_outputs=_structured(constraint),
+        structured_outputs=StructuredOutputsParams(grammar=grammar.lark) if grammar else None,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,

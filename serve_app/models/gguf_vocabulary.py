@@ -113,8 +113,8 @@ class Served:
     texts: tuple[bytes, ...]
     """What each id stands for; control tokens by their names."""
     control_ids: frozenset[int]
-    turn_end: int
-    """The id by which llama.cpp ends an answer under a constraint."""
+    end_ids: tuple[int, ...]
+    """The ids by which the model ends an answer."""
 
 
 def served_vocabulary(keys: Mapping[str, Any], model_dir: Path) -> Served:
@@ -124,13 +124,13 @@ def served_vocabulary(keys: Mapping[str, Any], model_dir: Path) -> Served:
     own = gguf_vocabulary(model_dir, len(tokens), file)
     if not is_spelled(keys, own):
         raise ModelUnusable("the GGUF file's tokens are not those of the tokenizer beside it; export or fetch it again")
-    raw = read_vocabulary(model_dir, file).raw
+    vocabulary = read_vocabulary(model_dir, file)
     texts = tuple(
-        raw(token_id) if kind is TokenType.NORMAL else token.encode(errors="replace")
+        vocabulary.raw(token_id) if kind is TokenType.NORMAL else token.encode(errors="replace")
         for token_id, (token, kind) in enumerate(zip(own.tokens, own.types, strict=True))
     )
     control = frozenset(token_id for token_id, kind in enumerate(own.types) if kind in (TokenType.CONTROL, TokenType.UNUSED))
-    return Served(texts, control, own.turn_end)
+    return Served(texts, control, vocabulary.stop_ids)
 
 
 def listed_tokens(keys: Mapping[str, Any]) -> tuple[list[str], list[int]]:

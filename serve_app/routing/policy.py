@@ -7,7 +7,7 @@ would wait there. So a GPU and a CPU group compare fairly, which counts of reque
 import math
 from dataclasses import dataclass, field
 
-from serve_app.chat.constraint import names_unicode_patterns
+from serve_app.chat.lark_text import names_unicode_patterns
 from serve_app.config import RoutingSettings
 from serve_app.conversation import GenerateRequest
 from serve_app.errors import ContextOverflow, InvalidRequest, NoEngine, Overloaded, Unsupported

@@ -170,7 +170,7 @@ async def test_formats_become_constraints() -> None:
             return codec.decode(codec.body.model_validate(HI | fields), "id")[0].constraint
 
         assert constraint(format="json") == JsonSchema('{"type":"object"}')
-        assert constraint(format=schema) == JsonSchema(json.dumps(schema))
+        assert constraint(format=schema) == JsonSchema(json.dumps(schema), lenient=True)
         assert constraint(format="") is None
         assert isinstance(constraint(format="json", tools=[CIRCLE]), Grammar)
         refused = await app.client.post(CHAT, json=HI | {"format": "json"})  # the fake engine keeps no constraint

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer as RustTokenizer
 from transformers import AutoTokenizer
 
 from benchmarks import stand_in
-from serve_app.chat.grammar import grammar_of, wrap_tokenizer
+from serve_app.chat.grammar import wrap_tokenizer
+from serve_app.chat.lark import lark_of
 from serve_app.chat.template import ChatTemplate
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.chat.vocabulary import TokenizerFile
@@ -81,10 +82,10 @@ def test_constraints_know_every_control_token(copy: Tokenizer) -> None:
         assert wrapped.is_special_token(token_id)
         if token_id in copy.vocabulary.stop_ids:
             continue  # they end an answer, and nothing may follow
-        matcher = LLMatcher(wrapped, grammar_of(Grammar(f'start: {text} "x"')))
+        matcher = LLMatcher(wrapped, lark_of(Grammar(f'start: {text} "x"')))
         assert matcher.validate_tokens([token_id, *copy.encode("x", special=False)]) == 2
         assert matcher.validate_tokens(copy.encode(text, special=False)) == 0
-    forced = LLMatcher(wrapped, grammar_of(Choice(("the same words every time",))))
+    forced = LLMatcher(wrapped, lark_of(Choice(("the same words every time",))))
     assert forced.compute_ff_tokens() == copy.encode("the same words every time", special=False)
 
 

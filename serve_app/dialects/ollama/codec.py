@@ -233,7 +233,7 @@ def _message(at: int, message: ChatMessage, model: str) -> Message:
 
 def _format(wanted: str | dict[str, Any] | None) -> Constraint | None:
     if isinstance(wanted, dict):
-        return schema_of(wanted, "format")
+        return schema_of(wanted, "format", lenient=True)
     if not wanted:
         return None
     if wanted != "json":

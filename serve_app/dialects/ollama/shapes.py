@@ -45,7 +45,8 @@ def figures(finished: Finished, call: Call[ChatBody] | Call[GenerateBody]) -> Js
     waiting and on the way.
     """
     timings, usage = finished.timings, finished.usage
-    flagged = {"invalid_tool_arguments": list(finished.invalid_calls)} if finished.invalid_calls else {}
+    flagged: JsonObject = {"invalid_tool_arguments": list(finished.invalid_calls)} if finished.invalid_calls else {}
+    flagged |= {"invalid_answer": True} if finished.invalid_answer else {}
     return flagged | {
         "done": True,
         "done_reason": "length" if finished.reason is FinishReason.LENGTH else "stop",

@@ -59,7 +59,8 @@ def _format(wanted: ResponseFormat) -> JsonSchema:
         return ANY_OBJECT
     if wanted.json_schema is None or wanted.json_schema.schema_ is None:
         raise InvalidValue("response_format.json_schema", "must have a schema")
-    return schema_of(wanted.json_schema.schema_, "response_format.json_schema.schema")
+    lenient = not wanted.json_schema.strict
+    return schema_of(wanted.json_schema.schema_, "response_format.json_schema.schema", lenient=lenient)
 
 
 def _structured(wanted: StructuredOutputs) -> Constraint:

@@ -29,8 +29,9 @@ def head(call: Call[ChatBody] | Call[CompletionBody], kind: str) -> JsonObject:
 
 
 def flagged(end: Finished) -> JsonObject:
-    """Return the field of ours in a choice's end that names the tools called with arguments they do not take; empty without any."""
-    return {"invalid_tool_arguments": list(end.invalid_calls)} if end.invalid_calls else {}
+    """Return the fields of ours in a choice's end that say what is not as its schema wants it; empty where all is."""
+    calls = {"invalid_tool_arguments": list(end.invalid_calls)} if end.invalid_calls else {}
+    return calls | ({"invalid_answer": True} if end.invalid_answer else {})
 
 
 def completion_usage(completion: Completion, call: Call[ChatBody] | Call[CompletionBody]) -> JsonObject:

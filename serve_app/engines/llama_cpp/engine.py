@@ -21,7 +21,7 @@ from serve_app.chat.grammar import wrap_tokens
 from serve_app.config import LlamaCppSettings
 from serve_app.engines.admission import answer_limit
 from serve_app.engines.guidance import Guidance, Guide
-from serve_app.engines.llama_cpp.grammar import grammar_text, lark_of
+from serve_app.engines.llama_cpp.grammar import respelled
 from serve_app.engines.llama_cpp.server import LlamaServer, majority_type
 from serve_app.engines.llama_cpp.stream import ServerSaid, events
 from serve_app.engines.throughput import Throughput
@@ -37,7 +37,6 @@ from serve_app.types import (
     EngineLoad,
     Finished,
     FinishReason,
-    Grammar,
     Sampling,
     Timings,
     TokenDelta,
@@ -71,7 +70,8 @@ class _Answer:
     request: TokenRequest
     limit: int
     """Most tokens it may have."""
-    turn_end: int
+    ends: frozenset[int]
+    """The model's own ends of an answer."""
     guide: Guide | None = None
     lark: str = ""
     """What `guide` follows, for the server."""
@@ -102,7 +102,7 @@ class _Answer:
         constraint = self.request.constraint
         if self.guide is None or constraint is None or not ids:
             return
-        if not self.guide.follow(ids, ended=ids[-1] == self.turn_end, optional=constraint.optional):
+        if not self.guide.follow(ids, ended=ids[-1] in self.ends, optional=constraint.optional):
             self.guide = None
 
     def finished(self, reason: FinishReason) -> Finished:
@@ -155,7 +155,7 @@ class LlamaCppEngine:
         self._vocabulary = vocabulary
         if self._settings.gguf:
             self._precision = majority_type(header)
-        tokenizer = await asyncio.to_thread(wrap_tokens, vocabulary.texts, vocabulary.control_ids, [vocabulary.turn_end])
+        tokenizer = await asyncio.to_thread(wrap_tokens, vocabulary.texts, vocabulary.control_ids, vocabulary.end_ids)
         self._guidance = Guidance(tokenizer, len(vocabulary.texts))
         plain = (text for at, text in enumerate(vocabulary.texts) if at not in vocabulary.control_ids)
         self._spelled = frozenset(char for char in (text.decode() for text in plain) if len(char) == 1)
@@ -185,11 +185,11 @@ class LlamaCppEngine:
         _ = self._server.session  # runs
         assert self._vocabulary is not None
         limit = answer_limit(request, self._settings.max_model_len, len(self._vocabulary.texts))
-        answer = _Answer(request, limit, self._vocabulary.turn_end)
+        answer = _Answer(request, limit, frozenset(self._vocabulary.end_ids))
         if request.constraint and self._guidance:
-            answer.lark = lark_of(request.constraint, self._spelled)
-            answer.guide = await self._guidance.start(Grammar(answer.lark, optional=request.constraint.optional))
-            answer.lark = answer.lark if answer.guide else ""
+            grammar = respelled(request.constraint, self._spelled, self._vocabulary.end_ids)
+            answer.guide = await self._guidance.start(grammar)
+            answer.lark = grammar.lark if answer.guide else ""
         if len(self._running) + len(self._waiting) >= self._settings.slots + self._settings.max_waiting:
             raise Overloaded("the llama.cpp group's queue is full; try again later", retry_after_s=1.0)
         return answer
@@ -198,7 +198,7 @@ class LlamaCppEngine:
         """Call the server until the answer has its end: once, unless stop tokens are held back or the model's own are no end."""
         stops = frozenset(answer.request.sampling.stop_token_ids)
         if answer.guide is not None:
-            stops |= {answer.turn_end}  # under a constraint it comes only where nothing else needs to
+            stops |= answer.ends  # under a constraint it comes only where nothing else needs to
         while True:
             before = answer.drawn
             async with aclosing(self._call(answer)) as parts:
@@ -270,7 +270,7 @@ class LlamaCppEngine:
             "seed": (answer.seed + answer.drawn) % _MAX_SEED,
         }
         if answer.lark:
-            body["grammar"] = grammar_text(answer.lark)
+            body["grammar"] = answer.lark
         return json.dumps(body).encode()
 
     def _same_salt(self, answer: _Answer) -> bool:

@@ -5,41 +5,26 @@ A character that no token spells alone is, in those files, a row of private-use 
 `Capability.UNICODE_PATTERNS`.
 """
 
-import json
+from collections.abc import Collection
 
-from llguidance import LLMatcher
-
-from serve_app.chat.constraint import names_unicode_patterns, respell, styled
+from serve_app.chat.grammar import checked_lark
+from serve_app.chat.lark import enclosed
+from serve_app.chat.lark_text import names_unicode_patterns, respell
 from serve_app.errors import InvalidRequest
 from serve_app.models.gguf_vocabulary import STRAY
-from serve_app.types import Choice, Constraint, Grammar, JsonSchema, Regex
+from serve_app.types import Constraint, Grammar
 
 
-def grammar_text(lark: str) -> str:
-    """Return what the server takes for a Lark grammar of `lark_of`.
-
-    Where there is no choice llguidance lets llama.cpp tokenize the text that must come. Outside ASCII its BPE then looks for tokens
-    that are half a character by the names that they have in other files, and silently drops what it does not find; so there the
-    model chooses tokens itself.
-    """
-    options = "{}" if lark.isascii() else '{"no_forcing": true}'
-    return f"%llguidance {options}\n{lark}"
-
-
-def lark_of(constraint: Constraint, spelled: frozenset[str]) -> str:
-    """Return the constraint as a Lark grammar; `spelled` are the characters that a token of their own spells.
+def respelled(constraint: Constraint, spelled: frozenset[str], end_ids: Collection[int]) -> Grammar:
+    """Return the constraint as the grammar that the server takes; `spelled` are the characters that a token of their own spells.
 
     Raises `InvalidRequest` for what a pattern cannot say here.
     """
     if names_unicode_patterns(constraint):
         raise InvalidRequest("patterns must be written in ASCII for the llama.cpp group", param="constraint")
-    match constraint:
-        case JsonSchema():
-            lark = f"start: %json {styled(constraint.schema)}"
-        case Regex():
-            lark = json.loads(LLMatcher.grammar_from_regex(constraint.pattern))["grammars"][0]["lark_grammar"]
-        case Choice():
-            lark = "start: " + " | ".join(json.dumps(option, ensure_ascii=False) for option in constraint.options)
-        case Grammar():
-            lark = constraint.lark
-    return respell(lark, lambda char: char if char in spelled else "".join(chr(STRAY + byte) for byte in char.encode()))
+
+    def spell(char: str) -> str:
+        return char if char in spelled else "".join(chr(STRAY + byte) for byte in char.encode())
+
+    lark = respell(checked_lark(constraint), spell)
+    return Grammar(enclosed(lark, end_ids), optional=constraint.optional)

@@ -94,7 +94,7 @@ class OnnxEngine:
                 f"model.onnx has logits for {graph.vocabulary_size} ids, but config.json says vocab_size: "
                 f"{tokenizer.vocabulary.size}; export the model again"
             )
-        self._guidance = Guidance(wrap_tokenizer(tokenizer), graph.vocabulary_size)
+        self._guidance = Guidance(wrap_tokenizer(tokenizer), graph.vocabulary_size, tokenizer.vocabulary.stop_ids)
         return Batch(
             graph,
             pool,

@@ -1,0 +1,121 @@
+"""Constraints as Lark grammars: the one place that writes what llguidance reads, whichever engine runs it.
+
+Knows llguidance's language; no tokenizer, no call and no engine.
+"""
+
+import json
+from collections.abc import Collection
+from functools import lru_cache
+from typing import Any
+
+from llguidance import LLMatcher
+
+from serve_app.chat.constraint import STYLE, closed, rewritten
+from serve_app.types import Choice, Constraint, Grammar, JsonSchema, Regex
+
+_START = "start: "
+_WHOLE = frozenset(
+    ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minContains", "maxContains")
+)
+"""Keywords whose numbers are whole, and may be written `3.0`."""
+_PCHAR = "(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"
+_AUTHORITY = f"(?:{_PCHAR}*|(?:{_PCHAR}*@)?\\[[0-9A-Fa-f:.]+\\](?::[0-9]*)?)"
+_URI = f"^[A-Za-z][A-Za-z0-9+.-]*:(?://{_AUTHORITY}(?:/{_PCHAR}*)*|/?(?:{_PCHAR}+(?:/{_PCHAR}*)*)?)(?:\\?(?:{_PCHAR}|[/?])*)?(?:#(?:{_PCHAR}|[/?])*)?$"
+"""RFC 3986's URI. llama.cpp's copy of llguidance is built without this one format."""
+_KNOWN_DIALECTS = ("http://json-schema.org/", "https://json-schema.org/")
+
+
+def lark_of(constraint: Constraint) -> str:
+    """Return a constraint as a Lark grammar; raises `ValueError` for a pattern that llguidance cannot read at all."""
+    match constraint:
+        case Grammar():
+            return constraint.lark
+        case _:
+            return _START + answer_rule(constraint)
+
+
+def answer_rule(constraint: Constraint) -> str:
+    """Return what stands behind the name of a rule that derives what `constraint` allows; raises as `lark_of` does."""
+    match constraint:
+        case JsonSchema():
+            return f"%json {styled(json.loads(constraint.schema), lenient=constraint.lenient)}"
+        case Regex():
+            return pattern(constraint.pattern)
+        case Choice():
+            return " | ".join(map(literal, constraint.options))
+        case Grammar():
+            return f"%lark {{\n{constraint.lark}\n}}"
+
+
+def enclosed(lark: str, end_ids: Collection[int]) -> str:
+    """Return a grammar for those who run llguidance over a vocabulary of their own, as vLLM and llama.cpp do.
+
+    They know one token that ends an answer, and the model may write another: so every one in `end_ids` is named. And where there is
+    no choice they would tokenize the text that must come themselves, which makes control tokens of text that spells one, loses
+    halves of characters, and takes a time that grows with the text at every step: so that is forbidden, and the model chooses.
+    """
+    ends = ",".join(map(str, sorted(end_ids)))
+    return f'%llguidance {{"no_forcing": true}}\n{_START}answer <[{ends}]>?\nanswer: %lark {{\n{lark}\n}}\n'
+
+
+def literal(text: str) -> str:
+    """Return a text as Lark writes it: as JSON does, but with DEL escaped too."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def pattern(regex: str) -> str:
+    """Return a regular expression as Lark writes it; raises `ValueError` where llguidance cannot read it at all."""
+    if (len(regex) - len(regex.rstrip("\\"))) % 2:
+        raise ValueError("the pattern ends within an escape")  # llguidance would drop the backslash
+    lark: str = json.loads(LLMatcher.grammar_from_regex(regex))["grammars"][0]["lark_grammar"]
+    return lark.removeprefix(_START)
+
+
+def styled(schema: Any, *, lenient: bool = False) -> str:
+    """Return a schema as JSON that also asks for the model's own way to write JSON, which llguidance reads.
+
+    With `lenient` what llguidance cannot enforce is left out of it; without, it refuses the schema.
+    """
+    value = rewritten(closed(schema), _relaxed if lenient else _plain)
+    style = STYLE | ({"lenient": True} if lenient else {})
+    return json.dumps((value if isinstance(value, dict) else {}) | {"x-guidance": style}, ensure_ascii=False)
+
+
+def _plain(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema with the same meaning in llguidance's terms."""
+    plain = {key: int(value) if key in _WHOLE and _is_whole(value) else value for key, value in schema.items()}
+    if plain.get("format") == "uri":
+        del plain["format"]
+        plain["allOf"] = [*_listed(plain.get("allOf")), {"pattern": _URI}]
+    dialect = plain.get("$schema")
+    if isinstance(dialect, str) and not dialect.startswith(_KNOWN_DIALECTS):
+        del plain["$schema"]
+    return plain
+
+
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, float) and value.is_integer()
+
+
+def _relaxed(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema without the patterns that llguidance cannot read, such as those that look ahead."""
+    relaxed = _plain(schema)
+    if isinstance(relaxed.get("pattern"), str) and not _is_readable(relaxed["pattern"]):
+        del relaxed["pattern"]
+    by_pattern = relaxed.get("patternProperties")
+    if isinstance(by_pattern, dict) and not all(map(_is_readable, by_pattern)):
+        del relaxed["patternProperties"]
+        relaxed.pop("additionalProperties", None)  # it would forbid what the patterns allow
+    return relaxed
+
+
+@lru_cache(512)
+def _is_readable(regex: str) -> bool:
+    try:
+        return not LLMatcher.validate_grammar(LLMatcher.grammar_from_regex(regex))
+    except ValueError:
+        return False
