@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.tool_parsers.phi4mini_tool_parser import Phi4MiniJsonToolParser
 
+from serve_app.chat.tool_calls import BEGIN, BEGIN_TOKEN, END, END_TOKEN
 from serve_app.models.catalog import EMBEDDED
 from tests.unit.test_tool_calls import CORPUS, TEXTS, parse
 
@@ -29,7 +30,8 @@ def main() -> None:
         total[form] += 1
         wanted = _loaded(calls)
         right["phi-serve"][form] += _loaded(parse([text])[1]) == wanted
-        found = parser.extract_tool_calls(text, request).tool_calls
+        named = text.replace(BEGIN, BEGIN_TOKEN).replace(END, END_TOKEN)
+        found = parser.extract_tool_calls(named, request).tool_calls
         right["vllm"][form] += _loaded([(call.function.name, call.function.arguments) for call in found]) == wanted
     print(f"{'form':<36} {'cases':>5} {'phi-serve':>9} {'vllm':>5}")
     for form in total:

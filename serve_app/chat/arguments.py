@@ -6,6 +6,7 @@ from typing import Any
 
 from jsonschema_rs import Draft202012Validator, RegexOptions, ValidationError
 
+from serve_app.chat.constraint import quoted, rewritten
 from serve_app.conversation import Tool, ToolCall
 
 
@@ -28,6 +29,8 @@ def fits(text: str, schema: str) -> bool:
         value = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return False
+    if not schema.isascii():
+        schema = json.dumps(rewritten(json.loads(schema), quoted))
     try:
         return bool(Draft202012Validator(schema, retriever=_refuse, pattern_options=RegexOptions()).is_valid(value))
     except (ValidationError, ValueError):

@@ -10,14 +10,13 @@ from typing import Any
 
 from serve_app.chat.constraint import target
 from serve_app.chat.lark import answer_rule, literal, styled
-from serve_app.chat.tool_calls import BEGIN, END
+from serve_app.chat.tool_calls import BEGIN_TOKEN, END_TOKEN
 from serve_app.conversation import Tool
 from serve_app.types import Constraint, Grammar, JsonSchema
 
 _MOST_CALLS = 8
-_CALLS = f"{BEGIN} calls {END}"
-_TEXT = "text: TEXT\nTEXT: /(.|\\n)+/ & ~/(.|\\n)*<\\|tool_call\\|>(.|\\n)*/"
-"""Any text that does not spell the marker of a call, which is a token."""
+_CALLS = f"{BEGIN_TOKEN} calls {END_TOKEN}"
+_TEXT = "text: TEXT\nTEXT: /(.|\\n)+/"
 _MOST_EACH_ONCE = 4
 """Properties of a tool up to which none comes twice in a call; the rules that this takes double with each property more."""
 _MORE = ("additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "if", "$ref")

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import quote, unquote
 
 from serve_app.conversation import Tool
 from serve_app.types import InvalidValue, JsonSchema
@@ -24,6 +25,8 @@ _BY_NAME = ("properties", "patternProperties", "dependentSchemas", "$defs", "def
 """Keys below which there are schemas by names of their own."""
 ANY_OBJECT = JsonSchema('{"type":"object"}')
 """`response_format: json_object`."""
+_IN_REFERENCES = "#/$~%!&'()*+,;=:@?"
+"""Characters that stay as they are in a reference."""
 STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """As the model writes JSON: free white space lets a model never end, and none at all is not what it learned."""
 
@@ -85,6 +88,12 @@ def rewritten(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -
         elif key not in _LITERAL:
             found[key] = rewritten(value, change)
     return change(found)
+
+
+def quoted(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema whose own reference is a URI: a name of another script in it is written by its bytes."""
+    reference = schema.get("$ref")
+    return schema | {"$ref": quote(reference, safe=_IN_REFERENCES)} if isinstance(reference, str) else schema
 
 
 def closed(schema: Any) -> Any:
@@ -156,7 +165,7 @@ def target(schema: object, reference: str) -> object:
         return _NOWHERE
     at = schema
     for part in reference[1:].strip("/").split("/") if reference.strip("#/") else []:
-        name = part.replace("~1", "/").replace("~0", "~")
+        name = unquote(part).replace("~1", "/").replace("~0", "~")
         if isinstance(at, dict) and name in at:
             at = at[name]
         elif isinstance(at, list) and name.isdigit() and int(name) < len(at):

@@ -154,7 +154,7 @@ def unusable(fault: str) -> InvalidRequest:
     """Return the refusal of a constraint for llguidance's reason, without its drawing of the place."""
     if fault.startswith("panic"):
         fault = "it is too large; ask for fewer repetitions"
-    lines = [line.strip() for line in fault.splitlines() if not _CONTEXT.match(line)]
+    lines = [line.strip() for line in fault.split("\n") if not _CONTEXT.match(line)]
     told = _PLACE.sub("", " ".join(line for line in lines if line.strip("^ ")))
     return InvalidRequest(f"the constraint cannot be used: {told[:300]}", param="constraint")
 

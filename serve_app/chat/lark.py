@@ -10,7 +10,7 @@ from typing import Any
 
 from llguidance import LLMatcher
 
-from serve_app.chat.constraint import STYLE, closed, rewritten
+from serve_app.chat.constraint import STYLE, closed, quoted, rewritten
 from serve_app.types import Choice, Constraint, Grammar, JsonSchema, Regex
 
 _START = "start: "
@@ -83,7 +83,7 @@ def styled(schema: Any, *, lenient: bool = False) -> str:
 
 def _plain(schema: dict[str, Any]) -> dict[str, Any]:
     """Return a schema with the same meaning in llguidance's terms."""
-    plain = {key: int(value) if key in _WHOLE and _is_whole(value) else value for key, value in schema.items()}
+    plain = {key: int(value) if key in _WHOLE and _is_whole(value) else value for key, value in quoted(schema).items()}
     if plain.get("format") == "uri":
         del plain["format"]
         plain["allOf"] = [*_listed(plain.get("allOf")), {"pattern": _URI}]

@@ -12,7 +12,7 @@ from serve_app.chat.call_object import CallPart
 from serve_app.chat.overlap import overlap
 from serve_app.chat.thinking import ThinkSplitter
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.chat.tool_calls import BEGIN, END, ToolCallParser
+from serve_app.chat.tool_calls import BEGIN, BEGIN_TOKEN, END, END_TOKEN, ToolCallParser, marked, unmarked
 from serve_app.conversation import TextDelta, TextLogprob, ToolCall, ToolCallDelta
 from serve_app.types import TokenDelta, TokenLogprob
 
@@ -43,11 +43,14 @@ class TextStream:
         self._parser = None if tools is None else ToolCallParser(tools, marked_only=strict)
         self._thinking = None if think_tags is None else ThinkSplitter(*think_tags)
         self._calls: list[tuple[str, str, list[str]]] = []
-        marks = (*(() if tools is None else (BEGIN, END)), *(think_tags or ()))
-        self._shown = frozenset(token for token in tokenizer.vocabulary.control_ids if tokenizer.raw(token).decode() in marks)
+        shown = {} if tools is None else {BEGIN_TOKEN: BEGIN, END_TOKEN: END}
+        shown |= {tag: tag for tag in think_tags or ()}
+        names = {token: tokenizer.raw(token).decode() for token in tokenizer.vocabulary.control_ids}
+        self._shown = {token: shown.get(name, "") for token, name in names.items()}
+        """What each control token is to those who read on; empty: nothing."""
         self._min_tokens = min_tokens
         self._tokenizer = tokenizer
-        self._stop = stop
+        self._stop = stop if tools is None else tuple(map(marked, stop))
         self.choice = choice
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
@@ -69,11 +72,17 @@ class TextStream:
             self.tokens += 1
             if delta.logprobs:
                 logprobs.append(self._name(delta.logprobs[position]))
-            hidden = token in self._tokenizer.vocabulary.control_ids and token not in self._shown
-            text.append(self._release(self._decoder.decode(b"" if hidden else self._tokenizer.raw(token))))
+            text.append(self._release(self._decoded(token)))
             if self.stopped:
                 break
         return self._parts("".join(text), logprobs, last=self.stopped)
+
+    def _decoded(self, token: int) -> str:
+        shown = self._shown.get(token)
+        if shown is None:
+            text = self._decoder.decode(self._tokenizer.raw(token))
+            return text if self._parser is None else unmarked(text)
+        return self._decoder.decode(b"", True) + shown if shown else ""
 
     def flush(self) -> list[TextDelta | ToolCallDelta]:
         """Return what was held back, at the end of a generation that met no stop string."""

@@ -3,7 +3,8 @@
 Forms understood: `<|tool_call|>[{"name", "arguments"}]<|/tool_call|>`, without the end tag, without brackets, several in a row;
 `functools[...]`; a fenced block; bare JSON at the beginning of an answer; `parameters` for `arguments`; arguments as a JSON string;
 `{"type": "function", "function": {...}}`. Outside the model's own marker a call must name a tool that was offered. What only looks
-like a call, an echoed function document included, comes out as the text it is.
+like a call, an echoed function document included, comes out as the text it is. The model's markers are tokens, and come as `BEGIN`
+and `END`: text that spells one is text. They are never told, nor is a call behind one that was cut off before its name was known.
 
 Knows the model's forms; no tokenizer, no dialect.
 """
@@ -15,9 +16,22 @@ from enum import Enum
 from serve_app.chat.call_object import CallObject, CallPart, Part
 from serve_app.chat.overlap import overlap
 
-BEGIN, END = "<|tool_call|>", "<|/tool_call|>"
+BEGIN_TOKEN, END_TOKEN = "<|tool_call|>", "<|/tool_call|>"
+"""The model's markers, by name."""
+BEGIN, END = "\ufdd0", "\ufdd1"
+"""What stands for them in the text to be read: code points that are no characters."""
 _FUNCTOOLS, _FENCE = "functools[", "```"
 _SPACE = " \t\r\n"
+
+
+def marked(text: str) -> str:
+    """Return a text with what stands for the markers in place of their names."""
+    return text.replace(BEGIN_TOKEN, BEGIN).replace(END_TOKEN, END)
+
+
+def unmarked(text: str) -> str:
+    """Return a text in which nothing stands for a marker."""
+    return text.replace(BEGIN, "\ufffd").replace(END, "\ufffd")
 
 
 class ToolCallParser:
@@ -47,7 +61,8 @@ class ToolCallParser:
         parts: list[Part] = []
         while self._block is not None:
             block, self._block = self._block, None
-            self._reject(block, "", parts)
+            if not block.marked:
+                self._reject(block, "", parts)
         parts.append(self._held)
         self._held = ""
         return _joined(parts)
@@ -78,7 +93,7 @@ class ToolCallParser:
             return
         opener = len(block.opener) if raw.startswith(block.opener) else 1
         self._begun = True
-        parts.append(raw[:opener])
+        parts.append("" if raw[0] == BEGIN else raw[:opener])
         for again in raw[opener:] + char:
             self._take(again, parts)
 
@@ -88,6 +103,8 @@ class ToolCallParser:
             parts.append(self._held)
             self._held, self._begun = "", True
             self._open(char, parts)
+            return
+        if char == END:
             return
         self._held += char
         for opener in self._openers:
@@ -136,7 +153,7 @@ class _Block:
     _closed: bool = False
     """Whether a list or a lone object has ended."""
     _tail: str = ""
-    """What may become the end tag or the closing fence."""
+    """What may become the closing fence."""
     _language: bool = False
     _parts: list[Part] = field(default_factory=list)
 
@@ -146,7 +163,8 @@ class _Block:
         self._listed = self.opener == _FUNCTOOLS
 
     @property
-    def _marked(self) -> bool:
+    def marked(self) -> bool:
+        """Whether it is behind the model's own marker."""
         return self.opener == BEGIN
 
     def drain(self) -> list[Part]:
@@ -165,7 +183,7 @@ class _Block:
             return _Outcome.GO
         if char == "{" and not (self._closed and self.opener in ("[", "{")):
             self.raw += char
-            self._object = CallObject(self.index, self._marked, self.names, char)
+            self._object = CallObject(self.index, self.marked, self.names, char)
             return _Outcome.GO
         if char == "[" and not self._listed:
             self.raw += char
@@ -176,7 +194,9 @@ class _Block:
         if self._fresh and self.opener == _FENCE and not self._listed and char.isalpha():
             self.raw += char
             return _Outcome.GO if "json".startswith(self.raw[len(_FENCE) :].lower()) else self._refuse()
-        if not self._fresh and ((char == END[0] and self._marked) or (char == _FENCE[0] and self.opener == _FENCE)):
+        if not self._fresh and char == END and self.marked:
+            return _Outcome.ENDED
+        if not self._fresh and char == _FENCE[0] and self.opener == _FENCE:
             self._tail = char
             return _Outcome.GO
         return self._end(char)
@@ -204,11 +224,10 @@ class _Block:
         return _Outcome.GO
 
     def _ending(self, char: str) -> _Outcome:
-        tag = END if self._marked else _FENCE
         self._tail += char
-        if self._tail == tag:
+        if self._tail == _FENCE:
             return _Outcome.ENDED
-        return _Outcome.GO if tag.startswith(self._tail) else self._end(self._tail)
+        return _Outcome.GO if _FENCE.startswith(self._tail) else self._end(self._tail)
 
     def _inside(self, char: str) -> _Outcome:
         assert self._object is not None

@@ -7,12 +7,13 @@ import asyncio
 import json
 import re
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from serve_app.chat.call_grammar import call_grammar, call_guide, call_or
-from serve_app.chat.tool_calls import CallPart, ToolCallParser
+from serve_app.chat.tool_calls import BEGIN, BEGIN_TOKEN, CallPart, ToolCallParser, marked
 from serve_app.conversation import Tool
 from serve_app.engines.base import Engine
 from serve_app.errors import InvalidRequest
@@ -55,9 +56,10 @@ def weather(city: Any, *, strict: bool = False) -> Tool:
 
 def calls_in(said: str) -> list[CallPart]:
     parser = ToolCallParser(("get_weather", "f"))
-    parts = parser.push(said) + parser.finish()
-    assert all(isinstance(part, CallPart) for part in parts), said
-    return [part for part in parts if isinstance(part, CallPart)]
+    parts = parser.push(marked(said)) + parser.finish()
+    calls = [part for part in parts if isinstance(part, CallPart)]
+    assert calls, said
+    return [replace(call, arguments=call.arguments.replace(BEGIN, BEGIN_TOKEN)) for call in calls]  # in texts it was spelled
 
 
 @pytest.mark.parametrize("spelled", CONTROL)

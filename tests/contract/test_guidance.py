@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from serve_app.chat.call_grammar import call_grammar, call_guide, call_or
 from serve_app.chat.constraint import offered
-from serve_app.chat.tool_calls import CallPart, ToolCallParser
+from serve_app.chat.tool_calls import CallPart, ToolCallParser, marked
 from serve_app.conversation import Tool
 from serve_app.engines.base import Engine
 from serve_app.errors import InvalidRequest
@@ -131,7 +131,7 @@ async def test_calls_of_50_random_tools_are_forced(model_engine: Engine) -> None
         ids, end, _ = await play(model_engine, constrained(call_grammar(tools, parallel=seed % 2 == 0), seed=seed, max_tokens=3000))
         assert end.reason is FinishReason.STOP
         parser = ToolCallParser(schemas)
-        parts = parser.push(text(ids)) + parser.finish()
+        parts = parser.push(marked(text(ids))) + parser.finish()
         assert parts
         assert all(isinstance(part, CallPart) and part.name for part in parts)
         for call in parts:
@@ -153,7 +153,7 @@ async def test_an_answer_or_calls(model_engine: Engine, answer: Constraint, patt
     for seed in range(6):
         said = text((await play(model_engine, constrained(grammar, seed=seed)))[0])
         parser = ToolCallParser(("f",))
-        (part,) = parser.push(said) + parser.finish()
+        (part,) = parser.push(marked(said)) + parser.finish()
         assert part == CallPart(index=0, name="f", arguments="{}") or re.fullmatch(pattern, str(part))
 
 
@@ -203,7 +203,7 @@ async def test_guided_calls_name_offered_tools_and_have_their_arguments(model_en
     calls = 0
     for ids, end, _ in await asyncio.gather(*(play(model_engine, request) for request in requests)):
         parser = ToolCallParser([function["name"] for function in FUNCTIONS])
-        for part in parser.push(text(ids)) + parser.finish():
+        for part in parser.push(marked(text(ids))) + parser.finish():
             if isinstance(part, CallPart) and end.reason is FinishReason.STOP:
                 calls += 1
                 schema = next(each["parameters"] for each in FUNCTIONS if each["name"] == part.name)

@@ -6,12 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
 
+import httpx
 import jsonschema
 import pytest
 from openai import BadRequestError, OpenAI
 
 from benchmarks.live import LiveApp
 from tests.schemas import random_object
+from tests.wild_schemas import wild_object
 
 GROUPS = ["onnx", "llama_cpp", "vllm"]
 CIRCLE: Any = {
@@ -158,3 +160,73 @@ def _fault(text: str, schema: dict[str, Any], reason: str) -> str | None:
     except (ValueError, jsonschema.ValidationError) as error:
         return f"{reason}: {text[:200]} is not {json.dumps(schema)[:300]}: {str(error)[:80]}"
     return None
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_what_a_schema_wants_and_no_grammar_keeps_is_flagged(app: LiveApp, group: str) -> None:
+    """Two equal items are all that is left to say: whole and streamed, in both dialects, and refused where strict."""
+    schema = {"type": "array", "items": {"const": 1}, "minItems": 2, "maxItems": 2, "uniqueItems": True}
+    format_: Any = {"type": "json_schema", "json_schema": {"name": "t", "schema": schema}}
+    body: Any = {"messages": ASK, "response_format": format_, "temperature": 0}
+    headers = {"x-engine": group}
+    whole = httpx.post(f"{app.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+    choice = whole.json()["choices"][0]
+    assert (json.loads(choice["message"]["content"]), choice["finish_reason"]) == ([1, 1], "stop")
+    assert (choice["invalid_answer"], whole.headers["x-invalid-answer"]) == (True, "0")
+    streamed = httpx.post(f"{app.url}/v1/chat/completions", json=body | {"stream": True}, headers=headers, timeout=60).text
+    assert json.loads(streamed.split("\n\n")[-3].removeprefix("data: "))["choices"][0]["invalid_answer"] is True
+    for stream in (False, True):
+        asked = {"model": "phi4-mini", "messages": ASK, "format": schema, "stream": stream}
+        said = httpx.post(f"{app.url}/api/chat", json=asked, headers=headers, timeout=60).text.splitlines()
+        assert json.loads(said[-1])["invalid_answer"] is True
+    format_["json_schema"]["strict"] = True
+    refused = httpx.post(f"{app.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+    assert (refused.status_code, "uniqueItems" in refused.text) == (400, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", GROUPS)
+def test_two_hundred_wild_schemas(app: LiveApp, group: str) -> None:
+    """Whatever clients generate: an answer that ended fits its schema or is flagged; nothing is a server's error."""
+
+    def ask(number: int) -> str | None:
+        schema = wild_object(Random(number))
+        path, body = _asking_for(schema, number % 4)
+        body |= {"model": "phi4-mini", "messages": ASK}
+        said = httpx.post(f"{app.url}{path}", json=body, headers={"x-engine": group}, timeout=180)
+        if said.status_code != 200:
+            strict = number % 4 == 1 and said.status_code == 400 and "constraint cannot be used" in said.text
+            return None if strict else f"schema {number}: {said.status_code} {said.text[:300]}"
+        return _wild_fault(said, schema, number)
+
+    assert _each(200, ask) == []
+    states = [line for line in httpx.get(f"{app.url}/metrics").text.splitlines() if line.startswith("phi_serve_breaker{")]
+    assert states
+    assert not [line for line in states if 'state="closed"' not in line and line.endswith(" 1.0")]
+
+
+def _asking_for(schema: dict[str, Any], way: int) -> tuple[str, dict[str, Any]]:
+    """Return an endpoint and what it is asked: an answer, one that is promised, a call, Ollama's format."""
+    sampling: dict[str, Any] = {"temperature": 1.0, "seed": 1, "max_tokens": 600}
+    if way == 3:
+        return "/api/chat", {"format": schema, "stream": False, "options": {"temperature": 1.0, "seed": 1, "num_predict": 600}}
+    if way == 2:
+        tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+        return "/v1/chat/completions", sampling | {"tools": [tool], "tool_choice": "required", "parallel_tool_calls": False}
+    format_ = {"type": "json_schema", "json_schema": {"name": "t", "schema": schema, "strict": way == 1}}
+    return "/v1/chat/completions", sampling | {"response_format": format_}
+
+
+def _wild_fault(said: httpx.Response, schema: dict[str, Any], number: int) -> str | None:
+    answer = json.loads(said.content, parse_constant=_no_json)
+    choice = answer["choices"][0] if "choices" in answer else answer
+    reason = choice["finish_reason"] if "choices" in answer else choice["done_reason"]
+    if reason == "length" or "invalid_answer" in choice or "invalid_tool_arguments" in choice:
+        return None
+    calls = choice["message"].get("tool_calls")
+    text = calls[0]["function"]["arguments"] if calls else choice["message"]["content"]
+    return _fault(text, schema, f"schema {number}, {reason}")
+
+
+def _no_json(what: str) -> None:
+    raise AssertionError(f"{what} is no JSON")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.chat.arguments import invalid_calls
+from serve_app.chat.arguments import fits, invalid_calls
 from serve_app.conversation import Tool, ToolCall
 
 CIRCLE: dict[str, Any] = {"type": "object", "properties": {"radius": {"type": "number"}}, "required": ["radius"]}
@@ -39,3 +39,13 @@ def test_schemas_that_say_nothing_forbid_nothing_and_take_no_time(schema: Any) -
     began = time.process_time()
     _invalid(schema, json.dumps({"a": "a" * 5000 + "b"}))
     assert time.process_time() - began < 1
+
+
+def test_a_schema_that_refers_to_a_name_of_another_script_is_understood() -> None:
+    schema = '{"$ref": "#/$defs/Maß", "$defs": {"Maß": {"const": {"a": 1}}}}'
+    assert (fits('{"a": 1}', schema), fits('{"a": 2}', schema)) == (True, False)
+
+
+@pytest.mark.parametrize(("text", "allowed"), [("[1, 1]", False), ("[1, 2]", True), ("NaN", False), ("[1", False), ("", False)])
+def test_answers_are_checked_for_what_no_grammar_keeps(text: str, *, allowed: bool) -> None:
+    assert fits(text, '{"type": ["array", "number"], "uniqueItems": true}') is allowed

@@ -139,12 +139,12 @@ def test_what_a_guide_lets_through(said: str, fits: bool) -> None:
     assert (matcher.validate_tokens(ids) == len(ids)) == fits
 
 
-def test_a_guide_tells_the_marker_from_text_that_spells_it() -> None:
+def test_text_that_spells_the_marker_is_text_to_a_guide() -> None:
     words = Words.from_file(str(EMBEDDED / "tokenizer.json"))
     whole = wrap_tokenizer(Tokenizer.load(EMBEDDED))
     matcher = LLMatcher(whole, lark_of(call_guide((TOOL,))))
     ids = [token for part in ("<", "|tool", "_call", "|", ">") for token in words.encode(part).ids]
-    assert matcher.validate_tokens(ids) == len(ids) - 1
+    assert matcher.validate_tokens(ids) == len(ids)
 
 
 def test_objects_have_the_listed_properties_only_unless_the_schema_says_more() -> None:
@@ -210,6 +210,44 @@ async def test_no_group_is_asked_what_cannot_be_compiled() -> None:
         assert not app.engines["a"].requests
 
 
+@pytest.mark.parametrize(
+    ("constraint", "reason"),
+    [
+        (
+            JsonSchema('{"type": "array", "uniqueItems": true}'),
+            'the constraint cannot be used: Unimplemented keys: ["uniqueItems"]',
+        ),
+        (
+            JsonSchema('{"const": "a\u2028b", "uniqueItems": true}'),
+            'the constraint cannot be used: Unimplemented keys: ["uniqueItems"]',
+        ),
+        (Regex("a\\"), "the constraint cannot be used: the pattern ends within an escape"),
+        (Regex("y{30000}"), r"it repeats something 30000 times, and no answer here has more than 4096 tokens; ask for less"),
+        (Grammar('start: "y"{20000}'), r"it repeats something 20000 times"),
+        (Grammar('start: "y"~20000'), r"it repeats something 20000 times"),
+        (JsonSchema('{"type": "string", "minLength": 20000}'), r"it repeats something 20000 times"),
+        (
+            JsonSchema('{"type": "array", "items": {"type": "integer"}, "maxItems": 100000}'),
+            "it is too large; ask for fewer repetitions",
+        ),
+    ],
+    ids=str,
+)
+async def test_a_refusal_says_why_in_a_sentence(tokenizer: Tokenizer, constraint: Constraint, reason: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await GrammarCheck(tokenizer, lambda: 4096).require(constraint)
+    assert refused.value.message.startswith(f"the constraint cannot be used: {reason}")
+    assert "\n" not in refused.value.message
+    assert "| start" not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "constraint", [Choice(("y{30000}",)), JsonSchema('{"const": "{30000} \\"minLength\\": 30000"}'), Regex("a{9000}")], ids=str
+)
+async def test_texts_that_look_like_repetitions_are_none(tokenizer: Tokenizer, constraint: Constraint) -> None:
+    await GrammarCheck(tokenizer, lambda: 4096).require(constraint)
+
+
 async def test_only_computing_time_counts_against_a_constraint(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine a harmless one waits; one that computes for too long is refused all the same."""
     monkeypatch.setattr(grammar, "COMPILE_TIMEOUT_S", 0.1)
@@ -228,3 +266,10 @@ async def test_only_computing_time_counts_against_a_constraint(monkeypatch: pyte
         assert await grammar.in_time(Choice(("a",)), pool, starved) == "done"
         with pytest.raises(InvalidRequest, match="make it simpler"):
             await grammar.in_time(Choice(("a",)), pool, busy)
+
+
+async def test_what_is_too_large_to_build_is_refused_without_the_librarys_own_words(tokenizer: Tokenizer) -> None:
+    many = JsonSchema('{"type": "array", "items": {"type": "integer"}, "maxItems": 100000}')
+    with pytest.raises(InvalidRequest, match="it is too large|to compile") as refused:
+        await GrammarCheck(tokenizer).require(many)
+    assert "panic" not in refused.value.message

@@ -8,7 +8,7 @@ import pytest
 from serve_app.chat.call_object import CallPart, Part
 from serve_app.chat.text_stream import TextStream
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.chat.tool_calls import ToolCallParser, _joined
+from serve_app.chat.tool_calls import BEGIN, BEGIN_TOKEN, END, END_TOKEN, ToolCallParser, _joined, marked
 from serve_app.types import TokenDelta
 
 NAMES = ("f", "get_weather", "send")
@@ -58,22 +58,29 @@ def _filled(wrapper: str, number: int) -> tuple[str, list[tuple[str, str]]]:
     """The wrapper around the numbered arguments, and the calls that are in it."""
     arguments, others = ARGUMENTS[number], ARGUMENTS[(number + 5) % len(ARGUMENTS)]
     key = "parameters" if number % 3 == 2 else "arguments"
-    text = wrapper.replace("{one}", _object("get_weather", arguments, key)).replace("{two}", _object("send", others))
+    text = marked(wrapper).replace("{one}", _object("get_weather", arguments, key)).replace("{two}", _object("send", others))
     return text, [("get_weather", arguments), ("send", others)][: 2 if "{two}" in wrapper else 1]
 
 
-CORPUS = {
-    f"{form} / {number}": _filled(wrapper, number) for form, wrapper in WRAPPERS.items() for number in range(len(ARGUMENTS))
-} | {
-    "arguments before the name": ('<|tool_call|>[{"arguments": {"a": 1}, "name": "f"}]', [("f", '{"a": 1}')]),
-    "arguments as a string": ('<|tool_call|>[{"name": "f", "arguments": "{\\"a\\": 1}"}]<|/tool_call|>', [("f", '{"a": 1}')]),
-    "openai's own form": ('[{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]', [("f", '{"a": 1}')]),
-    "no arguments": ('<|tool_call|>[{"name": "f"}]<|/tool_call|>', [("f", "{}")]),
-    "null arguments": ('<|tool_call|>[{"name": "f", "arguments": null}]', [("f", "{}")]),
-    "an unknown tool behind the marker": ('<|tool_call|>[{"name": "who", "arguments": {}}]', [("who", "{}")]),
-    "an escaped name": ('<|tool_call|>[{"name": "na\\u00efve\\n", "arguments": {"a": 1}}]', [("naïve\n", '{"a": 1}')]),
-    "an id": ('<|tool_call|>[{"id": 7, "name": "f", "arguments": {"a": 1}}]', [("f", '{"a": 1}')]),
-    "cut in the arguments": ('<|tool_call|>[{"name": "f", "arguments": {"text": "half', [("f", '{"text": "half')]),
+CORPUS = {f"{form} / {number}": _filled(wrapper, number) for form, wrapper in WRAPPERS.items() for number in range(len(ARGUMENTS))}
+CORPUS |= {
+    form: (marked(text), calls)
+    for form, (text, calls) in {
+        "arguments before the name": ('<|tool_call|>[{"arguments": {"a": 1}, "name": "f"}]', [("f", '{"a": 1}')]),
+        "arguments as a string": ('<|tool_call|>[{"name": "f", "arguments": "{\\"a\\": 1}"}]<|/tool_call|>', [("f", '{"a": 1}')]),
+        "openai's own form": ('[{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]', [("f", '{"a": 1}')]),
+        "no arguments": ('<|tool_call|>[{"name": "f"}]<|/tool_call|>', [("f", "{}")]),
+        "null arguments": ('<|tool_call|>[{"name": "f", "arguments": null}]', [("f", "{}")]),
+        "an unknown tool behind the marker": ('<|tool_call|>[{"name": "who", "arguments": {}}]', [("who", "{}")]),
+        "an escaped name": ('<|tool_call|>[{"name": "na\\u00efve\\n", "arguments": {"a": 1}}]', [("naïve\n", '{"a": 1}')]),
+        "an id": ('<|tool_call|>[{"id": 7, "name": "f", "arguments": {"a": 1}}]', [("f", '{"a": 1}')]),
+        "cut in the arguments": ('<|tool_call|>[{"name": "f", "arguments": {"text": "half', [("f", '{"text": "half')]),
+        "the second cut before its name": ('<|tool_call|>[{"name": "f", "arguments": {}}, {"na', [("f", "{}")]),
+        "the second cut within its name": ('<|tool_call|>[{"name": "f", "arguments": {}}, {"name": "get_w', [("f", "{}")]),
+        "cut at once": ("<|tool_call|>", []),
+        "cut before the name": ('Let me look.<|tool_call|>[{"na', []),
+        "cut behind the name": ('<|tool_call|>[{"name": "f", "argum', []),
+    }.items()
 }
 TEXTS = [
     "plain prose",
@@ -96,7 +103,6 @@ TEXTS = [
     '<|tool_call|>[{"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}]<|/tool_call|>',
     '[{"name": "f", "description": "d", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}]',
     '<|tool_call|>[{"title": "no name", "arguments": {}}]<|/tool_call|>',
-    '<|tool_call|>[{"name": "f", "argum',
     "<|tool_ca",
     "a < b and `c` and ``d``",
     "",
@@ -105,6 +111,9 @@ TEXTS = [
     "```",
     '{"name": "f"',
 ]
+SPELLED = ['<|tool_call|>[{"name": "f", "arguments": {}}]<|/tool_call|>', 'See: <|tool_call|>[{"name": "f", "arguments": {}}]']
+"""Calls whose markers are letters and not tokens."""
+TEXTS += SPELLED
 
 
 def parse(pieces: list[str]) -> tuple[str, list[tuple[str, str]]]:
@@ -136,12 +145,14 @@ def test_every_form_gives_its_calls_however_it_is_cut(case: str) -> None:
 
 
 def test_every_form_gives_its_calls_byte_by_byte(tokenizer: Tokenizer) -> None:
-    """As tokens of one byte each, the finest cut there is: within characters too."""
+    """As tokens of one byte each, the finest cut there is: within characters too. Markers are tokens."""
     tokens = {tokenizer.raw(at): at for at in range(tokenizer.vocabulary.size) if len(tokenizer.raw(at)) == 1}
+    markers = {BEGIN: tokenizer.token_id(BEGIN_TOKEN), END: tokenizer.token_id(END_TOKEN)}
     for text, calls in CORPUS.values():
         stream = TextStream(tokenizer, tools=NAMES)
-        for byte in text.encode():
-            stream.push(TokenDelta((tokens[bytes([byte])],)))
+        for char in text:
+            for token in [markers[char]] if char in markers else [tokens[bytes([byte])] for byte in char.encode()]:
+                stream.push(TokenDelta((token,)))
         stream.flush()
         assert [(call.name, call.arguments) for call in stream.calls] == calls
 
@@ -152,6 +163,13 @@ def test_what_only_looks_like_a_call_stays_text(text: str) -> None:
         assert parse(pieces) == (text, [])
 
 
+@pytest.mark.parametrize("text", [text for text in TEXTS if BEGIN_TOKEN in text and text not in SPELLED])
+def test_behind_the_marker_too_but_the_marker_is_never_told(text: str) -> None:
+    for pieces in cuts(marked(text)):
+        said, calls = parse(pieces)
+        assert (said, calls) == (text.replace(BEGIN_TOKEN, "").replace(END_TOKEN, ""), [])
+
+
 def test_the_corpus_is_large_and_its_arguments_are_json() -> None:
     assert len(CORPUS) + len(TEXTS) >= 120
     for arguments in ARGUMENTS:
@@ -160,7 +178,7 @@ def test_the_corpus_is_large_and_its_arguments_are_json() -> None:
 
 def test_arguments_come_as_they_are_written() -> None:
     parser = ToolCallParser(NAMES)
-    parts = [parser.push(piece) for piece in ('<|tool_call|>[{"name": "f", "arg', 'uments": {"a"', ": 1", "}}]")]
+    parts = [parser.push(marked(piece)) for piece in ('<|tool_call|>[{"name": "f", "arg', 'uments": {"a"', ": 1", "}}]")]
     assert parts == [
         [],
         [CallPart(index=0, name="f", arguments='{"a"')],
@@ -171,7 +189,7 @@ def test_arguments_come_as_they_are_written() -> None:
 
 def test_text_around_calls_is_kept() -> None:
     text = "Before <|tool_call|>[{}]<|/tool_call|> between <|tool_call|>[{}]<|/tool_call|> after".replace("{}", _object("f", "{}"))
-    assert parse(list(text)) == ("Before  between  after", [("f", "{}"), ("f", "{}")])
+    assert parse(list(marked(text))) == ("Before  between  after", [("f", "{}"), ("f", "{}")])
 
 
 def test_plain_prose_is_not_held_back() -> None:
@@ -194,8 +212,8 @@ def test_random_text_is_never_lost() -> None:
         "a",
         "`",
         "```",
-        "<|tool_call|>",
-        "<|/tool_call|>",
+        BEGIN,
+        END,
         "functools",
         '"name"',
         '"f"',
@@ -204,8 +222,8 @@ def test_random_text_is_never_lost() -> None:
         text = "".join(draw.choice(alphabet) for _ in range(draw.randrange(1, 25)))
         whole = parse([text])
         assert parse(list(text)) == whole
-        if not whole[1]:
-            assert whole[0] == text
+        if not whole[1] and BEGIN not in text:
+            assert whole[0] == text.replace(END, "")
 
 
 def test_joined_drops_nothing() -> None:
@@ -223,6 +241,6 @@ def test_joined_drops_nothing() -> None:
 def test_only_marked_calls_count_where_calls_are_a_promise(text: str) -> None:
     parser = ToolCallParser(NAMES, marked_only=True)
     assert parser.push(text) + parser.finish() == [text]
-    marked = ToolCallParser(NAMES, marked_only=True)
-    parts = marked.push('<|tool_call|>[{"name": "circle", "arguments": {}}]<|/tool_call|>') + marked.finish()
+    strict = ToolCallParser(NAMES, marked_only=True)
+    parts = strict.push(marked('<|tool_call|>[{"name": "circle", "arguments": {}}]<|/tool_call|>')) + strict.finish()
     assert [part.name for part in parts if isinstance(part, CallPart) and part.name] == ["circle"]
