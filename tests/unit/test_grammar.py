@@ -215,13 +215,13 @@ async def test_no_group_is_asked_what_cannot_be_compiled() -> None:
     [
         (
             JsonSchema('{"type": "array", "uniqueItems": true}'),
-            'the constraint cannot be used: Unimplemented keys: ["uniqueItems"]',
+            'Unimplemented keys: ["uniqueItems"]',
         ),
         (
             JsonSchema('{"const": "a\u2028b", "uniqueItems": true}'),
-            'the constraint cannot be used: Unimplemented keys: ["uniqueItems"]',
+            'Unimplemented keys: ["uniqueItems"]',
         ),
-        (Regex("a\\"), "the constraint cannot be used: the pattern ends within an escape"),
+        (Regex("a\\"), "the pattern ends within an escape"),
         (Regex("y{30000}"), r"it repeats something 30000 times, and no answer here has more than 4096 tokens; ask for less"),
         (Grammar('start: "y"{20000}'), r"it repeats something 20000 times"),
         (Grammar('start: "y"~20000'), r"it repeats something 20000 times"),
@@ -270,6 +270,6 @@ async def test_only_computing_time_counts_against_a_constraint(monkeypatch: pyte
 
 async def test_what_is_too_large_to_build_is_refused_without_the_librarys_own_words(tokenizer: Tokenizer) -> None:
     many = JsonSchema('{"type": "array", "items": {"type": "integer"}, "maxItems": 100000}')
-    with pytest.raises(InvalidRequest, match="it is too large|to compile") as refused:
+    with pytest.raises(InvalidRequest, match=r"it is too large|to compile") as refused:
         await GrammarCheck(tokenizer).require(many)
     assert "panic" not in refused.value.message
