@@ -6,6 +6,7 @@ Knows requests and responses, dialects and the gateway; no paths.
 import asyncio
 import json
 import logging
+import math
 import re
 import time
 import uuid
@@ -203,7 +204,7 @@ def told_headers(telling: Telling) -> dict[str, str]:
 
 def _candidate(candidate: Candidate) -> JsonObject:
     def rounded(seconds: float | None) -> float | None:
-        return None if seconds is None else round(seconds, 3)
+        return None if seconds is None or not math.isfinite(seconds) else round(seconds, 3)
 
     return {
         "group": candidate.group,

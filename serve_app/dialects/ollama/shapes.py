@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from serve_app.conversation import TextLogprob, ToolCall
-from serve_app.dialects.base import Call, JsonObject, dump
+from serve_app.dialects.base import Call, JsonObject, dump, load
 from serve_app.dialects.ollama.wire import ChatBody, GenerateBody
 from serve_app.errors import ModelNotFound, Overloaded, ServeError
 from serve_app.types import Finished, FinishReason
@@ -78,7 +78,7 @@ def written(call: ToolCall) -> str:
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
+        load(text)
     except (ValueError, RecursionError):
         return False
     return True
@@ -87,7 +87,7 @@ def _is_json(text: str) -> bool:
 def show_call(call: ToolCall) -> JsonObject | None:
     """Return a tool call, its arguments as an object; None where they are none, or were cut off."""
     try:
-        arguments: Any = json.loads(call.arguments or "{}")
+        arguments: Any = load(call.arguments or "{}")
     except (ValueError, RecursionError):
         return None
     if not isinstance(arguments, dict):
