@@ -326,8 +326,8 @@ def _structured(constraint: Constraint | None) -> StructuredOutputsParams | None
 def _sampling_params(sampling: Sampling, max_tokens: int, constraint: Constraint | None) -> SamplingParams:
     return SamplingParams(
         structured_outputs=_structured(constraint),
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
+        temperature=0.0 if sampling.greedy else sampling.temperature,
+        top_p=1.0 if sampling.greedy else sampling.top_p,  # vLLM refuses 0
         top_k=sampling.top_k,
         min_p=sampling.min_p,
         repetition_penalty=sampling.repetition_penalty,

@@ -140,7 +140,10 @@ async def test_arguments_that_are_no_json_stay_as_the_model_wrote_them(number: s
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/v1/chat/completions", '{"messages": [{"role": "user", "content": "hi"}], "tools": [{"type": "function", "function": %s}]}'),
+        (
+            "/v1/chat/completions",
+            '{"messages": [{"role": "user", "content": "hi"}], "tools": [{"type": "function", "function": %s}]}',
+        ),
         ("/api/chat", '{"model": "phi4-mini", "messages": [{"role": "user", "content": "hi"}], "format": %s}'),
     ],
 )
