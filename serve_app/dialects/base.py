@@ -1,9 +1,5 @@
 """What a dialect is: endpoints, and a codec for each. Data and pure functions; knows no web framework, no gateway, no engine."""
 
-import json
-import logging
-import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -12,11 +8,13 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from serve_app.conversation import Completion, GenerateRequest, Labelled, Prompt, RouteTrial, TextEvent
+from serve_app.dialects.faults import first_fault
+from serve_app.dialects.strict_json import dump as dump
+from serve_app.dialects.strict_json import load as load
+from serve_app.dialects.strict_json import require_finite
 from serve_app.errors import InvalidRequest, ServeError
 from serve_app.models.catalog import Catalog
 from serve_app.types import EngineKind, InvalidValue, Sampling, Task
-
-logger = logging.getLogger(__name__)
 
 JsonObject = dict[str, Any]
 
@@ -209,19 +207,13 @@ def parse(body_type: type[Body], raw: bytes) -> Body:
         raise InvalidRequest("missing request body")
     try:
         body = body_type.model_validate_json(raw)
-        if b"NaN" in raw or b"Infinity" in raw or _LARGE.search(raw):
-            load(raw)  # fields of any form let such numbers pass
+        require_finite(raw)  # fields of any form let other numbers pass
         return body
     except ValidationError as error:
         faults = [(fault["loc"], fault["msg"]) for fault in error.errors(include_url=False, include_input=False)]
     except ValueError as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}") from error
-    place, message = faults[0]
-    # Where a field may have several forms, pydantic puts the form's name ('str', 'list[int]') into the place of each fault.
-    at = next((i for i, part in enumerate(place) if isinstance(part, str) and (part == "str" or "[" in part)), None)
-    if at is not None:
-        forms = dict.fromkeys(str(other[at]) for other, _ in faults if other[:at] == place[:at] and len(other) > at)
-        place, message = place[:at], f"expected {' or '.join(forms)}"
+    place, message = first_fault(faults)
     field = ".".join(map(str, place))
     if not field:
         raise InvalidRequest(f"The body is not valid JSON of the expected form: {message}")
@@ -243,47 +235,3 @@ def sampling(names: Mapping[str, str] = MappingProxyType({}), /, **fields: Any) 
 def named(fields: Mapping[str, Any]) -> frozenset[str]:
     """Return the names of the fields that a client gave a value, for `GenerateRequest.explicit`."""
     return frozenset(name for name, value in fields.items() if value is not None)
-
-
-_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
-"""What JSON allows within a string although readers of lines, Python's and JavaScript's, cut there. The others are below U+0020."""
-_LARGE = re.compile(rb"[0-9](?:[eE]\+?[0-9]{3}|[0-9]{308})")
-"""What a number beyond all floats has. It begins with one set of characters because that is searched for fast."""
-
-
-def dump(value: JsonObject) -> bytes:
-    """Return compact, strict JSON in UTF-8, all on one line for every reader of lines. A number that JSON lacks becomes null."""
-    try:
-        text = _encode(value)
-    except ValueError:
-        logger.exception("an answer has a number that JSON lacks; it leaves as null")
-        text = _encode(_finite(value))
-    if not text.isascii():
-        text = _LINE_ENDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-    return text.encode("utf-8", "replace")
-
-
-def load(text: str | bytes) -> Any:
-    """Return what strict JSON says; raises `ValueError` also for NaN, Infinity and numbers beyond all floats."""
-    return json.loads(text, parse_constant=_refuse, parse_float=_float)
-
-
-def _encode(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no number in JSON")
-
-
-def _float(text: str) -> float:
-    number = float(text)
-    return number if math.isfinite(number) else _refuse(text)

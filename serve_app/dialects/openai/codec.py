@@ -7,12 +7,10 @@ from serve_app.conversation import (
     CompletedChoice,
     Completion,
     GenerateRequest,
-    Message,
     Prompt,
     RawText,
     RawTokens,
     Tool,
-    ToolCall,
 )
 from serve_app.dialects.base import (
     Call,
@@ -29,6 +27,7 @@ from serve_app.dialects.base import (
     sampling,
 )
 from serve_app.dialects.openai.constraints import decode_structured, decode_tools
+from serve_app.dialects.openai.messages import decode_messages
 from serve_app.dialects.openai.shapes import chat_logprobs, completion_usage, encode_error, flagged, head, show_call, text_logprobs
 from serve_app.dialects.openai.stream import ChatEncoder, CompletionEncoder
 from serve_app.dialects.openai.wire import ChatBody, ChatMessage, CompletionBody, DetokenizeBody, GenerationBody, TokenizeBody
@@ -51,6 +50,8 @@ class ChatCodec:
         tools, constraint = decode_tools(body)
         if body.top_logprobs is not None and not body.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
+        if any(kind != "text" for kind in body.modalities or ()):
+            raise Unsupported("modalities: this model answers with text only", param="modalities")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         request = GenerateRequest(
             request_id=request_id,
@@ -135,20 +136,6 @@ def _streamed(body: GenerationBody) -> bool:
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options is only allowed with stream: true", param="stream_options")
     return bool(body.stream)
-
-
-def _message(at: int, message: ChatMessage) -> Message:
-    """Return a turn; raises `InvalidRequest` when it says nothing, or has fields of another role."""
-    calls = message.tool_calls or []
-    if calls and message.role != "assistant":
-        raise InvalidRequest(f"messages.{at}: only the assistant has tool_calls", param=f"messages.{at}.tool_calls")
-    if message.content is None and not calls:
-        raise InvalidRequest(f"messages.{at}.content: must be a string or text parts", param=f"messages.{at}.content")
-    if message.role == "tool" and not message.tool_call_id:
-        raise InvalidRequest(f"messages.{at}: a tool's message needs tool_call_id", param=f"messages.{at}.tool_call_id")
-    text = message.content if isinstance(message.content, str) else "".join(part.text for part in message.content or ())
-    made = tuple(ToolCall(name=call.function.name, arguments=call.function.arguments, id=call.id or "") for call in calls)
-    return Message(role=message.role, content=text, tool_calls=made)
 
 
 def _answer(choice: CompletedChoice) -> JsonObject:
@@ -239,7 +226,7 @@ def _show_model(scene: Scene) -> JsonObject:
 
 
 def _chat(messages: list[ChatMessage], tools: tuple[Tool, ...]) -> Chat:
-    return Chat(messages=tuple(map(_message, range(len(messages)), messages)), tools=tools)
+    return Chat(messages=decode_messages(messages), tools=tools)
 
 
 def _rendered_chat(body: ChatBody) -> tuple[str | None, Prompt]:

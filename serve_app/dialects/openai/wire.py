@@ -13,11 +13,12 @@ class StreamOptions(WireBody):
     include_usage: bool | None = None
 
 
-class TextPart(WireBody):
-    """A content part; only text is served."""
+class ContentPart(WireBody):
+    """A content part; of all types only text, and an assistant's refusal, are served."""
 
-    type: Literal["text"]
-    text: str
+    type: str
+    text: str | None = None
+    refusal: str | None = None
 
 
 class CalledFunction(WireBody):
@@ -38,9 +39,13 @@ class MessageToolCall(WireBody):
 class ChatMessage(WireBody):
     """One message of a chat."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[ContentPart] | None = None
+    refusal: str | None = None
+    audio: dict[str, Any] | None = None
     tool_calls: list[MessageToolCall] | None = None
+    function_call: CalledFunction | None = None
+    """The legacy form of one tool call."""
     tool_call_id: str | None = None
     name: str | None = None
 
@@ -126,6 +131,7 @@ class ChatBody(GenerationBody):
     tools: list[OfferedTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
+    modalities: list[str] | None = None
 
 
 class CompletionBody(GenerationBody):
