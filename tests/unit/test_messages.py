@@ -124,7 +124,7 @@ async def test_an_answer_in_sound_is_refused_and_one_in_text_is_not() -> None:
 @pytest.mark.parametrize(
     ("path", "field", "value", "message"),
     [
-        ("/v1/completions", "prompt", {"a": 1}, "must be a string or a list of strings or a list of integers or a list of lists of integers"),
+        ("/v1/completions", "prompt", {"a": 1}, "must be a string or a list of strings or a list of integers or a list of lists"),
         (CHAT, "stop", 3, "stop: must be a string or a list of strings"),
         ("/api/chat", "think", [], "think: must be true or false or a string"),
         ("/api/chat", "keep_alive", [], "keep_alive: must be a string or a number"),

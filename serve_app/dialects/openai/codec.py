@@ -26,9 +26,19 @@ from serve_app.dialects.base import (
     named,
     sampling,
 )
-from serve_app.dialects.openai.constraints import decode_structured, decode_tools
+from serve_app.dialects.openai.constraints import decode_answer, decode_tools
 from serve_app.dialects.openai.messages import decode_messages
-from serve_app.dialects.openai.shapes import chat_logprobs, completion_usage, encode_error, flagged, head, show_call, text_logprobs
+from serve_app.dialects.openai.shapes import (
+    chat_logprobs,
+    completion_usage,
+    encode_error,
+    finish_reason,
+    flagged,
+    head,
+    show_call,
+    show_function_call,
+    text_logprobs,
+)
 from serve_app.dialects.openai.stream import ChatEncoder, CompletionEncoder
 from serve_app.dialects.openai.wire import ChatBody, ChatMessage, CompletionBody, DetokenizeBody, GenerationBody, TokenizeBody
 from serve_app.errors import InvalidRequest, Unsupported
@@ -64,20 +74,21 @@ class ChatCodec:
             model=body.model,
             stop=_stops(body.stop),
             n=body.n or 1,
+            one_call=bool(body.functions),
         )
         return request, _streamed(body)
 
     def encode(self, completion: Completion, call: Call[ChatBody], served: Served) -> JsonObject:
         """See `Codec.encode`."""
-        choices = []
+        choices, legacy = [], bool(call.body.functions)
         for index, choice in enumerate(completion.choices):
             logprobs = {"content": chat_logprobs(choice.logprobs), "refusal": None} if call.body.logprobs else None
             choices.append(
                 {
                     "index": index,
-                    "message": _answer(choice),
+                    "message": _answer(choice, legacy),
                     "logprobs": logprobs,
-                    "finish_reason": choice.finished.reason,
+                    "finish_reason": finish_reason(choice.finished, legacy),
                 }
                 | flagged(choice.finished)
             )
@@ -104,7 +115,7 @@ class CompletionCodec:
         request = GenerateRequest(
             request_id=request_id,
             prompts=_prompts(body.prompt),
-            constraint=decode_structured(body.structured_outputs),
+            constraint=decode_answer(body),
             sampling=_sampling(body, _DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens, body.logprobs),
             explicit=_explicit(body),
             model=body.model,
@@ -138,10 +149,11 @@ def _streamed(body: GenerationBody) -> bool:
     return bool(body.stream)
 
 
-def _answer(choice: CompletedChoice) -> JsonObject:
+def _answer(choice: CompletedChoice, legacy: bool) -> JsonObject:
     message: JsonObject = {"role": "assistant", "content": choice.text, "refusal": None}
     if choice.tool_calls:
-        message |= {"content": choice.text or None, "tool_calls": [show_call(call) for call in choice.tool_calls]}
+        message["content"] = choice.text or None
+        message |= show_function_call(choice.tool_calls[0]) if legacy else {"tool_calls": list(map(show_call, choice.tool_calls))}
     if choice.thoughts:
         message |= {"reasoning": choice.thoughts, "reasoning_content": choice.thoughts}
     return message
@@ -238,7 +250,16 @@ def _tokenized(body: TokenizeBody) -> tuple[str | None, Prompt]:
         raise InvalidRequest("give either prompt or messages", param="prompt")
     if body.messages is None:
         return body.model, RawText(text=body.prompt or "")
-    return _rendered_chat(ChatBody(model=body.model, messages=body.messages, tools=body.tools))
+    return _rendered_chat(
+        ChatBody(
+            model=body.model,
+            messages=body.messages,
+            tools=body.tools,
+            tool_choice=body.tool_choice,
+            functions=body.functions,
+            function_call=body.function_call,
+        )
+    )
 
 
 def _detokenized(body: DetokenizeBody) -> tuple[str | None, Prompt]:

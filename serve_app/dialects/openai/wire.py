@@ -63,11 +63,32 @@ class NamedFunction(WireBody):
     name: str
 
 
-class NamedTool(WireBody):
-    """`tool_choice` that names a function."""
+class AllowedTool(WireBody):
+    """A tool that `allowed_tools` names; the name stands at the top in the Responses API."""
 
     type: Literal["function"]
-    function: NamedFunction
+    function: NamedFunction | None = None
+    name: str | None = None
+
+
+class AllowedTools(WireBody):
+    """Which of the tools may be called, and whether one must be."""
+
+    mode: Literal["auto", "required"]
+    tools: list[AllowedTool] = Field(min_length=1)
+
+
+class ToolChoice(WireBody):
+    """`tool_choice` that names one function, or those that are allowed.
+
+    `mode` and `tools` are where the Responses API has what `allowed_tools` holds here.
+    """
+
+    type: Literal["function", "allowed_tools"]
+    function: NamedFunction | None = None
+    allowed_tools: AllowedTools | None = None
+    mode: Literal["auto", "required"] | None = None
+    tools: list[AllowedTool] | None = Field(None, min_length=1)
 
 
 class SchemaFormat(WireBody):
@@ -129,8 +150,12 @@ class ChatBody(GenerationBody):
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     tools: list[OfferedTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    functions: list[dict[str, Any]] | None = None
+    """The legacy form of `tools`; the answer is in the legacy shape too."""
+    function_call: Literal["none", "auto"] | NamedFunction | None = None
+    """The legacy form of `tool_choice`."""
     modalities: list[str] | None = None
 
 
@@ -140,6 +165,7 @@ class CompletionBody(GenerationBody):
     prompt: str | list[str] | list[int] | list[list[int]]
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = None
+    response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     suffix: str | None = None
     best_of: int | None = None
@@ -152,6 +178,9 @@ class TokenizeBody(WireBody):
     prompt: str | None = None
     messages: list[ChatMessage] | None = Field(None, min_length=1)
     tools: list[OfferedTool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    functions: list[dict[str, Any]] | None = None
+    function_call: Literal["none", "auto"] | NamedFunction | None = None
 
 
 class DetokenizeBody(WireBody):
