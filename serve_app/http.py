@@ -161,7 +161,19 @@ def _scene(gateway: Gateway, request: Request) -> Scene:
                 )
             )
     host = request.headers.get("host", "")
-    return Scene(catalog=gateway.catalog, held=tuple(held), host=host, parameters=request.path_params)
+    return Scene(
+        catalog=gateway.catalog,
+        held=tuple(held),
+        context_length=_context_length(gateway),
+        host=host,
+        parameters=request.path_params,
+    )
+
+
+def _context_length(gateway: Gateway) -> int:
+    """See `Scene.context_length`. A group that sleeps counts with what it had: a request wakes it."""
+    known = [group.info.context_length for group in gateway.fleet().groups if group.info is not None]
+    return max(known or [settings.max_model_len for settings in gateway.settings.engines.values()])
 
 
 def _reply(answer: JsonObject | Reply, telling: Telling) -> Response:
@@ -181,8 +193,7 @@ async def _rendered(endpoint: Render, gateway: Gateway, request: Request, tellin
     model, prompt = endpoint.decode(body)
     ids = await gateway.render(model, prompt)
     text = b"".join(map(gateway.tokenizer.raw, ids)).decode("utf-8", "replace")
-    lengths = [group.info.context_length for group in gateway.fleet().groups if group.info is not None]
-    rendered = Rendered(ids=ids, text=text, context_length=max(lengths, default=None))
+    rendered = Rendered(ids=ids, text=text, context_length=_context_length(gateway))
     return json_response(endpoint.encode(body, rendered), 200, told_headers(telling))
 
 

@@ -225,4 +225,6 @@ def error_response(dialect: Dialect, error: ServeError, telling: Telling, extra:
     headers = told_headers(telling) | (extra or {})
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    if error.vain:
+        headers["x-should-retry"] = "false"  # read by the libraries of OpenAI and of others made by the same generator
     return json_response(dialect.encode_error(error, telling.request_id), error.status, headers)

@@ -111,6 +111,8 @@ class Scene:
 
     catalog: Catalog
     held: tuple[Held, ...]
+    context_length: int
+    """Most tokens of prompt and answer that a ready group takes; while none is ready, that a configured one will."""
     host: str
     """The request's Host header."""
     parameters: Mapping[str, str]
@@ -157,8 +159,8 @@ class Rendered:
     ids: tuple[int, ...]
     text: str
     """What the ids stand for, control tokens included."""
-    context_length: int | None
-    """Most tokens of prompt and answer that a group takes; None while no group is ready."""
+    context_length: int
+    """See `Scene.context_length`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ LEGACY: dict[str, Any] = {"messages": USER, "functions": [CIRCLE, SQUARE]}
 TODAY: dict[str, Any] = {"messages": USER, "tools": [{"type": "function", "function": each} for each in (CIRCLE, SQUARE)]}
 ONE = '<|tool_call|>[{"name": "circle", "arguments": {"radius": 5}}]<|/tool_call|>'
 TWO = (
-    '<|tool_call|>[{"name": "circle", "arguments": {"radius": 5}}, {"name": "circle", "arguments": {"radius": "x"}}]<|/tool_call|>.'
+    '<|tool_call|>[{"name": "circle", "arguments": {"radius": 5}}, {"name": "circle", "arguments": {"radius": "x"}}]<|/tool_call|>'
 )
 
 
@@ -148,7 +148,7 @@ def test_allowed_tools_are_those_that_are_offered(choice: dict[str, Any]) -> Non
 
 async def test_a_tool_that_is_not_allowed_is_not_shown_anywhere() -> None:
     body = TODAY | {"tool_choice": {"type": "allowed_tools", "allowed_tools": ALLOWED}}
-    async with running(a={"text": "<|tool_call|>" + ONE.removeprefix("<|tool_call|>")}) as app:
+    async with running(a={"text": ONE}) as app:
         rendered = (await app.client.post(f"{CHAT}/render", json=body)).json()
         tokenized = (await app.client.post("/tokenize", json=body)).json()
         routed = await app.client.post("/v1/route", json=body)

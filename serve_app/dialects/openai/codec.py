@@ -42,7 +42,6 @@ from serve_app.dialects.openai.shapes import (
 from serve_app.dialects.openai.stream import ChatEncoder, CompletionEncoder
 from serve_app.dialects.openai.wire import ChatBody, ChatMessage, CompletionBody, DetokenizeBody, GenerationBody, TokenizeBody
 from serve_app.errors import InvalidRequest, Unsupported
-from serve_app.models.catalog import Catalog
 from serve_app.models.variant import Variant
 from serve_app.types import Sampling
 
@@ -217,7 +216,8 @@ def _bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:
     return {int(token): float(value) for token, value in bias.items()}
 
 
-def _model(catalog: Catalog, model: Variant) -> JsonObject:
+def _model(scene: Scene, model: Variant) -> JsonObject:
+    catalog = scene.catalog
     return {
         "id": model.name,
         "object": "model",
@@ -225,16 +225,17 @@ def _model(catalog: Catalog, model: Variant) -> JsonObject:
         "owned_by": "phi-serve",
         "root": catalog.settings.name,
         "parent": None if model.name == catalog.settings.name else model.parent or catalog.settings.name,
+        "max_model_len": scene.context_length,
     }
 
 
 def _list_models(scene: Scene) -> JsonObject:
-    return {"object": "list", "data": [_model(scene.catalog, model) for model in scene.catalog.models]}
+    return {"object": "list", "data": [_model(scene, model) for model in scene.catalog.models]}
 
 
 def _show_model(scene: Scene) -> JsonObject:
     name = scene.parameters["model"]
-    return _model(scene.catalog, scene.catalog.resolve(name)) | {"id": name}
+    return _model(scene, scene.catalog.resolve(name)) | {"id": name}
 
 
 def _chat(messages: list[ChatMessage], tools: tuple[Tool, ...]) -> Chat:
