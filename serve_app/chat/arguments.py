@@ -1,12 +1,12 @@
 """Checks the arguments of tool calls against the tools' schemas. Pure: fetches nothing, and its patterns match in linear time."""
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jsonschema_rs import Draft202012Validator, RegexOptions, ValidationError
 
 from serve_app.conversation import Tool, ToolCall
+from serve_app.strict_json import load
 
 
 def invalid_calls(tools: Sequence[Tool], calls: Iterable[ToolCall]) -> tuple[str, ...]:
@@ -20,7 +20,7 @@ def invalid_calls(tools: Sequence[Tool], calls: Iterable[ToolCall]) -> tuple[str
 
 def _fits(arguments: str, schema: str) -> bool:
     try:
-        value = json.loads(arguments)
+        value = load(arguments)
     except (ValueError, RecursionError):
         return False
     if not isinstance(value, dict):

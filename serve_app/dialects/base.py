@@ -9,11 +9,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from serve_app.conversation import Completion, GenerateRequest, Labelled, Prompt, RouteTrial, TextEvent
 from serve_app.dialects.faults import first_fault
-from serve_app.dialects.strict_json import dump as dump
-from serve_app.dialects.strict_json import load as load
-from serve_app.dialects.strict_json import require_finite
 from serve_app.errors import InvalidRequest, ServeError
 from serve_app.models.catalog import Catalog
+from serve_app.strict_json import dump as dump
+from serve_app.strict_json import require_finite
 from serve_app.types import EngineKind, InvalidValue, Sampling, Task
 
 JsonObject = dict[str, Any]

@@ -134,6 +134,7 @@ async def test_arguments_that_are_no_json_stay_as_the_model_wrote_them(number: s
         openai = (await app.client.post("/v1/chat/completions", json=body | {"stream": False})).json()
     assert written in "".join(map(_said, lines))
     assert openai["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == written
+    assert openai["choices"][0]["invalid_tool_arguments"] == ["area"]
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1E+400"])
@@ -155,3 +156,11 @@ async def test_bodies_without_a_meaning_in_json_are_refused(path: str, body: str
     assert refused.status_code == 400
     assert number in refused.text
     assert number not in text.text
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_a_schema_written_as_text_is_strict_json_too(path: str) -> None:
+    body = {"messages": USER, "prompt": "hi", "structured_outputs": {"json": '{"type": "number", "minimum": NaN}'}}
+    async with running(a={}) as app:
+        response = await app.client.post(path, json=body)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "structured_outputs.json")

@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from serve_app.conversation import TextLogprob, ToolCall
-from serve_app.dialects.base import Call, JsonObject, dump, load
+from serve_app.dialects.base import Call, JsonObject, dump
 from serve_app.dialects.ollama.wire import ChatBody, GenerateBody
 from serve_app.errors import ModelNotFound, Overloaded, ServeError
+from serve_app.strict_json import load
 from serve_app.types import Finished, FinishReason
 
 MEDIA_TYPE = "application/x-ndjson"

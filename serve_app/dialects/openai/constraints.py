@@ -1,6 +1,5 @@
 """Tools and answer formats of OpenAI's bodies, and vLLM's structured outputs, as tools and a constraint. Pure."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from serve_app.chat.constraint import ANY_OBJECT, MAX_SCHEMA_BYTES, offered, sch
 from serve_app.conversation import Tool
 from serve_app.dialects.openai.wire import ChatBody, CompletionBody, NamedFunction, ResponseFormat, StructuredOutputs, ToolChoice
 from serve_app.errors import InvalidRequest
+from serve_app.strict_json import load
 from serve_app.types import Choice, Constraint, Grammar, InvalidValue, JsonSchema, Regex
 
 
@@ -148,7 +148,7 @@ def _parsed(schema: dict[str, Any] | str) -> dict[str, Any]:
     if isinstance(schema, dict):
         return schema
     try:
-        value = json.loads(schema)
+        value = load(schema)
     except ValueError as error:
         raise InvalidValue("structured_outputs.json", "must be a JSON schema") from error
     if not isinstance(value, dict):

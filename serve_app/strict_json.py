@@ -1,4 +1,4 @@
-"""JSON as clients get it and send it: strict, and on one line for every reader of lines. Pure."""
+"""JSON as clients and the model write it and as clients get it: strict, and on one line for every reader of lines. Pure."""
 
 import json
 import logging
