@@ -219,6 +219,8 @@ class GenerateRequest:
     window: int | None = None
     """Most tokens of prompt and answer together, as the client wants it; a conversation's oldest turns are left out to fit. None:
     what the group has, and nothing is left out."""
+    one_call: bool = False
+    """An answer ends where a second tool call begins: the client has room for one."""
     echo: bool = False
     """Put the prompt's text before the answer."""
     with_tokens: bool = False

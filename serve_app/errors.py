@@ -3,7 +3,7 @@
 bytes --decode--> call --admit, choose--> route --attempt--> events --encode--> bytes
       RequestError     CapacityError          EngineError
 
-    ServeError(message, *, retry_after_s=None)            code, status, retryable
+    ServeError(message, *, retry_after_s=None)            code, status, retryable, vain
     ├─ RequestError      the client must change the request; not retried, but for ConstraintLost
     │   InvalidRequest 400 · Unauthenticated 401 · Forbidden 403 · ModelNotFound 404 · NotFound 404 · MethodNotAllowed 405
     │   ContextOverflow 400 · TooLarge 413 · Unsupported 400 · ConstraintLost 400
@@ -28,6 +28,9 @@ class ServeError(Exception):
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
+    """Whether another engine may be asked."""
+    vain: ClassVar[bool] = False
+    """Whether a client's library, which repeats what failed with such a status, should not: the answer would be the same."""
 
     def __init__(self, message: str, *, retry_after_s: float | None = None, param: str | None = None) -> None:
         """Keep the message; `param` names the field at fault, `retry_after_s` is seconds to wait."""
@@ -143,6 +146,7 @@ class DeadlineExceeded(CapacityError):
     code = "deadline_exceeded"
     status = 504
     retryable = False
+    vain = True  # whoever waited that long would wait that long again, and the engines would compute it again
 
 
 class EngineError(ServeError):
@@ -177,6 +181,7 @@ class ModelUnusable(ServeError):
 
     code = "model_unusable"
     status = 503
+    vain = True
 
 
 class StorageFailed(ServeError):
@@ -184,6 +189,7 @@ class StorageFailed(ServeError):
 
     code = "storage_failed"
     status = 507
+    vain = True
 
 
 _ABSOLUTE_PATH = re.compile(r"(?<![\w./])(?:file://)?(?:/[^\s/'\"`,;()]+)+/([^\s/'\"`,;()]*)")

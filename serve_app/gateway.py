@@ -230,6 +230,7 @@ class Gateway:
                 min_tokens=request.sampling.min_tokens,
                 tools=tuple(tool.name for tool in tools) or None,
                 strict=any(tool.strict for tool in tools),
+                one_call=request.one_call,
                 think_tags=self.settings.model.think_tags if isinstance(prompt, Chat) else None,
             )
             prefix = self._echo(prompt, prompts[number]) if request.echo else ""

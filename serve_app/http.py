@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from serve_app.config import AppSettings, gpu_layers
 from serve_app.dialects.base import (
@@ -89,10 +89,10 @@ def create_unusable_app(
     async def health(request: Request) -> Response:
         groups = {group.name: _group(group) for group in fleet().groups}
         body = {"status": "failed", "reason": reason().message, "model": settings.model.name, "groups": groups}
-        return JSONResponse(body, 503, {"retry-after": "10"})
+        return json_response(body, 503, {"retry-after": "10"})
 
     async def livez(request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        return json_response({"status": "ok"}, 200, {})
 
     async def refuse(request: Request) -> Response:
         return error_response(_dialect_of(request, dialects), reason(), Telling(request_id=request_id(request)))
@@ -161,7 +161,19 @@ def _scene(gateway: Gateway, request: Request) -> Scene:
                 )
             )
     host = request.headers.get("host", "")
-    return Scene(catalog=gateway.catalog, held=tuple(held), host=host, parameters=request.path_params)
+    return Scene(
+        catalog=gateway.catalog,
+        held=tuple(held),
+        context_length=_context_length(gateway),
+        host=host,
+        parameters=request.path_params,
+    )
+
+
+def _context_length(gateway: Gateway) -> int:
+    """See `Scene.context_length`. A group that sleeps counts with what it had: a request wakes it."""
+    known = [group.info.context_length for group in gateway.fleet().groups if group.info is not None]
+    return max(known or [settings.max_model_len for settings in gateway.settings.engines.values()])
 
 
 def _reply(answer: JsonObject | Reply, telling: Telling) -> Response:
@@ -181,8 +193,7 @@ async def _rendered(endpoint: Render, gateway: Gateway, request: Request, tellin
     model, prompt = endpoint.decode(body)
     ids = await gateway.render(model, prompt)
     text = b"".join(map(gateway.tokenizer.raw, ids)).decode("utf-8", "replace")
-    lengths = [group.info.context_length for group in gateway.fleet().groups if group.info is not None]
-    rendered = Rendered(ids=ids, text=text, context_length=max(lengths, default=None))
+    rendered = Rendered(ids=ids, text=text, context_length=_context_length(gateway))
     return json_response(endpoint.encode(body, rendered), 200, told_headers(telling))
 
 
@@ -221,16 +232,16 @@ def _mount_health(app: FastAPI, gateway: Gateway) -> None:
             "active_requests": gateway.active,
             "groups": {group.name: _group(group) for group in fleet.groups},
         }
-        return JSONResponse(body, 200 if fleet.ready else 503, None if fleet.ready else {"retry-after": "5"})
+        return json_response(body, 200 if fleet.ready else 503, {} if fleet.ready else {"retry-after": "5"})
 
     async def livez(request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        return json_response({"status": "ok"}, 200, {})
 
     async def metrics(request: Request) -> Response:
         return Response(gateway.exposition(), media_type=CONTENT_TYPE)
 
     async def cluster(request: Request) -> Response:
-        return JSONResponse(overview(gateway.fleet()))
+        return json_response(overview(gateway.fleet()), 200, {})
 
     for path, endpoint in (("/health", health), ("/livez", livez), ("/metrics", metrics), ("/v1/cluster", cluster)):
         app.add_api_route(path, endpoint, methods=["GET"], tags=["health"])

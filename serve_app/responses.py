@@ -6,6 +6,7 @@ Knows requests and responses, dialects and the gateway; no paths.
 import asyncio
 import json
 import logging
+import math
 import re
 import time
 import uuid
@@ -205,7 +206,7 @@ def told_headers(telling: Telling) -> dict[str, str]:
 
 def _candidate(candidate: Candidate) -> JsonObject:
     def rounded(seconds: float | None) -> float | None:
-        return None if seconds is None else round(seconds, 3)
+        return None if seconds is None or not math.isfinite(seconds) else round(seconds, 3)
 
     return {
         "group": candidate.group,
@@ -226,4 +227,6 @@ def error_response(dialect: Dialect, error: ServeError, telling: Telling, extra:
     headers = told_headers(telling) | (extra or {})
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    if error.vain:
+        headers["x-should-retry"] = "false"  # read by the libraries of OpenAI and of others made by the same generator
     return json_response(dialect.encode_error(error, telling.request_id), error.status, headers)

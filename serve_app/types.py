@@ -19,7 +19,9 @@ MAX_TOKENS = 1 << 20
 MAX_LOGPROBS = 20
 """Most alternatives per token, the limit that OpenAI and vLLM share."""
 MAX_SEED = 1 << 63
-"""Seeds are below this; vLLM passes them to a 64-bit generator."""
+"""Engines get seeds from 0 to below this; clients may also send negative ones, down to its negative, as in OpenAI's API."""
+_ONE_TOKEN_BELOW = 1e-6
+"""The likeliest token alone holds a larger share than this, in a vocabulary of up to a million tokens."""
 
 
 class Task(StrEnum):
@@ -116,7 +118,7 @@ class Sampling:
     temperature: float = 1.0
     """0 to 2; 0 is greedy."""
     top_p: float = 1.0
-    """Nucleus mass, above 0 and at most 1."""
+    """Nucleus mass, 0 to 1; 0 leaves the likeliest token only, as does temperature 0."""
     top_k: int = 0
     """Number of most likely tokens kept; 0 keeps all."""
     min_p: float = 0.0
@@ -130,7 +132,8 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Added to logits by token id, each -100 to 100."""
     seed: int | None = None
-    """0 to 2**63 - 1; the same seed gives the same tokens on the same engine."""
+    """The same seed gives the same tokens on the same engine. Constructed from -2**63 to 2**63 - 1, and then from 0: a negative one
+    counts modulo 2**63, since vLLM takes -1 for none and other generators refuse them all."""
     max_tokens: int | None = None
     """Most tokens generated; None, like any number above it, means what the context leaves."""
     min_tokens: int = 0
@@ -146,8 +149,6 @@ class Sampling:
         """Check every field; raise `InvalidValue` for the first that is wrong."""
         _require_number("temperature", self.temperature, 0, 2)
         _require_number("top_p", self.top_p, 0, 1)
-        if self.top_p == 0:
-            raise InvalidValue("top_p", "must be above 0; use temperature 0 for greedy decoding")
         _require_integer("top_k", self.top_k, 0, (1 << 31) - 1)
         _require_number("min_p", self.min_p, 0, 1)
         _require_number("repetition_penalty", self.repetition_penalty, 0.01, 10)
@@ -157,7 +158,8 @@ class Sampling:
             _require_integer("logit_bias", token, 0, (1 << 31) - 1)
             _require_number("logit_bias", bias, -100, 100)
         if self.seed is not None:
-            _require_integer("seed", self.seed, 0, MAX_SEED - 1)
+            _require_integer("seed", self.seed, -MAX_SEED, MAX_SEED - 1)
+            object.__setattr__(self, "seed", self.seed % MAX_SEED)
         if self.max_tokens is not None:
             _require_integer("max_tokens", self.max_tokens, 1, MAX_TOKENS)
         _require_integer("min_tokens", self.min_tokens, 0, MAX_TOKENS)
@@ -167,6 +169,11 @@ class Sampling:
             _require_integer("stop_token_ids", token, 0, (1 << 31) - 1)
         if self.logprobs is not None:
             _require_integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether nothing is drawn: the likeliest token is the only one left. Engines need not know by which field."""
+        return self.temperature == 0 or self.top_p < _ONE_TOKEN_BELOW
 
 
 @dataclass(frozen=True, slots=True)

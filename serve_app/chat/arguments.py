@@ -8,6 +8,7 @@ from jsonschema_rs import Draft202012Validator, RegexOptions, ValidationError
 
 from serve_app.chat.constraint import quoted, rewritten
 from serve_app.conversation import Tool, ToolCall
+from serve_app.strict_json import load
 
 
 def invalid_calls(tools: Sequence[Tool], calls: Iterable[ToolCall]) -> tuple[str, ...]:
@@ -26,7 +27,7 @@ def _takes(schema: str, arguments: str) -> bool:
 def fits(text: str, schema: str) -> bool:
     """Tell whether a text is JSON that a schema allows. One that is none itself, or that cannot be understood alone, allows any."""
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = load(text)
     except (ValueError, RecursionError):
         return False
     if not schema.isascii():
@@ -37,6 +38,5 @@ def fits(text: str, schema: str) -> bool:
         return True
 
 
-def _refuse(what: str) -> Any:
-    """Raise for the address of a schema, which is not fetched, and for NaN and the like, which are no JSON."""
-    raise ValueError(what[:100])
+def _refuse(address: str) -> Any:
+    raise ValueError(f"schemas are not fetched: {address[:100]}")

@@ -33,15 +33,19 @@ class TextStream:
         min_tokens: int = 0,
         tools: Collection[str] | None = None,
         strict: bool = False,
+        one_call: bool = False,
         think_tags: tuple[str, str] | None = None,
     ) -> None:
         """Prepare for one choice.
 
         `stop` strings must not be empty, and count only in what follows `min_tokens` tokens. With the names of `tools`, calls are
-        told from text, `strict` only those with the model's marker, and with `think_tags` thoughts.
+        told from text, `strict` only those with the model's marker, and with `think_tags` thoughts. With `one_call` a second call
+        ends the answer, as a stop string would.
         """
         self._parser = None if tools is None else ToolCallParser(tools, marked_only=strict)
         self._thinking = None if think_tags is None else ThinkSplitter(*think_tags)
+        self._one_call = one_call
+        self._complete = False
         self._calls: list[tuple[str, str, list[str]]] = []
         shown = {} if tools is None else {BEGIN_TOKEN: BEGIN, END_TOKEN: END}
         shown |= {tag: tag for tag in think_tags or ()}
@@ -55,7 +59,7 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self.stopped = False
-        """Whether a stop string was met."""
+        """Whether a stop string was met, or the second of one call."""
         self.tokens = 0
         """Tokens taken in, the one that completed the stop string included."""
 
@@ -102,14 +106,21 @@ class TextStream:
             if thought or self._parser is None:
                 told.append(TextDelta(text=piece, choice=self.choice, thought=thought))
             else:
-                told += map(self._delta, self._parser.push(piece))
+                self._tell(self._parser.push(piece), told)
         if last and self._parser is not None:
-            told += map(self._delta, self._parser.finish())
+            self._tell(self._parser.finish(), told)
         if logprobs:  # they belong to the tokens, wherever their text went
             first = told[0] if told else None
             carrier = first if isinstance(first, TextDelta) else TextDelta(text="", choice=self.choice)
             told[: isinstance(first, TextDelta)] = [replace(carrier, logprobs=tuple(logprobs))]
         return told
+
+    def _tell(self, parts: list[str | CallPart], told: list[TextDelta | ToolCallDelta]) -> None:
+        for part in parts:
+            self._complete = self._complete or (self._one_call and isinstance(part, CallPart) and part.index > 0)
+            if not self._complete:
+                told.append(self._delta(part))
+        self.stopped = self.stopped or self._complete
 
     def _delta(self, part: str | CallPart) -> TextDelta | ToolCallDelta:
         if isinstance(part, str):

@@ -1,6 +1,5 @@
 """What a dialect is: endpoints, and a codec for each. Data and pure functions; knows no web framework, no gateway, no engine."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -9,8 +8,11 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from serve_app.conversation import Completion, GenerateRequest, Labelled, Prompt, RouteTrial, TextEvent
+from serve_app.dialects.faults import first_fault
 from serve_app.errors import InvalidRequest, ServeError
 from serve_app.models.catalog import Catalog
+from serve_app.strict_json import dump as dump
+from serve_app.strict_json import require_finite
 from serve_app.types import EngineKind, InvalidValue, Sampling, Task
 
 JsonObject = dict[str, Any]
@@ -108,6 +110,8 @@ class Scene:
 
     catalog: Catalog
     held: tuple[Held, ...]
+    context_length: int
+    """Most tokens of prompt and answer that a ready group takes; while none is ready, that a configured one will."""
     host: str
     """The request's Host header."""
     parameters: Mapping[str, str]
@@ -154,8 +158,8 @@ class Rendered:
     ids: tuple[int, ...]
     text: str
     """What the ids stand for, control tokens included."""
-    context_length: int | None
-    """Most tokens of prompt and answer that a group takes; None while no group is ready."""
+    context_length: int
+    """See `Scene.context_length`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,15 +207,14 @@ def parse(body_type: type[Body], raw: bytes) -> Body:
     if not raw.strip():
         raise InvalidRequest("missing request body")
     try:
-        return body_type.model_validate_json(raw)
+        body = body_type.model_validate_json(raw)
+        require_finite(raw)  # fields of any form let other numbers pass
+        return body
     except ValidationError as error:
         faults = [(fault["loc"], fault["msg"]) for fault in error.errors(include_url=False, include_input=False)]
-    place, message = faults[0]
-    # Where a field may have several forms, pydantic puts the form's name ('str', 'list[int]') into the place of each fault.
-    at = next((i for i, part in enumerate(place) if isinstance(part, str) and (part == "str" or "[" in part)), None)
-    if at is not None:
-        forms = dict.fromkeys(str(other[at]) for other, _ in faults if other[:at] == place[:at] and len(other) > at)
-        place, message = place[:at], f"expected {' or '.join(forms)}"
+    except ValueError as error:
+        raise InvalidRequest(f"The body is not valid JSON: {error}") from error
+    place, message = first_fault(faults)
     field = ".".join(map(str, place))
     if not field:
         raise InvalidRequest(f"The body is not valid JSON of the expected form: {message}")
@@ -233,8 +236,3 @@ def sampling(names: Mapping[str, str] = MappingProxyType({}), /, **fields: Any) 
 def named(fields: Mapping[str, Any]) -> frozenset[str]:
     """Return the names of the fields that a client gave a value, for `GenerateRequest.explicit`."""
     return frozenset(name for name, value in fields.items() if value is not None)
-
-
-def dump(value: JsonObject) -> bytes:
-    """Return compact JSON in UTF-8."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

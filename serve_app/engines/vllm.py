@@ -317,8 +317,8 @@ def _engine_args(settings: VllmSettings, model_dir: Path) -> dict[str, Any]:
 def _sampling_params(sampling: Sampling, max_tokens: int, grammar: Grammar | None) -> SamplingParams:
     return SamplingParams(
         structured_outputs=StructuredOutputsParams(grammar=grammar.lark) if grammar else None,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
+        temperature=0.0 if sampling.greedy else sampling.temperature,
+        top_p=1.0 if sampling.greedy else sampling.top_p,  # vLLM refuses 0
         top_k=sampling.top_k,
         min_p=sampling.min_p,
         repetition_penalty=sampling.repetition_penalty,

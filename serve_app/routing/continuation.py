@@ -92,6 +92,6 @@ def obstacle(request: TokenRequest) -> str:
         return "it is held to a format whose state died with the engine"
     if sampling.presence_penalty or sampling.frequency_penalty:
         return "presence and frequency penalties count what one engine generated"
-    if sampling.seed is not None and sampling.temperature > 0:
+    if sampling.seed is not None and not sampling.greedy:
         return "its seed promises the same tokens every time"
     return ""

@@ -46,6 +46,16 @@ async def test_different_seeds_differ(model_engine: Engine) -> None:
     assert len(draws) > 1
 
 
+async def test_negative_seeds_are_seeds(model_engine: Engine) -> None:
+    async def draw(seed: int) -> tuple[int, ...]:
+        return (await play(model_engine, ask(prompt(20), temperature=1.5, seed=seed)))[0]
+
+    seeds = (-1, -2, -(2**31), -(2**32), -(2**63))
+    drawn = [await draw(seed) for seed in seeds]
+    assert [await draw(seed) for seed in seeds] == drawn
+    assert len(set(drawn)) > 1
+
+
 async def test_logit_bias_forces_and_forbids(model_engine: Engine) -> None:
     forced, _, _ = await play(model_engine, ask(prompt(20), logit_bias={777: 100.0}, max_tokens=4))
     assert forced == (777,) * 4
@@ -91,7 +101,7 @@ async def test_llama_cpp_agrees_on_logprobs_and_what_it_has_of_penalties(onnx_en
         assert [token for token, _ in mine.top] == [token for token, _ in theirs.top]
 
 
-@pytest.mark.parametrize("wish", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}])
+@pytest.mark.parametrize("wish", [{"top_k": 1}, {"top_p": 1e-6}, {"top_p": 0.0}, {"top_p": 5e-324}, {"min_p": 1.0}])
 async def test_the_narrowest_filters_are_greedy(model_engine: Engine, wish: dict[str, float]) -> None:
     greedy = (await play(model_engine, ask(prompt(33))))[0]
     assert (await play(model_engine, ask(prompt(33), temperature=1.0, **wish)))[0] == greedy

@@ -39,6 +39,26 @@ def test_chat_whole_and_streamed_agree(app: LiveApp, group: str) -> None:
     assert "," not in raw.headers["x-request-id"]
 
 
+@pytest.mark.parametrize("group", GROUPS)
+def test_top_p_0_is_greedy_and_negative_seeds_are_seeds(app: LiveApp, group: str) -> None:
+    client = app.client()
+
+    def ask(**wish: float) -> str | None:
+        answer = client.chat.completions.create(
+            model="phi-4-mini",
+            messages=_hi(),
+            max_tokens=24,
+            extra_headers={"x-engine": group},
+            **wish,  # type: ignore[call-overload]
+        )
+        text: str | None = answer.choices[0].message.content
+        return text
+
+    assert ask(temperature=1.5, top_p=0) == ask(temperature=0)
+    for seed in (-1, -(2**63)):
+        assert ask(temperature=1.5, seed=seed) == ask(temperature=1.5, seed=seed)
+
+
 def test_greedy_text_is_the_same_on_every_group(app: LiveApp) -> None:
     def ask(name: str) -> str:
         answer = app.client().completions.create(

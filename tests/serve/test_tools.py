@@ -60,6 +60,45 @@ def test_streamed_by_the_clients_own_helper(client: OpenAI, group: str) -> None:
     assert (call.function.name, json.loads(call.function.arguments)) == ("calculate_circle_area", {"radius": 5})
 
 
+@pytest.mark.parametrize("choice", ["auto", {"name": "calculate_circle_area"}])
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_legacy_shape(client: OpenAI, group: str, choice: Any) -> None:
+    legacy: Any = {"functions": [CIRCLE["function"]], "function_call": choice}
+    answer = client.chat.completions.create(messages=ASK, **legacy, **_options(group)).choices[0]
+    call = answer.message.function_call
+    assert call is not None
+    assert (answer.finish_reason, answer.message.tool_calls) == ("function_call", None)
+    assert (call.name, json.loads(call.arguments)) == ("calculate_circle_area", {"radius": 5})
+    chunks = list(client.chat.completions.create(messages=ASK, stream=True, **legacy, **_options(group)))
+    pieces = [chunk.choices[0].delta.function_call for chunk in chunks if chunk.choices[0].delta.function_call]
+    assert (pieces[0].name, "".join(piece.arguments or "" for piece in pieces)) == (call.name, call.arguments)
+    assert chunks[-1].choices[0].finish_reason == "function_call"
+    result: Any = {"role": "function", "name": call.name, "content": '{"area": 78.54}'}
+    after = client.chat.completions.create(
+        messages=[*ASK, answer.message.model_dump(exclude_none=True), result], functions=legacy["functions"], **_options(group)
+    )
+    assert "78.54" in (after.choices[0].message.content or "")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_allowed_tools(client: OpenAI, group: str) -> None:
+    other: Any = {"type": "function", "function": CIRCLE["function"] | {"name": "other"}}
+    allowed = {"mode": "required", "tools": [{"type": "function", "function": {"name": "calculate_circle_area"}}]}
+    choice: Any = {"type": "allowed_tools", "allowed_tools": allowed}
+    answer = client.chat.completions.create(messages=ASK, tools=[other, CIRCLE], tool_choice=choice, **_options(group)).choices[0]
+    assert {call.function.name for call in answer.message.tool_calls or ()} == {"calculate_circle_area"}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_completions_keep_a_response_format(client: OpenAI, group: str) -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"]}
+    wanted: Any = {"response_format": {"type": "json_schema", "json_schema": {"name": "t", "schema": schema}}}
+    whole = client.completions.create(prompt="Hello", max_tokens=40, extra_body=wanted, **_options(group)).choices[0]
+    streamed = client.completions.create(prompt="Hello", max_tokens=40, stream=True, extra_body=wanted, **_options(group))
+    assert json.loads(whole.text)["a"] in ("x", "y")
+    assert "".join(chunk.choices[0].text for chunk in streamed) == whole.text
+
+
 @pytest.mark.parametrize("group", GROUPS)
 def test_call_result_answer(client: OpenAI, group: str) -> None:
     message = client.chat.completions.create(messages=ASK, tools=[CIRCLE], **_options(group)).choices[0].message

@@ -113,7 +113,14 @@ async def test_what_cannot_go_on_ends_in_a_well_formed_error(wish: dict[str, obj
 
 
 @pytest.mark.parametrize(
-    "wish", [{"repetition_penalty": 1.2}, {"temperature": 1}, {"temperature": 0, "seed": 3}, {"logit_bias": {"7": 1}}]
+    "wish",
+    [
+        {"repetition_penalty": 1.2},
+        {"temperature": 1},
+        {"temperature": 0, "seed": 3},
+        {"top_p": 0, "seed": 3},
+        {"logit_bias": {"7": 1}},
+    ],
 )
 async def test_what_depends_on_the_tokens_alone_goes_on(wish: dict[str, object]) -> None:
     async with running(a={"text": TEXT, "fault": "die_midway", "fault_at": 5}, b={"text": TEXT}) as app:

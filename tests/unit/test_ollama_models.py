@@ -228,7 +228,7 @@ async def test_weights_are_counted_exactly() -> None:
             size *= side
         counted += size
     assert info["general.parameter_count"] == counted
-    assert info["phi3.context_length"] == 131072
+    assert info["phi3.context_length"] == 4096  # the group's; the weights could have 131072
 
 
 HOSTILE = {

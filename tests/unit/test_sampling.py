@@ -50,6 +50,9 @@ def test_the_largest_are_the_naive_ones(seed: int, size: int, count: int, masked
         ({"top_p": 0.6}, {4}),
         ({"top_p": 0.7, "top_k": 3}, {3, 4}),
         ({"top_k": 1}, {4}),
+        ({"top_p": 0.0}, {4}),
+        ({"top_p": 5e-324}, {4}),
+        ({"top_p": 0.0, "temperature": 2.0, "min_p": 0.01, "top_k": 4}, {4}),
         ({}, {0, 1, 2, 3, 4}),
     ],
 )

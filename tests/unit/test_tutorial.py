@@ -1,5 +1,11 @@
 """The faults of the tutorial's reasoning server, one test each. Engines that need a model are held to the same in tests/serve."""
 
+import pytest
+
+from serve_app.conversation import CompletedChoice, Completion
+from serve_app.dialects.base import Call, Served, parse
+from serve_app.dialects.reasoning.codec import ReasoningCodec
+from serve_app.types import Finished, FinishReason, Usage
 from tests.unit.app import running
 
 BODY = {"prompt": "A train travels 240 km in 3 hours. How fast is it?", "task_type": "math"}
@@ -12,9 +18,24 @@ async def test_the_answer_has_the_tutorials_fields() -> None:
     assert body["task_type"] == "math"
     assert body["model"] == "phi-4-mini-instruct"
     assert body["inference_time"] > 0
+    assert body["inference_time"] == round(body["inference_time"], 3)
     assert body["engine"] == "a"
     assert body["usage"]["completion_tokens"] > 1
     assert body["tokens_per_second"] > 0
+    assert body["tokens_per_second"] == round(body["tokens_per_second"], 1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown", "rate"), [(0.1664999, 0.166, 24.0), (2.0, 2.0, 2.0), (0.0, 0.0, 4000.0), (1e-9, 0.0, 4000.0)]
+)
+def test_times_are_rounded_and_rates_finite(seconds: float, shown: float, rate: float) -> None:
+    body = parse(ReasoningCodec.body, b'{"prompt": "x"}')
+    request, stream = ReasoningCodec().decode(body, "r")
+    call = Call(request=request, body=body, stream=stream, model="m", created=0, elapsed=lambda: seconds)
+    end = Finished(reason=FinishReason.STOP, usage=Usage(prompt_tokens=1, completion_tokens=4))
+    completion = Completion(choices=(CompletedChoice(text="", logprobs=(), finished=end),))
+    told = ReasoningCodec().encode(completion, call, Served(engine="a", seconds=seconds))
+    assert (told["inference_time"], told["tokens_per_second"]) == (shown, rate)
 
 
 async def test_generation_goes_on_until_it_ends_not_for_one_pass() -> None:

@@ -1,6 +1,7 @@
 """Values refuse what would hurt an engine."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -15,7 +16,7 @@ from serve_app.types import Choice, Finished, FinishReason, Grammar, InvalidValu
         ("temperature", math.nan),
         ("temperature", math.inf),
         ("temperature", True),
-        ("top_p", 0),
+        ("top_p", -0.1),
         ("top_p", 1.1),
         ("top_k", -2),
         ("top_k", 1.0),
@@ -26,7 +27,8 @@ from serve_app.types import Choice, Finished, FinishReason, Grammar, InvalidValu
         ("logit_bias", {5: math.inf}),
         ("logit_bias", {5.0: 1.0}),
         ("seed", 2**70),
-        ("seed", -1),
+        ("seed", -(2**63) - 1),
+        ("seed", 2**63),
         ("seed", 1.0),
         ("max_tokens", 0),
         ("max_tokens", 10**12),
@@ -41,6 +43,27 @@ def test_sampling_refuses_what_is_out_of_range(field: str, value: object) -> Non
     with pytest.raises(InvalidValue) as refused:
         Sampling(**{field: value})  # type: ignore[arg-type]
     assert refused.value.field == field
+
+
+@pytest.mark.parametrize(("given", "kept"), [(-1, 2**63 - 1), (-2, 2**63 - 2), (-(2**63), 0), (0, 0), (2**63 - 1, 2**63 - 1)])
+def test_every_seed_that_clients_may_send_is_one_that_every_engine_takes(given: int, kept: int) -> None:
+    sampling = Sampling(seed=given)
+    assert sampling.seed == kept
+    assert replace(sampling, max_tokens=3).seed == kept
+
+
+@pytest.mark.parametrize(
+    ("sampling", "greedy"),
+    [
+        (Sampling(temperature=0), True),
+        (Sampling(top_p=0), True),
+        (Sampling(top_p=5e-324), True),
+        (Sampling(top_p=0.001), False),
+        (Sampling(), False),
+    ],
+)
+def test_nothing_is_drawn_at_temperature_0_and_at_top_p_0(sampling: Sampling, greedy: bool) -> None:
+    assert sampling.greedy is greedy
 
 
 def test_min_tokens_must_not_exceed_max_tokens() -> None:

@@ -38,8 +38,8 @@ def summary(catalog: Catalog, model: Variant) -> JsonObject:
     }
 
 
-def show(catalog: Catalog, model: Variant) -> JsonObject:
-    """Return everything about a model."""
+def show(catalog: Catalog, model: Variant, context_length: int) -> JsonObject:
+    """Return everything about a model; `context_length` is what a group has, in tokens, and not what the weights could have."""
     settings = model.settings
     parameters = settings.parameters | ({modelfile.TASK: settings.task} if settings.task else {})
     turns = [(turn.role, turn.content) for turn in settings.messages]
@@ -53,7 +53,7 @@ def show(catalog: Catalog, model: Variant) -> JsonObject:
         "template": settings.template or AS_GO_TEMPLATE,
         "system": settings.system,
         "details": details(catalog, model),
-        "model_info": _info(catalog.weights),
+        "model_info": _info(catalog.weights, context_length),
         "capabilities": list(_CAPABILITIES),
         "modified_at": moment(model.modified),
     }
@@ -62,13 +62,13 @@ def show(catalog: Catalog, model: Variant) -> JsonObject:
     return told
 
 
-def _info(weights: Weights) -> JsonObject:
+def _info(weights: Weights, context_length: int) -> JsonObject:
     config, family = weights.config, weights.family
     heads = int(config.get("num_attention_heads", 1))
     info = {
         "general.architecture": family,
         "general.parameter_count": weights.parameters,
-        f"{family}.context_length": config.get("max_position_embeddings"),
+        f"{family}.context_length": context_length,
         f"{family}.rope.scaling.original_context_length": config.get("original_max_position_embeddings"),
         f"{family}.embedding_length": config.get("hidden_size"),
         f"{family}.block_count": config.get("num_hidden_layers"),

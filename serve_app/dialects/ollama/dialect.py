@@ -67,7 +67,7 @@ def _ps(scene: Scene) -> JsonObject:
 
 
 def _show(scene: Scene, body: ModelBody) -> JsonObject:
-    return show(scene.catalog, scene.catalog.resolve(_name(body)))
+    return show(scene.catalog, scene.catalog.resolve(_name(body)), scene.context_length)
 
 
 def _create(scene: Scene, body: CreateBody) -> Reply:

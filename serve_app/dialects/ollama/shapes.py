@@ -8,6 +8,7 @@ from serve_app.conversation import TextLogprob, ToolCall
 from serve_app.dialects.base import Call, JsonObject, dump
 from serve_app.dialects.ollama.wire import ChatBody, GenerateBody
 from serve_app.errors import ModelNotFound, Overloaded, ServeError
+from serve_app.strict_json import load
 from serve_app.types import Finished, FinishReason
 
 MEDIA_TYPE = "application/x-ndjson"
@@ -79,7 +80,7 @@ def written(call: ToolCall) -> str:
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
+        load(text)
     except (ValueError, RecursionError):
         return False
     return True
@@ -88,7 +89,7 @@ def _is_json(text: str) -> bool:
 def show_call(call: ToolCall) -> JsonObject | None:
     """Return a tool call, its arguments as an object; None where they are none, or were cut off."""
     try:
-        arguments: Any = json.loads(call.arguments or "{}")
+        arguments: Any = load(call.arguments or "{}")
     except (ValueError, RecursionError):
         return None
     if not isinstance(arguments, dict):

@@ -7,12 +7,10 @@ from serve_app.conversation import (
     CompletedChoice,
     Completion,
     GenerateRequest,
-    Message,
     Prompt,
     RawText,
     RawTokens,
     Tool,
-    ToolCall,
 )
 from serve_app.dialects.base import (
     Call,
@@ -28,12 +26,22 @@ from serve_app.dialects.base import (
     named,
     sampling,
 )
-from serve_app.dialects.openai.constraints import decode_structured, decode_tools
-from serve_app.dialects.openai.shapes import chat_logprobs, completion_usage, encode_error, flagged, head, show_call, text_logprobs
+from serve_app.dialects.openai.constraints import decode_answer, decode_tools
+from serve_app.dialects.openai.messages import decode_messages
+from serve_app.dialects.openai.shapes import (
+    chat_logprobs,
+    completion_usage,
+    encode_error,
+    finish_reason,
+    flagged,
+    head,
+    show_call,
+    show_function_call,
+    text_logprobs,
+)
 from serve_app.dialects.openai.stream import ChatEncoder, CompletionEncoder
 from serve_app.dialects.openai.wire import ChatBody, ChatMessage, CompletionBody, DetokenizeBody, GenerationBody, TokenizeBody
 from serve_app.errors import InvalidRequest, Unsupported
-from serve_app.models.catalog import Catalog
 from serve_app.models.variant import Variant
 from serve_app.types import Sampling
 
@@ -51,6 +59,8 @@ class ChatCodec:
         tools, constraint = decode_tools(body)
         if body.top_logprobs is not None and not body.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
+        if any(kind != "text" for kind in body.modalities or ()):
+            raise Unsupported("modalities: this model answers with text only", param="modalities")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         request = GenerateRequest(
             request_id=request_id,
@@ -63,20 +73,21 @@ class ChatCodec:
             model=body.model,
             stop=_stops(body.stop),
             n=body.n or 1,
+            one_call=bool(body.functions),
         )
         return request, _streamed(body)
 
     def encode(self, completion: Completion, call: Call[ChatBody], served: Served) -> JsonObject:
         """See `Codec.encode`."""
-        choices = []
+        choices, legacy = [], bool(call.body.functions)
         for index, choice in enumerate(completion.choices):
             logprobs = {"content": chat_logprobs(choice.logprobs), "refusal": None} if call.body.logprobs else None
             choices.append(
                 {
                     "index": index,
-                    "message": _answer(choice),
+                    "message": _answer(choice, legacy),
                     "logprobs": logprobs,
-                    "finish_reason": choice.finished.reason,
+                    "finish_reason": finish_reason(choice.finished, legacy),
                 }
                 | flagged(choice.finished)
             )
@@ -103,7 +114,7 @@ class CompletionCodec:
         request = GenerateRequest(
             request_id=request_id,
             prompts=_prompts(body.prompt),
-            constraint=decode_structured(body.structured_outputs),
+            constraint=decode_answer(body),
             sampling=_sampling(body, _DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens, body.logprobs),
             explicit=_explicit(body),
             model=body.model,
@@ -137,24 +148,11 @@ def _streamed(body: GenerationBody) -> bool:
     return bool(body.stream)
 
 
-def _message(at: int, message: ChatMessage) -> Message:
-    """Return a turn; raises `InvalidRequest` when it says nothing, or has fields of another role."""
-    calls = message.tool_calls or []
-    if calls and message.role != "assistant":
-        raise InvalidRequest(f"messages.{at}: only the assistant has tool_calls", param=f"messages.{at}.tool_calls")
-    if message.content is None and not calls:
-        raise InvalidRequest(f"messages.{at}.content: must be a string or text parts", param=f"messages.{at}.content")
-    if message.role == "tool" and not message.tool_call_id:
-        raise InvalidRequest(f"messages.{at}: a tool's message needs tool_call_id", param=f"messages.{at}.tool_call_id")
-    text = message.content if isinstance(message.content, str) else "".join(part.text for part in message.content or ())
-    made = tuple(ToolCall(name=call.function.name, arguments=call.function.arguments, id=call.id or "") for call in calls)
-    return Message(role=message.role, content=text, tool_calls=made)
-
-
-def _answer(choice: CompletedChoice) -> JsonObject:
+def _answer(choice: CompletedChoice, legacy: bool) -> JsonObject:
     message: JsonObject = {"role": "assistant", "content": choice.text, "refusal": None}
     if choice.tool_calls:
-        message |= {"content": choice.text or None, "tool_calls": [show_call(call) for call in choice.tool_calls]}
+        message["content"] = choice.text or None
+        message |= show_function_call(choice.tool_calls[0]) if legacy else {"tool_calls": list(map(show_call, choice.tool_calls))}
     if choice.thoughts:
         message |= {"reasoning": choice.thoughts, "reasoning_content": choice.thoughts}
     return message
@@ -218,7 +216,8 @@ def _bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:
     return {int(token): float(value) for token, value in bias.items()}
 
 
-def _model(catalog: Catalog, model: Variant) -> JsonObject:
+def _model(scene: Scene, model: Variant) -> JsonObject:
+    catalog = scene.catalog
     return {
         "id": model.name,
         "object": "model",
@@ -226,20 +225,21 @@ def _model(catalog: Catalog, model: Variant) -> JsonObject:
         "owned_by": "phi-serve",
         "root": catalog.settings.name,
         "parent": None if model.name == catalog.settings.name else model.parent or catalog.settings.name,
+        "max_model_len": scene.context_length,
     }
 
 
 def _list_models(scene: Scene) -> JsonObject:
-    return {"object": "list", "data": [_model(scene.catalog, model) for model in scene.catalog.models]}
+    return {"object": "list", "data": [_model(scene, model) for model in scene.catalog.models]}
 
 
 def _show_model(scene: Scene) -> JsonObject:
     name = scene.parameters["model"]
-    return _model(scene.catalog, scene.catalog.resolve(name)) | {"id": name}
+    return _model(scene, scene.catalog.resolve(name)) | {"id": name}
 
 
 def _chat(messages: list[ChatMessage], tools: tuple[Tool, ...]) -> Chat:
-    return Chat(messages=tuple(map(_message, range(len(messages)), messages)), tools=tools)
+    return Chat(messages=decode_messages(messages), tools=tools)
 
 
 def _rendered_chat(body: ChatBody) -> tuple[str | None, Prompt]:
@@ -251,7 +251,16 @@ def _tokenized(body: TokenizeBody) -> tuple[str | None, Prompt]:
         raise InvalidRequest("give either prompt or messages", param="prompt")
     if body.messages is None:
         return body.model, RawText(text=body.prompt or "")
-    return _rendered_chat(ChatBody(model=body.model, messages=body.messages, tools=body.tools))
+    return _rendered_chat(
+        ChatBody(
+            model=body.model,
+            messages=body.messages,
+            tools=body.tools,
+            tool_choice=body.tool_choice,
+            functions=body.functions,
+            function_call=body.function_call,
+        )
+    )
 
 
 def _detokenized(body: DetokenizeBody) -> tuple[str | None, Prompt]:

@@ -4,7 +4,7 @@ from serve_app.conversation import Completion, TextLogprob, ToolCall, total_usag
 from serve_app.dialects.base import Call, JsonObject, dump
 from serve_app.dialects.openai.wire import ChatBody, CompletionBody
 from serve_app.errors import CapacityError, QuotaExceeded, RequestError, ServeError, Unauthenticated
-from serve_app.types import Finished, Usage
+from serve_app.types import Finished, FinishReason, Usage
 
 
 def encode_error(error: ServeError, request_id: str) -> JsonObject:
@@ -26,6 +26,11 @@ def head(call: Call[ChatBody] | Call[CompletionBody], kind: str) -> JsonObject:
     """Return what every answer and chunk begins with."""
     prefix = "cmpl" if kind == "text_completion" else "chatcmpl"
     return {"id": f"{prefix}-{call.request.request_id}", "object": kind, "created": int(call.created), "model": call.model}
+
+
+def finish_reason(end: Finished, legacy: bool) -> str:
+    """Return why a choice ended; `legacy` for a client that gave `functions`."""
+    return "function_call" if legacy and end.reason is FinishReason.TOOL_CALLS else end.reason
 
 
 def flagged(end: Finished) -> JsonObject:
@@ -84,3 +89,8 @@ def event(value: JsonObject) -> bytes:
 def show_call(call: ToolCall) -> JsonObject:
     """Return a tool call of a whole answer."""
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def show_function_call(call: ToolCall) -> JsonObject:
+    """Return the legacy field of a message that calls a function."""
+    return {"function_call": {"name": call.name, "arguments": call.arguments}}

@@ -4,7 +4,16 @@ from collections.abc import Iterable
 
 from serve_app.conversation import TextDelta, TextEvent, TextLogprob, ToolCallDelta, total_usage
 from serve_app.dialects.base import Call, JsonObject
-from serve_app.dialects.openai.shapes import chat_logprobs, encode_error, event, flagged, head, show_usage, text_logprobs
+from serve_app.dialects.openai.shapes import (
+    chat_logprobs,
+    encode_error,
+    event,
+    finish_reason,
+    flagged,
+    head,
+    show_usage,
+    text_logprobs,
+)
 from serve_app.dialects.openai.wire import ChatBody, CompletionBody
 from serve_app.errors import ServeError
 from serve_app.types import Finished
@@ -52,6 +61,7 @@ class ChatEncoder(Encoder):
     def __init__(self, call: Call[ChatBody], kind: str) -> None:
         super().__init__(call, kind)
         self._with_logprobs = bool(call.body.logprobs)
+        self._legacy = bool(call.body.functions)
         self._begun: set[int] = set()
 
     def _choices(self, told: TextEvent) -> list[JsonObject]:
@@ -63,9 +73,9 @@ class ChatEncoder(Encoder):
             delta = {"reasoning": told.text, "reasoning_content": told.text} if told.thought else {"content": told.text}
             parts.append(self._choice(told.choice, delta, logprobs=told.logprobs))
         elif isinstance(told, ToolCallDelta):
-            parts.append(self._choice(told.choice, {"tool_calls": [_call_delta(told)]}))
+            parts.append(self._choice(told.choice, _legacy_delta(told) if self._legacy else {"tool_calls": [_call_delta(told)]}))
         else:
-            parts.append(self._choice(told.choice, {}, reason=told.reason) | flagged(told))
+            parts.append(self._choice(told.choice, {}, reason=finish_reason(told, self._legacy)) | flagged(told))
         return parts
 
     def _choice(
@@ -100,3 +110,8 @@ def _call_delta(delta: ToolCallDelta) -> JsonObject:
         return {"index": delta.index, "function": {"arguments": delta.arguments}}
     function = {"name": delta.name, "arguments": delta.arguments}
     return {"index": delta.index, "id": delta.id, "type": "function", "function": function}
+
+
+def _legacy_delta(delta: ToolCallDelta) -> JsonObject:
+    """The first piece of the one call has its name."""
+    return {"function_call": ({"name": delta.name} if delta.id else {}) | {"arguments": delta.arguments}}

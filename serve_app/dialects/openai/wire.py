@@ -13,11 +13,12 @@ class StreamOptions(WireBody):
     include_usage: bool | None = None
 
 
-class TextPart(WireBody):
-    """A content part; only text is served."""
+class ContentPart(WireBody):
+    """A content part; of all types only text, and an assistant's refusal, are served."""
 
-    type: Literal["text"]
-    text: str
+    type: str
+    text: str | None = None
+    refusal: str | None = None
 
 
 class CalledFunction(WireBody):
@@ -38,9 +39,13 @@ class MessageToolCall(WireBody):
 class ChatMessage(WireBody):
     """One message of a chat."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[ContentPart] | None = None
+    refusal: str | None = None
+    audio: dict[str, Any] | None = None
     tool_calls: list[MessageToolCall] | None = None
+    function_call: CalledFunction | None = None
+    """The legacy form of one tool call."""
     tool_call_id: str | None = None
     name: str | None = None
 
@@ -58,11 +63,32 @@ class NamedFunction(WireBody):
     name: str
 
 
-class NamedTool(WireBody):
-    """`tool_choice` that names a function."""
+class AllowedTool(WireBody):
+    """A tool that `allowed_tools` names; the name stands at the top in the Responses API."""
 
     type: Literal["function"]
-    function: NamedFunction
+    function: NamedFunction | None = None
+    name: str | None = None
+
+
+class AllowedTools(WireBody):
+    """Which of the tools may be called, and whether one must be."""
+
+    mode: Literal["auto", "required"]
+    tools: list[AllowedTool] = Field(min_length=1)
+
+
+class ToolChoice(WireBody):
+    """`tool_choice` that names one function, or those that are allowed.
+
+    `mode` and `tools` are where the Responses API has what `allowed_tools` holds here.
+    """
+
+    type: Literal["function", "allowed_tools"]
+    function: NamedFunction | None = None
+    allowed_tools: AllowedTools | None = None
+    mode: Literal["auto", "required"] | None = None
+    tools: list[AllowedTool] | None = Field(None, min_length=1)
 
 
 class SchemaFormat(WireBody):
@@ -124,8 +150,13 @@ class ChatBody(GenerationBody):
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     tools: list[OfferedTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    functions: list[dict[str, Any]] | None = None
+    """The legacy form of `tools`; the answer is in the legacy shape too."""
+    function_call: Literal["none", "auto"] | NamedFunction | None = None
+    """The legacy form of `tool_choice`."""
+    modalities: list[str] | None = None
 
 
 class CompletionBody(GenerationBody):
@@ -134,6 +165,7 @@ class CompletionBody(GenerationBody):
     prompt: str | list[str] | list[int] | list[list[int]]
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = None
+    response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     suffix: str | None = None
     best_of: int | None = None
@@ -146,6 +178,9 @@ class TokenizeBody(WireBody):
     prompt: str | None = None
     messages: list[ChatMessage] | None = Field(None, min_length=1)
     tools: list[OfferedTool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    functions: list[dict[str, Any]] | None = None
+    function_call: Literal["none", "auto"] | NamedFunction | None = None
 
 
 class DetokenizeBody(WireBody):

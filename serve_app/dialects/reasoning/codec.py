@@ -37,12 +37,12 @@ class ReasoningCodec:
         return {
             "generated_text": choice.text,
             "task_type": call.body.task_type,
-            "inference_time": served.seconds,
+            "inference_time": round(served.seconds, 3),
             "model": call.model,
             "engine": served.engine,
             "finish_reason": choice.finished.reason,
             "usage": {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens},
-            "tokens_per_second": usage.completion_tokens / served.seconds if served.seconds > 0 else 0.0,
+            "tokens_per_second": round(usage.completion_tokens / max(served.seconds, 0.001), 1),
         }
 
     def encoder(self, call: Call[ReasoningBody]) -> StreamEncoder:

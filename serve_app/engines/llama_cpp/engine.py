@@ -306,7 +306,7 @@ def _samplers(sampling: Sampling) -> dict[str, Any]:
     """Return the server's names for ours, in our order of application."""
     return {
         "samplers": ["penalties", "temperature", "min_p", "top_k", "top_p"],
-        "temperature": sampling.temperature,
+        "temperature": 0.0 if sampling.greedy else sampling.temperature,
         "top_p": sampling.top_p,
         "top_k": sampling.top_k,
         "min_p": sampling.min_p,

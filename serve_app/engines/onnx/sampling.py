@@ -36,7 +36,8 @@ class Sampler:
         `raw` are the logits before a constraint; logprobs are theirs.
         """
         shaped = self._shape(logits)
-        token = int(shaped.argmax()) if self._sampling.temperature < _GREEDY_BELOW else self._pick(shaped)
+        greedy = self._sampling.greedy or self._sampling.temperature < _GREEDY_BELOW
+        token = int(shaped.argmax()) if greedy else self._pick(shaped)
         self.record((token,))
         if self._sampling.logprobs is None:
             return token, None
