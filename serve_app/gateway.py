@@ -3,12 +3,11 @@
 Knows groups only as things that generate token events, and clients only as `GenerateRequest`s. No web framework, no Ray.
 """
 
-import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from serve_app import tracing
@@ -35,13 +34,15 @@ from serve_app.conversation import (
     total_usage,
 )
 from serve_app.errors import ContextOverflow, IncompleteGeneration, InvalidRequest, NoEngine, Overloaded, ServeError
+from serve_app.faults import client_faults
+from serve_app.merge import merge
 from serve_app.metrics import Traffic, exposition
 from serve_app.models.catalog import Catalog
 from serve_app.routing.affinity import affinity
 from serve_app.routing.fleet import Fleet
 from serve_app.routing.policy import Policy
 from serve_app.routing.tasks import decide
-from serve_app.types import MAX_SEED, Constraint, Finished, FinishReason, InvalidValue, Sampling, Task, Timings, TokenRequest, Usage
+from serve_app.types import MAX_SEED, MAX_TOKENS, Constraint, Finished, FinishReason, Sampling, Task, Timings, TokenRequest, Usage
 
 logger = logging.getLogger(__name__)
 REQUEST_LOG = logging.getLogger("serve_app.requests")
@@ -119,8 +120,9 @@ class Gateway:
         self.active += cost
         began, outcome, ends = time.monotonic(), "cancelled", []
         try:
-            jobs = await self._prepare(request, telling)
-            async with aclosing(_merge([self._run(job) for job in jobs])) as events:
+            with client_faults():
+                jobs = await self._prepare(request, telling)
+            async with aclosing(merge([self._run(job) for job in jobs])) as events:
                 async for event in events:
                     if isinstance(event, Finished):
                         ends.append(event)
@@ -159,14 +161,17 @@ class Gateway:
 
     async def render(self, model: str | None, prompt: Prompt) -> tuple[int, ...]:
         """Return the token ids that engines would get for `prompt`; raises `ContextOverflow` when no group could take it."""
-        return await self._render(self.catalog.resolve(model).prompted(prompt), self.fleet())
+        with client_faults():
+            return await self._render(self.catalog.resolve(model).prompted(prompt), self.fleet())
 
     async def route(self, request: GenerateRequest) -> RouteTrial:
         """Return where `request` would go now; asks no engine. Raises what would refuse the request itself."""
         request = self.catalog.resolve(request.model).applied(request)
         fleet = self._attempts.survey()
+        request = replace(request, window=_window(request, fleet))
         decision = self._decide(request)
-        prompts = [(await self._fitted(prompt, request, fleet))[0] for prompt in request.prompts]
+        with client_faults():
+            prompts = [(await self._fitted(prompt, request, fleet))[0] for prompt in request.prompts]
         try:
             route = self._policy.choose(request, decision.task, max(len(ids) for ids in prompts), fleet)
         except NoEngine as error:
@@ -186,6 +191,7 @@ class Gateway:
         if constraint is not None and not (self._wants(constraint, request) and await self._grammars.passes(constraint)):
             request = replace(request, constraint=None)
         fleet = self._attempts.survey()
+        request = replace(request, window=_window(request, fleet))
         task = telling.task = self._decide(request).task
         rendered = [await self._fitted(prompt, request, fleet) for prompt in request.prompts]
         prompts = [ids for ids, _ in rendered]
@@ -231,12 +237,11 @@ class Gateway:
 
         Raises `ContextOverflow` when it cannot be made to fit.
         """
-        window = _window(request, fleet)
+        window = request.window
         if window is None:
             return await self._render(prompt, fleet), 0
         if isinstance(prompt, Chat) and not prompt.context:
-            with _translated():
-                ids, dropped = await fitted(self._template, prompt, window)
+            ids, dropped = await fitted(self._template, prompt, window)
         else:
             ids, dropped = await self._render(prompt, fleet), 0
         if len(ids) >= window:
@@ -253,8 +258,7 @@ class Gateway:
             text_bytes = sum(len(message.content.encode()) for message in prompt.messages)
             text_bytes += sum(len(tool.function.encode()) for tool in prompt.tools)
             self._require_room(0 if prompt.template else text_bytes, control_tokens, fleet)
-            with _translated():
-                return await self._template.render(prompt)
+            return await self._template.render(prompt)
         if isinstance(prompt, RawText):
             self._require_room(len(prompt.text.encode()), 0, fleet)
             return tuple(await self.tokenizer.encode_async(prompt.text, special=True))
@@ -279,17 +283,16 @@ class Gateway:
         stops = sampling.stop_token_ids if sampling.ignore_eos else (*sampling.stop_token_ids, *self.tokenizer.vocabulary.stop_ids)
         seed = None if sampling.seed is None else (sampling.seed + copy) % MAX_SEED
         if request.window is not None:
-            room = max(1, request.window - len(prompt))
+            room = min(max(1, request.window - len(prompt)), MAX_TOKENS)
             limit = min(sampling.max_tokens or room, room)
             sampling = replace(sampling, max_tokens=limit, min_tokens=min(sampling.min_tokens, limit))
-        with _translated():
-            return TokenRequest(
-                request_id=request.request_id if choice == 0 else f"{request.request_id}-{choice}",
-                prompt=prompt,
-                sampling=replace(sampling, stop_token_ids=tuple(dict.fromkeys(stops)), seed=seed),
-                constraint=request.constraint,
-                timeout_s=timeout_s,
-            )
+        return TokenRequest(
+            request_id=request.request_id if choice == 0 else f"{request.request_id}-{choice}",
+            prompt=prompt,
+            sampling=replace(sampling, stop_token_ids=tuple(dict.fromkeys(stops)), seed=seed),
+            constraint=request.constraint,
+            timeout_s=timeout_s,
+        )
 
     async def _run(self, job: _Job) -> AsyncGenerator[TextEvent, None]:
         """One choice, from the first attempt to its `Finished`."""
@@ -346,50 +349,3 @@ def _window(request: GenerateRequest, fleet: Fleet) -> int | None:
             "request %s asks for a context of %d tokens; %d is the most here", request.request_id, request.window, longest
         )
     return min(request.window, longest)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn values out of range into errors of the request."""
-    try:
-        yield
-    except InvalidValue as error:
-        raise InvalidRequest(str(error), param=error.field) from error
-
-
-async def _merge(streams: list[AsyncGenerator[TextEvent, None]]) -> AsyncGenerator[TextEvent, None]:
-    """Interleave several streams as their events come; the first failure ends all."""
-    if len(streams) == 1:
-        try:
-            async for event in streams[0]:
-                yield event
-        finally:
-            await streams[0].aclose()
-        return
-    queue: asyncio.Queue[TextEvent | BaseException | None] = asyncio.Queue(maxsize=64)
-
-    async def pump(stream: AsyncGenerator[TextEvent, None]) -> None:
-        try:
-            async for event in stream:
-                await queue.put(event)
-            await queue.put(None)
-        except Exception as error:
-            await queue.put(error)
-        finally:
-            await stream.aclose()
-
-    tasks = [asyncio.create_task(pump(stream)) for stream in streams]
-    running = len(tasks)
-    try:
-        while running:
-            item = await queue.get()
-            if isinstance(item, BaseException):
-                raise item
-            if item is None:
-                running -= 1
-            else:
-                yield item
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

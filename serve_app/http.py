@@ -30,6 +30,7 @@ from serve_app.dialects.base import (
     parse,
 )
 from serve_app.errors import MethodNotAllowed, NoEngine, NotFound, ServeError, internal_error
+from serve_app.faults import client_faults
 from serve_app.gateway import Gateway, Telling
 from serve_app.metrics import CONTENT_TYPE
 from serve_app.responses import error_response, hinted, json_response, read_body, request_id, respond, told_headers
@@ -200,7 +201,8 @@ async def _guarded(dialect: Dialect, request: Request, answer: Callable[[Telling
     """Run `answer`; whatever it raises becomes an error in the dialect's shape, the unforeseen an anonymous one."""
     telling = Telling(request_id=request_id(request), debug=request.headers.get("x-debug-route", "").lower() == "true")
     try:
-        response: Response = await answer(telling)
+        with client_faults():
+            response: Response = await answer(telling)
         return response
     except ServeError as error:
         return error_response(dialect, error, telling)

@@ -37,6 +37,7 @@ from serve_app.dialects.ollama.shapes import (
 )
 from serve_app.dialects.ollama.wire import ChatBody, ChatMessage, GenerateBody, GenerationBody
 from serve_app.errors import InvalidRequest, ServeError, Unsupported
+from serve_app.faults import client_faults
 from serve_app.models.names import shown
 from serve_app.types import Constraint, Finished, InvalidValue
 
@@ -66,7 +67,8 @@ class GenerateCodec:
         prompts: tuple[Prompt, ...] = ()
         if body.prompt:
             prompts = (RawText(text=body.prompt) if body.raw else _asked(body, body.prompt),)
-        constraint = _translated(lambda: _format(body.format))
+        with client_faults():
+            constraint = _format(body.format)
         request = _request(body, request_id, prompts, constraint, with_tokens=bool(prompts) and not body.raw)
         return request, bool(prompts) and body.stream is not False
 
@@ -112,10 +114,11 @@ class ChatCodec:
     def decode(self, body: ChatBody, request_id: str) -> tuple[GenerateRequest, bool]:
         """See `Codec.decode`."""
         _check(body)
-        tools = _translated(lambda: offered([tool.function for tool in body.tools or ()]))
+        with client_faults():
+            tools = offered([tool.function for tool in body.tools or ()])
+            constraint = _answer_or_calls(_format(body.format), tools)
         messages = tuple(_message(at, message, body.model) for at, message in enumerate(body.messages or ()))
         prompts: tuple[Prompt, ...] = (Chat(messages=messages, tools=tools),) if messages else ()
-        constraint = _translated(lambda: _answer_or_calls(_format(body.format), tools))
         return _request(body, request_id, prompts, constraint), bool(prompts) and body.stream is not False
 
     def encode(self, completion: Completion, call: Call[ChatBody], served: Served) -> JsonObject:
@@ -245,13 +248,6 @@ def _answer_or_calls(answer: Constraint | None, tools: tuple[Tool, ...]) -> Cons
     if not tools:
         return answer
     return call_guide(tools) if answer is None else call_or(answer, tools, parallel=True)
-
-
-def _translated(decode: Any) -> Any:
-    try:
-        return decode()
-    except InvalidValue as error:
-        raise InvalidRequest(str(error), param=error.field) from error
 
 
 def _assistant(text: str, calls: tuple[ToolCall, ...] = (), thoughts: str = "") -> JsonObject:
