@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from serve_app import parameters as ollama
-from serve_app.types import EngineKind, Task
+from serve_app.types import EngineKind, InvalidValue, Task
 
 
 class Settings(BaseModel):
@@ -329,6 +329,16 @@ class AppSettings(Settings):
         if "ingress" in self.engines:
             raise ValueError("engines: 'ingress' is the name of the ingress deployment; call the group something else")
         require_groups(self.routing, self.engines)
+        return self
+
+    @model_validator(mode="after")
+    def _check_variants(self) -> "AppSettings":
+        """Not in `VariantSettings`: files of stored variants must stay readable, so that they can be shown and deleted."""
+        for name, variant in self.variants.items():
+            try:
+                ollama.require_usable(variant.parameters)
+            except InvalidValue as error:
+                raise ValueError(f"variants.{name}.parameters: {error}") from error
         return self
 
 

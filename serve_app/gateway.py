@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from serve_app import tracing
 from serve_app.attempts import Attempts, Generator, Order
 from serve_app.attempts import Telling as Telling
-from serve_app.chat import go_template
 from serve_app.chat.arguments import invalid_calls
 from serve_app.chat.grammar import GrammarCheck
 from serve_app.chat.template import ChatTemplate
@@ -38,6 +37,7 @@ from serve_app.faults import client_faults
 from serve_app.merge import merge
 from serve_app.metrics import Traffic, exposition
 from serve_app.models.catalog import Catalog
+from serve_app.models.usable import require_usable
 from serve_app.routing.affinity import affinity
 from serve_app.routing.fleet import Fleet
 from serve_app.routing.policy import Policy
@@ -80,10 +80,11 @@ class Gateway:
     _attempts: Attempts = field(init=False)
 
     def __post_init__(self) -> None:
-        """Prepare template, policy and attempts; raises `InvalidValue` for a configured variant whose template cannot be run."""
+        """Prepare template, policy and attempts; raises `InvalidValue` for a configured variant that could answer nothing."""
+        self.catalog.count_tokens = lambda text: len(self.tokenizer.encode(text, special=False))
         for variant in self.catalog.models:
             if not variant.stored:
-                go_template.parse(variant.settings.template)
+                require_usable(variant, self.catalog.count_tokens)
         self._template = ChatTemplate(self.tokenizer)
         self._grammars = GrammarCheck(self.tokenizer)
         self._policy = Policy(self.settings.routing)
