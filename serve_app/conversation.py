@@ -214,6 +214,8 @@ class GenerateRequest:
     explicit: frozenset[str] = frozenset()
     """Fields of `sampling`, and `stop`, that the client named; a model variant's parameters fill in the others."""
     model: str | None = None
+    names: tuple[str, ...] = ()
+    """Keys of the model's names (`serve_app.models.names`), the client's first; the gateway fills it in."""
     stop: tuple[str, ...] = ()
     n: int = 1
     window: int | None = None

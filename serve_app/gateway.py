@@ -109,7 +109,7 @@ class Gateway:
         `telling` is complete when the first event is out. Without prompts it yields nothing, and raises what would keep it from
         generating. Raises `ServeError` only.
         """
-        request = self.catalog.resolve(request.model).applied(request)
+        request = self._resolved(request)
         if not request.prompts:
             telling.task = request.task or Task.GENERAL
             telling.reason = self._policy.choose(request, telling.task, 0, self.fleet()).reason
@@ -167,7 +167,7 @@ class Gateway:
 
     async def route(self, request: GenerateRequest) -> RouteTrial:
         """Return where `request` would go now; asks no engine. Raises what would refuse the request itself."""
-        request = self.catalog.resolve(request.model).applied(request)
+        request = self._resolved(request)
         fleet = self._attempts.survey()
         request = replace(request, window=_window(request, fleet))
         decision = self._decide(request)
@@ -178,6 +178,11 @@ class Gateway:
         except NoEngine as error:
             return RouteTrial(decision=decision, candidates=(), reason=error.code)
         return RouteTrial(decision=decision, candidates=route.candidates, reason=route.reason)
+
+    def _resolved(self, request: GenerateRequest) -> GenerateRequest:
+        """Return the request with what its model adds; raises `ModelNotFound`, or `InvalidRequest` when the two do not fit."""
+        filled = self.catalog.resolve(request.model).applied(request)
+        return replace(filled, names=self.catalog.equal_names(request.model))
 
     def _decide(self, request: GenerateRequest) -> TaskDecision:
         return decide(request.task, request.prompts[0], self.settings.routing.task_threshold)

@@ -80,8 +80,8 @@ def _not_cached(name: str, what: str, offline: bool) -> str:
 class Catalog:
     """The names under which the model is served: its own, aliases, configured variants, and those made through the API.
 
-    Of equal names, one made through the API hides a configured one; the served model's own cannot be taken. Names are
-    case-insensitive and `:latest` is understood everywhere.
+    Of equal names, one made through the API hides a configured one; the served model's own cannot be taken. Which names are equal:
+    see `serve_app.models.names`.
     """
 
     def __init__(self, settings: AppSettings, weights: Weights, *, created: int) -> None:
@@ -100,6 +100,8 @@ class Catalog:
         self._own = {key(name): Variant(name=name, modified=created) for name in (self.settings.name, *self.settings.aliases)}
         self._configured: dict[str, Variant] = {}
         for name, wanted in settings.variants.items():
+            if key(name) in self._configured:
+                raise InvalidRequest(f"variants: '{name}' and '{self._configured[key(name)].name}' are the same name")
             changes = wanted.model_dump(exclude={"parent"}, exclude_unset=True)
             derived = self._parent(wanted.parent or self.settings.name).derived(self._free(name), changes, created)
             self._configured[key(name)] = replace(derived, stored=False)
@@ -125,6 +127,12 @@ class Catalog:
                 f"The model '{shown(model)}' does not exist. Served here: {served}.", model=shown(model), param="model"
             )
         return found
+
+    def equal_names(self, model: str | None) -> tuple[str, ...]:
+        """Return the keys of all names of the model that a client asked for, the one that it used first."""
+        own = tuple(self._own)
+        asked = own[0] if model is None else key(model)
+        return (asked, *(name for name in own if name != asked)) if asked in self._own else (asked,)
 
     def create(self, name: str, parent: str, changes: dict[str, Any]) -> Variant:
         """Store a variant of `parent`, in place of one of that name; `changes` are settings by name.
