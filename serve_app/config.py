@@ -248,7 +248,7 @@ class RoutingSettings(Settings):
     """Groups per task, best first. Groups not named follow in the order of `engines`."""
     models: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Model name -> the only groups that may answer for it. Names left out may go anywhere. All names of one model are the same
-    here, written in any way (case, `:latest`, aliases, `library/`); of several aliases listed, the one that the client uses counts."""
+    here (case, `:latest`, aliases, `library/`); of several aliases listed, the one that the client uses counts."""
     overrule_factor: float = Field(2.0, ge=1)
     """Another group takes the first one's place when its estimated time to finish is shorter by this factor."""
     overrule_above_s: float = Field(1.0, ge=0)

@@ -5,6 +5,7 @@ Plain frozen dataclasses. Knows no web framework, dialect or engine.
 
 from collections.abc import AsyncIterable, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TypeAlias
 
 from serve_app.types import Constraint, Finished, Sampling, Task, Usage
@@ -140,6 +141,17 @@ class Tool:
     """Whether the client was promised that arguments keep to the schema."""
 
 
+class Ending(Enum):
+    """How the prompt of a conversation ends."""
+
+    OPENED = "opened"
+    """With the mark that begins the assistant's turn."""
+    CONTINUED = "continued"
+    """With the last message's text, its turn still open: the answer continues it."""
+    CLOSED = "closed"
+    """With the end of the last message, and no turn begun."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chat:
     """A conversation that the gateway renders with the model's chat template."""
@@ -150,6 +162,12 @@ class Chat:
     """A template in Ollama's language to use in place of the model's own."""
     context: tuple[int, ...] = ()
     """Token ids of the conversation so far; `messages` go on from there."""
+    ending: Ending = Ending.OPENED
+
+    @property
+    def prefill(self) -> str:
+        """The beginning of the answer, which the client has written itself; empty where it has not."""
+        return self.messages[-1].content if self.ending is Ending.CONTINUED else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

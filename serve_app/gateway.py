@@ -22,6 +22,7 @@ from serve_app.chat.window import fitted
 from serve_app.config import AppSettings, RoutingSettings
 from serve_app.conversation import (
     Chat,
+    Ending,
     GenerateRequest,
     Prompt,
     RawText,
@@ -228,6 +229,7 @@ class Gateway:
                 tools=tuple(tool.name for tool in tools) or None,
                 strict=any(tool.strict for tool in tools),
                 think_tags=self.settings.model.think_tags if isinstance(prompt, Chat) else None,
+                prefill=prompt.prefill if isinstance(prompt, Chat) else "",
             )
             prefix = self._echo(prompt, prompts[number]) if request.echo else ""
             jobs.append(_Job(order, text, tools, prefix, request.with_tokens))
@@ -260,7 +262,7 @@ class Gateway:
     async def _render(self, prompt: Prompt, fleet: Fleet) -> tuple[int, ...]:
         """Return the prompt's token ids, refusing early what cannot fit whatever its tokens are."""
         if isinstance(prompt, Chat):
-            control_tokens = 2 * len(prompt.messages) + len(prompt.context)
+            control_tokens = 2 * len(prompt.messages) + len(prompt.context) - (prompt.ending is Ending.CONTINUED)
             text_bytes = sum(len(message.content.encode()) for message in prompt.messages)
             text_bytes += sum(len(tool.function.encode()) for tool in prompt.tools)
             self._require_room(0 if prompt.template else text_bytes, control_tokens, fleet)

@@ -34,14 +34,19 @@ class TextStream:
         tools: Collection[str] | None = None,
         strict: bool = False,
         think_tags: tuple[str, str] | None = None,
+        prefill: str = "",
     ) -> None:
         """Prepare for one choice.
 
         `stop` strings must not be empty, and count only in what follows `min_tokens` tokens. With the names of `tools`, calls are
-        told from text, `strict` only those with the model's marker, and with `think_tags` thoughts.
+        told from text, `strict` only those with the model's marker, and with `think_tags` thoughts. The tokens continue `prefill`,
+        nothing of which is returned.
         """
-        self._parser = None if tools is None else ToolCallParser(tools, marked_only=strict)
         self._thinking = None if think_tags is None else ThinkSplitter(*think_tags)
+        if self._thinking is not None:
+            self._thinking.resume(prefill)
+        begun = bool(prefill.strip()) if self._thinking is None else self._thinking.answering
+        self._parser = None if tools is None else ToolCallParser(tools, marked_only=strict, begun=begun)
         self._calls: list[tuple[str, str, list[str]]] = []
         marks = (*(() if tools is None else (BEGIN, END)), *(think_tags or ()))
         self._shown = frozenset(token for token in tokenizer.vocabulary.control_ids if tokenizer.raw(token).decode() in marks)

@@ -12,6 +12,7 @@ from serve_app.chat.constraint import ANY_OBJECT, offered, schema_of
 from serve_app.conversation import (
     Chat,
     Completion,
+    Ending,
     GenerateRequest,
     Message,
     Prompt,
@@ -118,7 +119,7 @@ class ChatCodec:
             tools = offered([tool.function for tool in body.tools or ()])
             constraint = _answer_or_calls(_format(body.format), tools)
         messages = tuple(_message(at, message, body.model) for at, message in enumerate(body.messages or ()))
-        prompts: tuple[Prompt, ...] = (Chat(messages=messages, tools=tools),) if messages else ()
+        prompts: tuple[Prompt, ...] = (Chat(messages=messages, tools=tools, ending=_ending(messages)),) if messages else ()
         return _request(body, request_id, prompts, constraint), bool(prompts) and body.stream is not False
 
     def encode(self, completion: Completion, call: Call[ChatBody], served: Served) -> JsonObject:
@@ -232,6 +233,12 @@ def _message(at: int, message: ChatMessage, model: str) -> Message:
         for call in message.tool_calls or ()
     )
     return Message(role=message.role, content=message.content or "", tool_calls=calls)
+
+
+def _ending(messages: tuple[Message, ...]) -> Ending:
+    """An assistant's last text is continued. One that called tools is complete: nothing but their results could follow."""
+    last = messages[-1]
+    return Ending.CONTINUED if last.role == "assistant" and not last.tool_calls else Ending.OPENED
 
 
 def _format(wanted: str | dict[str, Any] | None) -> Constraint | None:
