@@ -163,6 +163,8 @@ class Chat:
     context: tuple[int, ...] = ()
     """Token ids of the conversation so far; `messages` go on from there."""
     ending: Ending = Ending.OPENED
+    opening: str = ""
+    """What the prompt puts at the beginning of the answer, of which it is no part; control tokens in it count."""
 
     @property
     def prefill(self) -> str:
@@ -241,6 +243,8 @@ class GenerateRequest:
     what the group has, and nothing is left out."""
     echo: bool = False
     """Put the prompt's text before the answer."""
+    think: bool | None = None
+    """Whether the model shall think before it answers; None: as it does by itself, and can."""
     with_tokens: bool = False
     """Tell prompt and answer as token ids in `Finished.tokens`."""
     task: Task | None = None

@@ -33,11 +33,20 @@ from serve_app.conversation import (
     Tool,
     total_usage,
 )
-from serve_app.errors import ContextOverflow, IncompleteGeneration, InvalidRequest, NoEngine, Overloaded, ServeError
+from serve_app.errors import (
+    ContextOverflow,
+    IncompleteGeneration,
+    InvalidRequest,
+    NoEngine,
+    Overloaded,
+    ServeError,
+    Unsupported,
+)
 from serve_app.faults import client_faults
 from serve_app.merge import merge
 from serve_app.metrics import Traffic, exposition
 from serve_app.models.catalog import Catalog
+from serve_app.models.names import shown
 from serve_app.models.usable import require_usable
 from serve_app.routing.affinity import affinity
 from serve_app.routing.fleet import Fleet
@@ -181,9 +190,17 @@ class Gateway:
         return RouteTrial(decision=decision, candidates=route.candidates, reason=route.reason)
 
     def _resolved(self, request: GenerateRequest) -> GenerateRequest:
-        """Return the request with what its model adds; raises `ModelNotFound`, or `InvalidRequest` when the two do not fit."""
-        filled = self.catalog.resolve(request.model).applied(request)
-        return replace(filled, names=self.catalog.equal_names(request.model))
+        """Return the request with what its model adds; raises `ModelNotFound`, or `InvalidRequest` when the two do not fit.
+
+        `Unsupported` where it asks for thoughts that nothing marks.
+        """
+        model, tags = self.catalog.resolve(request.model), self.settings.model.think_tags
+        filled = replace(model.applied(request), names=self.catalog.equal_names(request.model))
+        if request.think and tags is None:
+            raise Unsupported(f'"{shown(request.model or model.name)}" does not support thinking', param="think")
+        if request.think is False and tags is not None:
+            filled = replace(filled, prompts=tuple(_without_thoughts(prompt, tags) for prompt in filled.prompts))
+        return filled
 
     def _decide(self, request: GenerateRequest) -> TaskDecision:
         return decide(request.task, request.prompts[0], self.settings.routing.task_threshold)
@@ -228,8 +245,9 @@ class Gateway:
                 min_tokens=request.sampling.min_tokens,
                 tools=tuple(tool.name for tool in tools) or None,
                 strict=any(tool.strict for tool in tools),
-                think_tags=self.settings.model.think_tags if isinstance(prompt, Chat) else None,
-                prefill=prompt.prefill if isinstance(prompt, Chat) else "",
+                think_tags=self.settings.model.think_tags if isinstance(prompt, Chat) or request.think else None,
+                hide_thoughts=request.think is False,
+                prefill=self._begun(prompt, prompts[number]),
             )
             prefix = self._echo(prompt, prompts[number]) if request.echo else ""
             jobs.append(_Job(order, text, tools, prefix, request.with_tokens))
@@ -238,7 +256,8 @@ class Gateway:
     def _wants(self, constraint: Constraint, request: GenerateRequest) -> bool:
         """Tell whether a constraint is wanted here; an optional one would forbid thoughts whose marks are control tokens."""
         model = self.settings.model
-        return not constraint.optional or (model.guided_calls and not model.think_tags and not request.sampling.ignore_eos)
+        thinks = model.think_tags is not None and request.think is not False
+        return not constraint.optional or (model.guided_calls and not thinks and not request.sampling.ignore_eos)
 
     async def _fitted(self, prompt: Prompt, request: GenerateRequest, fleet: Fleet) -> tuple[tuple[int, ...], int]:
         """Return the prompt's token ids, within the context that the client asked for, and how many turns were left out for it.
@@ -283,6 +302,14 @@ class Gateway:
 
     def _echo(self, prompt: Prompt, ids: tuple[int, ...]) -> str:
         return prompt.text if isinstance(prompt, RawText) else b"".join(map(self.tokenizer.raw, ids)).decode("utf-8", "replace")
+
+    def _begun(self, prompt: Prompt, ids: tuple[int, ...]) -> str:
+        """Return what the prompt has of the answer: the client's words, or the mark with which a template begins thoughts."""
+        if isinstance(prompt, Chat) and prompt.prefill:
+            return prompt.prefill
+        begin = (self.settings.model.think_tags or ("",))[0]
+        tail = b"".join(map(self.tokenizer.raw, ids[-2 * len(begin) - 2 :])) if begin else b""
+        return begin if tail.decode("utf-8", "replace").rstrip().endswith(begin) else ""
 
     def _token_request(
         self, request: GenerateRequest, prompt: tuple[int, ...], choice: int, copy: int, timeout_s: float
@@ -344,6 +371,13 @@ class Gateway:
         telling.invalid_calls += invalid
         reason = FinishReason.TOOL_CALLS if calls and end.reason is FinishReason.STOP else end.reason
         return replace(end, reason=reason, choice=job.text.choice, invalid_calls=invalid)
+
+
+def _without_thoughts(prompt: Prompt, tags: tuple[str, str]) -> Prompt:
+    """Return a prompt whose answer begins with an empty thought, so that no other follows; text that is there already stays."""
+    if not isinstance(prompt, Chat) or prompt.prefill or prompt.ending is Ending.CLOSED:
+        return prompt
+    return replace(prompt, opening=f"{tags[0]}\n\n{tags[1]}\n\n")
 
 
 def _window(request: GenerateRequest, fleet: Fleet) -> int | None:

@@ -50,7 +50,7 @@ class ChatTemplate:
         """
         before = [*chat.context, self._end] if chat.context else []
         if chat.template:
-            return (*before, *await self._render_custom(chat))
+            return (*before, *await self._render_custom(chat), *await self._opening(chat))
         messages = list(chat.messages)
         if chat.tools and not any(message.role in ("system", "developer") for message in messages):
             messages.insert(0, Message(role="system"))
@@ -69,7 +69,10 @@ class ChatTemplate:
             ids.pop()
         else:
             ids.extend(self._eos if chat.ending is Ending.CLOSED else [self._role_ids["assistant"]])
-        return tuple(ids)
+        return (*ids, *await self._opening(chat))
+
+    async def _opening(self, chat: Chat) -> list[int]:
+        return await self._tokenizer.encode_async(chat.opening, special=True) if chat.opening else []
 
     async def _render_custom(self, chat: Chat) -> list[int]:
         if chat.ending is Ending.CLOSED:

@@ -34,14 +34,16 @@ class TextStream:
         tools: Collection[str] | None = None,
         strict: bool = False,
         think_tags: tuple[str, str] | None = None,
+        hide_thoughts: bool = False,
         prefill: str = "",
     ) -> None:
         """Prepare for one choice.
 
         `stop` strings must not be empty, and count only in what follows `min_tokens` tokens. With the names of `tools`, calls are
-        told from text, `strict` only those with the model's marker, and with `think_tags` thoughts. The tokens continue `prefill`,
-        nothing of which is returned.
+        told from text, `strict` only those with the model's marker, and with `think_tags` thoughts, which `hide_thoughts`
+        leaves out. The tokens continue `prefill`, nothing of which is returned.
         """
+        self._hide_thoughts = hide_thoughts
         self._thinking = None if think_tags is None else ThinkSplitter(*think_tags)
         if self._thinking is not None:
             self._thinking.resume(prefill)
@@ -95,6 +97,8 @@ class TextStream:
             pieces = self._thinking.push(text) + (self._thinking.finish() if last else [])
         told: list[TextDelta | ToolCallDelta] = []
         for piece, thought in pieces:
+            if thought and self._hide_thoughts:
+                continue
             if thought or self._parser is None:
                 told.append(TextDelta(text=piece, choice=self.choice, thought=thought))
             else:

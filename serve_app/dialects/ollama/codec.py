@@ -46,6 +46,8 @@ logger = logging.getLogger(__name__)
 
 _DEFAULTS: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 """Ollama's own, but for its repeat_penalty of 1.1: that counts the last 64 tokens only, and here would count the prompt too."""
+_THINK_LEVELS = ("high", "medium", "low", "max")
+"""How much a model shall think. No model here knows levels: each of them means `true`."""
 _DURATION = re.compile(r"[+-]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+)")
 
 
@@ -178,8 +180,9 @@ def _check(body: GenerationBody) -> None:
     """Refuse what holds for both endpoints."""
     if not body.model:
         raise InvalidRequest("model is required", param="model")
-    if body.think:
-        raise Unsupported(f'"{shown(body.model)}" does not support thinking', param="think")
+    if isinstance(body.think, str) and body.think not in _THINK_LEVELS:
+        levels = ", ".join(f'"{level}"' for level in _THINK_LEVELS)
+        raise InvalidRequest(f'invalid think value: "{body.think[:40]}" (must be {levels}, true, or false)', param="think")
     if isinstance(body.keep_alive, str) and not _DURATION.fullmatch(body.keep_alive):
         raise InvalidRequest(f"keep_alive: invalid duration '{body.keep_alive[:40]}'; write 5m, 24h, 0 or -1s", param="keep_alive")
 
@@ -199,6 +202,7 @@ def _request(
         model=body.model,
         stop=ollama.stops(options),
         window=ollama.window(options),
+        think=None if body.think is None else bool(body.think),
         with_tokens=with_tokens,
     )
 

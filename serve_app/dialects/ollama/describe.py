@@ -54,7 +54,7 @@ def show(catalog: Catalog, model: Variant) -> JsonObject:
         "system": settings.system,
         "details": details(catalog, model),
         "model_info": _info(catalog.weights),
-        "capabilities": list(_CAPABILITIES),
+        "capabilities": [*_CAPABILITIES, *(("thinking",) if catalog.settings.think_tags else ())],
         "modified_at": moment(model.modified),
     }
     if turns:
