@@ -48,13 +48,13 @@ from serve_app.metrics import Traffic, exposition
 from serve_app.models.catalog import Catalog
 from serve_app.models.names import shown
 from serve_app.models.usable import require_usable
+from serve_app.prompts import begun, bounded_window, without_thoughts
 from serve_app.routing.affinity import affinity
 from serve_app.routing.fleet import Fleet
 from serve_app.routing.policy import Policy
 from serve_app.routing.tasks import decide
 from serve_app.types import MAX_SEED, MAX_TOKENS, Constraint, Finished, FinishReason, Sampling, Task, Timings, TokenRequest, Usage
 
-logger = logging.getLogger(__name__)
 REQUEST_LOG = logging.getLogger("serve_app.requests")
 """One line of JSON a request, without its text."""
 
@@ -179,7 +179,7 @@ class Gateway:
         """Return where `request` would go now; asks no engine. Raises what would refuse the request itself."""
         request = self._resolved(request)
         fleet = self._attempts.survey()
-        request = replace(request, window=_window(request, fleet))
+        request = replace(request, window=bounded_window(request, fleet))
         decision = self._decide(request)
         with client_faults():
             prompts = [(await self._fitted(prompt, request, fleet))[0] for prompt in request.prompts]
@@ -199,7 +199,7 @@ class Gateway:
         if request.think and tags is None:
             raise Unsupported(f'"{shown(request.model or model.name)}" does not support thinking', param="think")
         if request.think is False and tags is not None:
-            filled = replace(filled, prompts=tuple(_without_thoughts(prompt, tags) for prompt in filled.prompts))
+            filled = replace(filled, prompts=tuple(without_thoughts(prompt, tags) for prompt in filled.prompts))
         return filled
 
     def _decide(self, request: GenerateRequest) -> TaskDecision:
@@ -215,7 +215,7 @@ class Gateway:
         if constraint is not None and not (self._wants(constraint, request) and await self._grammars.passes(constraint)):
             request = replace(request, constraint=None)
         fleet = self._attempts.survey()
-        request = replace(request, window=_window(request, fleet))
+        request = replace(request, window=bounded_window(request, fleet))
         task = telling.task = self._decide(request).task
         rendered = [await self._fitted(prompt, request, fleet) for prompt in request.prompts]
         prompts = [ids for ids, _ in rendered]
@@ -247,7 +247,7 @@ class Gateway:
                 strict=any(tool.strict for tool in tools),
                 think_tags=self.settings.model.think_tags if isinstance(prompt, Chat) or request.think else None,
                 hide_thoughts=request.think is False,
-                prefill=self._begun(prompt, prompts[number]),
+                prefill=begun(prompt, prompts[number], self.tokenizer, self.settings.model.think_tags),
             )
             prefix = self._echo(prompt, prompts[number]) if request.echo else ""
             jobs.append(_Job(order, text, tools, prefix, request.with_tokens))
@@ -302,14 +302,6 @@ class Gateway:
 
     def _echo(self, prompt: Prompt, ids: tuple[int, ...]) -> str:
         return prompt.text if isinstance(prompt, RawText) else b"".join(map(self.tokenizer.raw, ids)).decode("utf-8", "replace")
-
-    def _begun(self, prompt: Prompt, ids: tuple[int, ...]) -> str:
-        """Return what the prompt has of the answer: the client's words, or the mark with which a template begins thoughts."""
-        if isinstance(prompt, Chat) and prompt.prefill:
-            return prompt.prefill
-        begin = (self.settings.model.think_tags or ("",))[0]
-        tail = b"".join(map(self.tokenizer.raw, ids[-2 * len(begin) - 2 :])) if begin else b""
-        return begin if tail.decode("utf-8", "replace").rstrip().endswith(begin) else ""
 
     def _token_request(
         self, request: GenerateRequest, prompt: tuple[int, ...], choice: int, copy: int, timeout_s: float
@@ -371,23 +363,3 @@ class Gateway:
         telling.invalid_calls += invalid
         reason = FinishReason.TOOL_CALLS if calls and end.reason is FinishReason.STOP else end.reason
         return replace(end, reason=reason, choice=job.text.choice, invalid_calls=invalid)
-
-
-def _without_thoughts(prompt: Prompt, tags: tuple[str, str]) -> Prompt:
-    """Return a prompt whose answer begins with an empty thought, so that no other follows; text that is there already stays."""
-    if not isinstance(prompt, Chat) or prompt.prefill or prompt.ending is Ending.CLOSED:
-        return prompt
-    return replace(prompt, opening=f"{tags[0]}\n\n{tags[1]}\n\n")
-
-
-def _window(request: GenerateRequest, fleet: Fleet) -> int | None:
-    """Return the context that the client asked for, cut to what the groups have, as Ollama does; None where it asked for none."""
-    if request.window is None:
-        return None
-    groups = [group for group in fleet.groups if request.group in (None, group.name)]
-    longest = max((group.info.context_length for group in groups if group.info is not None), default=request.window)
-    if request.window > longest:
-        logger.warning(
-            "request %s asks for a context of %d tokens; %d is the most here", request.request_id, request.window, longest
-        )
-    return min(request.window, longest)
