@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from serve_app import parameters as ollama
-from serve_app.types import EngineKind, Task
+from serve_app.types import EngineKind, InvalidValue, Task
 
 
 class Settings(BaseModel):
@@ -247,7 +247,8 @@ class RoutingSettings(Settings):
     prefer: dict[Task, tuple[str, ...]] = Field(default_factory=dict)
     """Groups per task, best first. Groups not named follow in the order of `engines`."""
     models: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Model name as clients write it -> the only groups that may answer for it. Names left out may go anywhere."""
+    """Model name -> the only groups that may answer for it. Names left out may go anywhere. All names of one model are the same
+    here (case, `:latest`, aliases, `library/`); of several aliases listed, the one that the client uses counts."""
     overrule_factor: float = Field(2.0, ge=1)
     """Another group takes the first one's place when its estimated time to finish is shorter by this factor."""
     overrule_above_s: float = Field(1.0, ge=0)
@@ -329,6 +330,16 @@ class AppSettings(Settings):
         if "ingress" in self.engines:
             raise ValueError("engines: 'ingress' is the name of the ingress deployment; call the group something else")
         require_groups(self.routing, self.engines)
+        return self
+
+    @model_validator(mode="after")
+    def _check_variants(self) -> "AppSettings":
+        """Not in `VariantSettings`: files of stored variants must stay readable, so that they can be shown and deleted."""
+        for name, variant in self.variants.items():
+            try:
+                ollama.require_usable(variant.parameters)
+            except InvalidValue as error:
+                raise ValueError(f"variants.{name}.parameters: {error}") from error
         return self
 
 

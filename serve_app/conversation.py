@@ -5,6 +5,7 @@ Plain frozen dataclasses. Knows no web framework, dialect or engine.
 
 from collections.abc import AsyncIterable, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TypeAlias
 
 from serve_app.types import Constraint, Finished, Sampling, Task, Usage
@@ -140,6 +141,17 @@ class Tool:
     """Whether the client was promised that arguments keep to the schema."""
 
 
+class Ending(Enum):
+    """How the prompt of a conversation ends."""
+
+    OPENED = "opened"
+    """With the mark that begins the assistant's turn."""
+    CONTINUED = "continued"
+    """With the last message's text, its turn still open: the answer continues it."""
+    CLOSED = "closed"
+    """With the end of the last message, and no turn begun."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chat:
     """A conversation that the gateway renders with the model's chat template."""
@@ -150,6 +162,14 @@ class Chat:
     """A template in Ollama's language to use in place of the model's own."""
     context: tuple[int, ...] = ()
     """Token ids of the conversation so far; `messages` go on from there."""
+    ending: Ending = Ending.OPENED
+    opening: str = ""
+    """What the prompt puts at the beginning of the answer, of which it is no part; control tokens in it count."""
+
+    @property
+    def prefill(self) -> str:
+        """The beginning of the answer, which the client has written itself; empty where it has not."""
+        return self.messages[-1].content if self.ending is Ending.CONTINUED else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +234,8 @@ class GenerateRequest:
     explicit: frozenset[str] = frozenset()
     """Fields of `sampling`, and `stop`, that the client named; a model variant's parameters fill in the others."""
     model: str | None = None
+    names: tuple[str, ...] = ()
+    """Keys of the model's names (`serve_app.models.names`), the client's first; the gateway fills it in."""
     stop: tuple[str, ...] = ()
     n: int = 1
     window: int | None = None
@@ -223,6 +245,8 @@ class GenerateRequest:
     """An answer ends where a second tool call begins: the client has room for one."""
     echo: bool = False
     """Put the prompt's text before the answer."""
+    think: bool | None = None
+    """Whether the model shall think before it answers; None: as it does by itself, and can."""
     with_tokens: bool = False
     """Tell prompt and answer as token ids in `Finished.tokens`."""
     task: Task | None = None

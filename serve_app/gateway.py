@@ -3,19 +3,18 @@
 Knows groups only as things that generate token events, and clients only as `GenerateRequest`s. No web framework, no Ray.
 """
 
-import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from serve_app import tracing
 from serve_app.attempts import Attempts, Generator, Order
 from serve_app.attempts import Telling as Telling
-from serve_app.chat import go_template
 from serve_app.chat.arguments import fits, invalid_calls
+from serve_app.chat.constraint import lenient_schema
 from serve_app.chat.grammar import GrammarCheck
 from serve_app.chat.template import ChatTemplate
 from serve_app.chat.text_stream import TextStream
@@ -24,6 +23,7 @@ from serve_app.chat.window import fitted
 from serve_app.config import AppSettings, RoutingSettings
 from serve_app.conversation import (
     Chat,
+    Ending,
     GenerateRequest,
     Prompt,
     RawText,
@@ -34,21 +34,32 @@ from serve_app.conversation import (
     Tool,
     total_usage,
 )
-from serve_app.errors import ContextOverflow, IncompleteGeneration, InvalidRequest, NoEngine, Overloaded, ServeError
+from serve_app.errors import (
+    ContextOverflow,
+    IncompleteGeneration,
+    InvalidRequest,
+    NoEngine,
+    Overloaded,
+    ServeError,
+    Unsupported,
+)
+from serve_app.faults import client_faults
+from serve_app.merge import merge
 from serve_app.metrics import Traffic, exposition
 from serve_app.models.catalog import Catalog
+from serve_app.models.names import shown
+from serve_app.models.usable import require_usable
+from serve_app.prompts import begun, bounded_window, without_thoughts
 from serve_app.routing.affinity import affinity
 from serve_app.routing.fleet import Fleet
 from serve_app.routing.policy import Policy
 from serve_app.routing.tasks import decide
 from serve_app.types import (
     MAX_SEED,
+    MAX_TOKENS,
     Constraint,
     Finished,
     FinishReason,
-    Grammar,
-    InvalidValue,
-    JsonSchema,
     Sampling,
     Task,
     Timings,
@@ -56,7 +67,6 @@ from serve_app.types import (
     Usage,
 )
 
-logger = logging.getLogger(__name__)
 REQUEST_LOG = logging.getLogger("serve_app.requests")
 """One line of JSON a request, without its text."""
 
@@ -94,10 +104,11 @@ class Gateway:
     _attempts: Attempts = field(init=False)
 
     def __post_init__(self) -> None:
-        """Prepare template, policy and attempts; raises `InvalidValue` for a configured variant whose template cannot be run."""
+        """Prepare template, policy and attempts; raises `InvalidValue` for a configured variant that could answer nothing."""
+        self.catalog.count_tokens = lambda text: len(self.tokenizer.encode(text, special=False))
         for variant in self.catalog.models:
             if not variant.stored:
-                go_template.parse(variant.settings.template)
+                require_usable(variant, self.catalog.count_tokens)
         self._template = ChatTemplate(self.tokenizer)
         self._grammars = GrammarCheck(self.tokenizer, self._longest)
         self._policy = Policy(self.settings.routing)
@@ -122,7 +133,7 @@ class Gateway:
         `telling` is complete when the first event is out. Without prompts it yields nothing, and raises what would keep it from
         generating. Raises `ServeError` only.
         """
-        request = self.catalog.resolve(request.model).applied(request)
+        request = self._resolved(request)
         if not request.prompts:
             telling.task = request.task or Task.GENERAL
             telling.reason = self._policy.choose(request, telling.task, 0, self.fleet()).reason
@@ -134,8 +145,9 @@ class Gateway:
         self.active += cost
         began, outcome, ends = time.monotonic(), "cancelled", []
         try:
-            jobs = await self._prepare(request, telling)
-            async with aclosing(_merge([self._checked(job) if job.schema else self._run(job) for job in jobs])) as events:
+            with client_faults():
+                jobs = await self._prepare(request, telling)
+            async with aclosing(merge([self._checked(job) if job.schema else self._run(job) for job in jobs])) as events:
                 async for event in events:
                     if isinstance(event, Finished):
                         ends.append(event)
@@ -174,19 +186,35 @@ class Gateway:
 
     async def render(self, model: str | None, prompt: Prompt) -> tuple[int, ...]:
         """Return the token ids that engines would get for `prompt`; raises `ContextOverflow` when no group could take it."""
-        return await self._render(self.catalog.resolve(model).prompted(prompt), self.fleet())
+        with client_faults():
+            return await self._render(self.catalog.resolve(model).prompted(prompt), self.fleet())
 
     async def route(self, request: GenerateRequest) -> RouteTrial:
         """Return where `request` would go now; asks no engine. Raises what would refuse the request itself."""
-        request = self.catalog.resolve(request.model).applied(request)
+        request = self._resolved(request)
         fleet = self._attempts.survey()
+        request = replace(request, window=bounded_window(request, fleet))
         decision = self._decide(request)
-        prompts = [(await self._fitted(prompt, request, fleet))[0] for prompt in request.prompts]
+        with client_faults():
+            prompts = [(await self._fitted(prompt, request, fleet))[0] for prompt in request.prompts]
         try:
             route = self._policy.choose(request, decision.task, max(len(ids) for ids in prompts), fleet)
         except NoEngine as error:
             return RouteTrial(decision=decision, candidates=(), reason=error.code)
         return RouteTrial(decision=decision, candidates=route.candidates, reason=route.reason)
+
+    def _resolved(self, request: GenerateRequest) -> GenerateRequest:
+        """Return the request with what its model adds; raises `ModelNotFound`, or `InvalidRequest` when the two do not fit.
+
+        `Unsupported` where it asks for thoughts that nothing marks.
+        """
+        model, tags = self.catalog.resolve(request.model), self.settings.model.think_tags
+        filled = replace(model.applied(request), names=self.catalog.equal_names(request.model))
+        if request.think and tags is None:
+            raise Unsupported(f'"{shown(request.model or model.name)}" does not support thinking', param="think")
+        if request.think is False and tags is not None:
+            filled = replace(filled, prompts=tuple(without_thoughts(prompt, tags) for prompt in filled.prompts))
+        return filled
 
     def _decide(self, request: GenerateRequest) -> TaskDecision:
         return decide(request.task, request.prompts[0], self.settings.routing.task_threshold)
@@ -201,6 +229,7 @@ class Gateway:
         if constraint is not None and not (self._wants(constraint, request) and await self._grammars.passes(constraint)):
             request = replace(request, constraint=None)
         fleet = self._attempts.survey()
+        request = replace(request, window=bounded_window(request, fleet))
         task = telling.task = self._decide(request).task
         rendered = [await self._fitted(prompt, request, fleet) for prompt in request.prompts]
         prompts = [ids for ids, _ in rendered]
@@ -231,28 +260,30 @@ class Gateway:
                 tools=tuple(tool.name for tool in tools) or None,
                 strict=any(tool.strict for tool in tools),
                 one_call=request.one_call,
-                think_tags=self.settings.model.think_tags if isinstance(prompt, Chat) else None,
+                think_tags=self.settings.model.think_tags if isinstance(prompt, Chat) or request.think else None,
+                hide_thoughts=request.think is False,
+                prefill=begun(prompt, prompts[number], self.tokenizer, self.settings.model.think_tags),
             )
             prefix = self._echo(prompt, prompts[number]) if request.echo else ""
-            jobs.append(_Job(order, text, tools, prefix, request.with_tokens, _lenient_schema(request.constraint)))
+            jobs.append(_Job(order, text, tools, prefix, request.with_tokens, lenient_schema(request.constraint)))
         return jobs
 
     def _wants(self, constraint: Constraint, request: GenerateRequest) -> bool:
         """Tell whether a constraint is wanted here; an optional one would forbid thoughts whose marks are control tokens."""
         model = self.settings.model
-        return not constraint.optional or (model.guided_calls and not model.think_tags and not request.sampling.ignore_eos)
+        thinks = model.think_tags is not None and request.think is not False
+        return not constraint.optional or (model.guided_calls and not thinks and not request.sampling.ignore_eos)
 
     async def _fitted(self, prompt: Prompt, request: GenerateRequest, fleet: Fleet) -> tuple[tuple[int, ...], int]:
         """Return the prompt's token ids, within the context that the client asked for, and how many turns were left out for it.
 
         Raises `ContextOverflow` when it cannot be made to fit.
         """
-        window = _window(request, fleet)
+        window = request.window
         if window is None:
             return await self._render(prompt, fleet), 0
         if isinstance(prompt, Chat) and not prompt.context:
-            with _translated():
-                ids, dropped = await fitted(self._template, prompt, window)
+            ids, dropped = await fitted(self._template, prompt, window)
         else:
             ids, dropped = await self._render(prompt, fleet), 0
         if len(ids) >= window:
@@ -265,12 +296,11 @@ class Gateway:
     async def _render(self, prompt: Prompt, fleet: Fleet) -> tuple[int, ...]:
         """Return the prompt's token ids, refusing early what cannot fit whatever its tokens are."""
         if isinstance(prompt, Chat):
-            control_tokens = 2 * len(prompt.messages) + len(prompt.context)
+            control_tokens = 2 * len(prompt.messages) + len(prompt.context) - (prompt.ending is Ending.CONTINUED)
             text_bytes = sum(len(message.content.encode()) for message in prompt.messages)
             text_bytes += sum(len(tool.function.encode()) for tool in prompt.tools)
             self._require_room(0 if prompt.template else text_bytes, control_tokens, fleet)
-            with _translated():
-                return await self._template.render(prompt)
+            return await self._template.render(prompt)
         if isinstance(prompt, RawText):
             self._require_room(len(prompt.text.encode()), 0, fleet)
             return tuple(await self.tokenizer.encode_async(prompt.text, special=True))
@@ -299,17 +329,16 @@ class Gateway:
         stops = sampling.stop_token_ids if sampling.ignore_eos else (*sampling.stop_token_ids, *self.tokenizer.vocabulary.stop_ids)
         seed = None if sampling.seed is None else (sampling.seed + copy) % MAX_SEED
         if request.window is not None:
-            room = max(1, request.window - len(prompt))
+            room = min(max(1, request.window - len(prompt)), MAX_TOKENS)
             limit = min(sampling.max_tokens or room, room)
             sampling = replace(sampling, max_tokens=limit, min_tokens=min(sampling.min_tokens, limit))
-        with _translated():
-            return TokenRequest(
-                request_id=request.request_id if choice == 0 else f"{request.request_id}-{choice}",
-                prompt=prompt,
-                sampling=replace(sampling, stop_token_ids=tuple(dict.fromkeys(stops)), seed=seed),
-                constraint=request.constraint,
-                timeout_s=timeout_s,
-            )
+        return TokenRequest(
+            request_id=request.request_id if choice == 0 else f"{request.request_id}-{choice}",
+            prompt=prompt,
+            sampling=replace(sampling, stop_token_ids=tuple(dict.fromkeys(stops)), seed=seed),
+            constraint=request.constraint,
+            timeout_s=timeout_s,
+        )
 
     async def _checked(self, job: _Job) -> AsyncGenerator[TextEvent, None]:
         """Do as `_run`, and flag an answer that ended by itself and is not what its schema allows."""
@@ -369,68 +398,3 @@ class Gateway:
         telling.invalid_calls += invalid
         reason = FinishReason.TOOL_CALLS if calls and end.reason is FinishReason.STOP else end.reason
         return replace(end, reason=reason, choice=job.text.choice, invalid_calls=invalid)
-
-
-def _lenient_schema(constraint: Constraint | None) -> str:
-    answer = constraint.answer if isinstance(constraint, Grammar) else constraint
-    return answer.schema if isinstance(answer, JsonSchema) and answer.lenient else ""
-
-
-def _window(request: GenerateRequest, fleet: Fleet) -> int | None:
-    """Return the context that the client asked for, cut to what the groups have, as Ollama does; None where it asked for none."""
-    if request.window is None:
-        return None
-    groups = [group for group in fleet.groups if request.group in (None, group.name)]
-    longest = max((group.info.context_length for group in groups if group.info is not None), default=request.window)
-    if request.window > longest:
-        logger.warning(
-            "request %s asks for a context of %d tokens; %d is the most here", request.request_id, request.window, longest
-        )
-    return min(request.window, longest)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn values out of range into errors of the request."""
-    try:
-        yield
-    except InvalidValue as error:
-        raise InvalidRequest(str(error), param=error.field) from error
-
-
-async def _merge(streams: list[AsyncGenerator[TextEvent, None]]) -> AsyncGenerator[TextEvent, None]:
-    """Interleave several streams as their events come; the first failure ends all."""
-    if len(streams) == 1:
-        try:
-            async for event in streams[0]:
-                yield event
-        finally:
-            await streams[0].aclose()
-        return
-    queue: asyncio.Queue[TextEvent | BaseException | None] = asyncio.Queue(maxsize=64)
-
-    async def pump(stream: AsyncGenerator[TextEvent, None]) -> None:
-        try:
-            async for event in stream:
-                await queue.put(event)
-            await queue.put(None)
-        except Exception as error:
-            await queue.put(error)
-        finally:
-            await stream.aclose()
-
-    tasks = [asyncio.create_task(pump(stream)) for stream in streams]
-    running = len(tasks)
-    try:
-        while running:
-            item = await queue.get()
-            if isinstance(item, BaseException):
-                raise item
-            if item is None:
-                running -= 1
-            else:
-                yield item
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -30,6 +30,7 @@ from serve_app.dialects.base import (
     parse,
 )
 from serve_app.errors import MethodNotAllowed, NoEngine, NotFound, ServeError, internal_error
+from serve_app.faults import client_faults
 from serve_app.gateway import Gateway, Telling
 from serve_app.metrics import CONTENT_TYPE
 from serve_app.responses import error_response, hinted, json_response, read_body, request_id, respond, told_headers
@@ -37,6 +38,7 @@ from serve_app.routing.fleet import Fleet
 from serve_app.routing.overview import overview
 from serve_app.routing.tasks import confusion
 from serve_app.types import Phase, Task
+from serve_app.wrong_paths import advice, dialect_of
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +65,11 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
 
     async def refuse(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        dialect = _dialect_of(request, dialects)
-        shown: ServeError = NotFound(f"no endpoint {request.method} {request.url.path[:200]}; GET /openapi.json lists them")
+        path = request.url.path
+        dialect = dialect_of(path, dialects)
+        shown: ServeError = NotFound(f"no endpoint {request.method} {path[:200]}; {advice(path, dialects)}")
         if error.status_code == 405:
-            shown = MethodNotAllowed(f"{request.url.path[:200]} does not take {request.method}")
+            shown = MethodNotAllowed(f"{path[:200]} does not take {request.method}")
         return error_response(dialect, shown, Telling(request_id=request_id(request)), dict(error.headers or {}))
 
     app.add_exception_handler(HTTPException, refuse)
@@ -95,16 +98,12 @@ def create_unusable_app(
         return json_response({"status": "ok"}, 200, {})
 
     async def refuse(request: Request) -> Response:
-        return error_response(_dialect_of(request, dialects), reason(), Telling(request_id=request_id(request)))
+        return error_response(dialect_of(request.url.path, dialects), reason(), Telling(request_id=request_id(request)))
 
     app.add_api_route("/health", health, methods=["GET", "HEAD"])
     app.add_api_route("/livez", livez, methods=["GET", "HEAD"])
     app.add_api_route("/{path:path}", refuse, methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
     return app
-
-
-def _dialect_of(request: Request, dialects: tuple[Dialect, ...]) -> Dialect:
-    return max((each for each in dialects if request.url.path.startswith(each.prefix)), key=lambda each: len(each.prefix))
 
 
 def _mount(app: FastAPI, gateway: Gateway, dialect: Dialect, endpoint: Generate | Act | Render | Trial) -> None:
@@ -211,7 +210,8 @@ async def _guarded(dialect: Dialect, request: Request, answer: Callable[[Telling
     """Run `answer`; whatever it raises becomes an error in the dialect's shape, the unforeseen an anonymous one."""
     telling = Telling(request_id=request_id(request), debug=request.headers.get("x-debug-route", "").lower() == "true")
     try:
-        response: Response = await answer(telling)
+        with client_faults():
+            response: Response = await answer(telling)
         return response
     except ServeError as error:
         return error_response(dialect, error, telling)

@@ -6,7 +6,7 @@ Model variants keep them under these names, and Ollama's `options` use the same,
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from serve_app.types import MAX_TOKENS, InvalidValue
+from serve_app.types import MAX_TOKENS, InvalidValue, Sampling
 
 Value: TypeAlias = bool | int | float | str | list[str]
 
@@ -20,6 +20,8 @@ _IDLE_SWITCHES = frozenset(
 IDLE = _IDLE_FLOATS | _IDLE_INTEGERS | _IDLE_SWITCHES
 """Known parameters without effect: how the groups compute is their configuration, or no engine has such a sampler."""
 KNOWN = _FLOATS | _INTEGERS | IDLE | {"stop"}
+SHORTEST_PROMPT_TOKENS = 4
+"""Of a chat: the user's mark, a token, the end of the turn, the assistant's mark."""
 _MOST_STOPS = 16
 _LARGEST = 1e300
 
@@ -102,6 +104,19 @@ def sampling_fields(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 NAMES: Mapping[str, str] = {"max_tokens": "num_predict", "repetition_penalty": "repeat_penalty"}
 """`Sampling` fields whose names differ here."""
+
+
+def require_usable(parameters: Mapping[str, Any]) -> None:
+    """Raise `InvalidValue` naming the parameter when every request with these checked parameters would be refused."""
+    try:
+        Sampling(**sampling_fields(parameters))
+    except InvalidValue as error:
+        raise InvalidValue(NAMES.get(error.field, error.field), error.fault) from error
+    wanted = window(parameters)
+    if wanted is not None and wanted <= SHORTEST_PROMPT_TOKENS:
+        raise InvalidValue(
+            "num_ctx", f"must be above {SHORTEST_PROMPT_TOKENS}, the tokens of the shortest prompt, or 0 for no bound"
+        )
 
 
 def as_lines(parameters: Mapping[str, Any]) -> list[tuple[str, str]]:

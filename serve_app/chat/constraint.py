@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from serve_app.conversation import Tool
-from serve_app.types import InvalidValue, JsonSchema
+from serve_app.types import Constraint, Grammar, InvalidValue, JsonSchema
 
 MAX_SCHEMA_BYTES = 64 << 10
 MAX_DEPTH = 16
@@ -42,6 +42,12 @@ def schema_of(value: dict[str, Any], field: str, *, lenient: bool = False) -> Js
         if target(value, reference) is _NOWHERE:
             raise InvalidValue(field, f"has a $ref that points nowhere: {reference[:100]}")
     return JsonSchema(text, lenient)
+
+
+def lenient_schema(constraint: Constraint | None) -> str:
+    """Return the schema that an answer should fit though the constraint may not keep all of it; empty where there is none."""
+    answer = constraint.answer if isinstance(constraint, Grammar) else constraint
+    return answer.schema if isinstance(answer, JsonSchema) and answer.lenient else ""
 
 
 def offered(functions: Sequence[dict[str, Any]]) -> tuple[Tool, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from serve_app.conversation import Chat, Message
+from serve_app.conversation import Chat, Ending, Message
 from serve_app.types import InvalidValue
 
 MAX_CHARS = 64 << 10
@@ -75,7 +75,7 @@ class GoTemplate:
     with_response: bool
 
     def render(self, chat: Chat, tools: str, calls: Mapping[int, str]) -> list[Part]:
-        """Return the prompt of `chat` up to where the answer begins.
+        """Return the prompt of `chat` up to where the answer begins, or where the text that it continues ends.
 
         `tools` is the list of tools as text, `calls` the tool calls of a message, by its position, as text.
         """
@@ -86,15 +86,16 @@ class GoTemplate:
                 {"Role": message.role, "Content": message.content, "ToolCalls": calls.get(at, "")}
                 for at, message in enumerate(chat.messages)
             )
-            _run(self.nodes, {"System": system, "Tools": tools, "Messages": items, "Prompt": "", "Response": ""}, {}, parts)
+            fields: dict[str, Value] = {"System": system, "Tools": tools, "Messages": items, "Prompt": "", "Response": ""}
+            _run(self.nodes, fields, {}, parts, until="messages" if chat.ending is Ending.CONTINUED else "")
             return parts
         exchanges = list(_exchanges(chat.messages))
         for at, (system, prompt, response) in enumerate(exchanges):
-            fields: dict[str, Value] = {"System": system, "Prompt": prompt, "Response": response, "Messages": ()}
+            fields = {"System": system, "Prompt": prompt, "Response": response, "Messages": ()}
             fields["Tools"] = tools if at == 0 else ""
-            last = at == len(exchanges) - 1 and not response
-            _run(self.nodes, fields, {}, parts, until_response=last)
-            if not last and not self.with_response:
+            last = at == len(exchanges) - 1 and (not response or chat.ending is Ending.CONTINUED)
+            _run(self.nodes, fields, {}, parts, until="$.Response" if last else "")
+            if not self.with_response:
                 _say(parts, response, control=False)
         return parts
 
@@ -233,30 +234,35 @@ def _pieces(text: str) -> Iterator[tuple[int, str, bool]]:
 
 
 def _run(
-    nodes: tuple[_Node, ...], fields: Mapping[str, Value], item: Mapping[str, str], out: list[Part], *, until_response: bool = False
+    nodes: tuple[_Node, ...], fields: Mapping[str, Value], item: Mapping[str, str], out: list[Part], *, until: str = ""
 ) -> bool:
-    """Append what the nodes say; False when it stopped at the place of the answer."""
+    """Append what the nodes say; False when it stopped after `until`, the place of the answer.
+
+    That is a field, or `messages` for the content of the last message.
+    """
     for node in nodes:
         match node:
             case _Text(text):
                 _say(out, text, control=True)
             case _Put(expression):
-                if until_response and expression.head == "$.Response":
-                    return False
                 value = _value(expression, fields, item)
                 # A role is one of a few known words, so that <|{{ .Role }}|> may become a control token.
                 _say(out, value if isinstance(value, str) else str(bool(value)).lower(), control=expression.head == ".Role")
+                if until and expression.head == until:
+                    return False
             case _If(condition, then, otherwise):
                 chosen = then if _value(condition, fields, item) else otherwise
                 # Where the answer is to come, `{{ if .Response }}` holds.
-                chosen = then if until_response and condition.head == "$.Response" else chosen
-                if not _run(chosen, fields, item, out, until_response=until_response):
+                chosen = then if until == condition.head == "$.Response" else chosen
+                if not _run(chosen, fields, item, out, until=until):
                     return False
             case _Range(body, otherwise):
                 items = fields["Messages"]
                 assert not isinstance(items, str | bool)
                 for each in items:
-                    _run(body, fields, each, out)
+                    last = until == "messages" and each is items[-1]
+                    if not _run(body, fields, each, out, until=".Content" if last else ""):
+                        return False
                 if not items:
                     _run(otherwise, fields, {}, out)
     return True

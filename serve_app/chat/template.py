@@ -1,4 +1,4 @@
-"""Renders a chat as Phi-4's prompt: `<|role|>content<|end|>` per message, then `<|assistant|>`.
+"""Renders a chat as Phi-4's prompt: `<|role|>content<|end|>` per message, then `<|assistant|>`, or as `Chat.ending` says.
 
 Tools stand in the system message as `<|tool|>[function, ...]<|/tool|>`; calls are written `<|tool_call|>[...]<|/tool_call|>` in the
 assistant's turn and results as turns of the role `tool`. Control tokens are placed as ids and content is encoded with control
@@ -9,7 +9,8 @@ import json
 
 from serve_app.chat import go_template
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.conversation import Chat, Message, Tool, ToolCall
+from serve_app.conversation import Chat, Ending, Message, Tool, ToolCall
+from serve_app.types import InvalidValue
 
 _ROLE_TOKENS = {
     "system": "<|system|>",
@@ -36,6 +37,7 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._role_ids = {role: tokenizer.token_id(token) for role, token in _ROLE_TOKENS.items()}
         self._end = tokenizer.token_id("<|end|>")
+        self._eos = [tokenizer.vocabulary.added[token] for token in ("<|endoftext|>",) if token in tokenizer.vocabulary.added]
         self._tools = tokenizer.token_id("<|tool|>"), tokenizer.token_id("<|/tool|>")
         self._calls = tokenizer.token_id("<|tool_call|>"), tokenizer.token_id("<|/tool_call|>")
 
@@ -43,11 +45,12 @@ class ChatTemplate:
         """Return the prompt's token ids. `developer` is another name of `system`.
 
         Tools go into the first system message, or into one of their own before everything where there is none. A chat that goes on
-        from token ids gets them first, its last turn closed. Raises `InvalidValue` for a template that cannot be run.
+        from token ids gets them first, its last turn closed. A chat that ends closed gets the end-of-text token, as by the model's
+        own template. Raises `InvalidValue` for a template that cannot be run, or cannot end as it is asked to.
         """
         before = [*chat.context, self._end] if chat.context else []
         if chat.template:
-            return (*before, *await self._render_custom(chat))
+            return (*before, *await self._render_custom(chat), *await self._opening(chat))
         messages = list(chat.messages)
         if chat.tools and not any(message.role in ("system", "developer") for message in messages):
             messages.insert(0, Message(role="system"))
@@ -62,10 +65,18 @@ class ChatTemplate:
             if message.tool_calls:
                 ids.extend(await self._between(self._calls, list_calls(message.tool_calls)))
             ids.append(self._end)
-        ids.append(self._role_ids["assistant"])
-        return tuple(ids)
+        if chat.ending is Ending.CONTINUED:
+            ids.pop()
+        else:
+            ids.extend(self._eos if chat.ending is Ending.CLOSED else [self._role_ids["assistant"]])
+        return (*ids, *await self._opening(chat))
+
+    async def _opening(self, chat: Chat) -> list[int]:
+        return await self._tokenizer.encode_async(chat.opening, special=True) if chat.opening else []
 
     async def _render_custom(self, chat: Chat) -> list[int]:
+        if chat.ending is Ending.CLOSED:
+            raise InvalidValue("add_generation_prompt", "cannot be false: this model has a template that always begins the answer")
         calls = {at: list_calls(message.tool_calls) for at, message in enumerate(chat.messages) if message.tool_calls}
         tools = list_tools(chat.tools) if chat.tools else ""
         ids: list[int] = []

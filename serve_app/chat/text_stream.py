@@ -35,17 +35,24 @@ class TextStream:
         strict: bool = False,
         one_call: bool = False,
         think_tags: tuple[str, str] | None = None,
+        hide_thoughts: bool = False,
+        prefill: str = "",
     ) -> None:
         """Prepare for one choice.
 
         `stop` strings must not be empty, and count only in what follows `min_tokens` tokens. With the names of `tools`, calls are
-        told from text, `strict` only those with the model's marker, and with `think_tags` thoughts. With `one_call` a second call
-        ends the answer, as a stop string would.
+        told from text, `strict` only those with the model's marker, and with `think_tags` thoughts, which `hide_thoughts`
+        leaves out. With `one_call` a second call ends the answer, as a stop string would. The tokens continue `prefill`, nothing
+        of which is returned.
         """
-        self._parser = None if tools is None else ToolCallParser(tools, marked_only=strict)
+        self._hide_thoughts = hide_thoughts
         self._thinking = None if think_tags is None else ThinkSplitter(*think_tags)
         self._one_call = one_call
         self._complete = False
+        if self._thinking is not None:
+            self._thinking.resume(prefill)
+        begun = bool(prefill.strip()) if self._thinking is None else self._thinking.answering
+        self._parser = None if tools is None else ToolCallParser(tools, marked_only=strict, begun=begun)
         self._calls: list[tuple[str, str, list[str]]] = []
         shown = {} if tools is None else {BEGIN_TOKEN: BEGIN, END_TOKEN: END}
         shown |= {tag: tag for tag in think_tags or ()}
@@ -103,6 +110,8 @@ class TextStream:
             pieces = self._thinking.push(text) + (self._thinking.finish() if last else [])
         told: list[TextDelta | ToolCallDelta] = []
         for piece, thought in pieces:
+            if thought and self._hide_thoughts:
+                continue
             if thought or self._parser is None:
                 told.append(TextDelta(text=piece, choice=self.choice, thought=thought))
             else:

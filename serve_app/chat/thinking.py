@@ -13,7 +13,19 @@ class ThinkSplitter:
         """Expect thoughts between `begin` and `end`, neither empty."""
         self._begin, self._end = begin, end
         self._held = ""
+        self._old = 0
+        """How many characters at the beginning of what is held back were there before: they are not returned."""
         self._state = "before"
+
+    @property
+    def answering(self) -> bool:
+        """Whether the answer has begun."""
+        return self._state == "answering"
+
+    def resume(self, said: str) -> None:
+        """Begin with an answer of which `said` exists already; nothing of it is returned."""
+        self.push(said)
+        self._old = len(self._held)
 
     def push(self, text: str) -> list[tuple[str, bool]]:
         """Take more text; return pieces that are certain, each with whether it is thought."""
@@ -30,28 +42,29 @@ class ThinkSplitter:
 
     def finish(self) -> list[tuple[str, bool]]:
         """Return what was held back: thoughts that never ended stay thoughts."""
-        held, self._held = self._held, ""
+        held, self._held = self._held[self._old :], ""
         return [(held, self._state == "thinking")] if held and self._state != "between" else []
 
     def _open(self) -> list[tuple[str, bool]]:
         start = self._held.lstrip()
         if start.startswith(self._begin):
-            self._state, self._held = "thinking", start.removeprefix(self._begin)
+            self._state, self._held, self._old = "thinking", start.removeprefix(self._begin), 0
             return self._think()
         if self._begin.startswith(start):
             return []
         self._state = "answering"
-        told, self._held = [(self._held, False)], ""
+        told, self._held = [(self._held[self._old :], False)], ""
         return told
 
     def _think(self) -> list[tuple[str, bool]]:
         thought, tag, rest = self._held.partition(self._end)
         if tag:
             self._state, self._held = "between", rest
-            return [(thought, True), *self._answer()]
+            return [(thought[self._old :], True), *self._answer()]
         certain_chars = len(self._held) - overlap(self._held, (self._end,))
         certain, self._held = self._held[:certain_chars], self._held[certain_chars:]
-        return [(certain, True)]
+        new, self._old = certain[self._old :], max(0, self._old - certain_chars)
+        return [(new, True)]
 
     def _answer(self) -> list[tuple[str, bool]]:
         """Drop the line ends between the end tag and the answer."""

@@ -37,13 +37,16 @@ def unmarked(text: str) -> str:
 class ToolCallParser:
     """Splits one answer into text and calls. Contract: joining the parts gives the same whatever pieces were pushed."""
 
-    def __init__(self, names: Collection[str], *, marked_only: bool = False) -> None:
-        """Know the offered tools' names; with `marked_only` nothing counts but the model's own marker."""
+    def __init__(self, names: Collection[str], *, marked_only: bool = False, begun: bool = False) -> None:
+        """Know the offered tools' names; with `marked_only` nothing counts but the model's own marker.
+
+        `begun`: the text continues an answer, so that bare JSON does not stand at its beginning.
+        """
         self._names = names
         self._openers = (BEGIN,) if marked_only else (BEGIN, _FUNCTOOLS, _FENCE)
         self._bare = "" if marked_only else "[{"
         self._held = ""
-        self._begun = False
+        self._begun = begun
         """Whether anything but white space was said."""
         self._block: _Block | None = None
         self.calls = 0

@@ -1,12 +1,13 @@
 """Leaves the oldest turns of a conversation out until its prompt fits into the context that a client asked for, as Ollama does.
 
-What was said to the model as its system stays, and so does the last turn. Knows the template; no group and no dialect.
+What was said to the model as its system stays, and so does the last turn; where the answer continues that, the question before it
+as well. Knows the template; no group and no dialect.
 """
 
 from dataclasses import replace
 
 from serve_app.chat.template import ChatTemplate
-from serve_app.conversation import Chat, Message
+from serve_app.conversation import Chat, Ending, Message
 
 _KEPT_ROLES = ("system", "developer")
 
@@ -20,7 +21,7 @@ async def fitted(template: ChatTemplate, chat: Chat, window: int) -> tuple[tuple
     ids = await template.render(chat)
     if len(ids) < window:
         return ids, 0
-    starts = _starts(chat.messages)
+    starts = _starts(chat)
     low, high = 0, len(starts) - 1
     shortest = 0
     while low <= high:  # the later the start, the shorter the prompt
@@ -36,10 +37,11 @@ async def fitted(template: ChatTemplate, chat: Chat, window: int) -> tuple[tuple
     return ids, shortest
 
 
-def _starts(messages: tuple[Message, ...]) -> list[int]:
+def _starts(chat: Chat) -> list[int]:
     """Return where the kept turns may begin, all but the first place, which is the whole."""
-    turns = [at for at, message in enumerate(messages) if message.role not in _KEPT_ROLES]
-    return [at for at in turns[1:] if messages[at].role == "user" or at == turns[-1]]
+    turns = [at for at, message in enumerate(chat.messages) if message.role not in _KEPT_ROLES]
+    alone = chat.ending is not Ending.CONTINUED
+    return [at for at in turns[1:] if chat.messages[at].role == "user" or (alone and at == turns[-1])]
 
 
 def _since(messages: tuple[Message, ...], start: int) -> tuple[Message, ...]:

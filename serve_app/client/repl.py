@@ -170,6 +170,7 @@ def _set_parameter(session: Session, rest: str) -> str:
         return "usage: /set parameter NAME VALUE\n"
     try:
         given = ollama.checked("stop", value.split()) if name == "stop" else ollama.from_text(name, value.strip())
+        ollama.require_usable({name: given})
     except InvalidValue as error:
         return f"{error}\n"
     session.options[name] = given

@@ -1,14 +1,21 @@
 """A running application over HTTP: JSON in, JSON or lines of JSON out."""
 
 import http.client
+import ipaddress
 import json
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Generator
+from contextlib import suppress
 from typing import Any
 
 JsonObject = dict[str, Any]
-DEFAULT_URL = "http://127.0.0.1:8000"
+_HOST, _PORT = "127.0.0.1", 8000
+DEFAULT_URL = f"http://{_HOST}:{_PORT}"
+_ADDRESS = re.compile(r"(?:(https?)://)?(\[[^\[\]/]*\]|[^\[\]/:]*)(?::(\d{1,5}))?(/.*)?", re.IGNORECASE)
+_ANY = {"0.0.0.0": _HOST, "[::]": "[::1]"}
+"""What a server listens on when it takes every address, and where such a server is reached."""
 
 
 class ClientError(Exception):
@@ -19,8 +26,8 @@ class Server:
     """The application at one address."""
 
     def __init__(self, url: str) -> None:
-        """Take an address such as http://host:8000, or host:8000."""
-        self.url = (url if "://" in url else f"http://{url}").rstrip("/")
+        """Take an address as `url_of` does; raises `ClientError` for anything else."""
+        self.url = url_of(url)
 
     def ask(self, path: str, body: JsonObject | None = None, *, method: str | None = None) -> JsonObject:
         """Return the answer, {} for an empty one; raises `ClientError`."""
@@ -52,6 +59,25 @@ class Server:
                 raise ClientError(_fault(error)) from error
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise ClientError(f"nothing answers at {self.url}; start it with `make serve`, or name another with --url") from error
+
+
+def url_of(address: str) -> str:
+    """Return the URL of an address as Ollama's OLLAMA_HOST takes it: `host`, `host:port`, `:port`, `::1`, `http://host/path`.
+
+    What is left out is that of the application as it is shipped; with a scheme the port is the scheme's own, as in every URL.
+    Raises `ClientError` for what is no address.
+    """
+    given = address.strip(" \t\r\n\"'")
+    with suppress(ValueError):  # else it has brackets, a name, or more than the address
+        given = f"[{ipaddress.IPv6Address(given)}]"
+    match = _ADDRESS.fullmatch(given)
+    port = int(match[3]) if match and match[3] else None
+    if match is None or any(char.isspace() for char in given) or (port is not None and not 0 < port < 1 << 16):
+        raise ClientError(f"'{address[:100]}' is no address; write host, host:port or http://host:port")
+    scheme, host, path = (match[1] or "http").lower(), match[2] or _HOST, (match[4] or "").rstrip("/")
+    if port is None and not match[1]:
+        port = _PORT
+    return f"{scheme}://{_ANY.get(host, host)}{'' if port is None else f':{port}'}{path}"
 
 
 def _read(response: Any, *, line: bool = False) -> bytes:

@@ -18,7 +18,9 @@ _console = Console(stderr=True)
 _FOREVER_DAYS = 20 * 365
 _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))
 
-Url = Annotated[str, typer.Option("--url", envvar="PHI_SERVE_HOST", help="Where the application answers.")]
+Url = Annotated[
+    str, typer.Option("--url", envvar="PHI_SERVE_HOST", help="Where the application answers: host, host:port or a URL.")
+]
 Model = Annotated[str, typer.Argument(help="A model's name, as `phi-serve list` shows it.")]
 
 
@@ -122,9 +124,9 @@ def run(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Ask a model, or talk with it."""
-    session = Session(server=Server(url), model=model, format=format, verbose=verbose)
     asked = " ".join(prompt or ())
     with _failing():
+        session = Session(server=Server(url), model=model, format=format, verbose=verbose)
         if not sys.stdin.isatty():
             asked = "\n\n".join(part for part in (asked, sys.stdin.read().strip()) if part)
         if asked:

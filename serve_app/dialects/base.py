@@ -197,6 +197,8 @@ class Dialect:
     name: str
     prefix: str
     """Unknown paths below it are answered in this dialect; the longest matching prefix wins."""
+    base_url: str = ""
+    """How its clients' base URL should look, as a sentence for those whose paths are a little wrong."""
     endpoints: tuple[Endpoint, ...]
     encode_error: Callable[[ServeError, str], JsonObject]
     """(error, request id) -> body."""

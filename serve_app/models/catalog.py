@@ -1,7 +1,7 @@
 """Finds a model's files and resolves the names that clients use. Knows no engine."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,11 @@ from pydantic import ValidationError
 
 from serve_app.config import AppSettings, ModelSettings
 from serve_app.errors import InvalidRequest, ModelNotFound, ModelUnusable, Unsupported
+from serve_app.faults import client_faults
 from serve_app.models.blobs import BlobStore
 from serve_app.models.checkpoint import missing_files
 from serve_app.models.names import key, require_name, shown
+from serve_app.models.usable import require_usable
 from serve_app.models.variant import Variant
 from serve_app.models.variant_store import VariantStore
 from serve_app.models.weights import Weights
@@ -78,8 +80,8 @@ def _not_cached(name: str, what: str, offline: bool) -> str:
 class Catalog:
     """The names under which the model is served: its own, aliases, configured variants, and those made through the API.
 
-    Of equal names, one made through the API hides a configured one; the served model's own cannot be taken. Names are
-    case-insensitive and `:latest` is understood everywhere.
+    Of equal names, one made through the API hides a configured one; the served model's own cannot be taken. Which names are equal:
+    see `serve_app.models.names`.
     """
 
     def __init__(self, settings: AppSettings, weights: Weights, *, created: int) -> None:
@@ -91,11 +93,15 @@ class Catalog:
         self.settings = settings.model
         self.weights = weights
         self.created = created
+        self.count_tokens: Callable[[str], int] | None = None
+        """Returns the tokens of a text, so that prompts of new models can be measured; the gateway sets it."""
         self.blobs = BlobStore(None if folder is None else folder / "blobs")
         self._store = None if folder is None else VariantStore(folder)
         self._own = {key(name): Variant(name=name, modified=created) for name in (self.settings.name, *self.settings.aliases)}
         self._configured: dict[str, Variant] = {}
         for name, wanted in settings.variants.items():
+            if key(name) in self._configured:
+                raise InvalidRequest(f"variants: '{name}' and '{self._configured[key(name)].name}' are the same name")
             changes = wanted.model_dump(exclude={"parent"}, exclude_unset=True)
             derived = self._parent(wanted.parent or self.settings.name).derived(self._free(name), changes, created)
             self._configured[key(name)] = replace(derived, stored=False)
@@ -122,10 +128,17 @@ class Catalog:
             )
         return found
 
+    def equal_names(self, model: str | None) -> tuple[str, ...]:
+        """Return the keys of all names of the model that a client asked for, the one that it used first."""
+        own = tuple(self._own)
+        asked = own[0] if model is None else key(model)
+        return (asked, *(name for name in own if name != asked)) if asked in self._own else (asked,)
+
     def create(self, name: str, parent: str, changes: dict[str, Any]) -> Variant:
         """Store a variant of `parent`, in place of one of that name; `changes` are settings by name.
 
-        Raises `InvalidRequest` for a bad or taken name and for bad settings, `ModelNotFound` for the parent, `StorageFailed`.
+        Raises `InvalidRequest` for a bad or taken name and for settings that are bad or that no request could use, `ModelNotFound`
+        for the parent, `StorageFailed`.
         """
         name = self._free(name)
         try:
@@ -133,6 +146,8 @@ class Catalog:
         except ValidationError as error:
             fault = error.errors(include_url=False, include_input=False)[0]
             raise InvalidRequest(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+        with client_faults():
+            require_usable(variant, self.count_tokens)
         self._writable().put(variant)
         return variant
 

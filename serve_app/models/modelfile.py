@@ -118,6 +118,7 @@ def _take_parameter(found: Modelfile, instruction: _Instruction) -> None:
             found.parameters["stop"] = ollama.checked("stop", stops)
         else:
             found.parameters[name] = ollama.from_text(name, text)
+            ollama.require_usable({name: found.parameters[name]})
     except InvalidValue as error:
         raise instruction.fault(f"PARAMETER {error.field[:100]} {error.fault}") from error
 

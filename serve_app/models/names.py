@@ -1,4 +1,7 @@
-"""Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, case-insensitive, tag `latest` understood. Pure."""
+"""Model names as Ollama writes them: `[host/][namespace/]model[:tag]`, case-insensitive. Pure.
+
+Left out, the host is `registry.ollama.ai`, the namespace `library` and the tag `latest`; written out they name the same model.
+"""
 
 import re
 
@@ -7,12 +10,25 @@ from serve_app.errors import InvalidRequest
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 _NAME = re.compile(rf"(?:{_PART}/){{0,2}}{_PART}(?::{_PART})?")
 LATEST = ":latest"
+_HOST, _NAMESPACE = "registry.ollama.ai", "library"
 _LONGEST = 160
+
+
+def bare(name: str) -> str:
+    """Return the name without the host, namespace and tag that Ollama fills in by itself."""
+    if name.casefold().endswith(LATEST):
+        name = name[: -len(LATEST)]
+    parts = name.split("/")
+    if len(parts) == 3 and parts[0].casefold() == _HOST:
+        del parts[0]
+    if len(parts) == 2 and parts[0].casefold() == _NAMESPACE:
+        del parts[0]
+    return "/".join(parts)
 
 
 def key(name: str) -> str:
     """Return what equal names have in common."""
-    return name.removesuffix(LATEST).casefold()
+    return bare(name).casefold()
 
 
 def tagged(name: str) -> str:
@@ -21,13 +37,13 @@ def tagged(name: str) -> str:
 
 
 def require_name(name: str) -> str:
-    """Return a name for a new model, without `:latest`; raises `InvalidRequest` for anything that is not plainly a name."""
-    bare = name.removesuffix(LATEST)
-    if len(bare) > _LONGEST or not _NAME.fullmatch(bare) or ".." in bare or not bare.isascii():
+    """Return a name for a new model, `bare`; raises `InvalidRequest` for anything that is not plainly a name."""
+    wanted = bare(name)
+    if len(wanted) > _LONGEST or not _NAME.fullmatch(wanted) or ".." in wanted or not wanted.isascii():
         raise InvalidRequest(
             f"invalid model name '{shown(name)}': use letters, digits, '.', '_', '-', at most two '/' and one ':tag'", param="model"
         )
-    return bare
+    return wanted
 
 
 def shown(name: str) -> str:

@@ -11,6 +11,7 @@ from serve_app.chat.lark_text import names_unicode_patterns
 from serve_app.config import RoutingSettings
 from serve_app.conversation import GenerateRequest
 from serve_app.errors import ContextOverflow, InvalidRequest, NoEngine, Overloaded, Unsupported
+from serve_app.models.names import key
 from serve_app.routing.fleet import Fleet, Group
 from serve_app.types import Capability, Constraint, Sampling, Task
 
@@ -48,6 +49,7 @@ class Policy:
     def __init__(self, settings: RoutingSettings) -> None:
         """Use the configured preferences and weights."""
         self._settings = settings
+        self._models = {key(name): groups for name, groups in settings.models.items()}
 
     def choose(self, request: GenerateRequest, task: Task, prompt_tokens: int, fleet: Fleet) -> Route:
         """Return the route for a request whose longest prompt has `prompt_tokens` tokens.
@@ -136,7 +138,7 @@ class Policy:
 
     def _obstacle(self, group: Group, request: GenerateRequest, prompt_tokens: int) -> str:
         """Return why the group cannot take the request, empty when it can. What is lasting comes before what may pass."""
-        allowed = self._settings.models.get(request.model or "")
+        allowed = next((self._models[name] for name in _names(request) if name in self._models), None)
         if allowed is not None and group.name not in allowed:
             return "restricted"
         if group.info is not None:
@@ -153,6 +155,10 @@ class Policy:
 
 _ASLEEP = "asleep"
 """The obstacle that a request can take away, by waiting."""
+
+
+def _names(request: GenerateRequest) -> tuple[str, ...]:
+    return request.names or (key(request.model or ""),)
 
 
 def _late_s(able: list[Candidate], timeout_s: float | None) -> float:

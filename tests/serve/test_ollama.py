@@ -350,6 +350,33 @@ def test_litellms_ollama_prefix_sends_no_tools_but_a_prompt_of_its_own(app: Live
     gc.collect()
 
 
+def test_a_begun_answer_is_continued_by_every_group(app: LiveApp, connect: Connect) -> None:
+    """The model is greedy, so that it ends as it would have without the beginning."""
+    hello = {"role": "user", "content": "Hello"}
+    for group in _groups(app):
+        client = connect(group)
+        whole = client.chat(MODEL, [hello], options=GREEDY).message.content or ""
+        at = whole.index(" ", len(whole) // 3)
+        turns = [hello, {"role": "Assistant", "content": whole[:at]}]
+        assert client.chat(MODEL, turns, options=GREEDY).message.content == whole[at:]
+        parts = list(client.chat(MODEL, turns, options=GREEDY, stream=True))
+        assert "".join(part.message.content or "" for part in parts) == whole[at:]
+        body = {"messages": [hello, turns[1] | {"role": "assistant"}], "temperature": 0}
+        both = {"continue_final_message": True, "add_generation_prompt": False}
+        answer = httpx.post(f"{app.url}/v1/chat/completions", json=body | both, headers={"x-engine": group}, timeout=120).json()
+        assert answer["choices"][0]["message"]["content"] == whole[at:]
+        schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+        begun = [hello, {"role": "assistant", "content": "A number: "}]
+        formatted = client.chat(MODEL, begun, format=schema, options=GREEDY | {"num_predict": 40}).message.content or ""
+        assert formatted.startswith("{"), "the format holds for the new text"
+
+
+def test_a_context_beyond_every_groups_counts_as_theirs(app: LiveApp, connect: Connect) -> None:
+    for group in _groups(app):
+        answer = connect(group).chat(MODEL, [{"role": "user", "content": "Hello"}], options=GREEDY | {"num_ctx": 1 << 21})
+        assert (answer.done_reason, bool(answer.message.content)) == ("stop", True)
+
+
 def test_a_prompt_that_fits_nowhere_is_refused(app: LiveApp) -> None:
     response = httpx.post(f"{app.url}/api/chat", json={"model": MODEL, "messages": [{"role": "user", "content": "x" * 300_000}]})
     assert (response.status_code, set(response.json())) == (400, {"error"})

@@ -218,6 +218,53 @@ def _expect(terminal: int, text: str) -> None:
             seen += os.read(terminal, 4096).decode(errors="replace")
 
 
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("", "http://127.0.0.1:8000"),
+        ("localhost", "http://localhost:8000"),
+        ("localhost/", "http://localhost:8000"),
+        ("LOCALHOST:9000", "http://LOCALHOST:9000"),
+        (" box \n", "http://box:8000"),
+        ('"box"', "http://box:8000"),
+        ("box/serve/", "http://box:8000/serve"),
+        (":9000", "http://127.0.0.1:9000"),
+        ("10.0.0.5", "http://10.0.0.5:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("0.0.0.0:9000", "http://127.0.0.1:9000"),
+        ("::1", "http://[::1]:8000"),
+        ("[::1]", "http://[::1]:8000"),
+        ("[::1]:9000", "http://[::1]:9000"),
+        ("::", "http://[::1]:8000"),
+        ("[::]:9000/", "http://[::1]:9000"),
+        ("http://box", "http://box"),
+        ("HTTP://box:9000/", "http://box:9000"),
+        ("https://box.example/serve/", "https://box.example/serve"),
+        ("http://[::1]:9000", "http://[::1]:9000"),
+    ],
+)
+def test_addresses(address: str, url: str) -> None:
+    assert Server(address).url == url
+    assert httpx.URL(url).host
+
+
+@pytest.mark.parametrize(
+    "address", ["ftp://box", "box:port", "box:", "box:0", "box:65536", "box:123456", "a b", "::1:9000:x", "[::1", "http://a:b:1"]
+)
+async def test_what_is_no_address_is_said_so(address: str) -> None:
+    for words in (("list",), ("run", "phi4-mini", "hi")):
+        code, _, fault = await _phi(address, *words, stdin="")
+        assert (code, "is no address; write host" in fault.replace("\n", " ")) == (1, True)
+
+
+async def test_a_host_alone_means_the_applications_port(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async with _listening(tmp_path) as (_, url):
+        monkeypatch.setattr("serve_app.client.server._PORT", httpx.URL(url).port)
+        for host in ("localhost", "127.0.0.1/", '"localhost"'):
+            code, listed, _ = await _phi(host, "list")
+            assert (code, "phi4-mini:latest" in listed) == (0, True)
+
+
 def test_the_server_must_be_one() -> None:
     with pytest.raises(ClientError, match="nothing answers"):
         Server("ftp//nonsense").ask("/api/tags")

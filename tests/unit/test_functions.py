@@ -205,7 +205,7 @@ def _completion(**extra: Any) -> Any:
 def test_completions_take_response_format() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     assert _completion(response_format={"type": "json_object"}) == JsonSchema('{"type":"object"}')
-    formatted = {"type": "json_schema", "json_schema": {"name": "t", "schema": schema}}
+    formatted = {"type": "json_schema", "json_schema": {"name": "t", "schema": schema, "strict": True}}
     assert _completion(response_format=formatted) == _completion(structured_outputs={"json": schema})
     assert _completion(response_format={"type": "text"}) is None
     assert _completion(response_format=None) is None

@@ -100,3 +100,41 @@ async def test_a_models_own_num_ctx_counts_in_every_dialect_and_the_requests_win
     assert openai.status_code == 200
     assert int(openai.headers["x-dropped-messages"]) > 0
     assert "x-dropped-messages" not in wider.headers
+
+
+@pytest.mark.parametrize("num_ctx", [(1 << 20) + 100, 1 << 21, 1 << 40, 2.0**62])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_context_larger_than_any_counts_as_the_groups_own(num_ctx: float, stream: bool) -> None:
+    variants = {"wide": {"parameters": {"num_ctx": num_ctx}}}
+    options = {"num_ctx": num_ctx}
+    turn = {"messages": [LAST], "stream": stream}
+    async with running({"variants": variants}, a={"text": "Fine.", "max_model_len": 64}) as app:
+        for path, body in (
+            (CHAT, turn | {"model": "phi4-mini", "options": options}),
+            (CHAT, turn | {"model": "wide"}),
+            (CHAT, turn | {"model": "phi4-mini", "options": options | {"num_predict": 1 << 40}}),
+            (GENERATE, {"model": "phi4-mini", "prompt": "hi", "raw": True, "options": options, "stream": stream}),
+            ("/v1/chat/completions", turn | {"model": "wide"}),
+            ("/v1/chat/completions", turn | {"model": "wide", "min_tokens": 2}),
+            ("/v1/completions", {"model": "wide", "prompt": "hi", "stream": stream}),
+            ("/v1/route", turn | {"model": "wide"}),
+        ):
+            response = await app.client.post(path, json=body)
+            assert (response.status_code, '"error"' in response.text) == (200, False), (path, response.text)
+            request = app.engines["a"].requests[-1]
+            assert len(request.prompt) + (request.sampling.max_tokens or 0) <= 64, path
+
+
+async def test_a_context_is_bounded_where_no_group_has_told_its_own() -> None:
+    async with running(a={"absent": True}) as app:
+        response = await app.client.post(CHAT, json=ASK | {"options": {"num_ctx": 1 << 40}})
+    assert (response.status_code, "No engine group is ready" in response.json()["error"]) == (503, True)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("template", ["{{ if .System }}x{{ end }}", "{{/* nothing */}}"])
+async def test_what_the_client_sent_is_the_clients_fault_wherever_it_shows(template: str, stream: bool) -> None:
+    async with running(a={}) as app:
+        body = {"model": "phi4-mini", "prompt": "hi", "template": template, "stream": stream}
+        response = await app.client.post(GENERATE, json=body)
+    assert (response.status_code, response.json()) == (400, {"error": "prompt must not be empty"})

@@ -12,6 +12,7 @@ from serve_app.chat.constraint import ANY_OBJECT, offered, schema_of
 from serve_app.conversation import (
     Chat,
     Completion,
+    Ending,
     GenerateRequest,
     Message,
     Prompt,
@@ -37,6 +38,7 @@ from serve_app.dialects.ollama.shapes import (
 )
 from serve_app.dialects.ollama.wire import ChatBody, ChatMessage, GenerateBody, GenerationBody
 from serve_app.errors import InvalidRequest, ServeError, Unsupported
+from serve_app.faults import client_faults
 from serve_app.models.names import shown
 from serve_app.types import Constraint, Finished, InvalidValue
 
@@ -44,6 +46,8 @@ logger = logging.getLogger(__name__)
 
 _DEFAULTS: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 """Ollama's own, but for its repeat_penalty of 1.1: that counts the last 64 tokens only, and here would count the prompt too."""
+_THINK_LEVELS = ("high", "medium", "low", "max")
+"""How much a model shall think. No model here knows levels: each of them means `true`."""
 _DURATION = re.compile(r"[+-]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+)")
 
 
@@ -66,7 +70,8 @@ class GenerateCodec:
         prompts: tuple[Prompt, ...] = ()
         if body.prompt:
             prompts = (RawText(text=body.prompt) if body.raw else _asked(body, body.prompt),)
-        constraint = _translated(lambda: _format(body.format))
+        with client_faults():
+            constraint = _format(body.format)
         request = _request(body, request_id, prompts, constraint, with_tokens=bool(prompts) and not body.raw)
         return request, bool(prompts) and body.stream is not False
 
@@ -112,10 +117,11 @@ class ChatCodec:
     def decode(self, body: ChatBody, request_id: str) -> tuple[GenerateRequest, bool]:
         """See `Codec.decode`."""
         _check(body)
-        tools = _translated(lambda: offered([tool.function for tool in body.tools or ()]))
+        with client_faults():
+            tools = offered([tool.function for tool in body.tools or ()])
+            constraint = _answer_or_calls(_format(body.format), tools)
         messages = tuple(_message(at, message, body.model) for at, message in enumerate(body.messages or ()))
-        prompts: tuple[Prompt, ...] = (Chat(messages=messages, tools=tools),) if messages else ()
-        constraint = _translated(lambda: _answer_or_calls(_format(body.format), tools))
+        prompts: tuple[Prompt, ...] = (Chat(messages=messages, tools=tools, ending=_ending(messages)),) if messages else ()
         return _request(body, request_id, prompts, constraint), bool(prompts) and body.stream is not False
 
     def encode(self, completion: Completion, call: Call[ChatBody], served: Served) -> JsonObject:
@@ -174,8 +180,9 @@ def _check(body: GenerationBody) -> None:
     """Refuse what holds for both endpoints."""
     if not body.model:
         raise InvalidRequest("model is required", param="model")
-    if body.think:
-        raise Unsupported(f'"{shown(body.model)}" does not support thinking', param="think")
+    if isinstance(body.think, str) and body.think not in _THINK_LEVELS:
+        levels = ", ".join(f'"{level}"' for level in _THINK_LEVELS)
+        raise InvalidRequest(f'invalid think value: "{body.think[:40]}" (must be {levels}, true, or false)', param="think")
     if isinstance(body.keep_alive, str) and not _DURATION.fullmatch(body.keep_alive):
         raise InvalidRequest(f"keep_alive: invalid duration '{body.keep_alive[:40]}'; write 5m, 24h, 0 or -1s", param="keep_alive")
 
@@ -195,6 +202,7 @@ def _request(
         model=body.model,
         stop=ollama.stops(options),
         window=ollama.window(options),
+        think=None if body.think is None else bool(body.think),
         with_tokens=with_tokens,
     )
 
@@ -231,6 +239,12 @@ def _message(at: int, message: ChatMessage, model: str) -> Message:
     return Message(role=message.role, content=message.content or "", tool_calls=calls)
 
 
+def _ending(messages: tuple[Message, ...]) -> Ending:
+    """An assistant's last text is continued. One that called tools is complete: nothing but their results could follow."""
+    last = messages[-1]
+    return Ending.CONTINUED if last.role == "assistant" and not last.tool_calls else Ending.OPENED
+
+
 def _format(wanted: str | dict[str, Any] | None) -> Constraint | None:
     if isinstance(wanted, dict):
         return schema_of(wanted, "format", lenient=True)
@@ -245,13 +259,6 @@ def _answer_or_calls(answer: Constraint | None, tools: tuple[Tool, ...]) -> Cons
     if not tools:
         return answer
     return call_guide(tools) if answer is None else call_or(answer, tools, parallel=True)
-
-
-def _translated(decode: Any) -> Any:
-    try:
-        return decode()
-    except InvalidValue as error:
-        raise InvalidRequest(str(error), param=error.field) from error
 
 
 def _assistant(text: str, calls: tuple[ToolCall, ...] = (), thoughts: str = "") -> JsonObject:

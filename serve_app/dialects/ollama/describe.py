@@ -54,7 +54,7 @@ def show(catalog: Catalog, model: Variant, context_length: int) -> JsonObject:
         "system": settings.system,
         "details": details(catalog, model),
         "model_info": _info(catalog.weights, context_length),
-        "capabilities": list(_CAPABILITIES),
+        "capabilities": [*_CAPABILITIES, *(("thinking",) if catalog.settings.think_tags else ())],
         "modified_at": moment(model.modified),
     }
     if turns:

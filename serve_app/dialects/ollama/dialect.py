@@ -146,6 +146,7 @@ def _progress(body: ModelBody, steps: list[JsonObject]) -> Reply:
 DIALECT = Dialect(
     name="ollama",
     prefix="/api/",
+    base_url="the address of an Ollama client has no path",
     endpoints=(
         Generate("/api/generate", GenerateCodec()),
         Generate("/api/chat", ChatCodec()),

@@ -1,10 +1,14 @@
 """Request bodies of Ollama's API. Shapes only."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from serve_app.dialects.base import WireBody
+
+
+def _lowered(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
 
 
 class CalledFunction(WireBody):
@@ -24,7 +28,7 @@ class MessageToolCall(WireBody):
 class ChatMessage(WireBody):
     """One message of a chat."""
 
-    role: Literal["system", "user", "assistant", "tool"]
+    role: Annotated[Literal["system", "developer", "user", "assistant", "tool"], BeforeValidator(_lowered)]
     content: str | None = None
     images: list[str] | None = None
     tool_calls: list[MessageToolCall] | None = None

@@ -6,7 +6,9 @@ from serve_app.conversation import (
     Chat,
     CompletedChoice,
     Completion,
+    Ending,
     GenerateRequest,
+    Message,
     Prompt,
     RawText,
     RawTokens,
@@ -40,7 +42,7 @@ from serve_app.dialects.openai.shapes import (
     text_logprobs,
 )
 from serve_app.dialects.openai.stream import ChatEncoder, CompletionEncoder
-from serve_app.dialects.openai.wire import ChatBody, ChatMessage, CompletionBody, DetokenizeBody, GenerationBody, TokenizeBody
+from serve_app.dialects.openai.wire import ChatBody, CompletionBody, DetokenizeBody, GenerationBody, TokenizeBody
 from serve_app.errors import InvalidRequest, Unsupported
 from serve_app.models.variant import Variant
 from serve_app.types import Sampling
@@ -64,7 +66,7 @@ class ChatCodec:
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         request = GenerateRequest(
             request_id=request_id,
-            prompts=(_chat(body.messages, tools),),
+            prompts=(_chat(body, tools),),
             constraint=constraint,
             sampling=_sampling(
                 body, body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens, logprobs
@@ -238,29 +240,38 @@ def _show_model(scene: Scene) -> JsonObject:
     return _model(scene, scene.catalog.resolve(name)) | {"id": name}
 
 
-def _chat(messages: list[ChatMessage], tools: tuple[Tool, ...]) -> Chat:
-    return Chat(messages=decode_messages(messages), tools=tools)
+def _chat(body: ChatBody, tools: tuple[Tool, ...]) -> Chat:
+    messages = decode_messages(body.messages)
+    return Chat(messages=messages, tools=tools, ending=_ending(body, messages[-1]))
+
+
+def _ending(body: ChatBody, last: Message) -> Ending:
+    """Return how the prompt ends, by vLLM's two fields; raises `InvalidRequest` where they contradict each other or the chat."""
+    if not body.continue_final_message:
+        return Ending.CLOSED if body.add_generation_prompt is False else Ending.OPENED
+    if body.add_generation_prompt is not False:
+        fault = (
+            "continue_final_message needs add_generation_prompt: false; an answer continues the last message or begins a new one"
+        )
+        raise InvalidRequest(fault, param="add_generation_prompt")
+    if last.role != "assistant" or last.tool_calls:
+        fault = "continue_final_message needs a last message of the assistant's that has text and no tool_calls"
+        raise InvalidRequest(fault, param="continue_final_message")
+    return Ending.CONTINUED
 
 
 def _rendered_chat(body: ChatBody) -> tuple[str | None, Prompt]:
-    return body.model, _chat(body.messages, decode_tools(body)[0])
+    return body.model, _chat(body, decode_tools(body)[0])
 
 
 def _tokenized(body: TokenizeBody) -> tuple[str | None, Prompt]:
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequest("give either prompt or messages", param="prompt")
     if body.messages is None:
+        if body.continue_final_message:
+            raise InvalidRequest("continue_final_message needs messages", param="continue_final_message")
         return body.model, RawText(text=body.prompt or "")
-    return _rendered_chat(
-        ChatBody(
-            model=body.model,
-            messages=body.messages,
-            tools=body.tools,
-            tool_choice=body.tool_choice,
-            functions=body.functions,
-            function_call=body.function_call,
-        )
-    )
+    return _rendered_chat(ChatBody(**{name: getattr(body, name) for name in TokenizeBody.model_fields if name != "prompt"}))
 
 
 def _detokenized(body: DetokenizeBody) -> tuple[str | None, Prompt]:
@@ -284,6 +295,7 @@ def _show_text(_: DetokenizeBody, rendered: Rendered) -> JsonObject:
 DIALECT = Dialect(
     name="openai",
     prefix="/v1/",
+    base_url="the base URL of an OpenAI client ends in /v1",
     endpoints=(
         Generate("/v1/chat/completions", ChatCodec()),
         Generate("/v1/completions", CompletionCodec()),

@@ -157,6 +157,8 @@ class ChatBody(GenerationBody):
     function_call: Literal["none", "auto"] | NamedFunction | None = None
     """The legacy form of `tool_choice`."""
     modalities: list[str] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
 
 class CompletionBody(GenerationBody):
@@ -181,6 +183,8 @@ class TokenizeBody(WireBody):
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     functions: list[dict[str, Any]] | None = None
     function_call: Literal["none", "auto"] | NamedFunction | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
 
 class DetokenizeBody(WireBody):

@@ -68,6 +68,7 @@ def _describe(scene: Scene) -> JsonObject:
 DIALECT = Dialect(
     name="reasoning",
     prefix="/",
+    base_url="it stands alone",
     endpoints=(Generate("/reasoning", ReasoningCodec()), Lookup("/", _describe)),
     encode_error=encode_error,
 )

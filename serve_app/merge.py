@@ -1,0 +1,44 @@
+"""Several streams of events as one. Knows nothing of what the events say."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from serve_app.conversation import TextEvent
+
+
+async def merge(streams: list[AsyncGenerator[TextEvent, None]]) -> AsyncGenerator[TextEvent, None]:
+    """Interleave several streams as their events come; the first failure ends all."""
+    if len(streams) == 1:
+        try:
+            async for event in streams[0]:
+                yield event
+        finally:
+            await streams[0].aclose()
+        return
+    queue: asyncio.Queue[TextEvent | BaseException | None] = asyncio.Queue(maxsize=64)
+
+    async def pump(stream: AsyncGenerator[TextEvent, None]) -> None:
+        try:
+            async for event in stream:
+                await queue.put(event)
+            await queue.put(None)
+        except Exception as error:
+            await queue.put(error)
+        finally:
+            await stream.aclose()
+
+    tasks = [asyncio.create_task(pump(stream)) for stream in streams]
+    running = len(tasks)
+    try:
+        while running:
+            item = await queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                running -= 1
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

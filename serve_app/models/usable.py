@@ -1,0 +1,33 @@
+"""Whether a model that is about to be made could answer anything. Knows no gateway; the tokenizer comes as a function."""
+
+from collections.abc import Callable
+
+from serve_app import parameters as ollama
+from serve_app.chat import go_template
+from serve_app.conversation import Chat, Message
+from serve_app.models.variant import Variant
+from serve_app.types import InvalidValue
+
+_MARKS = 2
+"""Tokens around a message: its role and its end."""
+
+
+def require_usable(variant: Variant, count_tokens: Callable[[str], int] | None) -> None:
+    """Raise `InvalidValue`, naming parameter or template, when even the shortest question to `variant` alone would be refused.
+
+    `count_tokens` returns the tokens of a text; without it, texts are not measured.
+    """
+    settings = variant.settings
+    ollama.require_usable(settings.parameters)
+    shortest = variant.prompted(Chat(messages=(Message(role="user", content="x"),)))
+    assert isinstance(shortest, Chat)
+    if settings.template:
+        if not go_template.parse(settings.template).render(shortest, "", {}):
+            raise InvalidValue("template", "leaves the prompt empty; it needs .Prompt or .Messages")
+        return
+    window = ollama.window(settings.parameters)
+    if window is None or count_tokens is None or not settings.system:
+        return
+    least = count_tokens(settings.system) + _MARKS + ollama.SHORTEST_PROMPT_TOKENS
+    if window <= least:
+        raise InvalidValue("num_ctx", f"is {window}, but with the system prompt the shortest prompt has {least} tokens")
