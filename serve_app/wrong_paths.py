@@ -8,10 +8,6 @@ from serve_app.dialects.base import Dialect
 
 _ALIASES = frozenset(("openai", "ollama"))
 """Segments that other servers put before the APIs of these names."""
-_UNSERVED = frozenset(
-    ("audio", "batches", "embeddings", "files", "fine_tuning", "images", "messages", "moderations", "rerank", "responses", "score")
-)
-"""Endpoints of OpenAI's API and of vLLM's additions to it that are not here; some are names in other APIs too."""
 _SHOWN_CHARS = 200
 _PARAMETER = re.compile(r"\\\{\w+(:path)?\\\}")
 
@@ -53,12 +49,12 @@ def right_place(path: str, dialects: Sequence[Dialect]) -> Place | None:
     rest = segments[at[-1] + 1 :] if at else segments
     if not rest:
         return None
-    named = [roots[segment.casefold()] for segment in reversed(segments[: at[-1] + 1] if at else []) if segment.casefold() in roots]
-    for dialect in dict.fromkeys((named or list(roots.values()))[:1] + list(roots.values())):
+    named = [roots[segment.casefold()] for segment in reversed(segments) if segment.casefold() in roots]
+    for dialect in dict.fromkeys(named + list(roots.values())[: 1 if named else None]):  # any may have been meant, or the first
         found = _served(dialect.prefix + "/".join(rest), dialects)
         if found is not None:
             return found
-        if dialect.prefix == "/v1/" and rest[0].casefold() in _UNSERVED:
+        if rest[0].casefold() in dialect.absent and (dialect in named or not named):
             return Place(dialect=dialect, path=dialect.prefix + "/".join(rest), served=False)
     return _served("/" + "/".join(rest), dialects) if at else None
 

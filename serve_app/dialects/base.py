@@ -199,6 +199,8 @@ class Dialect:
     """Unknown paths below it are answered in this dialect; the longest matching prefix wins."""
     base_url: str = ""
     """How its clients' base URL should look, as a sentence for those whose paths are a little wrong."""
+    absent: frozenset[str] = frozenset()
+    """First segments below `prefix` of endpoints that this API has elsewhere and not here."""
     endpoints: tuple[Endpoint, ...]
     encode_error: Callable[[ServeError, str], JsonObject]
     """(error, request id) -> body."""

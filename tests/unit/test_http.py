@@ -315,7 +315,6 @@ OLLAMAS = {
     "/ollama/api/chat": "/api/chat",
     "/chat": "/api/chat",
     "/tags": "/api/tags",
-    "/v1/generate": "/api/generate",
     "/v1/api/blobs/sha256:00": "/api/blobs/sha256:00",
 }
 
@@ -337,12 +336,14 @@ async def test_a_path_that_is_a_little_wrong_is_told_the_right_one(path: str, me
             assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", "not_found", None)
 
 
-@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/nope", "/v1/v1", "/v1/embeddings", "/v1/chat/nope"])
+@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/nope", "/v1/v1", "/v1/embeddings", "/v1/chat/nope", "/v1/chat", "/v1/tags"])
 async def test_a_path_that_is_like_none_is_answered_where_it_is(path: str) -> None:
     async with running(a={}) as app:
         error = (await app.client.get(path)).json()["error"]
         assert error["message"] == f"no endpoint GET {path}; GET /openapi.json lists them"
-        assert "error" in (await app.client.get("/api/nope")).json()
+        for ollamas in ("/api/nope", "/api/responses", "/api"):
+            told = (await app.client.get(ollamas)).json()
+            assert told == {"error": f"no endpoint GET {ollamas}; GET /openapi.json lists them"}
         assert (await app.client.get("/nope/chat/completion")).json()["code"] == "not_found"
 
 

@@ -10,6 +10,9 @@ import ollama
 import pytest
 
 from serve_app.dialects.base import dump
+from serve_app.gateway import Telling
+from serve_app.responses import told_headers
+from serve_app.routing.policy import Candidate
 from serve_app.types import Finished, FinishReason, TokenDelta, TokenEvent, TokenLogprob, Usage
 from tests.unit.app import running
 
@@ -107,6 +110,12 @@ async def test_health_stays_readable_whatever_an_engine_reports(path: str) -> No
     assert response.status_code == 200
     assert "null" in response.text
     _strict(response.text)
+
+
+def test_the_header_of_candidates_is_strict_json() -> None:
+    odd = Candidate(group="a", obstacle="", ahead=0, wait_s=math.inf, finish_s=math.nan)
+    header = told_headers(Telling(request_id="r", debug=True, weighed=(odd,)))["x-route-candidates"]
+    assert _strict(header) == [{"group": "a", "obstacle": None, "ahead": 0, "wait_s": None, "finish_s": None}]
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -295,7 +295,6 @@ def _show_text(_: DetokenizeBody, rendered: Rendered) -> JsonObject:
 DIALECT = Dialect(
     name="openai",
     prefix="/v1/",
-    base_url="the base URL of an OpenAI client ends in /v1",
     endpoints=(
         Generate("/v1/chat/completions", ChatCodec()),
         Generate("/v1/completions", CompletionCodec()),
