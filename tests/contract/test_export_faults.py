@@ -169,6 +169,7 @@ _TERMINATED = """
 import os, signal, sys
 from pathlib import Path
 from serve_app import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 write = cli.write_form
 def cut(*arguments):
     *rest, show = arguments

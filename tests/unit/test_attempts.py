@@ -10,13 +10,25 @@ import pytest
 from serve_app.attempts import Attempts, Order, Telling
 from serve_app.config import FakeSettings, RoutingSettings
 from serve_app.engines.fake import FakeEngine
-from serve_app.errors import EngineDead, NoEngine, ServeError
+from serve_app.errors import ConstraintLost, EngineDead, NoEngine, ServeError
 from serve_app.metrics import Traffic
 from serve_app.models.catalog import EMBEDDED
 from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import FleetView
 from serve_app.routing.placing import place
-from serve_app.types import Capability, EngineInfo, Finished, Grammar, Phase, Sampling, TokenDelta, TokenEvent, TokenRequest
+from serve_app.types import (
+    Capability,
+    Choice,
+    Constraint,
+    EngineInfo,
+    Finished,
+    Grammar,
+    Phase,
+    Sampling,
+    TokenDelta,
+    TokenEvent,
+    TokenRequest,
+)
 
 TEXT = "one two three four five six seven eight"
 
@@ -52,9 +64,11 @@ def _attempts(routing: RoutingSettings, **groups: Replicas) -> Attempts:
     return Attempts(routing, groups, lambda: view.snapshot(time.monotonic()), Traffic())
 
 
-async def _run(attempts: Attempts, *candidates: str, affinity: str = "") -> tuple[list[int], Telling]:
+async def _run(
+    attempts: Attempts, *candidates: str, affinity: str = "", constraint: Constraint | None = None
+) -> tuple[list[int], Telling]:
     telling = Telling(request_id="r", reason="preferred")
-    request = TokenRequest(request_id="r", prompt=(5,), sampling=Sampling(temperature=0))
+    request = TokenRequest(request_id="r", prompt=(5,), sampling=Sampling(temperature=0), constraint=constraint)
     order = Order(request=request, candidates=candidates, telling=telling, deadline=time.monotonic() + 5, affinity=affinity)
     ids: list[int] = []
     async for event in attempts.run(order):
@@ -116,6 +130,32 @@ async def test_only_tokens_that_were_drawn_are_gone_on_from() -> None:
     attempts = _attempts(RoutingSettings(), near=near, other=Replicas(c=await _engine()))
     with pytest.raises(EngineDead, match="not the tokens that it drew"):
         await _run(attempts, "near", "other")
+
+
+class _Loser(FakeEngine):
+    """Cannot keep answers within constraints."""
+
+    async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
+        if request.constraint is not None:
+            raise ConstraintLost("the constraint was left by the engine; make it simpler", param="constraint")
+        async for event in super().generate(request):
+            yield event
+
+
+async def test_a_constraint_that_is_lost_moves_on_and_says_nothing_of_the_engine() -> None:
+    """However often one client asks for it, others are served there; where nobody can keep it, it is the request's fault."""
+    loser, other = Replicas(x=await _engine(_Loser)), Replicas(y=await _engine())
+    attempts = _attempts(RoutingSettings(), a=loser, b=other)
+    for _ in range(20):
+        _, telling = await _run(attempts, "a", "b", constraint=Choice(("x",)))
+        assert (telling.engine, telling.reason) == ("b", "failover")
+    _, telling = await _run(attempts, "a", "b")
+    assert (telling.engine, telling.attempts) == ("a", 1)
+    with pytest.raises(ConstraintLost) as lost:
+        await _run(attempts, "a", constraint=Choice(("x",)))
+    assert lost.value.status == 400
+    _, telling = await _run(attempts, "a")
+    assert telling.engine == "a"
 
 
 async def test_a_conversation_stays_with_its_replica() -> None:
