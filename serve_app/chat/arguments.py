@@ -1,14 +1,18 @@
-"""Checks answers and the arguments of tool calls against their schemas. Pure: fetches nothing; patterns match in linear time."""
+"""Checks answers and the arguments of tool calls against their schemas. Pure: fetches nothing; what patterns may cost is bounded."""
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
-from jsonschema_rs import Draft202012Validator, RegexOptions, ValidationError
+from jsonschema_rs import Draft202012Validator, FancyRegexOptions, RegexOptions, ValidationError
 
 from serve_app.chat.constraint import quoted, rewritten
 from serve_app.conversation import Tool, ToolCall
 from serve_app.strict_json import load
+
+_MOST_BACKTRACKING = 20_000
+"""Steps that a pattern may go back; it takes a millisecond."""
 
 
 def invalid_calls(tools: Sequence[Tool], calls: Iterable[ToolCall]) -> tuple[str, ...]:
@@ -32,10 +36,13 @@ def fits(text: str, schema: str) -> bool:
         return False
     if not schema.isascii():
         schema = json.dumps(rewritten(json.loads(schema), quoted))
-    try:
-        return bool(Draft202012Validator(schema, retriever=_refuse, pattern_options=RegexOptions()).is_valid(value))
-    except (ValidationError, ValueError):
-        return True
+    for options in (
+        RegexOptions(),
+        FancyRegexOptions(backtrack_limit=_MOST_BACKTRACKING),
+    ):  # the second for patterns that look around
+        with suppress(ValidationError, ValueError):
+            return bool(Draft202012Validator(schema, retriever=_refuse, pattern_options=options).is_valid(value))
+    return True
 
 
 def _refuse(address: str) -> Any:

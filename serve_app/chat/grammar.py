@@ -8,7 +8,7 @@ import random
 import re
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,8 +35,13 @@ _PATIENCE = 4
 _KEPT = 128
 _CHARS_PER_TOKEN = 4
 """Of text, about: what is repeated more often than that for each token has no room in an answer."""
-_REHEARSED = 64
-"""Steps for which a constraint is followed before it passes."""
+_REHEARSED = 256
+"""Steps for which a constraint is followed before it passes,"""
+_REHEARSAL_S = 0.5
+"""unless they take so long together."""
+_RECENT = 16
+_STEP_LIMIT_S = 0.005
+"""Most computing time of a step over bytes, as a mean of the last ones; harmless constraints take a hundredth of that."""
 _CONTEXT = re.compile(r"^\s*\d* \|")
 """A line by which llguidance shows where it stands in the grammar."""
 _PLACE = re.compile(r"^(?:at )?\d+\(\d+\): (?:failed to compile JSON schema: )?")
@@ -51,6 +56,10 @@ class GrammarCheck:
         self._longest = longest
         self._sparse = _sparse(tokenizer)  # now: it would hold up the event loop for a third of a second at 200,000 tokens
         self._vocabulary = tokenizer.vocabulary
+        self._drawn = np.asarray(
+            [at for at, raw in enumerate(_words(tokenizer)) if raw and at not in tokenizer.vocabulary.stop_ids]
+        )
+        """The tokens that a rehearsal draws from: single bytes, and control tokens that are no end."""
         self._passed: OrderedDict[Constraint, None] = OrderedDict()
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="grammar")
 
@@ -89,26 +98,36 @@ class GrammarCheck:
         self._rehearse(matcher)
 
     def _rehearse(self, matcher: LLMatcher) -> None:
-        """Follow a constraint for some bytes drawn by chance; raises `InvalidRequest` where that takes long.
+        """Follow a constraint for some bytes drawn by chance; raises `InvalidRequest` where the steps grow slow.
 
-        Some engines follow all constraints in the loop that serves everybody.
+        Some engines follow all constraints in the loop that serves everybody, and with an ambiguous grammar the work of a step
+        grows with the cube of the answer's length.
         """
         bits = llguidance.numpy.allocate_token_bitmask(1, self._vocabulary.size)
-        draw, began = random.Random(0), time.thread_time()
+        draw = random.Random(0)
+        began = time.thread_time()
+        recent = deque([began], _RECENT)
         for _ in range(_REHEARSED):
             llguidance.numpy.fill_next_token_bitmask(matcher, bits, 0)
-            allowed = np.flatnonzero(np.unpackbits(bits[0].view(np.uint8), bitorder="little"))
+            allowed = self._drawn[bits[0][self._drawn >> 5] >> (self._drawn & 31) & 1 == 1]
             if matcher.is_error() or not allowed.size or not matcher.consume_token(int(draw.choice(allowed))):
                 return
-            if time.thread_time() - began > REGEX_LIMIT_S:
-                raise _slow(REGEX_LIMIT_S, "follow")
+            now = time.thread_time()
+            if len(recent) == _RECENT and now - recent[0] > _RECENT * _STEP_LIMIT_S:
+                raise unusable("it is ambiguous, and takes ever longer to follow; make it simpler")
+            recent.append(now)
+            if now - began > _REHEARSAL_S:
+                return
 
 
 def _sparse(tokenizer: Tokenizer) -> LLTokenizer:
     """Return the vocabulary without its words: a grammar is about bytes and names control tokens only."""
+    return wrap_tokens(_words(tokenizer), tokenizer.vocabulary.control_ids, tokenizer.vocabulary.stop_ids)
+
+
+def _words(tokenizer: Tokenizer) -> list[bytes]:
     vocabulary = tokenizer.vocabulary
-    tokens = [raw if at in vocabulary.control_ids or len(raw) == 1 else b"" for at, raw in enumerate(vocabulary.tokens)]
-    return wrap_tokens(tokens, vocabulary.control_ids, vocabulary.stop_ids)
+    return [raw if at in vocabulary.control_ids or len(raw) == 1 else b"" for at, raw in enumerate(vocabulary.tokens)]
 
 
 async def in_time(constraint: Constraint, pool: Executor, compile_: Callable[[Constraint], Compiled]) -> Compiled:
@@ -138,8 +157,8 @@ async def in_time(constraint: Constraint, pool: Executor, compile_: Callable[[Co
         work.cancel()  # where it still waits
 
 
-def _slow(limit_s: float, what: str = "compile") -> InvalidRequest:
-    return InvalidRequest(f"the constraint takes more than {limit_s:g} s to {what}; make it simpler", param="constraint")
+def _slow(limit_s: float) -> InvalidRequest:
+    return InvalidRequest(f"the constraint takes more than {limit_s:g} s to compile; make it simpler", param="constraint")
 
 
 def checked_lark(constraint: Constraint) -> str:

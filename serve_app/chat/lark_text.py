@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
+from urllib.parse import quote, unquote
 
 from serve_app.types import Choice, Constraint, Grammar, JsonSchema, Regex
 
@@ -39,17 +40,27 @@ def names_unicode_patterns(constraint: Constraint) -> bool:
 
 
 def respell(grammar: str, spell: Callable[[str], str]) -> str:
-    """Return a Lark grammar with `spell` applied to each of its texts' characters outside ASCII, patterns left alone."""
+    """Return a Lark grammar with `spell` applied to each of its texts' characters outside ASCII, patterns left alone.
+
+    A reference names a text, though by its bytes: it goes on to name it.
+    """
+
+    def spelled(text: str) -> str:
+        return "".join(char if char.isascii() else spell(char) for char in text)
 
     def change(part: re.Match[str]) -> str:
         if not part["text"]:
             return part[0]
-        plain = _ESCAPED.sub(lambda escape: str(json.loads(f'"{escape[0]}"')), part[0])
-        return "".join(char if char.isascii() else spell(char) for char in plain)
+        return spelled(_ESCAPED.sub(lambda escape: str(json.loads(f'"{escape[0]}"')), part[0]))
 
-    return _PARTS.sub(change, grammar)
+    def rename(reference: re.Match[str]) -> str:
+        return _BYTES.sub(lambda run: quote(spelled(unquote(run[0]))), reference[0])
+
+    return _REFERENCE.sub(rename, _PARTS.sub(change, grammar))
 
 
+_REFERENCE = re.compile(r'(?<!\\)"\$ref": "[^"]*%[^"]*"')
+_BYTES = re.compile(r"(?:%[89A-Fa-f][0-9A-Fa-f])+")
 _ESCAPED = re.compile(r"(?<!\\)(?:\\u(?!00[0-7])[0-9a-fA-F]{4})+")
 """Characters outside ASCII, a pair of surrogates as one."""
 

@@ -46,6 +46,14 @@ def test_a_schema_that_refers_to_a_name_of_another_script_is_understood() -> Non
     assert (fits('{"a": 1}', schema), fits('{"a": 2}', schema)) == (True, False)
 
 
+def test_patterns_that_look_around_are_checked_within_bounds() -> None:
+    schema = '{"type": "string", "pattern": "^(?=x)[xy]{2}$"}'
+    assert (fits('"xy"', schema), fits('"yx"', schema)) == (True, False)
+    began = time.thread_time()
+    fits(json.dumps("a" * 5000), '{"pattern": "^(?=a)(a+)+\\\\1b$"}')
+    assert time.thread_time() - began < 1  # going back as often as the pattern wants would take for ever
+
+
 @pytest.mark.parametrize(("text", "allowed"), [("[1, 1]", False), ("[1, 2]", True), ("NaN", False), ("[1", False), ("", False)])
 def test_answers_are_checked_for_what_no_grammar_keeps(text: str, *, allowed: bool) -> None:
     assert fits(text, '{"type": ["array", "number"], "uniqueItems": true}') is allowed

@@ -241,6 +241,15 @@ async def test_a_refusal_says_why_in_a_sentence(tokenizer: Tokenizer, constraint
     assert "| start" not in refused.value.message
 
 
+AMBIGUOUS = ['start: s\ns: s s | "x"', 'start: ((("x"*)*)*)*', 'start: a\na: a "x" a | "x"?']
+
+
+@pytest.mark.parametrize("lark", AMBIGUOUS)
+async def test_a_grammar_that_takes_ever_longer_to_follow_is_refused(tokenizer: Tokenizer, lark: str) -> None:
+    with pytest.raises(InvalidRequest, match="takes ever longer to follow"):
+        await GrammarCheck(tokenizer).require(Grammar(lark))
+
+
 @pytest.mark.parametrize(
     "constraint", [Choice(("y{30000}",)), JsonSchema('{"const": "{30000} \\"minLength\\": 30000"}'), Regex("a{9000}")], ids=str
 )
