@@ -7,12 +7,15 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
+from serve_app.browsers import BrowserRules
 from serve_app.config import AppSettings, gpu_layers
 from serve_app.dialects.base import (
     Act,
@@ -29,6 +32,7 @@ from serve_app.dialects.base import (
     WireBody,
     parse,
 )
+from serve_app.edge import Edge
 from serve_app.errors import MethodNotAllowed, NoEngine, NotFound, ServeError, internal_error
 from serve_app.gateway import Gateway, Telling
 from serve_app.metrics import CONTENT_TYPE
@@ -63,13 +67,15 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
 
     async def refuse(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        dialect = _dialect_of(request, dialects)
-        shown: ServeError = NotFound(f"no endpoint {request.method} {request.url.path[:200]}; GET /openapi.json lists them")
+        dialect = _dialect_of(request.scope, dialects)
+        path = request.scope["path"][:200]
+        shown: ServeError = NotFound(f"no endpoint {request.method} {path}; GET /openapi.json lists them")
         if error.status_code == 405:
-            shown = MethodNotAllowed(f"{request.url.path[:200]} does not take {request.method}")
+            shown = MethodNotAllowed(f"{path} does not take {request.method}")
         return error_response(dialect, shown, Telling(request_id=request_id(request)), dict(error.headers or {}))
 
     app.add_exception_handler(HTTPException, refuse)
+    _add_edge(app, gateway.settings, dialects)
     return app
 
 
@@ -95,16 +101,30 @@ def create_unusable_app(
         return JSONResponse({"status": "ok"})
 
     async def refuse(request: Request) -> Response:
-        return error_response(_dialect_of(request, dialects), reason(), Telling(request_id=request_id(request)))
+        return error_response(_dialect_of(request.scope, dialects), reason(), Telling(request_id=request_id(request)))
 
     app.add_api_route("/health", health, methods=["GET", "HEAD"])
     app.add_api_route("/livez", livez, methods=["GET", "HEAD"])
     app.add_api_route("/{path:path}", refuse, methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+    _add_edge(app, settings, dialects)
     return app
 
 
-def _dialect_of(request: Request, dialects: tuple[Dialect, ...]) -> Dialect:
-    return max((each for each in dialects if request.url.path.startswith(each.prefix)), key=lambda each: len(each.prefix))
+def _dialect_of(scope: Scope, dialects: tuple[Dialect, ...]) -> Dialect:
+    """Return the dialect with the longest prefix of the path, else the one with the shortest prefix."""
+    path = scope["path"]
+    return max(dialects, key=lambda each: len(each.prefix) if path.startswith(each.prefix) else -len(each.prefix))
+
+
+def _add_edge(app: FastAPI, settings: AppSettings, dialects: tuple[Dialect, ...]) -> None:
+    """Put `serve_app.edge` around the application."""
+    rules = BrowserRules(settings.browsers, [urlsplit(settings.public_url).hostname or ""])
+
+    def refuse(scope: Scope, error: ServeError | None) -> Response:
+        telling = Telling(request_id=request_id(Request(scope)))
+        return error_response(_dialect_of(scope, dialects), error or internal_error(telling.request_id), telling)
+
+    app.add_middleware(Edge, rules=rules, refuse=refuse)
 
 
 def _mount(app: FastAPI, gateway: Gateway, dialect: Dialect, endpoint: Generate | Act | Render | Trial) -> None:
