@@ -29,13 +29,13 @@ from serve_app.dialects.base import (
     Reply,
     Scene,
     Trial,
-    WireBody,
     parse,
 )
 from serve_app.edge import Edge
 from serve_app.errors import MethodNotAllowed, NoEngine, NotFound, ServeError, internal_error
 from serve_app.gateway import Gateway, Telling
 from serve_app.metrics import CONTENT_TYPE
+from serve_app.openapi import describe
 from serve_app.responses import error_response, hinted, json_response, read_body, request_id, respond, told_headers
 from serve_app.routing.fleet import Fleet
 from serve_app.routing.overview import overview
@@ -45,6 +45,8 @@ from serve_app.types import Phase, Task
 logger = logging.getLogger(__name__)
 
 _CLIENT_GONE = 499
+_HEALTH = dict.fromkeys(("/health", "/livez", "/v1/cluster"), "application/json") | {"/metrics": "text/plain"}
+"""The health endpoints, with the media type of their answers."""
 
 
 def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
@@ -52,8 +54,9 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
 
     Where several dialects look up the same path, the first that has an answer gives it.
     """
-    app = FastAPI(title="phi-serve", summary="One endpoint in front of GPU and CPU engines", docs_url=None, redoc_url=None)
+    app = FastAPI(title="phi-serve", docs_url=None, redoc_url=None)
     dialects = tuple(dialects)
+    app.openapi_schema = describe(dialects, _HEALTH)
     lookups: dict[str, list[tuple[Dialect, Lookup]]] = {}
     for dialect in dialects:
         for endpoint in dialect.endpoints:
@@ -131,11 +134,8 @@ def _mount(app: FastAPI, gateway: Gateway, dialect: Dialect, endpoint: Generate 
     async def answer(request: Request) -> Response:
         return await _guarded(dialect, request, lambda telling: _answer(endpoint, gateway, request, telling))
 
-    body = endpoint.codec.body if isinstance(endpoint, Generate) else endpoint.body
     method = endpoint.method if isinstance(endpoint, Act) else "POST"
-    name = f"{method} {endpoint.path}"
-    extra = {} if method == "HEAD" else _body_schema(body)
-    app.add_api_route(endpoint.path, answer, methods=[method], openapi_extra=extra, tags=[dialect.name], name=name)
+    app.add_api_route(endpoint.path, answer, methods=[method], name=f"{method} {endpoint.path}")
 
 
 async def _answer(endpoint: Generate | Act | Render | Trial, gateway: Gateway, request: Request, telling: Telling) -> Response:
@@ -161,8 +161,7 @@ def _mount_lookup(app: FastAPI, gateway: Gateway, path: str, found: list[tuple[D
 
         return await _guarded(found[0][0], request, answer)
 
-    app.add_api_route(path, look_up, methods=["GET"], tags=[found[0][0].name], name=path)
-    app.add_api_route(path, look_up, methods=["HEAD"], include_in_schema=False)
+    app.add_api_route(path, look_up, methods=["GET", "HEAD"], name=path)
 
 
 def _scene(gateway: Gateway, request: Request) -> Scene:
@@ -188,12 +187,6 @@ def _reply(answer: JsonObject | Reply, telling: Telling) -> Response:
     if isinstance(answer, Reply):
         return Response(answer.body, answer.status, told_headers(telling), answer.media_type)
     return json_response(answer, 200, told_headers(telling))
-
-
-def _body_schema(body: type[WireBody] | None) -> dict[str, Any]:
-    if body is None:
-        return {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"format": "binary"}}}}}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": body.model_json_schema()}}}}
 
 
 async def _rendered(endpoint: Render, gateway: Gateway, request: Request, telling: Telling) -> Response:
@@ -253,8 +246,7 @@ def _mount_health(app: FastAPI, gateway: Gateway) -> None:
         return JSONResponse(overview(gateway.fleet()))
 
     for path, endpoint in (("/health", health), ("/livez", livez), ("/metrics", metrics), ("/v1/cluster", cluster)):
-        app.add_api_route(path, endpoint, methods=["GET"], tags=["health"])
-        app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)  # what load balancers send
+        app.add_api_route(path, endpoint, methods=["GET", "HEAD"])  # load balancers send HEAD
 
 
 def _status(fleet: Fleet) -> str:

@@ -87,6 +87,8 @@ class Generate:
 
     path: str
     codec: Codec[Any]
+    streams: str | None = None
+    """Media type of its streamed answers; None: it has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +132,8 @@ class Lookup:
     path: str
     answer: Callable[[Scene], JsonObject | Reply | None]
     """None leaves this request to the next dialect that has the path."""
+    media_types: tuple[str, ...] = ("application/json",)
+    """Those that its answers may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +149,10 @@ class Act:
     """None: the bytes as they are."""
     answer: Callable[[Scene, Any], JsonObject | Reply]
     """Raises `ServeError`."""
+    media_types: tuple[str, ...] = ("application/json",)
+    """Those that its answers may have."""
+    success: int = 200
+    """Status of its answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +204,8 @@ class Dialect:
     endpoints: tuple[Endpoint, ...]
     encode_error: Callable[[ServeError, str], JsonObject]
     """(error, request id) -> body."""
+    error_schema: JsonObject
+    """JSON schema of those bodies."""
 
 
 def parse(body_type: type[Body], raw: bytes) -> Body:

@@ -376,4 +376,6 @@ async def test_every_documented_body_has_a_schema() -> None:
     posts = {path: post for path, post in posts.items() if path not in uploads}
     expected = {CHAT, f"{CHAT}/render", "/v1/completions", "/tokenize", "/detokenize", "/reasoning", "/api/chat", "/api/generate"}
     assert expected <= set(posts)
-    assert all(post["requestBody"]["content"]["application/json"]["schema"]["properties"] for post in posts.values())
+    bodies = {path: post["requestBody"]["content"]["application/json"]["schema"]["$ref"] for path, post in posts.items()}
+    named = schema["components"]["schemas"]
+    assert all(named[reference.removeprefix("#/components/schemas/")]["properties"] for reference in bodies.values())

@@ -29,8 +29,17 @@ from serve_app.dialects.base import (
     sampling,
 )
 from serve_app.dialects.openai.constraints import decode_structured, decode_tools
-from serve_app.dialects.openai.shapes import chat_logprobs, completion_usage, encode_error, flagged, head, show_call, text_logprobs
-from serve_app.dialects.openai.stream import ChatEncoder, CompletionEncoder
+from serve_app.dialects.openai.shapes import (
+    ERROR_SCHEMA,
+    chat_logprobs,
+    completion_usage,
+    encode_error,
+    flagged,
+    head,
+    show_call,
+    text_logprobs,
+)
+from serve_app.dialects.openai.stream import MEDIA_TYPE, ChatEncoder, CompletionEncoder
 from serve_app.dialects.openai.wire import ChatBody, ChatMessage, CompletionBody, DetokenizeBody, GenerationBody, TokenizeBody
 from serve_app.errors import InvalidRequest, Unsupported
 from serve_app.models.catalog import Catalog
@@ -276,8 +285,8 @@ DIALECT = Dialect(
     name="openai",
     prefix="/v1/",
     endpoints=(
-        Generate("/v1/chat/completions", ChatCodec()),
-        Generate("/v1/completions", CompletionCodec()),
+        Generate("/v1/chat/completions", ChatCodec(), MEDIA_TYPE),
+        Generate("/v1/completions", CompletionCodec(), MEDIA_TYPE),
         Render("/v1/chat/completions/render", ChatBody, _rendered_chat, _show_rendered),
         Render("/tokenize", TokenizeBody, _tokenized, _show_tokens),
         Render("/detokenize", DetokenizeBody, _detokenized, _show_text),
@@ -285,4 +294,5 @@ DIALECT = Dialect(
         Lookup("/v1/models/{model:path}", _show_model),
     ),
     encode_error=encode_error,
+    error_schema=ERROR_SCHEMA,
 )
