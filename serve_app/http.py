@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
@@ -73,9 +74,11 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
         dialect = _dialect_of(request.scope, dialects)
         path = request.scope["path"][:200]
         shown: ServeError = NotFound(f"no endpoint {request.method} {path}; GET /openapi.json lists them")
+        headers = dict(error.headers or {})
         if error.status_code == 405:
             shown = MethodNotAllowed(f"{path} does not take {request.method}")
-        return error_response(dialect, shown, Telling(request_id=request_id(request)), dict(error.headers or {}))
+            headers["allow"] = _methods_at(app, request.scope["path"])
+        return error_response(dialect, shown, Telling(request_id=request_id(request)), headers)
 
     app.add_exception_handler(HTTPException, refuse)
     _add_edge(app, gateway.settings, dialects)
@@ -111,6 +114,12 @@ def create_unusable_app(
     app.add_api_route("/{path:path}", refuse, methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
     _add_edge(app, settings, dialects)
     return app
+
+
+def _methods_at(app: FastAPI, path: str) -> str:
+    """Return the methods of every route at `path`; the framework names those of the first alone."""
+    routes = [route for route in app.routes if isinstance(route, APIRoute) and route.path_regex.fullmatch(path)]
+    return ", ".join(sorted({method for route in routes for method in route.methods}))
 
 
 def _dialect_of(scope: Scope, dialects: tuple[Dialect, ...]) -> Dialect:

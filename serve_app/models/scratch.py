@@ -15,8 +15,8 @@ _PREFIX = ".phi-serve-export-"
 def scratch_folder(parent: Path, prefix: str = _PREFIX) -> Iterator[Path]:
     """Yield a new empty folder in `parent`, and remove what is left of it at the end; first remove what dead writers left there.
 
-    A writer holds a lock on its folder, which the kernel frees when the writer dies, however it dies. Folders whose names begin with
-    `prefix` count as writers'.
+    A writer holds a lock on its folder, which the kernel frees when the writer dies, however it dies. A folder whose name begins
+    with `prefix` counts as a writer's.
     """
     for left in parent.glob(f"{prefix}*"):
         _remove_dead(left)

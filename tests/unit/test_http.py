@@ -277,8 +277,10 @@ async def test_unknown_paths_and_methods_answer_in_their_dialect() -> None:
         lost = await app.client.post("/v1/nope")
         wrong = await app.client.get(CHAT)
         other = await app.client.get("/nope")
+        several = await app.client.get("/api/blobs/sha256:abc")
     assert (lost.status_code, lost.json()["error"]["code"]) == (404, "not_found")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert (several.status_code, several.headers["allow"]) == (405, "HEAD, POST")
     assert (other.status_code, other.json()["code"]) == (404, "not_found")
 
 
