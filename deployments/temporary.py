@@ -1,10 +1,12 @@
 """One folder for everything temporary of a replica: vLLM's sockets, llama.cpp's, what multiprocessing leaves. Knows none of them.
 
-It is removed when the replica ends. Where that was killed, the next replica on the node removes it; see `serve_app.models.scratch`.
+It is removed when the replica ends, and by a shell that outlives it where it is killed; should that be killed too, by the next
+replica on the node (see `serve_app.models.scratch`).
 """
 
 import atexit
 import os
+import subprocess
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -24,6 +26,10 @@ def claim_temp_folder() -> Callable[[], None]:
         parent = Path("/tmp")
     held = ExitStack()
     folder = held.enter_context(scratch_folder(parent, _PREFIX))
+    # It reads until this process is gone, however it went. In a session of its own, since a stopped Ray ends whole process groups.
+    command = ["/bin/sh", "-c", 'while read -r _; do :; done; rm -rf -- "$1"', "sh", str(folder)]
+    watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    held.callback(_end, watcher)
     before = os.environ.get("TMPDIR"), tempfile.tempdir
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
 
@@ -36,3 +42,8 @@ def claim_temp_folder() -> Callable[[], None]:
     held.callback(restore)
     atexit.register(held.close)
     return held.close
+
+
+def _end(watcher: subprocess.Popen[bytes]) -> None:
+    watcher.kill()  # closing its input is not enough: forked children may hold a copy
+    watcher.communicate()

@@ -74,7 +74,7 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
         dialect = _dialect_of(request.scope, dialects)
         path = request.scope["path"][:200]
         shown: ServeError = NotFound(f"no endpoint {request.method} {path}; GET /openapi.json lists them")
-        headers = dict(error.headers or {})
+        headers = {name.lower(): value for name, value in (error.headers or {}).items()}
         if error.status_code == 405:
             shown = MethodNotAllowed(f"{path} does not take {request.method}")
             headers["allow"] = _methods_at(app, request.scope["path"])

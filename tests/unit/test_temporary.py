@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,10 +62,36 @@ def test_a_replica_that_stops_leaves_nothing(parent: Path, arguments: tuple[str,
     assert list(parent.iterdir()) == []
 
 
-def test_what_a_killed_replica_left_goes_when_the_next_starts_and_no_other_is_touched(parent: Path) -> None:
+def _await_contents(parent: Path, expected: set[Path]) -> None:
+    deadline = time.monotonic() + 30
+    while set(parent.iterdir()) != expected:
+        assert time.monotonic() < deadline, list(parent.iterdir())
+        time.sleep(0.01)
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait(30)
+    for pipe in (process.stdin, process.stdout):
+        assert pipe
+        pipe.close()
+
+
+def test_a_replica_that_is_killed_leaves_nothing(parent: Path) -> None:
+    (killed, _), (living, kept) = _replica(), _replica()
+    _kill(killed)
+    _await_contents(parent, {kept})
+    assert len(list(kept.iterdir())) == 4
+    _end(living)
+    assert list(parent.iterdir()) == []
+
+
+def test_what_is_left_nevertheless_goes_when_the_next_replica_starts(parent: Path) -> None:
     (killed, lost), (living, kept) = _replica(), _replica()
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait(30)
+    children = Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split()
+    for child in map(int, children):
+        os.kill(child, signal.SIGKILL)
+    _kill(killed)
     assert set(parent.iterdir()) == {lost, kept}
     successor, own = _replica()
     assert set(parent.iterdir()) == {kept, own}
@@ -72,10 +99,6 @@ def test_what_a_killed_replica_left_goes_when_the_next_starts_and_no_other_is_to
     for process in (living, successor):
         _end(process)
     assert list(parent.iterdir()) == []
-    for process in (killed, living, successor):
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
 
 
 def test_a_long_path_leaves_room_for_sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
