@@ -30,10 +30,14 @@ class LiveApp:
     url: str
     log: Path
     config: dict[str, Any]
+    temporary: Path
+    """Where its replicas put their temporary files."""
     seen: list[tuple[float, int, dict[str, str]]] = field(default_factory=list)
     """(seconds since `serve run`, status of /health, phase per group), one entry per change."""
     first_answer_s: dict[str, float] = field(default_factory=dict)
     """Seconds from `serve run` to the first streamed token, per group."""
+    ended: str = ""
+    """What `serve run` wrote after it was told to end."""
 
     def client(self) -> openai.OpenAI:
         """Return the official client, without retries of its own."""
@@ -64,10 +68,11 @@ class LiveApp:
 
     def _answering(self, group: str) -> int:
         from ray.exceptions import ActorDiedError
+        from ray.serve.exceptions import DeploymentUnavailableError
 
         try:
             return len(self.loads(group))
-        except ActorDiedError:  # this process's own handle has not heard yet that a killed replica is gone
+        except (ActorDiedError, DeploymentUnavailableError):  # none is left, or this process has not heard yet which is gone
             return 0
 
 
@@ -120,6 +125,15 @@ def _stream_one_token(app: LiveApp, group: str) -> None:
         pass
 
 
+def _await_empty(folder: Path, limit_s: float = 10) -> None:
+    """Wait until dead replicas' temporary folders are gone; raises `TimeoutError` with what is left."""
+    deadline = time.monotonic() + limit_s
+    while left := list(folder.glob(".phi-replica-*")):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"replicas left {left}")
+        time.sleep(0.1)
+
+
 @contextmanager
 def live(config: dict[str, Any], limit_s: float = START_LIMIT_S) -> Iterator[LiveApp]:
     """Serve `config` on a free port until the block ends; ends only what it started. It must be ready within `limit_s`."""
@@ -132,9 +146,12 @@ def live(config: dict[str, Any], limit_s: float = START_LIMIT_S) -> Iterator[Liv
     config["applications"][0]["args"] |= {"public_url": f"http://127.0.0.1:{port}", "models_dir": str(scratch / "models")}
     file = scratch / "config.yaml"
     file.write_text(yaml.safe_dump(config))
-    app = LiveApp(f"http://127.0.0.1:{port}", scratch / "serve.log", config)
+    app = LiveApp(f"http://127.0.0.1:{port}", scratch / "serve.log", config, scratch / "tmp")
+    app.temporary.mkdir()
+    tempfile.gettempdir()  # this process keeps its own
     lines = (ROOT / "cluster" / "serve.env").read_text().splitlines()
     serving = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    serving["TMPDIR"] = str(app.temporary)
     with mock.patch.dict(os.environ, serving):
         ray.init(address="local", num_cpus=2, namespace="serve", _temp_dir=str(scratch / "ray"), log_to_driver=False)
         environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_DEDUP_LOGS": "0"}
@@ -146,7 +163,10 @@ def live(config: dict[str, Any], limit_s: float = START_LIMIT_S) -> Iterator[Liv
         _watch(app, process, began, limit_s)
         yield app
     finally:
+        written = app.log.stat().st_size
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
+        app.ended = app.log.read_bytes()[written:].decode(errors="replace")
         ray.shutdown()
+        _await_empty(app.temporary)
         shutil.rmtree(scratch, ignore_errors=True)

@@ -9,6 +9,7 @@ from deployments.metrics import RaySink
 from deployments.remote import report_to_ingress
 from deployments.replica import EngineReplica, Report
 from deployments.replica_router import router_config
+from deployments.temporary import claim_temp_folder
 from serve_app.config import EngineSettings, FakeSettings, ModelSettings
 from serve_app.reports import ReplicaReport
 from serve_app.tally import Sink
@@ -24,6 +25,7 @@ class _ServedReplica(EngineReplica):
         self, group: str, settings: EngineSettings, model: ModelSettings, identity: Callable[[], tuple[str, Report]]
     ) -> None:
         """Take as many threads as the replica owns cores where the settings leave them open."""
+        self._remove_temp_folder = claim_temp_folder()
         assigned = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
         cores = float(assigned.get("CPU", 1.0))
         await super().__init__(group, with_threads(settings, cores), model, identity)
@@ -40,6 +42,7 @@ class _ServedReplica(EngineReplica):
 
     async def __del__(self) -> None:
         await self.close()
+        self._remove_temp_folder()
 
 
 def build_group(name: str, settings: EngineSettings, model: ModelSettings) -> serve.Application:

@@ -5,6 +5,7 @@ replicas that can answer only; meanwhile the phase is told to every ingress.
 """
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -39,7 +40,9 @@ REPORT_EVERY_S = 1.0
 _FLUSH_AFTER_S = 0.02
 _WARM_PROMPT = (0,)
 _WARM_CONSTRAINT = Choice(("yes", "no"))
-_LAST_REPORT_TRIES = 10
+_RETRY_S = 10.0
+"""Between the first two attempts to start the engine; doubled each time."""
+_LONGEST_PAUSE_S = 60.0
 
 Report = Callable[[ReplicaReport], Awaitable[bool]]
 """Tells every ingress and says whether one took it; must not raise."""
@@ -53,9 +56,11 @@ class EngineReplica:
     async def __init__(  # type: ignore[misc]  # Serve awaits asynchronous constructors
         self, group: str, settings: EngineSettings, model: ModelSettings, identity: Callable[[], tuple[str, Report]]
     ) -> None:
-        """Load and warm the engine; raises `ModelUnusable` or `EngineDead` with the reason when it cannot be had.
+        """Load and warm the engine, again and again until that works; meanwhile the reports say why it does not.
 
-        `identity` is called in the replica's process and returns its id and its way to report.
+        Raising would make Serve count: after three failures a configured replica it starts none of this version any more, even when
+        the file is there now or the hub is back. `identity` is called in the replica's process and returns its id and its way to
+        report.
         """
         self._group = group
         self._replica_id, self._send = identity()
@@ -65,20 +70,25 @@ class EngineReplica:
         self._tally = Tally(model.name, self._sink(model.name))
         self._news = asyncio.Event()
         self._reporter = asyncio.create_task(self._report_forever())
-        began = time.monotonic()
-        try:
-            await self._load(settings, model)
-        except Exception as error:
-            self._reason = explain(error)
-            logger.exception("group %s could not start", group)
-            self._phase = Phase.FAILED
-            await self._tell_before_leaving()
-            raise
+        began, pause_s = time.monotonic(), _RETRY_S
+        while not await self._try_to_load(settings, model):
+            gc.collect()  # before the next attempt needs the memory
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         logger.info("group %s ready after %.1f s", group, time.monotonic() - began)
 
     def _sink(self, model: str) -> Sink | None:
         """Return who else is told of every request, by the served model's name; nobody, unless a subclass knows one."""
         return None
+
+    async def _try_to_load(self, settings: EngineSettings, model: ModelSettings) -> bool:
+        try:
+            await self._load(settings, model)
+        except Exception as error:
+            logger.exception("group %s could not start", self._group)
+            self._enter(Phase.FAILED, explain(error))
+            return False
+        return True
 
     async def _load(self, settings: EngineSettings, model: ModelSettings) -> None:
         self._enter(Phase.LOADING)
@@ -87,13 +97,17 @@ class EngineReplica:
         folder = await asyncio.to_thread(derive, model_dir, settings, self._progress_reporter())
         self._enter(Phase.LOADING)
         engine = await asyncio.to_thread(build_engine, settings, folder)
-        await engine.start()
+        try:
+            await engine.start()
+            self._enter(Phase.WARMING)
+            await _prove(engine, None)
+            if Capability.STRUCTURED in engine.info.capabilities:
+                # vLLM and llama.cpp read the vocabulary for constraints at the first one: 200,000 tokens take them seconds.
+                await _prove(engine, _WARM_CONSTRAINT)
+        except BaseException:
+            await engine.close()
+            raise
         self._engine = engine
-        self._enter(Phase.WARMING)
-        await _prove(engine, None)
-        if Capability.STRUCTURED in engine.info.capabilities:
-            # vLLM and llama.cpp read the vocabulary for constraints at the first one: 200,000 tokens take them seconds.
-            await _prove(engine, _WARM_CONSTRAINT)
         self._enter(Phase.READY)
 
     def _progress_reporter(self) -> Progress:
@@ -116,14 +130,6 @@ class EngineReplica:
     def _enter(self, phase: Phase, reason: str = "") -> None:
         self._phase, self._reason = phase, reason
         self._news.set()
-
-    async def _tell_before_leaving(self) -> None:
-        """Deliver the last report; the process is about to end, and the reason would end with it."""
-        self._reporter.cancel()
-        for _ in range(_LAST_REPORT_TRIES):
-            if await self._send(self.report()):
-                return
-            await asyncio.sleep(REPORT_EVERY_S)
 
     def report(self) -> ReplicaReport:
         """Return what this replica tells every ingress."""

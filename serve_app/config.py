@@ -4,6 +4,7 @@ How many replicas run where is the other half (`deployments:`, Serve's own optio
 that can be wrong is checked here, before anything starts. Knows no engine and no Ray.
 """
 
+import re
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
@@ -296,6 +297,35 @@ class LimitSettings(Settings):
     """Longest time one request may take, waiting included."""
 
 
+class BrowserSettings(Settings):
+    """Which web pages may call, and under which names the server answers, beside the local ones."""
+
+    origins: tuple[str, ...] = ()
+    """Origins of web pages, e.g. https://chat.example.com; * stands for anything but a slash, and alone for every page. Allowed
+    anyway: localhost and loopback addresses on any port, and pages inside desktop applications (app://, file://, tauri://,
+    vscode-webview://)."""
+    hosts: tuple[str, ...] = ()
+    """Names that may stand in the Host header, e.g. llm.example.com or *.example.com. Allowed anyway: localhost, addresses, the
+    machine's own name, names without a dot or below .local, .internal, .svc. Only requests to a loopback address are checked
+    (DNS rebinding leads there); with names here, all are."""
+
+    @field_validator("origins")
+    @classmethod
+    def _check_origins(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in given:
+            if origin not in ("*", "null") and not re.fullmatch(r"[A-Za-z*][\w+.*-]*://[^/\s]*", origin):
+                raise ValueError(f"browsers.origins: {origin!r} is no origin; write it like https://chat.example.com, no path")
+        return given
+
+    @field_validator("hosts")
+    @classmethod
+    def _check_hosts(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for host in given:
+            if not re.fullmatch(r"[\w.*-]+", host):
+                raise ValueError(f"browsers.hosts: {host!r} is no name; write it without scheme, port and path")
+        return given
+
+
 class PortSettings(Settings):
     """Another address that the ingress itself listens on, past Serve's proxy."""
 
@@ -320,6 +350,8 @@ class AppSettings(Settings):
     """Task to group."""
     limits: LimitSettings = LimitSettings()
     """Bounds per request and per ingress."""
+    browsers: BrowserSettings = BrowserSettings()
+    """Web pages and names that are let in."""
     ollama_port: PortSettings | None = None
     """Where Ollama's clients look for it; every endpoint answers there. None: only Serve's own port is open."""
     public_url: str = "http://localhost:8000"

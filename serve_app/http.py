@@ -7,12 +7,16 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Scope
 
+from serve_app.browsers import BrowserRules
 from serve_app.config import AppSettings, gpu_layers
 from serve_app.dialects.base import (
     Act,
@@ -26,13 +30,14 @@ from serve_app.dialects.base import (
     Reply,
     Scene,
     Trial,
-    WireBody,
     parse,
 )
+from serve_app.edge import Edge
 from serve_app.errors import MethodNotAllowed, NoEngine, NotFound, ServeError, internal_error
 from serve_app.faults import client_faults
 from serve_app.gateway import Gateway, Telling
 from serve_app.metrics import CONTENT_TYPE
+from serve_app.openapi import describe
 from serve_app.responses import error_response, hinted, json_response, read_body, request_id, respond, told_headers
 from serve_app.routing.fleet import Fleet
 from serve_app.routing.overview import overview
@@ -43,6 +48,8 @@ from serve_app.wrong_paths import advice, dialect_of
 logger = logging.getLogger(__name__)
 
 _CLIENT_GONE = 499
+_HEALTH = dict.fromkeys(("/health", "/livez", "/v1/cluster"), "application/json") | {"/metrics": "text/plain"}
+"""The health endpoints, with the media type of their answers."""
 
 
 def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
@@ -50,8 +57,9 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
 
     Where several dialects look up the same path, the first that has an answer gives it.
     """
-    app = FastAPI(title="phi-serve", summary="One endpoint in front of GPU and CPU engines", docs_url=None, redoc_url=None)
+    app = FastAPI(title="phi-serve", docs_url=None, redoc_url=None)
     dialects = tuple(dialects)
+    app.openapi_schema = describe(dialects, _HEALTH)
     lookups: dict[str, list[tuple[Dialect, Lookup]]] = {}
     for dialect in dialects:
         for endpoint in dialect.endpoints:
@@ -65,14 +73,17 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
 
     async def refuse(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        path = request.url.path
+        path = request.scope["path"]
         dialect = dialect_of(path, dialects)
         shown: ServeError = NotFound(f"no endpoint {request.method} {path[:200]}; {advice(path, dialects)}")
+        headers = {name.lower(): value for name, value in (error.headers or {}).items()}
         if error.status_code == 405:
             shown = MethodNotAllowed(f"{path[:200]} does not take {request.method}")
-        return error_response(dialect, shown, Telling(request_id=request_id(request)), dict(error.headers or {}))
+            headers["allow"] = _methods_at(app, path)
+        return error_response(dialect, shown, Telling(request_id=request_id(request)), headers)
 
     app.add_exception_handler(HTTPException, refuse)
+    _add_edge(app, gateway.settings, dialects)
     return app
 
 
@@ -98,23 +109,39 @@ def create_unusable_app(
         return json_response({"status": "ok"}, 200, {})
 
     async def refuse(request: Request) -> Response:
-        return error_response(dialect_of(request.url.path, dialects), reason(), Telling(request_id=request_id(request)))
+        dialect = dialect_of(request.scope["path"], dialects)
+        return error_response(dialect, reason(), Telling(request_id=request_id(request)))
 
     app.add_api_route("/health", health, methods=["GET", "HEAD"])
     app.add_api_route("/livez", livez, methods=["GET", "HEAD"])
     app.add_api_route("/{path:path}", refuse, methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+    _add_edge(app, settings, dialects)
     return app
+
+
+def _methods_at(app: FastAPI, path: str) -> str:
+    """Return the methods of every route at `path`; the framework names those of the first alone."""
+    routes = [route for route in app.routes if isinstance(route, APIRoute) and route.path_regex.fullmatch(path)]
+    return ", ".join(sorted({method for route in routes for method in route.methods}))
+
+
+def _add_edge(app: FastAPI, settings: AppSettings, dialects: tuple[Dialect, ...]) -> None:
+    """Put `serve_app.edge` around the application."""
+    rules = BrowserRules(settings.browsers, [urlsplit(settings.public_url).hostname or ""])
+
+    def refuse(scope: Scope, error: ServeError | None) -> Response:
+        telling = Telling(request_id=request_id(Request(scope)))
+        return error_response(dialect_of(scope["path"], dialects), error or internal_error(telling.request_id), telling)
+
+    app.add_middleware(Edge, rules=rules, refuse=refuse)
 
 
 def _mount(app: FastAPI, gateway: Gateway, dialect: Dialect, endpoint: Generate | Act | Render | Trial) -> None:
     async def answer(request: Request) -> Response:
         return await _guarded(dialect, request, lambda telling: _answer(endpoint, gateway, request, telling))
 
-    body = endpoint.codec.body if isinstance(endpoint, Generate) else endpoint.body
     method = endpoint.method if isinstance(endpoint, Act) else "POST"
-    name = f"{method} {endpoint.path}"
-    extra = {} if method == "HEAD" else _body_schema(body)
-    app.add_api_route(endpoint.path, answer, methods=[method], openapi_extra=extra, tags=[dialect.name], name=name)
+    app.add_api_route(endpoint.path, answer, methods=[method], name=f"{method} {endpoint.path}")
 
 
 async def _answer(endpoint: Generate | Act | Render | Trial, gateway: Gateway, request: Request, telling: Telling) -> Response:
@@ -140,8 +167,7 @@ def _mount_lookup(app: FastAPI, gateway: Gateway, path: str, found: list[tuple[D
 
         return await _guarded(found[0][0], request, answer)
 
-    app.add_api_route(path, look_up, methods=["GET"], tags=[found[0][0].name], name=path)
-    app.add_api_route(path, look_up, methods=["HEAD"], include_in_schema=False)
+    app.add_api_route(path, look_up, methods=["GET", "HEAD"], name=path)
 
 
 def _scene(gateway: Gateway, request: Request) -> Scene:
@@ -179,12 +205,6 @@ def _reply(answer: JsonObject | Reply, telling: Telling) -> Response:
     if isinstance(answer, Reply):
         return Response(answer.body, answer.status, told_headers(telling), answer.media_type)
     return json_response(answer, 200, told_headers(telling))
-
-
-def _body_schema(body: type[WireBody] | None) -> dict[str, Any]:
-    if body is None:
-        return {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"format": "binary"}}}}}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": body.model_json_schema()}}}}
 
 
 async def _rendered(endpoint: Render, gateway: Gateway, request: Request, telling: Telling) -> Response:
@@ -244,8 +264,7 @@ def _mount_health(app: FastAPI, gateway: Gateway) -> None:
         return json_response(overview(gateway.fleet()), 200, {})
 
     for path, endpoint in (("/health", health), ("/livez", livez), ("/metrics", metrics), ("/v1/cluster", cluster)):
-        app.add_api_route(path, endpoint, methods=["GET"], tags=["health"])
-        app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)  # what load balancers send
+        app.add_api_route(path, endpoint, methods=["GET", "HEAD"])  # load balancers send HEAD
 
 
 def _status(fleet: Fleet) -> str:

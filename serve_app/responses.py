@@ -7,9 +7,7 @@ import asyncio
 import json
 import logging
 import math
-import re
 import time
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,13 +21,13 @@ from serve_app.conversation import Completion, GenerateRequest, TextEvent, fold
 from serve_app.dialects.base import Call, Codec, Dialect, JsonObject, Served, StreamEncoder, dump, parse
 from serve_app.errors import InvalidRequest, ServeError, TooLarge, internal_error
 from serve_app.gateway import Gateway, Telling
+from serve_app.request_ids import choose_request_id
 from serve_app.routing.policy import Candidate
 from serve_app.types import Task
 
 logger = logging.getLogger(__name__)
 
 _MAX_SESSION_CHARS = 200
-_REQUEST_ID = re.compile(r"[!-~]{1,200}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +127,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     """Return the body; raises `TooLarge` before reading more than `limit` bytes."""
     refusal = TooLarge(f"the body exceeds {limit} bytes (limits.max_body_bytes); send less")
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
+    if declared.isdecimal() and int(declared) > limit:
         raise refusal
     parts, size = [], 0
     async for part in request.stream():
@@ -180,8 +178,7 @@ def _timeout_s(request: Request) -> float | None:
 
 def request_id(request: Request) -> str:
     """Return the id that the client gave, or a new one."""
-    given = request.headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return choose_request_id(request.headers.get("x-request-id", ""))
 
 
 def told_headers(telling: Telling) -> dict[str, str]:

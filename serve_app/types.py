@@ -287,9 +287,21 @@ class TokenRequest:
         return other
 
 
+LEAST_LOGPROB = -9999.0
+"""Stands for a probability too small for a number, as in OpenAI's API."""
+
+
+def finite_logprob(value: float) -> float:
+    """Return `value`, or `LEAST_LOGPROB` where it is less than that or no number: JSON has no infinity."""
+    return value if value > LEAST_LOGPROB else LEAST_LOGPROB
+
+
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Natural-log probability of a sampled token and of the likeliest alternatives, before penalties and temperature."""
+    """Natural-log probability of a sampled token and of the likeliest alternatives, as the model gives them.
+
+    That is before logit_bias, a constraint, penalties, temperature and every filter. All values are finite.
+    """
 
     token: int
     logprob: float

@@ -23,11 +23,14 @@ class Place:
 
 
 def dialect_of(path: str, dialects: Sequence[Dialect]) -> Dialect:
-    """Return the dialect in which errors at `path` are answered: that of the right path, else the one with the longest prefix."""
+    """Return the dialect in which errors at `path` are answered.
+
+    It is that of the right path, else the one with the longest prefix of this one, else the one with the shortest prefix.
+    """
     place = right_place(path, dialects)
     if place is not None:
         return place.dialect
-    return max((each for each in dialects if f"{path}/".startswith(each.prefix)), key=lambda each: len(each.prefix))
+    return max(dialects, key=lambda each: len(each.prefix) if f"{path}/".startswith(each.prefix) else -len(each.prefix))
 
 
 def advice(path: str, dialects: Sequence[Dialect]) -> str:

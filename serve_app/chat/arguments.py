@@ -1,4 +1,4 @@
-"""Checks answers and the arguments of tool calls against their schemas. Pure: fetches nothing; what patterns may cost is bounded."""
+"""Checks answers and arguments of tool calls against their schemas. Pure: fetches nothing; what patterns may cost is bounded."""
 
 import json
 from collections.abc import Iterable, Sequence

@@ -89,6 +89,8 @@ class Generate:
 
     path: str
     codec: Codec[Any]
+    streams: str | None = None
+    """Media type of its streamed answers; None: it has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +136,8 @@ class Lookup:
     path: str
     answer: Callable[[Scene], JsonObject | Reply | None]
     """None leaves this request to the next dialect that has the path."""
+    media_types: tuple[str, ...] = ("application/json",)
+    """Those that its answers may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +153,10 @@ class Act:
     """None: the bytes as they are."""
     answer: Callable[[Scene, Any], JsonObject | Reply]
     """Raises `ServeError`."""
+    media_types: tuple[str, ...] = ("application/json",)
+    """Those that its answers may have."""
+    success: int = 200
+    """Status of its answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +198,7 @@ class Trial:
 Endpoint: TypeAlias = Generate | Lookup | Act | Render | Trial
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Dialect:
     """One API: its endpoints and the shape of its errors."""
 
@@ -204,6 +212,8 @@ class Dialect:
     endpoints: tuple[Endpoint, ...]
     encode_error: Callable[[ServeError, str], JsonObject]
     """(error, request id) -> body."""
+    error_schema: JsonObject
+    """JSON schema of those bodies."""
 
 
 def parse(body_type: type[Body], raw: bytes) -> Body:

@@ -7,6 +7,7 @@ request types are exact by construction (`serve_app.types`), and health is a rou
 import asyncio
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -31,6 +32,7 @@ from serve_app.config import VllmSettings
 from serve_app.engines.admission import answer_limit
 from serve_app.engines.guidance import Guidance, too_large
 from serve_app.engines.throughput import Throughput
+from serve_app.engines.vllm_logprobs import EXTENSION
 from serve_app.errors import EngineDead, GenerationFailed, InvalidRequest, ModelUnusable, ServeError, explain
 from serve_app.models.dense_tokenizer import dense_tokenizer
 from serve_app.types import (
@@ -49,6 +51,7 @@ from serve_app.types import (
     TokenLogprob,
     TokenRequest,
     Usage,
+    finite_logprob,
 )
 
 logger = logging.getLogger(__name__)
@@ -115,7 +118,10 @@ class VllmEngine:
         self._guidance = Guidance(await asyncio.to_thread(wrap_tokenizer, tokenizer), tokenizer.vocabulary.size)
         self._end_ids = tokenizer.vocabulary.stop_ids
         try:
-            self._llm = await asyncio.to_thread(self._construct)
+            llm = await asyncio.to_thread(self._construct)
+            self._llm = llm
+            if not all(await llm.collective_rpc("keep_raw_logprobs")):
+                logger.warning("logprobs beside a constraint will be those after its mask: this model runner is not known")
         except ServeError:
             raise
         except Exception as error:
@@ -291,6 +297,7 @@ def _engine_args(settings: VllmSettings, model_dir: Path) -> dict[str, Any]:
         "quantization": settings.quantization,
         "enforce_eager": settings.enforce_eager,
         "generation_config": "vllm",
+        "worker_extension_cls": EXTENSION,
         # guidance keeps to Lark with control tokens, and to the way of writing JSON that a schema asks for
         "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
     }
@@ -347,13 +354,14 @@ def _finish_reason(reason: str | None) -> FinishReason | None:
 
 
 def _logprobs(parts: Any, ids: tuple[int, ...], count: int | None) -> tuple[TokenLogprob, ...]:
+    """Return what was asked for; an alternative that a mask forbade, where one has been applied, is none."""
     if count is None or parts is None:
         return ()
     result = []
     for token, entries in zip(ids, parts, strict=False):
-        ranked = sorted((entry.rank, other, entry.logprob) for other, entry in entries.items() if entry.rank <= count)
-        top = tuple((int(other), float(value)) for _, other, value in ranked)
-        result.append(TokenLogprob(token, float(entries[token].logprob), top))
+        ranked = sorted((entry.rank, other, float(entry.logprob)) for other, entry in entries.items() if entry.rank <= count)
+        top = tuple((int(other), value) for _, other, value in ranked if value > -math.inf)
+        result.append(TokenLogprob(token, finite_logprob(float(entries[token].logprob)), top))
     return tuple(result)
 
 

@@ -12,14 +12,15 @@ _PREFIX = ".phi-serve-export-"
 
 
 @contextmanager
-def scratch_folder(parent: Path) -> Iterator[Path]:
+def scratch_folder(parent: Path, prefix: str = _PREFIX) -> Iterator[Path]:
     """Yield a new empty folder in `parent`, and remove what is left of it at the end; first remove what dead writers left there.
 
-    A writer holds a lock on its folder, which the kernel frees when the writer dies, however it dies.
+    A writer holds a lock on its folder, which the kernel frees when the writer dies, however it dies. A folder whose name begins
+    with `prefix` counts as a writer's.
     """
-    for left in parent.glob(f"{_PREFIX}*"):
+    for left in parent.glob(f"{prefix}*"):
         _remove_dead(left)
-    folder, lock = _create(parent)
+    folder, lock = _create(parent, prefix)
     try:
         yield folder
     finally:
@@ -27,10 +28,10 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def _create(parent: Path) -> tuple[Path, int]:
+def _create(parent: Path, prefix: str) -> tuple[Path, int]:
     """Create and lock a folder; start again if another process removed it before it was locked."""
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         try:
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:

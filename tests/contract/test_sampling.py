@@ -2,13 +2,26 @@
 
 import asyncio
 import math
+import sys
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from serve_app.engines.base import Engine
 from serve_app.engines.onnx.sampling import Sampler
-from serve_app.types import FinishReason, Sampling
+from serve_app.types import (
+    LEAST_LOGPROB,
+    Choice,
+    Constraint,
+    FinishReason,
+    Grammar,
+    JsonSchema,
+    Regex,
+    Sampling,
+    finite_logprob,
+)
 from tests.contract.play import ask, play, prompt
 
 
@@ -99,6 +112,58 @@ async def test_llama_cpp_agrees_on_logprobs_and_what_it_has_of_penalties(onnx_en
     for mine, theirs in zip(one[2], other[2], strict=True):
         assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-3)
         assert [token for token, _ in mine.top] == [token for token, _ in theirs.top]
+
+
+CONSTRAINTS: list[Constraint] = [
+    Choice(("red", "green")), Regex("[0-9]{4}"), Grammar('start: "zebra " /[A-Z]{3}/'),
+    JsonSchema('{"type": "object", "properties": {"a": {"enum": ["x", "yy"]}}, "required": ["a"]}'),
+]  # fmt: skip
+WISHES: list[dict[str, Any]] = [
+    {}, {"logit_bias": {400: 5.0, 17: 90.0, 18: -90.0}}, {"min_p": 0.5, "temperature": 0.7, "seed": 3},
+    {"temperature": 1.5, "seed": 4, "top_k": 3, "repetition_penalty": 1.5},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wish", WISHES, ids=lambda wish: "-".join(wish) or "greedy")
+async def test_logprobs_are_the_models_own_whatever_is_done_to_its_choice(model_engine: Engine, wish: dict[str, Any]) -> None:
+    """Constraints, biases and filters decide which token comes, not how likely the model held it: as without them, and finite."""
+    free = (await play(model_engine, ask(prompt(30), logprobs=20, max_tokens=1)))[2][0]
+    for constraint in CONSTRAINTS:
+        request = replace(ask(prompt(30), logprobs=20, max_tokens=16, stop_token_ids=(0, 1), **wish), constraint=constraint)
+        together = await asyncio.gather(play(model_engine, request), play(model_engine, ask(prompt(30), max_tokens=4, logprobs=2)))
+        (ids, _, logprobs), (_, _, neighbours) = together
+        assert [entry.token for entry in logprobs] == list(ids)
+        assert [token for token, _ in logprobs[0].top] == [token for token, _ in free.top]
+        assert [value for _, value in logprobs[0].top] == pytest.approx([value for _, value in free.top], abs=1e-3)
+        assert [value for _, value in neighbours[0].top] == pytest.approx([value for _, value in free.top[:2]], abs=1e-3)
+        for entry in logprobs:
+            values = [entry.logprob, *(value for _, value in entry.top)]
+            assert len(entry.top) == 20
+            assert all(LEAST_LOGPROB <= value <= 0 for value in values)
+            assert sum(math.exp(value) for _, value in entry.top) <= 1.001
+            assert entry.logprob <= entry.top[0][1] + 1e-6
+
+
+async def test_engines_agree_on_logprobs_under_a_constraint(
+    onnx_engine: Engine, vllm_engine: Engine, llama_cpp_engine: Engine
+) -> None:
+    for constraint in CONSTRAINTS:
+        request = ask(prompt(30), logprobs=5, max_tokens=16, stop_token_ids=(0, 1), logit_bias={17: 3.0})
+        played = [
+            await play(engine, replace(request, constraint=constraint, request_id=f"{constraint}{number}"))
+            for number, engine in enumerate((onnx_engine, vllm_engine, llama_cpp_engine))
+        ]
+        for ids, _, logprobs in played[1:]:
+            assert ids == played[0][0]
+            for mine, theirs in zip(played[0][2], logprobs, strict=True):
+                assert mine.logprob == pytest.approx(theirs.logprob, abs=2e-3)
+                assert [value for _, value in mine.top] == pytest.approx([value for _, value in theirs.top], abs=2e-3)
+
+
+@pytest.mark.parametrize("value", [-math.inf, math.nan, -sys.float_info.max, -1e5])
+def test_a_probability_too_small_for_a_number_is_openais_least(value: float) -> None:
+    assert finite_logprob(value) == LEAST_LOGPROB
+    assert finite_logprob(-103.0) == -103.0
 
 
 @pytest.mark.parametrize("wish", [{"top_k": 1}, {"top_p": 1e-6}, {"top_p": 0.0}, {"top_p": 5e-324}, {"min_p": 1.0}])

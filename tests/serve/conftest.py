@@ -17,3 +17,5 @@ def app() -> Iterator[LiveApp]:
     application["deployments"].append({"name": "slow", "ray_actor_options": {"num_cpus": 0.01}})
     with live(config) as app:
         yield app
+    assert "***" not in app.ended  # a C++ stack
+    assert "Traceback" not in app.ended

@@ -1,8 +1,13 @@
-"""Clients that leave, replicas that die, bodies that are wrong: the running application goes on. Streams: test_failover.py."""
+"""Clients that leave or are old, replicas that die, bytes that are wrong: the application goes on. Streams: test_failover.py."""
 
+import json
 import os
+import re
 import signal
+import socket
 import time
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -77,3 +82,75 @@ def test_a_killed_replica_costs_no_request(app: LiveApp) -> None:
     statuses = [httpx.post(app.url + CHAT, json=SHORT, headers={"x-engine": "onnx"}, timeout=60).status_code for _ in range(50)]
     assert statuses == [200] * 50
     app.await_replicas("onnx", 2)
+
+
+def _raw(port: int, head: bytes, body: dict[str, Any] | None = None) -> tuple[bytes, bytes]:
+    """Send what no client would, on a connection of its own; return head and body of the answer."""
+    content = b"" if body is None else json.dumps(body).encode()
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(head + b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(content) + content)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    start, _, rest = answer.partition(b"\r\n\r\n")
+    return start.lower(), rest
+
+
+def _ports(app: LiveApp) -> tuple[int, int]:
+    """Serve's own port and Ollama's."""
+    return app.config["http_options"]["port"], app.config["applications"][0]["args"]["ollama_port"]["port"]
+
+
+HELLO: dict[str, Any] = {"model": "phi4-mini", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
+UNREADABLE = [
+    b"x-request-id: caf\xe9", b"x-session-id: \xff", b"serve_multiplexed_model_id: \xff", b"traceparent: \xff", b"cookie: \xff",
+    b"x-request-timeout-seconds: \xff", b"x-request-disconnect-disabled: \xff", "x-request-id: 日本".encode(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("header", UNREADABLE)
+def test_header_bytes_that_are_not_utf_8_are_no_fault_of_the_server(app: LiveApp, header: bytes) -> None:
+    for port in _ports(app):
+        start, body = _raw(port, b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n" + header + b"\r\n", HELLO)
+        assert start.startswith(b"http/1.1 200"), (port, start)
+        given = re.findall(rb"x-request-id: ([!-~]+)", start)
+        assert len(given) == 1
+        assert b"chatcmpl-" + given[0] in body
+
+
+@pytest.mark.parametrize("path", [b"/v1/chat/completions", b"/api/chat"])
+def test_a_stream_to_http_1_0_has_a_length_and_no_chunks(app: LiveApp, path: bytes) -> None:
+    for port in _ports(app):
+        start, body = _raw(port, b"POST " + path + b" HTTP/1.0\r\nhost: localhost\r\n", HELLO)
+        assert b"transfer-encoding" not in start
+        assert b"content-length: %d" % len(body) in start
+        assert body.endswith(b"data: [DONE]\n\n" if path.startswith(b"/v1") else b"}\n")
+        assert body.count(b"\n") > 2
+
+
+def test_pages_and_names_are_judged_on_both_ports(app: LiveApp) -> None:
+    for port in _ports(app):
+        url = f"http://127.0.0.1:{port}/v1/chat/completions"
+        asked = {"origin": "http://localhost:3000", "access-control-request-method": "POST"}
+        preflight = httpx.options(url, headers=asked)
+        assert (preflight.status_code, preflight.headers["access-control-allow-origin"]) == (204, asked["origin"])
+        answer = httpx.post(url, json=HELLO, headers={"origin": asked["origin"]}, timeout=60)
+        assert answer.headers["access-control-allow-origin"] == asked["origin"]
+        assert "x-engine" in answer.headers["access-control-expose-headers"]
+        assert httpx.post(url, json=HELLO, headers={"origin": "https://evil.example"}).status_code == 403
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/models", headers={"host": "evil.example"}).status_code == 403
+        assert httpx.get(f"http://127.0.0.1:{port}/livez", headers={"host": "evil.example"}).status_code == 200
+
+
+def _replica_folders(app: LiveApp) -> set[Path]:
+    return set(app.temporary.glob(".phi-replica-*"))
+
+
+@pytest.mark.parametrize("group", ["llama_cpp", "vllm"])
+def test_a_killed_replica_leaves_no_temporary_files_behind_its_successor(app: LiveApp, group: str) -> None:
+    before = _replica_folders(app)
+    assert len(before) == sum(len(app.pids(each)) for each in app.config["applications"][0]["args"]["engines"])
+    os.kill(app.pids(group)[0], signal.SIGKILL)
+    app.await_replicas(group, 1, 180)
+    after = _replica_folders(app)
+    assert len(after) == len(before)
+    assert len(before - after) == 1
+    assert not [each for each in app.temporary.iterdir() if each.is_socket() or each.name.startswith(("phi-llama-", "vllm_"))]

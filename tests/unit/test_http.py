@@ -277,8 +277,10 @@ async def test_unknown_paths_and_methods_answer_in_their_dialect() -> None:
         lost = await app.client.post("/v1/nope")
         wrong = await app.client.get(CHAT)
         other = await app.client.get("/nope")
+        several = await app.client.get("/api/blobs/sha256:abc")
     assert (lost.status_code, lost.json()["error"]["code"]) == (404, "not_found")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert (several.status_code, several.headers["allow"]) == (405, "HEAD, POST")
     assert (other.status_code, other.json()["code"]) == (404, "not_found")
 
 
@@ -441,4 +443,6 @@ async def test_every_documented_body_has_a_schema() -> None:
     posts = {path: post for path, post in posts.items() if path not in uploads}
     expected = {CHAT, f"{CHAT}/render", "/v1/completions", "/tokenize", "/detokenize", "/reasoning", "/api/chat", "/api/generate"}
     assert expected <= set(posts)
-    assert all(post["requestBody"]["content"]["application/json"]["schema"]["properties"] for post in posts.values())
+    bodies = {path: post["requestBody"]["content"]["application/json"]["schema"]["$ref"] for path, post in posts.items()}
+    named = schema["components"]["schemas"]
+    assert all(named[reference.removeprefix("#/components/schemas/")]["properties"] for reference in bodies.values())

@@ -10,7 +10,8 @@ import pytest
 
 from deployments.replica import EngineReplica, coalesce, merge
 from serve_app.config import FakeSettings, ModelSettings
-from serve_app.errors import EngineDead, GenerationFailed, ServeError
+from serve_app.engines.fake import FakeEngine
+from serve_app.errors import EngineDead, ModelUnusable, ServeError
 from serve_app.models.export import Progress
 from serve_app.reports import ReplicaReport
 from serve_app.types import Finished, FinishReason, Phase, Sampling, TokenDelta, TokenEvent, TokenLogprob, TokenRequest, Usage
@@ -86,33 +87,51 @@ async def test_an_unhealthy_replica_says_so_refuses_and_recovers(monkeypatch: py
     await replica.close()
 
 
-async def test_the_reason_of_a_failed_start_is_told_until_somebody_hears_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_start_is_told_with_its_reason_and_tried_again_until_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deployments.replica.REPORT_EVERY_S", 0.01)
-    heard: list[ReplicaReport] = []
+    monkeypatch.setattr("deployments.replica._RETRY_S", 0.05)
+    attempts = 0
 
-    async def deaf(report: ReplicaReport) -> bool:
-        heard.append(report)
-        return len([told for told in heard if told.phase is Phase.FAILED]) >= 3
+    def derive(model_dir: Path, settings: FakeSettings, progress: Progress) -> Path:
+        nonlocal attempts
+        attempts += 1
+        if attempts < 6:  # more often than Serve would start a replica
+            raise ModelUnusable(f"no file, attempt {attempts}")
+        return model_dir
 
-    replica = EngineReplica.__new__(EngineReplica)
-    with pytest.raises(EngineDead):
-        await replica.__init__("a", FakeSettings(fault="fail_start"), ModelSettings(), lambda: ("r1", deaf))  # type: ignore[misc,func-returns-value]
-    assert [report.phase for report in heard][-3:] == [Phase.FAILED] * 3
-
-
-async def test_a_failed_start_is_told_with_its_reason() -> None:
+    monkeypatch.setattr("deployments.replica.derive", derive)
     reports: list[ReplicaReport] = []
-    with pytest.raises(EngineDead):
-        await _replica(FakeSettings(fault="fail_start"), reports)
-    assert reports[-1].phase is Phase.FAILED
-    assert "told to fail at start" in reports[-1].reason
+    replica = await _replica(FakeSettings(), reports)
+    await asyncio.sleep(0.05)
+    assert reports[-1].phase is Phase.READY
+    told = [report.reason for report in reports if report.phase is Phase.FAILED]
+    assert list(dict.fromkeys(told)) == [f"no file, attempt {number}" for number in range(1, 6)]
+    assert told.count("no file, attempt 5") > 2  # again and again while it waits, so that an ingress that came later hears it
+    await replica.close()
 
 
-async def test_an_engine_that_generates_nothing_is_not_ready() -> None:
+@pytest.mark.parametrize(("fault", "reason"), [("fail_start", "told to fail at start"), ("fail_first", "fail")])
+async def test_an_engine_that_does_not_start_or_generates_nothing_is_closed_and_not_ready(
+    fault: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = 0
+
+    async def close(engine: FakeEngine) -> None:
+        nonlocal closed
+        closed += 1
+
+    monkeypatch.setattr("deployments.replica._RETRY_S", 0.01)
+    monkeypatch.setattr(FakeEngine, "close", close)
     reports: list[ReplicaReport] = []
-    with pytest.raises(GenerationFailed):
-        await _replica(FakeSettings(fault="fail_first"), reports)
-    assert reports[-1].phase is Phase.FAILED
+    starting = asyncio.ensure_future(_replica(FakeSettings.model_validate({"fault": fault}), reports))
+    async with asyncio.timeout(10):
+        while closed < 4:
+            await asyncio.sleep(0.01)
+    starting.cancel()
+    failed = [report for report in reports if report.phase is Phase.FAILED]
+    assert failed
+    assert all(reason in report.reason for report in failed)
+    assert Phase.READY not in {report.phase for report in reports}
 
 
 async def test_the_first_batch_is_acceptance_and_the_last_ends_with_finished() -> None:

@@ -6,7 +6,7 @@ from serve_app.dialects.base import Act, Dialect, Generate, JsonObject, Lookup, 
 from serve_app.dialects.ollama import create
 from serve_app.dialects.ollama.codec import ChatCodec, GenerateCodec
 from serve_app.dialects.ollama.describe import details, show, summary
-from serve_app.dialects.ollama.shapes import MEDIA_TYPE, encode_error, line, moment
+from serve_app.dialects.ollama.shapes import ERROR_SCHEMA, MEDIA_TYPE, encode_error, line, moment
 from serve_app.dialects.ollama.wire import CopyBody, CreateBody, ModelBody
 from serve_app.errors import InvalidRequest, ModelNotFound, NotFound, Unsupported
 from serve_app.models.names import shown, tagged
@@ -15,6 +15,8 @@ PORT = 11434
 """Where Ollama listens; a request that names it in its Host header gets Ollama's own `GET /`."""
 API_VERSION = "0.12.6"
 """The Ollama whose API this is; clients ask it to know what they may send."""
+_TEXT = "text/plain"
+_PROGRESS = ("application/json", MEDIA_TYPE)
 _NEVER_S = (2**63 - 1) / 1e9
 """How far off Ollama puts the end of a model that is kept for good."""
 
@@ -23,7 +25,7 @@ def _running(scene: Scene) -> Reply | None:
     """The reasoning API has an answer at this path too; which is meant only the port tells."""
     if not scene.host.endswith(f":{PORT}"):
         return None
-    return Reply(body=b"Ollama is running", media_type="text/plain")
+    return Reply(body=b"Ollama is running", media_type=_TEXT)
 
 
 def _version(scene: Scene) -> JsonObject:
@@ -121,7 +123,7 @@ def _has_blob(scene: Scene, _: Any) -> Reply:
 
 def _put_blob(scene: Scene, raw: bytes) -> Reply:
     scene.catalog.blobs.put(scene.parameters["digest"], raw)
-    return Reply(body=b"", media_type="text/plain", status=201)
+    return Reply(body=b"", media_type=_TEXT, status=201)
 
 
 def _name(body: ModelBody) -> str:
@@ -132,7 +134,7 @@ def _name(body: ModelBody) -> str:
 
 
 def _empty() -> Reply:
-    return Reply(body=b"", media_type="text/plain")
+    return Reply(body=b"", media_type=_TEXT)
 
 
 def _progress(body: ModelBody, steps: list[JsonObject]) -> Reply:
@@ -148,22 +150,23 @@ DIALECT = Dialect(
     prefix="/api/",
     base_url="the address of an Ollama client has no path",
     endpoints=(
-        Generate("/api/generate", GenerateCodec()),
-        Generate("/api/chat", ChatCodec()),
-        Lookup("/", _running),
+        Generate("/api/generate", GenerateCodec(), MEDIA_TYPE),
+        Generate("/api/chat", ChatCodec(), MEDIA_TYPE),
+        Lookup("/", _running, (_TEXT,)),
         Lookup("/api/version", _version),
         Lookup("/api/tags", _tags),
         Lookup("/api/ps", _ps),
         Act(path="/api/show", body=ModelBody, answer=_show),
-        Act(path="/api/create", body=CreateBody, answer=_create),
-        Act(path="/api/copy", body=CopyBody, answer=_copy),
-        Act(path="/api/delete", method="DELETE", body=ModelBody, answer=_delete),
-        Act(path="/api/pull", body=ModelBody, answer=_pull),
+        Act(path="/api/create", body=CreateBody, answer=_create, media_types=_PROGRESS),
+        Act(path="/api/copy", body=CopyBody, answer=_copy, media_types=(_TEXT,)),
+        Act(path="/api/delete", method="DELETE", body=ModelBody, answer=_delete, media_types=(_TEXT,)),
+        Act(path="/api/pull", body=ModelBody, answer=_pull, media_types=_PROGRESS),
         Act(path="/api/push", body=ModelBody, answer=_push),
         Act(path="/api/embed", body=ModelBody, answer=_embed),
         Act(path="/api/embeddings", body=ModelBody, answer=_embed),
         Act(path="/api/blobs/{digest}", method="HEAD", body=None, answer=_has_blob),
-        Act(path="/api/blobs/{digest}", body=None, answer=_put_blob),
+        Act(path="/api/blobs/{digest}", body=None, answer=_put_blob, media_types=(_TEXT,), success=201),
     ),
     encode_error=encode_error,
+    error_schema=ERROR_SCHEMA,
 )

@@ -13,6 +13,8 @@ from serve_app.types import Finished, FinishReason
 
 MEDIA_TYPE = "application/x-ndjson"
 _NS = 1_000_000_000
+ERROR_SCHEMA: JsonObject = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+"""What `encode_error` returns."""
 
 
 def encode_error(error: ServeError, request_id: str) -> JsonObject:

@@ -31,6 +31,7 @@ from serve_app.dialects.base import (
 from serve_app.dialects.openai.constraints import decode_answer, decode_tools
 from serve_app.dialects.openai.messages import decode_messages
 from serve_app.dialects.openai.shapes import (
+    ERROR_SCHEMA,
     chat_logprobs,
     completion_usage,
     encode_error,
@@ -41,7 +42,7 @@ from serve_app.dialects.openai.shapes import (
     show_function_call,
     text_logprobs,
 )
-from serve_app.dialects.openai.stream import ChatEncoder, CompletionEncoder
+from serve_app.dialects.openai.stream import MEDIA_TYPE, ChatEncoder, CompletionEncoder
 from serve_app.dialects.openai.wire import ChatBody, CompletionBody, DetokenizeBody, GenerationBody, TokenizeBody
 from serve_app.errors import InvalidRequest, Unsupported
 from serve_app.models.variant import Variant
@@ -296,8 +297,8 @@ DIALECT = Dialect(
     name="openai",
     prefix="/v1/",
     endpoints=(
-        Generate("/v1/chat/completions", ChatCodec()),
-        Generate("/v1/completions", CompletionCodec()),
+        Generate("/v1/chat/completions", ChatCodec(), MEDIA_TYPE),
+        Generate("/v1/completions", CompletionCodec(), MEDIA_TYPE),
         Render("/v1/chat/completions/render", ChatBody, _rendered_chat, _show_rendered),
         Render("/tokenize", TokenizeBody, _tokenized, _show_tokens),
         Render("/detokenize", DetokenizeBody, _detokenized, _show_text),
@@ -305,4 +306,5 @@ DIALECT = Dialect(
         Lookup("/v1/models/{model:path}", _show_model),
     ),
     encode_error=encode_error,
+    error_schema=ERROR_SCHEMA,
 )

@@ -6,6 +6,25 @@ from serve_app.dialects.openai.wire import ChatBody, CompletionBody
 from serve_app.errors import CapacityError, QuotaExceeded, RequestError, ServeError, Unauthenticated
 from serve_app.types import Finished, FinishReason, Usage
 
+_NULLABLE = {"type": ["string", "null"]}
+ERROR_SCHEMA: JsonObject = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": _NULLABLE,
+                "code": {"type": "string"},
+            },
+        }
+    },
+}
+"""What `encode_error` returns."""
+
 
 def encode_error(error: ServeError, request_id: str) -> JsonObject:
     """Return OpenAI's error object; the request id is in a header and needs no field."""

@@ -18,11 +18,13 @@ from serve_app.dialects.openai.wire import ChatBody, CompletionBody
 from serve_app.errors import ServeError
 from serve_app.types import Finished
 
+MEDIA_TYPE = "text/event-stream"
+
 
 class Encoder:
     """Server-sent events: a chunk an event, an optional usage chunk, `[DONE]`."""
 
-    media_type = "text/event-stream"
+    media_type = MEDIA_TYPE
 
     def __init__(self, call: Call[ChatBody] | Call[CompletionBody], kind: str) -> None:
         self._call = call

@@ -55,6 +55,18 @@ def encode_error(error: ServeError, request_id: str) -> JsonObject:
     return {"error": error.message, "code": error.code, "param": error.param, "request_id": request_id}
 
 
+_ERROR_SCHEMA: JsonObject = {
+    "type": "object",
+    "required": ["error", "code", "param", "request_id"],
+    "properties": {
+        "error": {"type": "string"},
+        "code": {"type": "string"},
+        "param": {"type": ["string", "null"]},
+        "request_id": {"type": "string"},
+    },
+}
+
+
 def _describe(scene: Scene) -> JsonObject:
     paths = ("/reasoning", "/v1/chat/completions", "/v1/completions", "/v1/models", "/api/chat", "/api/generate", "/api/tags")
     return {
@@ -71,4 +83,5 @@ DIALECT = Dialect(
     base_url="it stands alone",
     endpoints=(Generate("/reasoning", ReasoningCodec()), Lookup("/", _describe)),
     encode_error=encode_error,
+    error_schema=_ERROR_SCHEMA,
 )

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 
 from serve_app.errors import ContextOverflow, GenerationFailed
-from serve_app.types import TokenLogprob
+from serve_app.types import TokenLogprob, finite_logprob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +84,15 @@ def _refusal(value: dict[str, Any]) -> ContextOverflow | GenerationFailed:
 
 
 def _logprobs(parts: Any, count: int) -> tuple[TokenLogprob, ...]:
-    """Read the natural-log probabilities, which the server takes before penalties and temperature."""
+    """Read the natural-log probabilities, which the server takes before its samplers and grammar.
+
+    It writes the least float64 for a probability that float32 cannot hold.
+    """
     return tuple(
         TokenLogprob(
             int(part["id"]),
-            float(part["logprob"]),
-            tuple((int(other["id"]), float(other["logprob"])) for other in part["top_logprobs"][:count]),
+            finite_logprob(float(part["logprob"])),
+            tuple((int(other["id"]), finite_logprob(float(other["logprob"]))) for other in part["top_logprobs"][:count]),
         )
         for part in parts
     )

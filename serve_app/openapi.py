@@ -1,0 +1,166 @@
+"""The OpenAPI 3.1 document: every endpoint with its parameters, its body, and its answers and errors in the shape of its dialect.
+
+Pure. Knows dialects as data, no web framework. Bodies are described exactly, whole answers as objects, streams by their media type.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from types import MappingProxyType
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
+from pydantic_core import core_schema
+
+from serve_app.dialects.base import Act, Dialect, Endpoint, Generate, JsonObject, Lookup, WireBody
+from serve_app.types import Task
+
+_OPEN_OBJECT: JsonObject = {"type": "object", "additionalProperties": True}
+_REFUSALS = MappingProxyType(
+    {
+        "400": "The request is wrong; the error says where.",
+        "403": "The page's origin or the Host header is not let in (`browsers`).",
+        "404": "No such endpoint or model.",
+    }
+)
+_BODY_REFUSALS = MappingProxyType({"413": "The body exceeds limits.max_body_bytes."})
+_FAILURES = MappingProxyType({"500": "An engine or the server failed.", "503": "Nothing can serve it now; see Retry-After."})
+_GENERATING_FAILURES = MappingProxyType({"502": "The generation broke off.", "504": "The time for the request is over."})
+_STORING_FAILURES = MappingProxyType({"507": "It could not be written."})
+_HINTS: tuple[tuple[str, JsonObject, str], ...] = (
+    ("x-engine", {"type": "string"}, "The only group that may answer."),
+    ("x-task", {"type": "string", "enum": [str(task) for task in Task]}, "What the request counts as in routing."),
+    ("x-session-id", {"type": "string"}, "Turns of one conversation are sent to one replica."),
+    ("x-timeout-s", {"type": "number", "exclusiveMinimum": 0}, "Seconds that the answer may take."),
+)
+_PLACEHOLDER = re.compile(r"\{(\w+)(?::\w+)?\}")
+
+
+class _Plain(GenerateJsonSchema):
+    """Schemas without what misleads generators.
+
+    A title names a generated class, which two dialects would share; a field with a default of null would look as if it were always
+    there.
+    """
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        described = super().default_schema(schema)
+        if described.get("default", ...) is None:
+            del described["default"]
+        return described
+
+
+def describe(dialects: Iterable[Dialect], operations: Mapping[str, str]) -> JsonObject:
+    """Return the document; `operations` are the paths of the health endpoints with the media type of their answers.
+
+    Where several dialects look up the same path, it is described once, with the answers of all.
+    """
+    paths: dict[str, JsonObject] = {}
+    schemas: JsonObject = {}
+    for dialect in dialects:
+        prefix = dialect.name.capitalize()
+        bodies, found = _bodies(dialect, prefix)
+        schemas |= found | {f"{prefix}Error": dialect.error_schema}
+        for endpoint in dialect.endpoints:
+            path = _PLACEHOLDER.sub(r"{\1}", endpoint.path)
+            verbs = paths.setdefault(path, {})
+            method = _method(endpoint).lower()
+            operation = _operation(endpoint, dialect, f"{prefix}Error", bodies)
+            if method in verbs:
+                verbs[method]["responses"]["200"]["content"] |= operation["responses"]["200"]["content"]
+            else:
+                verbs[method] = operation
+    for path, media_type in operations.items():
+        paths.setdefault(path, {})["get"] = _health(path, media_type)
+    summary = "One endpoint in front of GPU and CPU engines"
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "phi-serve", "summary": summary, "version": version("phi-serve"), "license": {"name": "Apache-2.0"}},
+        "paths": paths,
+        "components": {"schemas": schemas},
+    }
+
+
+def _method(endpoint: Endpoint) -> str:
+    if isinstance(endpoint, Lookup):
+        return "GET"
+    return endpoint.method if isinstance(endpoint, Act) else "POST"
+
+
+def _body(endpoint: Endpoint) -> type[WireBody] | None:
+    if isinstance(endpoint, Lookup):
+        return None
+    return endpoint.codec.body if isinstance(endpoint, Generate) else endpoint.body
+
+
+def _bodies(dialect: Dialect, prefix: str) -> tuple[dict[type[WireBody], JsonObject], JsonObject]:
+    """Return a reference per body, and the schemas that they refer to, by names that begin with the dialect's."""
+    types = dict.fromkeys(body for endpoint in dialect.endpoints if (body := _body(endpoint)) is not None)
+    template = f"#/components/schemas/{prefix}{{model}}"
+    references, definitions = models_json_schema(
+        [(body, "validation") for body in types], ref_template=template, schema_generator=_Plain
+    )
+    named = {f"{prefix}{name}": schema | {"title": f"{prefix}{name}"} for name, schema in definitions.get("$defs", {}).items()}
+    return {body: references[body, "validation"] for body in types}, named
+
+
+def _operation(endpoint: Endpoint, dialect: Dialect, error: str, bodies: Mapping[type[WireBody], JsonObject]) -> JsonObject:
+    method, has_body = _method(endpoint), not isinstance(endpoint, Lookup)
+    failures = _REFUSALS | _FAILURES
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in _PLACEHOLDER.findall(endpoint.path)
+    ]
+    if isinstance(endpoint, Generate):
+        failures = failures | _GENERATING_FAILURES
+        parameters += [{"name": name, "in": "header", "schema": schema, "description": why} for name, schema, why in _HINTS]
+    if isinstance(endpoint, Act):
+        failures = failures | _STORING_FAILURES
+    operation: JsonObject = {"operationId": _name(method, endpoint.path), "tags": [dialect.name]}
+    if parameters:
+        operation["parameters"] = parameters
+    if has_body and method != "HEAD":
+        failures = failures | _BODY_REFUSALS
+        body = _body(endpoint)
+        media_type, schema = ("application/octet-stream", _BYTES) if body is None else ("application/json", bodies[body])
+        operation["requestBody"] = {"required": True, "content": {media_type: {"schema": schema}}}
+    operation["responses"] = _successes(endpoint, method) | {
+        status: {"description": failures[status]} | ({} if method == "HEAD" else _content(f"#/components/schemas/{error}"))
+        for status in sorted(failures)
+    }
+    return operation
+
+
+_BYTES: JsonObject = {"type": "string", "format": "binary"}
+
+
+def _content(reference: str) -> JsonObject:
+    return {"content": {"application/json": {"schema": {"$ref": reference}}}}
+
+
+def _successes(endpoint: Endpoint, method: str) -> JsonObject:
+    status = endpoint.success if isinstance(endpoint, Act) else 200
+    media_types = ["application/json"]
+    if isinstance(endpoint, Generate) and endpoint.streams:
+        media_types.append(endpoint.streams)
+    elif isinstance(endpoint, Act | Lookup):
+        media_types = list(endpoint.media_types)
+    content = {each: {"schema": _OPEN_OBJECT if each == "application/json" else {"type": "string"}} for each in media_types}
+    return {str(status): {"description": "The answer."} | ({} if method == "HEAD" else {"content": content})}
+
+
+def _name(method: str, path: str) -> str:
+    """Return an operation's id, e.g. post_v1_chat_completions."""
+    return (
+        "_".join((method.lower(), *re.findall(r"\w+", _PLACEHOLDER.sub(r"\1", path)))) if path != "/" else f"{method.lower()}_root"
+    )
+
+
+def _health(path: str, media_type: str) -> JsonObject:
+    content: dict[str, Any] = {media_type: {"schema": _OPEN_OBJECT if media_type == "application/json" else {"type": "string"}}}
+    answers = {"200": {"description": "The answer.", "content": content}}
+    if path == "/health":
+        answers["503"] = {"description": "Not every group is ready.", "content": content}
+    return {"operationId": _name("GET", path), "tags": ["health"], "responses": answers}
