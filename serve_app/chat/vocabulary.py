@@ -92,7 +92,7 @@ def read_tokenizer_file(folder: Path, named: Collection[str] = PHI4) -> Tokenize
     Raises `ModelUnusable` naming file, token and ids where the files contradict each other, and for another kind of tokenizer
     than byte-level BPE.
     """
-    content = _read_json(folder, FILE)
+    content = read_json(folder, FILE)
     if content is None:
         raise ModelUnusable(f"the model's folder has no {FILE}; fetch the model again")
     try:
@@ -117,7 +117,7 @@ def read_vocabulary(folder: Path, file: TokenizerFile | None = None) -> Vocabula
     token is none.
     """
     file = file or read_tokenizer_file(folder)
-    config = _read_json(folder, "config.json") or {}
+    config = read_json(folder, "config.json") or {}
     by_id = dict(_bytes_by_id(file.vocab)) | {token_id: text.encode() for text, token_id in file.added.items()}
     highest = max(by_id)
     size = config.get("vocab_size", highest + 1)
@@ -128,7 +128,7 @@ def read_vocabulary(folder: Path, file: TokenizerFile | None = None) -> Vocabula
         )
     stop_ids: tuple[int, ...] = ()
     for name in ("config.json", "generation_config.json"):
-        written = (_read_json(folder, name) or {}).get("eos_token_id")
+        written = (read_json(folder, name) or {}).get("eos_token_id")
         ids = _id_list(written)
         _require_tokens(ids, by_id, f"{name} says eos_token_id: {written}")
         stop_ids = ids or stop_ids
@@ -155,11 +155,11 @@ def _require_one_id_each(entries: list[Any], vocab: Mapping[str, int], added: Ma
 
 def _require_agreement(folder: Path, added: Mapping[str, int]) -> None:
     """Raise `ModelUnusable` where a file beside tokenizer.json gives one of its added tokens another id."""
-    settings = _read_json(folder, _SETTINGS) or {}
+    settings = read_json(folder, _SETTINGS) or {}
     decoder = settings.get("added_tokens_decoder") or {}
     try:
         claims = [(_SETTINGS, str(entry["content"]), int(token_id)) for token_id, entry in decoder.items()]
-        claims += [(_ADDED, str(text), int(token_id)) for text, token_id in (_read_json(folder, _ADDED) or {}).items()]
+        claims += [(_ADDED, str(text), int(token_id)) for text, token_id in (read_json(folder, _ADDED) or {}).items()]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelUnusable(f"{_SETTINGS} or {_ADDED} does not list added tokens with their ids; fetch the model again") from error
     for name, text, token_id in claims:
@@ -202,7 +202,7 @@ def _shown(token: str | bytes) -> str:
     return f"`{text[:80]}`"
 
 
-def _read_json(folder: Path, name: str) -> dict[str, Any] | None:
+def read_json(folder: Path, name: str) -> dict[str, Any] | None:
     """Return what a file of the folder says, None where there is none; raises `ModelUnusable` unless it is a JSON object."""
     try:
         value = json.loads((folder / name).read_text(encoding="utf-8"))

@@ -21,6 +21,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from serve_app.chat.vocabulary import read_json
 from serve_app.config import OnnxSettings
 from serve_app.errors import ModelUnusable
 from serve_app.models import genai_config, manifest
@@ -257,12 +258,9 @@ def _read_vocabulary(file: Path, where: str) -> tuple[dict[str, int], dict[str, 
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelUnusable(f"{file.name} is missing or no JSON; fetch the model again") from error
-    if not isinstance(content, dict):
-        raise ModelUnusable(f"{file.name} is no JSON object; fetch the model again")
+    content = read_json(file.parent, file.name)
+    if content is None:
+        raise ModelUnusable(f"{file.name} is missing; fetch the model again")
     return content
 
 

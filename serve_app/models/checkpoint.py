@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.chat.vocabulary import read_json
 from serve_app.errors import ModelUnusable
 
 _INDEX = "model.safetensors.index.json"
@@ -80,7 +81,7 @@ def missing_files(folder: Path, *, weights: bool) -> list[str]:
     """
     wanted = ["config.json", "tokenizer.json"]
     if weights:
-        index = _read_json(folder / _INDEX)
+        index = read_json(folder, _INDEX) or {}
         parts = set(map(str, index["weight_map"].values())) if isinstance(index.get("weight_map"), dict) else set()
         wanted += sorted(parts) or [file.name for file in folder.glob("*.safetensors")]
         if len(wanted) == 2 and not any(folder.glob("*.bin")):
@@ -90,7 +91,7 @@ def missing_files(folder: Path, *, weights: bool) -> list[str]:
 
 def require_rows(folder: Path) -> None:
     """Raise `ModelUnusable` where embedding or head have other rows than config.json's vocab_size; reads headers only."""
-    size = _read_json(folder / "config.json").get("vocab_size")
+    size = (read_json(folder, "config.json") or {}).get("vocab_size")
     for file in sorted(folder.glob("*.safetensors")):
         for name, stored in _read_header(file).items():
             if name in _BY_TOKEN and size is not None and stored.shape[:1] != (size,):
@@ -98,19 +99,6 @@ def require_rows(folder: Path) -> None:
                 raise ModelUnusable(
                     f"{name} in {file.name} has {rows} rows, but config.json says vocab_size: {size}; fetch the model again"
                 )
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    """Return what the file says; nothing where there is no such file. Raises `ModelUnusable` unless it is a JSON object."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelUnusable(f"{file.name} cannot be read as JSON; fetch the model again") from error
-    if not isinstance(value, dict):
-        raise ModelUnusable(f"{file.name} is not a JSON object; fetch the model again")
-    return value
 
 
 def _read_header(file: Path) -> dict[str, Stored]:
