@@ -6,6 +6,7 @@ Knows dialects as data; knows nothing of what their bodies mean.
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -59,7 +60,7 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
     """
     app = FastAPI(title="phi-serve", docs_url=None, redoc_url=None)
     dialects = tuple(dialects)
-    app.openapi_schema = describe(dialects, _HEALTH)
+    app.openapi = cache(lambda: describe(dialects, _HEALTH))  # type: ignore[method-assign]  # made when first asked for
     lookups: dict[str, list[tuple[Dialect, Lookup]]] = {}
     for dialect in dialects:
         for endpoint in dialect.endpoints:

@@ -47,15 +47,15 @@ def answer_rule(constraint: Constraint) -> str:
             return f"%lark {{\n{constraint.lark}\n}}"
 
 
-def enclosed(lark: str, end_ids: Collection[int]) -> str:
+def enclosed(lark: str, end_ids: Collection[int], *, forcing: bool = False) -> str:
     """Return a grammar for those who run llguidance over a vocabulary of their own, as vLLM and llama.cpp do.
 
-    They know one token that ends an answer, and the model may write another: so every one in `end_ids` is named. And where there is
-    no choice they would tokenize the text that must come themselves, which makes control tokens of text that spells one, loses
-    halves of characters, and takes a time that grows with the text at every step: so that is forbidden, and the model chooses.
+    They know one token that ends an answer, and the model may write another: so every one in `end_ids` is named. Without `forcing`
+    they leave the tokens to the model also where the text has no choice; see `serve_app.chat.lark_text.may_force`.
     """
     ends = ",".join(map(str, sorted(end_ids)))
-    return f'%llguidance {{"no_forcing": true}}\n{_START}answer <[{ends}]>?\nanswer: %lark {{\n{lark}\n}}\n'
+    options = "{}" if forcing else '{"no_forcing": true}'
+    return f"%llguidance {options}\n{_START}answer <[{ends}]>?\nanswer: %lark {{\n{lark}\n}}\n"
 
 
 def literal(text: str) -> str:

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from urllib.parse import quote, unquote
 
 from serve_app.types import Choice, Constraint, Grammar, JsonSchema, Regex
@@ -85,3 +85,15 @@ def forces_much(lark: str) -> bool:
     if math.prod(count for count in repetitions(lark) if count) > _MOST_FORCED:
         return True
     return any(part["text"] and len(part[0]) > _LONGEST_FORCED for part in _PARTS.finditer(lark))
+
+
+def may_force(lark: str, control_tokens: Iterable[str]) -> bool:
+    """Tell whether an engine's own llguidance may tokenize text that must come; of doubtful grammars it says no.
+
+    Forced text comes in the tokens that the model learned, on every engine alike. But these engines' tokenizers make control tokens
+    of text that spells one, and text of thousands of characters is tokenized anew at every step, in the loop that serves everybody.
+    """
+    begins = {token[0] for token in control_tokens}
+    spelled = "".join(part[0] for part in _PARTS.finditer(lark) if not part["comment"])
+    escaped = "|".join(f"\\\\[xuU]\\{{?0*{ord(char):x}" for char in sorted(begins))
+    return not (forces_much(lark) or begins & set(spelled) or re.search(escaped, spelled, re.IGNORECASE))

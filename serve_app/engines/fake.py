@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import lru_cache
 from pathlib import Path
 
 from serve_app.chat.tokenizer import Tokenizer
@@ -26,6 +27,8 @@ from serve_app.types import (
 )
 
 _NEEDS_A_MODEL = frozenset({Capability.STRUCTURED, Capability.UNICODE_PATTERNS, Capability.STRUCTURED_MIN_TOKENS})
+
+_tokenizer = lru_cache(2)(Tokenizer.load)
 
 
 class FakeEngine:
@@ -62,7 +65,7 @@ class FakeEngine:
         await asyncio.sleep(self._settings.load_s)
         if self._settings.fault == "fail_start":
             raise EngineDead("the fake engine was told to fail at start; set fault: none")
-        self._script = tuple(Tokenizer.load(self._model_dir).encode(self._settings.text, special=True))
+        self._script = tuple(_tokenizer(self._model_dir).encode(self._settings.text, special=True))
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
         """Play the script; see `Engine.generate`."""

@@ -27,10 +27,11 @@ from vllm.v1.metrics.loggers import AggregateStatLoggerBase
 
 from serve_app.chat.grammar import checked_lark, wrap_tokenizer
 from serve_app.chat.lark import enclosed
+from serve_app.chat.lark_text import may_force
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import VllmSettings
 from serve_app.engines.admission import answer_limit
-from serve_app.engines.guidance import Guidance, too_large
+from serve_app.engines.guidance import Guidance, Guide, too_large
 from serve_app.engines.throughput import Throughput
 from serve_app.engines.vllm_logprobs import EXTENSION
 from serve_app.errors import EngineDead, GenerationFailed, InvalidRequest, ModelUnusable, ServeError, explain
@@ -94,6 +95,7 @@ class VllmEngine:
         self._guidance: Guidance | None = None
         self._vocabulary_size = 0
         self._end_ids: tuple[int, ...] = ()
+        self._control: frozenset[str] = frozenset()
         self._stats: _LatestStats | None = None
         self._throughput = Throughput()
 
@@ -117,6 +119,7 @@ class VllmEngine:
         tokenizer = await asyncio.to_thread(Tokenizer.load, self._model_dir, control=False)
         self._guidance = Guidance(await asyncio.to_thread(wrap_tokenizer, tokenizer), tokenizer.vocabulary.size)
         self._end_ids = tokenizer.vocabulary.stop_ids
+        self._control = frozenset(tokenizer.raw(at).decode() for at in tokenizer.vocabulary.control_ids)
         try:
             llm = await asyncio.to_thread(self._construct)
             self._llm = llm
@@ -141,9 +144,9 @@ class VllmEngine:
         limit = answer_limit(request, self._settings.max_model_len, self._vocabulary_size)
         # vLLM answers without the constraint where that names control tokens that there are none of, and ends the answer as if it
         # were whole where following it takes too much: so it is compiled here too, and what vLLM says is held against it.
-        constraint = self._grammar(request.constraint)
-        guide = await self._guidance.start(constraint) if constraint and self._guidance else None
-        params = _sampling_params(request.sampling, limit, constraint if guide else None)
+        constraint = request.constraint
+        guide, lark = await self._start_guide(constraint) if constraint else (None, "")
+        params = _sampling_params(request.sampling, limit, lark)
         prompt: Any = tokens_input(list(request.prompt), cache_salt=request.cache_salt)
         began = time.monotonic()
         first: float | None = None
@@ -178,11 +181,15 @@ class VllmEngine:
             finally:
                 await stream.aclose()
 
-    def _grammar(self, constraint: Constraint | None) -> Grammar | None:
-        """Return a constraint as the core takes it; raises `InvalidRequest` where it cannot be written."""
-        if constraint is None:
-            return None
-        return Grammar(enclosed(checked_lark(constraint), self._end_ids), optional=constraint.optional)
+    async def _start_guide(self, constraint: Constraint) -> tuple[Guide | None, str]:
+        """Return what follows the constraint here, and its grammar for the core; neither for an optional one that does not compile.
+
+        Raises `InvalidRequest` for others.
+        """
+        assert self._guidance is not None
+        lark = checked_lark(constraint)
+        guide = await self._guidance.start(Grammar(enclosed(lark, self._end_ids), optional=constraint.optional))
+        return guide, enclosed(lark, self._end_ids, forcing=may_force(lark, self._control)) if guide else ""
 
     def _require(self) -> AsyncLLM:
         if self._llm is None:
@@ -321,9 +328,9 @@ def _engine_args(settings: VllmSettings, model_dir: Path) -> dict[str, Any]:
     return args
 
 
-def _sampling_params(sampling: Sampling, max_tokens: int, grammar: Grammar | None) -> SamplingParams:
+def _sampling_params(sampling: Sampling, max_tokens: int, lark: str) -> SamplingParams:
     return SamplingParams(
-        structured_outputs=StructuredOutputsParams(grammar=grammar.lark) if grammar else None,
+        structured_outputs=StructuredOutputsParams(grammar=lark) if lark else None,
         temperature=0.0 if sampling.greedy else sampling.temperature,
         top_p=1.0 if sampling.greedy else sampling.top_p,  # vLLM refuses 0
         top_k=sampling.top_k,

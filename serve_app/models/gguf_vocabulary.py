@@ -115,6 +115,8 @@ class Served:
     control_ids: frozenset[int]
     end_ids: tuple[int, ...]
     """The ids by which the model ends an answer."""
+    control_tokens: frozenset[str]
+    """Names of the model's control tokens, which llama.cpp finds in text."""
 
 
 def served_vocabulary(keys: Mapping[str, Any], model_dir: Path) -> Served:
@@ -130,7 +132,8 @@ def served_vocabulary(keys: Mapping[str, Any], model_dir: Path) -> Served:
         for token_id, (token, kind) in enumerate(zip(own.tokens, own.types, strict=True))
     )
     control = frozenset(token_id for token_id, kind in enumerate(own.types) if kind in (TokenType.CONTROL, TokenType.UNUSED))
-    return Served(texts, control, vocabulary.stop_ids)
+    names = frozenset(vocabulary.raw(token_id).decode() for token_id in vocabulary.control_ids)
+    return Served(texts, control, vocabulary.stop_ids, names)
 
 
 def listed_tokens(keys: Mapping[str, Any]) -> tuple[list[str], list[int]]:

@@ -177,6 +177,7 @@ async def test_a_file_that_llama_cpp_refuses_is_named(own_file: Path, padded_dir
         await started(padded_dir, gguf=str(foreign))
 
 
+@pytest.mark.slow
 def test_too_few_rows_are_refused(own_file: Path, real_dir: Path) -> None:
     with pytest.raises(ModelUnusable, match=r"own\.gguf has 2080 rows in token_embd\.weight and 2080 tokens; .* ids beyond"):
         export.derive(real_dir, LlamaCppSettings(gguf=str(own_file)))
@@ -332,6 +333,7 @@ def _more(ids: list[int]) -> dict[int, float]:
     return dict.fromkeys(ids, 12.0)
 
 
+@pytest.mark.slow
 async def test_the_real_models_file_has_every_capability(real_dir: Path, real_tokenizer: Tokenizer, tmp_path: Path) -> None:
     write_gguf(real_dir, "q8_0", tmp_path / "own.gguf")
     foreign = convert(tmp_path / "own.gguf", real_dir, tmp_path / "Phi-4-mini-instruct.Q8_0.gguf", Form(tools=USER_DEFINED))

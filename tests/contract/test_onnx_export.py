@@ -75,6 +75,7 @@ def _compute(folder: Path) -> list[NDArray[np.float32]]:
     return found + [array.copy() for pair in pool.layers for array in pair]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "form"), [(kind, form) for kind, forms in FORMS.items() for form in forms])
 def test_weights_scales_and_logits_are_the_builders(built: Path, kind: str, form: str, tmp_path: Path) -> None:
     precision, block = form.split("-")

@@ -167,7 +167,7 @@ async def test_constraints_hold(engine: Engine, real_tokenizer: Tokenizer, name:
             assert said.startswith('<|tool_call|>[{"name": "get", "arguments": {'), said
 
 
-@pytest.mark.parametrize("top_p", [1.0, 0.9])
+@pytest.mark.parametrize("top_p", [0.9])
 async def test_a_seed_draws_the_same_again(engine: Engine, top_p: float) -> None:
     prompts = [(200_021, 3686 + at, 200_020, 200_019) for at in range(4)]
     requests = [ask(ids, temperature=1.0, seed=at, max_tokens=12, top_p=top_p) for at, ids in enumerate(prompts)]

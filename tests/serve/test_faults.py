@@ -144,6 +144,7 @@ def _replica_folders(app: LiveApp) -> set[Path]:
     return set(app.temporary.glob(".phi-replica-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["llama_cpp", "vllm"])
 def test_a_killed_replica_leaves_no_temporary_files_behind_its_successor(app: LiveApp, group: str) -> None:
     before = _replica_folders(app)

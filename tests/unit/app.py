@@ -21,6 +21,8 @@ from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import FleetView
 from serve_app.types import Phase
 
+TOKENIZER = Tokenizer.load(EMBEDDED)
+
 
 @dataclass
 class App:
@@ -64,7 +66,7 @@ async def running(
             view.record(report, time.monotonic())
     gateway = Gateway(
         settings=settings,
-        tokenizer=Tokenizer.load(EMBEDDED),
+        tokenizer=TOKENIZER,
         catalog=Catalog(settings, Weights.read(EMBEDDED), created=1),
         generators=built,
         fleet=lambda: view.snapshot(time.monotonic()),

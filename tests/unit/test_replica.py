@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -90,6 +91,7 @@ async def test_an_unhealthy_replica_says_so_refuses_and_recovers(monkeypatch: py
 async def test_a_failed_start_is_told_with_its_reason_and_tried_again_until_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deployments.replica.REPORT_EVERY_S", 0.01)
     monkeypatch.setattr("deployments.replica._RETRY_S", 0.05)
+    monkeypatch.setattr("deployments.replica.gc", SimpleNamespace(collect=lambda: 0))  # a second in the tests' own process
     attempts = 0
 
     def derive(model_dir: Path, settings: FakeSettings, progress: Progress) -> Path:
@@ -121,6 +123,7 @@ async def test_an_engine_that_does_not_start_or_generates_nothing_is_closed_and_
         closed += 1
 
     monkeypatch.setattr("deployments.replica._RETRY_S", 0.01)
+    monkeypatch.setattr("deployments.replica.gc", SimpleNamespace(collect=lambda: 0))
     monkeypatch.setattr(FakeEngine, "close", close)
     reports: list[ReplicaReport] = []
     starting = asyncio.ensure_future(_replica(FakeSettings.model_validate({"fault": fault}), reports))

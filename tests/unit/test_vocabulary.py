@@ -35,7 +35,7 @@ FORMS = {
 }
 
 
-@pytest.fixture(scope="module", params=FORMS)
+@pytest.fixture(scope="module", params=["as published", pytest.param("otherwise", marks=pytest.mark.slow)])
 def form_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, real_dir: Path) -> Path:
     """Another copy of the real tokenizer."""
     folder = tmp_path_factory.mktemp("form")

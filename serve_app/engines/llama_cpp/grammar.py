@@ -5,18 +5,15 @@ A character that no token spells alone is, in those files, a row of private-use 
 `Capability.UNICODE_PATTERNS`.
 """
 
-from collections.abc import Collection
-
 from serve_app.chat.grammar import checked_lark
-from serve_app.chat.lark import enclosed
 from serve_app.chat.lark_text import names_unicode_patterns, respell
 from serve_app.errors import InvalidRequest
 from serve_app.models.gguf_vocabulary import STRAY
-from serve_app.types import Constraint, Grammar
+from serve_app.types import Constraint
 
 
-def respelled(constraint: Constraint, spelled: frozenset[str], end_ids: Collection[int]) -> Grammar:
-    """Return the constraint as the grammar that the server takes; `spelled` are the characters that a token of their own spells.
+def respelled(constraint: Constraint, spelled: frozenset[str]) -> str:
+    """Return the constraint's Lark in the file's spelling; `spelled` are the characters that a token of their own spells.
 
     Raises `InvalidRequest` for what a pattern cannot say here.
     """
@@ -26,5 +23,4 @@ def respelled(constraint: Constraint, spelled: frozenset[str], end_ids: Collecti
     def spell(char: str) -> str:
         return char if char in spelled else "".join(chr(STRAY + byte) for byte in char.encode())
 
-    lark = respell(checked_lark(constraint), spell)
-    return Grammar(enclosed(lark, end_ids), optional=constraint.optional)
+    return respell(checked_lark(constraint), spell)
