@@ -15,6 +15,7 @@ from serve_app.chat.call_grammar import call_grammar, call_guide, call_or
 from serve_app.chat.constraint import offered
 from serve_app.chat.grammar import GrammarCheck, wrap_tokenizer
 from serve_app.chat.lark import lark_of, styled
+from serve_app.chat.lark_text import may_force
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.conversation import Tool
 from serve_app.errors import InvalidRequest
@@ -282,3 +283,26 @@ async def test_what_is_too_large_to_build_is_refused_without_the_librarys_own_wo
     with pytest.raises(InvalidRequest, match=r"it is too large|to compile") as refused:
         await GrammarCheck(tokenizer).require(many)
     assert "panic" not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("constraint", "may"),
+    [
+        (JsonSchema('{"properties": {"name": {"enum": ["a", "b"]}}, "required": ["name"]}'), True),
+        (call_grammar([TOOL], parallel=True), True),
+        (call_guide((TOOL,)), True),
+        (Grammar('start: <|tool_call|> "x" <[3]>'), True),
+        (JsonSchema('{"const": "<|end|>"}'), False),
+        (JsonSchema('{"const": "\\u003c|end|>"}'), False),
+        (Regex(r"\x3c\|end\|>"), False),
+        (Regex(r"\u{3C}\|end\|>"), False),
+        (Grammar('start: "<" "|end|>"'), False),
+        (Regex("(ab){20}"), True),
+        (Regex("((ab){50}){50}"), False),
+        (JsonSchema('{"type": "array", "items": {"const": 1}, "minItems": 5000}'), False),
+        (Choice(("x" * 5000,)), False),
+    ],
+    ids=lambda each: str(each)[:60],
+)
+def test_text_is_forced_where_it_spells_no_control_token_and_is_short(constraint: Constraint, *, may: bool) -> None:
+    assert may_force(lark_of(constraint), {"<|end|>", "<|tool_call|>"}) is may
