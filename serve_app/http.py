@@ -49,7 +49,8 @@ from serve_app.wrong_paths import advice, dialect_of
 logger = logging.getLogger(__name__)
 
 _CLIENT_GONE = 499
-_HEALTH = dict.fromkeys(("/health", "/livez", "/v1/cluster"), "application/json") | {"/metrics": "text/plain"}
+HEALTH_PATHS = dict.fromkeys(("/health", "/livez", "/v1/cluster"), "application/json") | {"/metrics": "text/plain"}
+"""Endpoints for operators, with the media type of their answers."""
 """The health endpoints, with the media type of their answers."""
 
 
@@ -60,7 +61,7 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
     """
     app = FastAPI(title="phi-serve", docs_url=None, redoc_url=None)
     dialects = tuple(dialects)
-    app.openapi = cache(lambda: describe(dialects, _HEALTH))  # type: ignore[method-assign]  # made when first asked for
+    app.openapi = cache(lambda: describe(dialects, HEALTH_PATHS))  # type: ignore[method-assign]  # made when first asked for
     lookups: dict[str, list[tuple[Dialect, Lookup]]] = {}
     for dialect in dialects:
         for endpoint in dialect.endpoints:

@@ -272,6 +272,7 @@ print(*({"torch", "transformers", "onnxruntime_genai"} & sys.modules.keys()))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["int4", "fp32"])
 def test_memory_does_not_grow_with_the_vocabulary_and_neither_torch_nor_the_builder_is_needed(
     tiny: Path, tmp_path: Path, precision: str

@@ -89,6 +89,7 @@ def test_constraints_know_every_control_token(copy: Tokenizer) -> None:
     assert forced.compute_ff_tokens() == copy.encode("the same words every time", special=False)
 
 
+@pytest.mark.slow
 def test_the_dense_form_gives_transformers_the_files_ids(
     form_dir: Path, copy: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
