@@ -153,6 +153,7 @@ def live(config: dict[str, Any], limit_s: float = START_LIMIT_S) -> Iterator[Liv
     serving = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     serving["TMPDIR"] = str(app.temporary)
     with mock.patch.dict(os.environ, serving):
+        ray.serve.context._set_global_client(None)  # type: ignore[attr-defined]  # another Ray's, where this process has used one
         ray.init(address="local", num_cpus=2, namespace="serve", _temp_dir=str(scratch / "ray"), log_to_driver=False)
         environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_DEDUP_LOGS": "0"}
     command = [str(Path(sys.executable).parent / "serve"), "run", str(file)]

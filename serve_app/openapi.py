@@ -16,6 +16,14 @@ from serve_app.dialects.base import Act, Dialect, Endpoint, Generate, JsonObject
 from serve_app.types import Task
 
 _OPEN_OBJECT: JsonObject = {"type": "object", "additionalProperties": True}
+_SCHEMAS: Mapping[str, JsonObject] = MappingProxyType(
+    {
+        "application/json": _OPEN_OBJECT,
+        # No type: some readers take a stream for one text, others judge each of its events.
+        "text/event-stream": {"description": "Server-sent events, the last of them `[DONE]`."},
+        "application/x-ndjson": {"description": "One JSON object a line."},
+    }
+)
 _REFUSALS = MappingProxyType(
     {
         "400": "The request is wrong; the error says where.",
@@ -147,7 +155,7 @@ def _successes(endpoint: Endpoint, method: str) -> JsonObject:
         media_types.append(endpoint.streams)
     elif isinstance(endpoint, Act | Lookup):
         media_types = list(endpoint.media_types)
-    content = {each: {"schema": _OPEN_OBJECT if each == "application/json" else {"type": "string"}} for each in media_types}
+    content = {each: {"schema": _SCHEMAS.get(each, {"type": "string"})} for each in media_types}
     return {str(status): {"description": "The answer."} | ({} if method == "HEAD" else {"content": content})}
 
 

@@ -234,8 +234,11 @@ def test_two_hundred_wild_schemas(app: LiveApp, group: str) -> None:
         body |= {"model": "phi4-mini", "messages": ASK}
         said = httpx.post(f"{app.url}{path}", json=body, headers={"x-engine": group}, timeout=180)
         if said.status_code != 200:
-            strict = number % 4 == 1 and said.status_code == 400 and "constraint cannot be used" in said.text
-            return None if strict else f"schema {number}: {said.status_code} {said.text[:300]}"
+            strict = number % 4 == 1 and "constraint cannot be used" in said.text
+            incapable = f"{group}: incapable" in said.text  # llama.cpp, for patterns beside texts outside ASCII
+            if said.status_code == 400 and (strict or incapable):
+                return None
+            return f"schema {number}: {said.status_code} {said.text[:300]}"
         return _wild_fault(said, schema, number)
 
     assert _each(200, ask) == []
