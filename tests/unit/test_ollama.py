@@ -296,39 +296,3 @@ async def test_roles_may_be_written_in_any_case(role: str) -> None:
         for unknown in ("wizard", "", "user ", 3, None):
             refused = await app.client.post(CHAT, json=HI | {"messages": [{"role": unknown, "content": "x"}]})
             assert (refused.status_code, "messages.0.role" in refused.json()["error"]) == (400, True)
-
-
-SAME = [
-    "phi4-mini",
-    "library/phi4-mini",
-    "Library/Phi4-Mini:LATEST",
-    "registry.ollama.ai/library/phi4-mini:latest",
-    "PHI4-MINI:Latest",
-]
-OTHER = [
-    "library/phi4-mini:7b",
-    "registry.ollama.ai/phi4-mini",
-    "other/phi4-mini",
-    "host/library/phi4-mini",
-    "library/library/phi4-mini",
-]
-
-
-@pytest.mark.parametrize("name", [*SAME, *OTHER])
-async def test_names_written_out_are_the_same_model(name: str) -> None:
-    async with running(a={}) as app:
-        turn = {"messages": HI["messages"]}
-        answers = [
-            await app.client.post(CHAT, json={"model": name} | turn),
-            await app.client.post(GENERATE, json={"model": name, "prompt": "hi"}),
-            await app.client.post("/api/show", json={"model": name}),
-            await app.client.post("/api/pull", json={"model": name}),
-            await app.client.post("/v1/chat/completions", json={"model": name} | turn),
-            await app.client.post("/v1/completions", json={"model": name, "prompt": "hi"}),
-            await app.client.post("/v1/chat/completions/render", json={"model": name} | turn),
-            await app.client.post("/tokenize", json={"model": name, "prompt": "hi"}),
-            await app.client.post("/v1/route", json={"model": name} | turn),
-            await app.client.get(f"/v1/models/{name}"),
-        ]
-    assert [answer.status_code for answer in answers] == [200 if name in SAME else 404] * len(answers)
-    assert answers[4].json().get("model", name) == name, "an answer carries the name that was asked for"
