@@ -1,4 +1,4 @@
-"""One folder for everything temporary of a replica: vLLM's sockets, llama.cpp's, what multiprocessing leaves. Knows none of them.
+"""Gives each replica one folder for its temporary files: vLLM's and llama.cpp's sockets, and files of multiprocessing.
 
 It is removed when the replica ends, and by a shell that outlives it where it is killed; should that be killed too, by the next
 replica on the node (see `serve_app.models.scratch`).

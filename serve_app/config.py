@@ -301,9 +301,9 @@ class BrowserSettings(Settings):
     """Which web pages may call, and under which names the server answers, beside the local ones."""
 
     origins: tuple[str, ...] = ()
-    """Origins of web pages, e.g. https://chat.example.com; * stands for anything but a slash, and alone for every page. Allowed
-    anyway: localhost and loopback addresses on any port, and pages inside desktop applications (app://, file://, tauri://,
-    vscode-webview://)."""
+    """Origins of web pages that may call, e.g. https://chat.example.com. `*` alone allows every page; inside an origin it stands
+    for any text without a slash. Always allowed are localhost and loopback addresses on any port, and pages inside desktop
+    applications (app://, file://, tauri://, vscode-webview://)."""
     hosts: tuple[str, ...] = ()
     """Names that may stand in the Host header, e.g. llm.example.com or *.example.com. Allowed anyway: localhost, addresses, the
     machine's own name, names without a dot or below .local, .internal, .svc. Only requests to a loopback address are checked

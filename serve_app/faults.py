@@ -9,7 +9,7 @@ from serve_app.types import InvalidValue
 
 @contextmanager
 def client_faults() -> Iterator[None]:
-    """Raise `InvalidRequest`, naming the field, for every `InvalidValue` within: what a client sends is behind all of them."""
+    """Turn an `InvalidValue` raised inside into an `InvalidRequest` that names the field."""
     try:
         yield
     except InvalidValue as error:

@@ -1,4 +1,4 @@
-"""JSON as clients and the model write it and as clients get it: strict, and on one line for every reader of lines. Pure."""
+"""Reads and writes strict JSON: no NaN, no Infinity, and no character at which a client might split a line. Pure."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ _LARGE = re.compile(rb"[0-9](?:[eE]\+?[0-9]{3}|[0-9]{308})")
 
 
 def dump(value: Any) -> bytes:
-    """Return compact, strict JSON in UTF-8, all on one line for every reader of lines. A number that JSON lacks becomes null."""
+    """Return compact, strict JSON in UTF-8 without line ends of any kind. NaN and Infinity become null."""
     try:
         text = _encode(value)
     except ValueError:

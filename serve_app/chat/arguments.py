@@ -29,7 +29,10 @@ def _takes(schema: str, arguments: str) -> bool:
 
 
 def fits(text: str, schema: str) -> bool:
-    """Tell whether a text is JSON that a schema allows. One that is none itself, or that cannot be understood alone, allows any."""
+    """Return whether a text is JSON that a schema allows.
+
+    Every JSON fits a schema that is not valid, or that refers to another document.
+    """
     try:
         value = load(text)
     except (ValueError, RecursionError):

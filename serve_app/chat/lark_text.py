@@ -23,7 +23,7 @@ _ESCAPED_UNICODE = re.compile(r"\\(?:u|U|x\{|x[89a-fA-F]|[pP])")
 
 
 def names_unicode_patterns(constraint: Constraint) -> bool:
-    """Tell whether a regular expression in the constraint has characters outside ASCII; of doubtful ones it says yes."""
+    """Return whether a regular expression in the constraint has characters outside ASCII; True when in doubt."""
     match constraint:
         case Regex():
             return not constraint.pattern.isascii() or bool(_ESCAPED_UNICODE.search(constraint.pattern))
@@ -78,7 +78,7 @@ def repetitions(lark: str) -> Iterator[int]:
 
 
 def forces_much(lark: str) -> bool:
-    """Tell whether a grammar may leave no choice for thousands of characters; of doubtful ones it says yes.
+    """Return whether a grammar may force more than a thousand characters in a row; True when in doubt.
 
     To say which tokens must come next takes llguidance a time that grows with their text, at every step.
     """
@@ -88,7 +88,7 @@ def forces_much(lark: str) -> bool:
 
 
 def may_force(lark: str, control_tokens: Iterable[str]) -> bool:
-    """Tell whether an engine's own llguidance may tokenize text that must come; of doubtful grammars it says no.
+    """Return whether an engine's own llguidance may tokenize the text that a grammar forces; False when in doubt.
 
     Forced text comes in the tokens that the model learned, on every engine alike. But these engines' tokenizers make control tokens
     of text that spells one, and text of thousands of characters is tokenized anew at every step, in the loop that serves everybody.

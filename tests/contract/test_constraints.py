@@ -168,7 +168,8 @@ async def test_formats(model_engine: Engine, name: str) -> None:
 async def test_of_a_lenient_schema_all_is_kept_that_can_be(model_engine: Engine, value: dict[str, Any], answers: str) -> None:
     ids, end, _ = await play(model_engine, constrained(schema(value, lenient=True), max_tokens=60))
     assert re.fullmatch(answers, text(ids), re.DOTALL)
-    assert end.reason is FinishReason.LENGTH or json.loads(text(ids)) is not ...
+    if end.reason is not FinishReason.LENGTH:
+        json.loads(text(ids))
     grammar = call_grammar([Tool(name="f", function="{}", parameters=json.dumps(one("x", value)))], parallel=False)
     ids, end, _ = await play(model_engine, constrained(grammar, max_tokens=120))
     (call,) = calls_in(text(ids))

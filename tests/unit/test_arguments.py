@@ -51,7 +51,7 @@ def test_patterns_that_look_around_are_checked_within_bounds() -> None:
     assert (fits('"xy"', schema), fits('"yx"', schema)) == (True, False)
     began = time.thread_time()
     fits(json.dumps("a" * 5000), '{"pattern": "^(?=a)(a+)+\\\\1b$"}')
-    assert time.thread_time() - began < 1  # going back as often as the pattern wants would take for ever
+    assert time.thread_time() - began < 1  # without the limit the pattern would backtrack for years
 
 
 @pytest.mark.parametrize(("text", "allowed"), [("[1, 1]", False), ("[1, 2]", True), ("NaN", False), ("[1", False), ("", False)])

@@ -1,22 +1,21 @@
 """Tools and answer formats of OpenAI's bodies, and vLLM's structured outputs, as tools and a constraint. Pure."""
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from serve_app.chat.call_grammar import call_grammar, call_guide, call_or
 from serve_app.chat.constraint import ANY_OBJECT, MAX_SCHEMA_BYTES, offered, schema_of
 from serve_app.conversation import Tool
 from serve_app.dialects.openai.wire import ChatBody, CompletionBody, NamedFunction, ResponseFormat, StructuredOutputs, ToolChoice
-from serve_app.errors import InvalidRequest
+from serve_app.faults import client_faults
 from serve_app.strict_json import load
 from serve_app.types import Choice, Constraint, Grammar, InvalidValue, JsonSchema, Regex
 
 
 def decode_tools(body: ChatBody) -> tuple[tuple[Tool, ...], Constraint | None]:
     """Return the tools to offer and what the answer must look like; raises `InvalidRequest` naming the field."""
-    with _translated():
+    with client_faults():
         answer = _answer(body)
         if body.functions or body.function_call is not None:
             return _decode_legacy(body, answer)
@@ -25,16 +24,8 @@ def decode_tools(body: ChatBody) -> tuple[tuple[Tool, ...], Constraint | None]:
 
 def decode_answer(body: CompletionBody) -> Constraint | None:
     """Return what the answer must look like, if anything; raises `InvalidRequest` naming the field."""
-    with _translated():
+    with client_faults():
         return _answer(body)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except InvalidValue as error:
-        raise InvalidRequest(str(error), param=error.field) from error
 
 
 def _answer(body: ChatBody | CompletionBody) -> Constraint | None:
