@@ -15,8 +15,8 @@ from benchmarks.onnx_engine import TOKENS, prompt
 from serve_app.config import LlamaCppSettings, ModelSettings, OnnxSettings
 from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
-from serve_app.models.catalog import locate
 from serve_app.models.export import derive
+from serve_app.models.locate import locate
 from serve_app.types import Sampling, TokenDelta, TokenRequest
 
 STREAMS = (1, 4, 8)

@@ -18,8 +18,8 @@ from pathlib import Path
 from benchmarks.genai import Batching, Loop, export
 from serve_app.config import ModelSettings, OnnxSettings
 from serve_app.engines.onnx.engine import OnnxEngine
-from serve_app.models.catalog import locate
 from serve_app.models.export import derive
+from serve_app.models.locate import locate
 from serve_app.types import Sampling, TokenDelta, TokenRequest
 
 TOKENS = 128

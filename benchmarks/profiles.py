@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=4, help="parallel requests a group")
     options = parser.parse_args()
     config = yaml.safe_load(options.profile.read_text())
-    config["applications"][0]["args"]["model"]["path"] = str(options.model.absolute())
+    config["applications"][0]["args"]["models"]["phi-4-mini-instruct"]["path"] = str(options.model.absolute())
     watch = Watch()
     with tempfile.TemporaryDirectory(prefix="phi-cache-") as empty:
         environment = {"PHI_SERVE_CACHE": str(options.cache or empty)}

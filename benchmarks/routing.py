@@ -161,7 +161,7 @@ class World:
             route = self.policy.choose(request, job.task, 0, self.fleet(now))
         except Overloaded:
             return None
-        self._sent[job] = self.workload.send(route.candidates[0], route.tokens, now)
+        self._sent[job] = self.workload.send(route.candidates[0], route.work, now)
         return route.candidates[0]
 
     def round_robin(self, job: Job, now: float) -> str:

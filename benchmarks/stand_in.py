@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.chat.vocabulary import byte_of_char
-from serve_app.models.catalog import EMBEDDED
+from serve_app.models.locate import EMBEDDED
 
 VOCAB_SIZE = 200_064
 """Rows of the embedding; ids end below it."""

@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.tool_parsers.phi4mini_tool_parser import Phi4MiniJsonToolParser
 
-from serve_app.chat.tool_calls import BEGIN, BEGIN_TOKEN, END, END_TOKEN
-from serve_app.models.catalog import EMBEDDED
+from serve_app.chat.formats.phi4.calls import BEGIN, BEGIN_TOKEN, END, END_TOKEN
+from serve_app.models.locate import EMBEDDED
 from tests.unit.test_tool_calls import CORPUS, TEXTS, parse
 
 Calls = list[tuple[str, object]]

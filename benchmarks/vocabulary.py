@@ -18,8 +18,8 @@ import numpy as np
 import yaml
 
 from benchmarks.live import LiveApp, live, shipped_config
-from serve_app.chat.call_grammar import call_grammar
-from serve_app.chat.constraint import offered
+from serve_app.chat.constraint import parse_tools
+from serve_app.chat.formats.phi4.call_grammar import forced_calls
 from serve_app.chat.grammar import GrammarCheck, checked_lark, wrap_tokenizer
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.types import Constraint, JsonSchema, Sampling
@@ -84,7 +84,7 @@ def measure_here(folder: Path) -> None:
     from llguidance import LLMatcher
 
     constraints: dict[str, Constraint] = {
-        "tool grammar": call_grammar(offered(TOOLS), parallel=True),
+        "tool grammar": forced_calls(parse_tools(TOOLS), parallel=True),
         "JSON schema": JsonSchema(json.dumps(SCHEMA)),
     }
     logits = np.random.default_rng(0).standard_normal(size).astype(np.float32)
@@ -132,7 +132,7 @@ def _request_cpu_ms(app: LiveApp, group: str, extra: dict[str, Any]) -> float:
 
 def measure_live(model: str, config: dict[str, Any]) -> None:
     """Serve `config` with `model` and print starts, the ingress's memory, and first and second uses on every group."""
-    config["applications"][0]["args"]["model"]["path"] = model
+    config["applications"][0]["args"]["models"]["phi-4-mini-instruct"]["path"] = model
     with live(config) as app:
         for group, seconds in app.first_answer_s.items():
             print_row(f"start of {group}, to its first token", seconds, "s (wall)")

@@ -5,14 +5,14 @@ from collections.abc import Callable
 import ray
 from ray import serve
 
-from deployments.metrics import RaySink
+from deployments.metrics import RayMetrics
 from deployments.remote import report_to_ingress
-from deployments.replica import EngineReplica, Report
+from deployments.replica import EngineReplica, NamedModel, Report
 from deployments.replica_router import router_config
 from deployments.temporary import claim_temp_folder
-from serve_app.config import EngineSettings, FakeSettings, ModelSettings
+from serve_app.config import AppSettings, EngineSettings, FakeSettings
+from serve_app.replica_metrics import MetricSink
 from serve_app.reports import ReplicaReport
-from serve_app.tally import Sink
 
 INGRESS = "ingress"
 """Name of the ingress deployment."""
@@ -22,7 +22,7 @@ class _ServedReplica(EngineReplica):
     """An `EngineReplica` that counts its cores, with the destructor that Serve awaits when it stops a replica."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits asynchronous constructors
-        self, group: str, settings: EngineSettings, model: ModelSettings, identity: Callable[[], tuple[str, Report]]
+        self, group: str, settings: EngineSettings, model: NamedModel, identity: Callable[[], tuple[str, Report]]
     ) -> None:
         """Take as many threads as the replica owns cores where the settings leave them open."""
         self._remove_temp_folder = claim_temp_folder()
@@ -30,8 +30,8 @@ class _ServedReplica(EngineReplica):
         cores = float(assigned.get("CPU", 1.0))
         await super().__init__(group, with_threads(settings, cores), model, identity)
 
-    def _sink(self, model: str) -> Sink:
-        self._ray_metrics = RaySink(model)
+    def _sink(self, model: str) -> MetricSink:
+        self._ray_metrics = RayMetrics(model)
         return self._ray_metrics
 
     def report(self) -> ReplicaReport:
@@ -45,7 +45,7 @@ class _ServedReplica(EngineReplica):
         self._remove_temp_folder()
 
 
-def build_group(name: str, settings: EngineSettings, model: ModelSettings) -> serve.Application:
+def build_group(settings: AppSettings, name: str) -> serve.Application:
     """Return the deployment of one group. Its defaults bound every queue; the configuration file overrides them by name."""
     deployment = serve.deployment(
         name=name,
@@ -56,7 +56,8 @@ def build_group(name: str, settings: EngineSettings, model: ModelSettings) -> se
         graceful_shutdown_timeout_s=630,
         request_router_config=router_config(),
     )(_ServedReplica)
-    return deployment.bind(name, settings, model, _identity)
+    model = settings.model_of(name)
+    return deployment.bind(name, settings.engines[name], NamedModel(model, settings.models[model]), _identity)
 
 
 def with_threads(settings: EngineSettings, cores: float) -> EngineSettings:

@@ -12,18 +12,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.asgi import ServeShim
 from deployments.groups import INGRESS
-from deployments.informed import Informed
 from deployments.remote import RemoteEngine
 from deployments.second_port import listen
-from serve_app.chat.tokenizer import Tokenizer
+from deployments.wait_for_reports import WaitForReports
 from serve_app.config import AppSettings, RoutingSettings, require_groups
 from serve_app.dialects import ollama, openai, reasoning
 from serve_app.errors import ModelUnusable
 from serve_app.gateway import REQUEST_LOG, Gateway
-from serve_app.http import create_app, create_unusable_app
+from serve_app.http.app import create_app, create_unusable_app
 from serve_app.metrics import Traffic
-from serve_app.models.catalog import Catalog, locate
-from serve_app.models.weights import Weights
+from serve_app.models.catalog import Catalog
+from serve_app.models.locate import locate
+from serve_app.models.served import ServedModel
 from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import Fleet, FleetView
 from serve_app.types import Phase
@@ -48,7 +48,7 @@ class Ingress:
         self._fleet = FleetView(settings.engines, routing.stale_after_s, routing.sleeping)
         self._announced = False
         self._failures: set[tuple[str, str]] = set()
-        self._heard = asyncio.Event()
+        self._reported = asyncio.Event()
         self._listening: asyncio.Task[None] | None = None
         _log_requests()
         self._groups = groups
@@ -65,11 +65,10 @@ class Ingress:
         """
         settings, routing = self._settings, self._settings.routing
         try:
-            folder = locate(settings.model, weights=False)
+            models = [ServedModel.load(name, model, locate(model, weights=False)) for name, model in settings.models.items()]
             self._gateway = Gateway(
                 settings=settings,
-                tokenizer=Tokenizer.load(folder),
-                catalog=Catalog(settings, Weights.read(folder), created=int(time.time())),
+                catalog=Catalog(settings, models, created=int(time.time())),
                 generators={name: RemoteEngine(name, each, _patience_s(routing, name)) for name, each in self._groups.items()},
                 fleet=self._snapshot,
                 traffic=Traffic(serve.get_replica_context().replica_id.unique_id),
@@ -85,7 +84,7 @@ class Ingress:
         while self._gateway is None:
             await asyncio.sleep(_RETRY_S)
             await asyncio.to_thread(self._try_to_serve)
-        self._app = Informed(create_app(self._gateway, DIALECTS), self._heard)
+        self._app = WaitForReports(create_app(self._gateway, DIALECTS), self._reported)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take `user_config` of serve_config.yaml: `routing` there replaces fields of `args.routing`, without a restart.
@@ -103,7 +102,7 @@ class Ingress:
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the application; Serve calls this once, after construction, on the loop that runs it."""
         if self._gateway is not None:
-            self._app = Informed(create_app(self._gateway, DIALECTS), self._heard)
+            self._app = WaitForReports(create_app(self._gateway, DIALECTS), self._reported)
         else:
             assert self._fault is not None
             self._app = create_unusable_app(self._settings, self._snapshot, DIALECTS, lambda: self._fault)
@@ -126,7 +125,7 @@ class Ingress:
             print(f"\nGroup {report.group} failed: {report.reason}", flush=True)
         if not self._announced and self._snapshot().ready:
             self._announced = True
-            self._heard.set()
+            self._reported.set()
             print(_announcement(self._settings), flush=True)
 
     def _snapshot(self) -> Fleet:
@@ -170,7 +169,7 @@ def _log_requests() -> None:
 
 
 def _announcement(settings: AppSettings) -> str:
-    model = settings.model.name
+    model = settings.default_model
     url = settings.public_url
     json = "-H 'content-type: application/json'"
     chat = f'{{"model":"{model}","messages":[{{"role":"user","content":"Who are you?"}}]'

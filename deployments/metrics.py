@@ -5,7 +5,7 @@ Ray adds the node, the worker, and through Serve the deployment and the replica.
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
-from serve_app.tally import COUNTERS, HISTOGRAMS
+from serve_app.replica_metrics import COUNTERS, HISTOGRAMS
 from serve_app.types import EngineLoad
 
 _PREFIX = "vllm_"
@@ -13,8 +13,8 @@ _MODEL = "model_name"
 _REASON = "finished_reason"
 
 
-class RaySink:
-    """A `Sink`, and the gauges beside it. Lives in a replica."""
+class RayMetrics:
+    """A `MetricSink`, and the gauges beside it. Lives in a replica."""
 
     def __init__(self, model: str) -> None:
         """Register every series for the served model."""
@@ -30,16 +30,16 @@ class RaySink:
         self._usage = Gauge(f"{_PREFIX}kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1", keys)
 
     def count(self, name: str, amount: float) -> None:
-        """See `Sink.count`."""
+        """See `MetricSink.count`."""
         if amount > 0:  # Ray refuses zero
             self._counters[name].inc(amount, self._model)
 
     def observe(self, name: str, value: float) -> None:
-        """See `Sink.observe`."""
+        """See `MetricSink.observe`."""
         self._histograms[name].observe(value, self._model)
 
     def finished(self, reason: str) -> None:
-        """See `Sink.finished`."""
+        """See `MetricSink.finished`."""
         self._ends.inc(1, self._model | {_REASON: reason})
 
     def show(self, load: EngineLoad) -> None:

@@ -7,7 +7,7 @@ RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `middlewares` (cluster/serve.env
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.request_ids import choose_request_id
+from serve_app.http.request_ids import choose_request_id
 
 _REQUEST_ID = b"x-request-id"
 

@@ -10,17 +10,17 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from serve_app.config import EngineSettings, ModelSettings
 from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
 from serve_app.engines.throughput import DrainRate
 from serve_app.errors import EngineDead, ServeError, explain
-from serve_app.models.catalog import locate
 from serve_app.models.export import Progress, derive, needs_checkpoint
+from serve_app.models.locate import locate
+from serve_app.replica_metrics import MetricSink, ReplicaMetrics
 from serve_app.reports import ReplicaReport
-from serve_app.tally import Sink, Tally
 from serve_app.types import (
     Capability,
     Choice,
@@ -50,11 +50,19 @@ Batch = tuple[TokenEvent | ServeError, ...]
 """What crosses Ray at once. A `ServeError` comes last: raised, Serve would log a client's mistake as a fault of ours."""
 
 
+@dataclass(frozen=True, slots=True)
+class NamedModel:
+    """The model that a group serves."""
+
+    name: str
+    settings: ModelSettings
+
+
 class EngineReplica:
     """An engine, its phase, and its stream in batches."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits asynchronous constructors
-        self, group: str, settings: EngineSettings, model: ModelSettings, identity: Callable[[], tuple[str, Report]]
+        self, group: str, settings: EngineSettings, model: NamedModel, identity: Callable[[], tuple[str, Report]]
     ) -> None:
         """Load and warm the engine, again and again until that works; meanwhile the reports say why it does not.
 
@@ -67,7 +75,7 @@ class EngineReplica:
         self._phase, self._reason = Phase.STARTING, ""
         self._engine: Engine | None = None
         self._drain = DrainRate()
-        self._tally = Tally(model.name, self._sink(model.name))
+        self._metrics = ReplicaMetrics(model.name, self._sink(model.name))
         self._news = asyncio.Event()
         self._reporter = asyncio.create_task(self._report_forever())
         began, pause_s = time.monotonic(), _RETRY_S
@@ -77,11 +85,11 @@ class EngineReplica:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         logger.info("group %s ready after %.1f s", group, time.monotonic() - began)
 
-    def _sink(self, model: str) -> Sink | None:
+    def _sink(self, model: str) -> MetricSink | None:
         """Return who else is told of every request, by the served model's name; nobody, unless a subclass knows one."""
         return None
 
-    async def _try_to_load(self, settings: EngineSettings, model: ModelSettings) -> bool:
+    async def _try_to_load(self, settings: EngineSettings, model: NamedModel) -> bool:
         try:
             await self._load(settings, model)
         except Exception as error:
@@ -90,9 +98,9 @@ class EngineReplica:
             return False
         return True
 
-    async def _load(self, settings: EngineSettings, model: ModelSettings) -> None:
+    async def _load(self, settings: EngineSettings, model: NamedModel) -> None:
         self._enter(Phase.LOADING)
-        model_dir = await asyncio.to_thread(locate, model, weights=needs_checkpoint(settings))
+        model_dir = await asyncio.to_thread(locate, model.settings, weights=needs_checkpoint(settings))
         # Off the loop: an export takes minutes and importing a runtime 10 s, and the phase must be told meanwhile.
         folder = await asyncio.to_thread(derive, model_dir, settings, self._progress_reporter())
         self._enter(Phase.LOADING)
@@ -141,7 +149,7 @@ class EngineReplica:
             reason=self._reason,
             info=engine.info if engine else None,
             load=self._measured(engine.load()) if engine else EngineLoad(),
-            served=self._tally.served(),
+            requests=self._metrics.counts(),
         )
 
     def _measured(self, load: EngineLoad) -> EngineLoad:
@@ -169,7 +177,7 @@ class EngineReplica:
             return
         stream = self._engine.generate(request)
         self._drain.enter()
-        watch = self._tally.watch(request)
+        watch = self._metrics.watch(request)
         try:
             async with aclosing(coalesce(stream, _FLUSH_AFTER_S)) as batches:
                 async for batch in batches:

@@ -1,7 +1,7 @@
 """Gives each replica one folder for its temporary files: vLLM's and llama.cpp's sockets, and files of multiprocessing.
 
 It is removed when the replica ends, and by a shell that outlives it where it is killed; should that be killed too, by the next
-replica on the node (see `serve_app.models.scratch`).
+replica on the node (see `serve_app.files.scratch`).
 """
 
 import atexit
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from serve_app.models.scratch import scratch_folder
+from serve_app.files.scratch import scratch_folder
 
 _PREFIX = ".phi-replica-"
 _LONGEST_PARENT_CHARS = 40

@@ -12,5 +12,5 @@ from serve_app.config import AppSettings
 
 def build_app(settings: AppSettings) -> serve.Application:
     """Return the ingress bound to one deployment per configured engine group."""
-    groups = {name: build_group(name, engine, settings.model) for name, engine in settings.engines.items()}
+    groups = {name: build_group(settings, name) for name in settings.engines}
     return build_ingress(settings, groups)

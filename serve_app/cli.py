@@ -21,8 +21,8 @@ from serve_app.errors import ServeError
 from serve_app.manifests.files import compose_text, kuberay_text
 from serve_app.manifests.kuberay import Choices, Upgrade
 from serve_app.manifests.plan import Config, Variant
-from serve_app.models.catalog import locate
 from serve_app.models.export import USUAL_BLOCK, write_form
+from serve_app.models.locate import locate
 from serve_app.routing.tasks import DEFAULT_THRESHOLD, classify
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

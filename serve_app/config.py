@@ -4,6 +4,7 @@ How many replicas run where is the other half (`deployments:`, Serve's own optio
 that can be wrong is checked here, before anything starts. Knows no engine and no Ray.
 """
 
+import json
 import re
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
@@ -21,27 +22,31 @@ class Settings(BaseModel):
 
 
 class ModelSettings(Settings):
-    """Which weights are served, under which names."""
+    """One served model: its files and its other names."""
 
     path: str = "embedded"
     """`embedded`, a local folder in Hugging Face layout, or a hub id such as microsoft/Phi-4-mini-instruct."""
     revision: str | None = None
     """Branch, tag or commit when `path` is a hub id."""
-    name: str = "phi-4-mini-instruct"
-    """The name that clients use and that answers carry."""
-    aliases: tuple[str, ...] = ("microsoft/Phi-4-mini-instruct", "phi-4-mini", "phi4-mini")
-    """Other names accepted for it."""
+    aliases: tuple[str, ...] = ()
+    """Other names that clients may use for it."""
     think_tags: tuple[str, str] | None = None
-    """How a reasoning model marks what it thinks before its answer, e.g. ["<think>", "</think>"]; None: it does not."""
+    """The tags around what a reasoning model thinks before it answers, e.g. ["<think>", "</think>"]; None: it does not think."""
     guided_calls: bool = True
-    """Hold tool calls to the tools offered and their schemas where the model decides whether to call. Only where a client sets
-    `strict` is that a promise, which this does not touch."""
+    """Hold tool calls to the offered tools and their schemas where the model decides whether to call. Calls of tools that a client
+    declares `strict` are held to their schemas in any case."""
 
     @model_validator(mode="after")
     def _check_think_tags(self) -> "ModelSettings":
         if self.think_tags is not None and not all(self.think_tags):
-            raise ValueError("model.think_tags: neither tag may be empty")
+            raise ValueError("think_tags: neither tag may be empty")
         return self
+
+
+DEFAULT_MODELS = {
+    "phi-4-mini-instruct": ModelSettings(aliases=("microsoft/Phi-4-mini-instruct", "phi-4-mini", "phi4-mini")),
+}
+"""What is served where the configuration names no model."""
 
 
 class VariantMessage(Settings):
@@ -79,7 +84,14 @@ class VariantSettings(Settings):
         return {name: ollama.checked(name, value) for name, value in given.items()}
 
 
-class VllmSettings(Settings):
+class GroupSettings(Settings):
+    """What every engine group has."""
+
+    model: str | None = None
+    """The name, under `models`, of the model that the group serves; None: the first one."""
+
+
+class VllmSettings(GroupSettings):
     """A vLLM group, on GPUs or CPUs."""
 
     kind: Literal[EngineKind.VLLM] = EngineKind.VLLM
@@ -109,7 +121,7 @@ class VllmSettings(Settings):
     """A core that answers no probe for this long counts as hung."""
 
 
-class OnnxSettings(Settings):
+class OnnxSettings(GroupSettings):
     """An ONNX Runtime group with continuous batching."""
 
     kind: Literal[EngineKind.ONNX] = EngineKind.ONNX
@@ -152,7 +164,7 @@ class OnnxSettings(Settings):
     """A step that takes longer than this counts as hung."""
 
 
-class LlamaCppSettings(Settings):
+class LlamaCppSettings(GroupSettings):
     """A llama.cpp group: a GGUF file, continuous batching in the embedded server. Ollama's names of its knobs in brackets."""
 
     kind: Literal[EngineKind.LLAMA_CPP] = EngineKind.LLAMA_CPP
@@ -161,7 +173,7 @@ class LlamaCppSettings(Settings):
     exported: str | None = None
     """A folder that `phi-serve export gguf` wrote; None: the replica exports at its first start, into the cache."""
     gguf: str | None = None
-    """A GGUF file made elsewhere, of the model at `model.path`, whose weights are then not needed. The first replica on a node
+    """A GGUF file made elsewhere, of the model at the model's path, whose weights are then not needed. The first replica on a node
     copies it into the cache with its tokens respelled, unless `phi-serve export gguf` wrote it: see docs/configuration.md."""
     max_model_len: int = Field(4096, ge=16)
     """Context in tokens of one slot (num_ctx). Above the model's original context llama.cpp uses LongRoPE's long factors for
@@ -195,7 +207,7 @@ class LlamaCppSettings(Settings):
         return self
 
 
-class FakeSettings(Settings):
+class FakeSettings(GroupSettings):
     """A scripted group for tests and dry runs: no model, real everything else."""
 
     kind: Literal[EngineKind.FAKE] = EngineKind.FAKE
@@ -338,12 +350,12 @@ class PortSettings(Settings):
 class AppSettings(Settings):
     """Everything under `args:`."""
 
-    model: ModelSettings = ModelSettings()
-    """The served model."""
+    models: dict[str, ModelSettings] = Field(default_factory=lambda: dict(DEFAULT_MODELS), min_length=1, max_length=1)
+    """The served models by name: the name that clients use and that answers carry. The first is the default."""
     engines: dict[str, EngineSettings] = Field(min_length=1)
     """Engine groups by name; the name is also the Serve deployment's."""
     variants: dict[str, VariantSettings] = Field(default_factory=dict)
-    """Other names of the model with prompts and parameters of their own; more are made through Ollama's API."""
+    """More names of a model, with prompts and parameters of their own; Ollama's API makes others."""
     models_dir: str | None = "~/.local/share/phi-serve/models"
     """Folder of the variants made through Ollama's API; ingress replicas on several nodes must share it. None: none can be made."""
     routing: RoutingSettings = RoutingSettings()
@@ -357,11 +369,22 @@ class AppSettings(Settings):
     public_url: str = "http://localhost:8000"
     """Where clients reach the ingress; shown in the message that it is ready."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_model(cls, given: Any) -> Any:
+        """Say how `args.model` of earlier versions is written now."""
+        if isinstance(given, dict) and "model" in given:
+            raise ValueError(f"args.model is now args.models, by name. Write:\n{_as_models(given['model'])}")
+        return given
+
     @model_validator(mode="after")
     def _check_group_names(self) -> "AppSettings":
         if "ingress" in self.engines:
             raise ValueError("engines: 'ingress' is the name of the ingress deployment; call the group something else")
         require_groups(self.routing, self.engines)
+        for name, group in self.engines.items():
+            if group.model is not None and group.model not in self.models:
+                raise ValueError(f"engines.{name}.model: no model '{group.model}'; configured are: {', '.join(self.models)}")
         return self
 
     @model_validator(mode="after")
@@ -373,6 +396,25 @@ class AppSettings(Settings):
             except InvalidValue as error:
                 raise ValueError(f"variants.{name}.parameters: {error}") from error
         return self
+
+    @property
+    def default_model(self) -> str:
+        """The name of the model that requests without a name get."""
+        return next(iter(self.models))
+
+    def model_of(self, group: str) -> str:
+        """Return the name of the model that an engine group serves."""
+        return self.engines[group].model or self.default_model
+
+
+def _as_models(model: Any) -> str:
+    """Return the YAML lines of `args.models` that mean what `args.model` meant."""
+    settings = dict(model) if isinstance(model, dict) else {}
+    name, default = settings.pop("name", None), next(iter(DEFAULT_MODELS))
+    if "aliases" not in settings and name in (None, default):
+        settings["aliases"] = list(DEFAULT_MODELS[default].aliases)
+    lines = (f"    {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in settings.items())
+    return "\n".join(("models:", f"  {name or default}:", *lines))
 
 
 def require_groups(routing: RoutingSettings, engines: Collection[str]) -> None:

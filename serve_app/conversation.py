@@ -1,14 +1,14 @@
-"""Values between dialects and gateway: conversations and other prompts, what is asked, the text that comes back.
+"""Values between dialects and gateway: prompts, requests, and the events and completions of their answers.
 
-Plain frozen dataclasses. Knows no web framework, dialect or engine.
+Plain frozen dataclasses. Knows no web framework, dialect, model or engine.
 """
 
 from collections.abc import AsyncIterable, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import TypeAlias
 
-from serve_app.types import Constraint, Finished, Sampling, Task, Usage
+from serve_app.types import Constraint, FinishReason, Sampling, Task, Timings, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,19 +22,34 @@ class TextLogprob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """The first event of an answer: an engine has answered."""
+
+    prompt_tokens: int
+    """Of all prompts of the request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TextDelta:
     """New text of one choice; never half a character."""
 
     text: str
     logprobs: tuple[TextLogprob, ...] = ()
     choice: int = 0
-    thought: bool = False
-    """Whether the model thinks this before its answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThoughtDelta:
+    """New text of what the model thinks before one choice's answer; never half a character."""
+
+    text: str
+    logprobs: tuple[TextLogprob, ...] = ()
+    choice: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCallDelta:
-    """A piece of a tool call of one choice: the first has id and name, those after it more of the arguments' JSON."""
+    """A piece of a tool call of one choice: the first piece has id and name, later ones more of the arguments' JSON."""
 
     index: int
     """Which call of the choice, from 0."""
@@ -44,7 +59,28 @@ class ToolCallDelta:
     choice: int = 0
 
 
-TextEvent: TypeAlias = TextDelta | ToolCallDelta | Finished
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceEnd:
+    """The last event of one choice."""
+
+    reason: FinishReason
+    usage: Usage
+    timings: Timings = field(default_factory=Timings)
+    stop_sequence: str | None = None
+    """The client's stop string that ended it; None where something else did."""
+    choice: int = 0
+    tokens: tuple[int, ...] = ()
+    """Prompt and answer as token ids, where the request asks for them (`with_tokens`)."""
+    invalid_calls: tuple[str, ...] = ()
+    """Names of the tools that are called with arguments their schema does not allow, one per call."""
+    invalid_answer: bool = False
+    """Whether the client's JSON schema does not allow the answer."""
+
+
+AnswerDelta: TypeAlias = TextDelta | ThoughtDelta | ToolCallDelta
+"""A piece of one choice."""
+AnswerEvent: TypeAlias = Started | AnswerDelta | ChoiceEnd
+"""One `Started`, any number of deltas, and one `ChoiceEnd` per choice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +92,10 @@ class ToolCall:
     """JSON as the model wrote it."""
     id: str = ""
 
+    def extended(self, delta: ToolCallDelta) -> "ToolCall":
+        """Return the call with the next piece of it."""
+        return ToolCall(id=self.id + delta.id, name=self.name + delta.name, arguments=self.arguments + delta.arguments)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletedChoice:
@@ -63,7 +103,7 @@ class CompletedChoice:
 
     text: str
     logprobs: tuple[TextLogprob, ...]
-    finished: Finished
+    end: ChoiceEnd
     tool_calls: tuple[ToolCall, ...] = ()
     thoughts: str = ""
     """What the model thought before the answer."""
@@ -76,29 +116,26 @@ class Completion:
     choices: tuple[CompletedChoice, ...]
 
 
-async def fold(events: AsyncIterable[TextEvent]) -> Completion:
-    """Collect a stream of text events into the answer it adds up to. Raises what the stream raises."""
-    texts: dict[int, list[TextDelta]] = {}
+async def fold(events: AsyncIterable[AnswerEvent]) -> Completion:
+    """Collect a stream of events into the completion it adds up to. Raises what the stream raises."""
+    deltas: dict[int, list[TextDelta | ThoughtDelta]] = {}
     calls: dict[int, dict[int, ToolCall]] = {}
-    ends: dict[int, Finished] = {}
+    ends: dict[int, ChoiceEnd] = {}
     async for event in events:
-        if isinstance(event, Finished):
+        if isinstance(event, ChoiceEnd):
             ends[event.choice] = event
         elif isinstance(event, ToolCallDelta):
             known = calls.setdefault(event.choice, {})
-            before = known.get(event.index, ToolCall(name="", arguments=""))
-            known[event.index] = ToolCall(
-                id=before.id + event.id, name=before.name + event.name, arguments=before.arguments + event.arguments
-            )
-        else:
-            texts.setdefault(event.choice, []).append(event)
+            known[event.index] = known.get(event.index, ToolCall(name="", arguments="")).extended(event)
+        elif not isinstance(event, Started):
+            deltas.setdefault(event.choice, []).append(event)
     return Completion(
         choices=tuple(
             CompletedChoice(
-                text="".join(delta.text for delta in texts.get(choice, ()) if not delta.thought),
-                thoughts="".join(delta.text for delta in texts.get(choice, ()) if delta.thought),
-                logprobs=tuple(entry for delta in texts.get(choice, ()) for entry in delta.logprobs),
-                finished=ends[choice],
+                text="".join(delta.text for delta in deltas.get(choice, ()) if isinstance(delta, TextDelta)),
+                thoughts="".join(delta.text for delta in deltas.get(choice, ()) if isinstance(delta, ThoughtDelta)),
+                logprobs=tuple(entry for delta in deltas.get(choice, ()) for entry in delta.logprobs),
+                end=ends[choice],
                 tool_calls=tuple(calls.get(choice, {}).values()),
             )
             for choice in sorted(ends)
@@ -106,7 +143,7 @@ async def fold(events: AsyncIterable[TextEvent]) -> Completion:
     )
 
 
-def total_usage(ends: Iterable[Finished], n: int) -> Usage:
+def total_usage(ends: Iterable[ChoiceEnd], n: int) -> Usage:
     """Add up the choices of a request with `n` choices per prompt; each prompt counts once."""
     ends = list(ends)
     firsts = [end for end in ends if end.choice % n == 0]
@@ -154,7 +191,7 @@ class Ending(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chat:
-    """A conversation that the gateway renders with the model's chat template."""
+    """A conversation that the model's chat format renders."""
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
@@ -201,27 +238,49 @@ class TaskDecision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RouteTrial:
+class RoutePreview:
     """Where a request would go."""
 
     decision: TaskDecision
     candidates: tuple[str, ...]
-    """Groups in the order they would be tried; empty when none is ready."""
+    """Groups in the order in which they would be tried; empty when none is ready."""
     reason: str
-    """Why the first is first; see `Policy.choose`. The error's code where there are none."""
+    """Why the first is first; see `Policy.choose`. The error's code where there are no candidates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Labelled:
-    """A text and the task it is."""
+class TaskExample:
+    """A text with its true task."""
 
     text: str
     task: Task
 
 
+class ToolChoice(StrEnum):
+    """Whether an answer calls tools, where tools are offered."""
+
+    AUTO = "auto"
+    """The model decides."""
+    REQUIRED = "required"
+    """It calls at least one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerForm:
+    """The form that a client wants its answers in. How a model is made to keep to it is the chat format's business."""
+
+    tool_choice: ToolChoice = ToolChoice.AUTO
+    callable: tuple[str, ...] = ()
+    """Names of the offered tools that may be called; empty: all of them."""
+    parallel: bool = True
+    """Whether an answer may call several tools."""
+    format: Constraint | None = None
+    """What an answer that calls no tool must look like."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
-    """What a dialect asks of the gateway: one or more prompts, `n` choices of each. Without a prompt, only whether it could serve.
+    """What a dialect asks of the gateway: one or more prompts, `n` choices of each. Without prompts it asks for a route only.
 
     Choice numbers run prompt by prompt: choice `p * n + k` is the k-th answer to prompt p.
     """
@@ -229,26 +288,24 @@ class GenerateRequest:
     request_id: str
     prompts: tuple[Prompt, ...]
     sampling: Sampling = field(default_factory=Sampling)
-    constraint: Constraint | None = None
-    """What every answer must look like."""
+    form: AnswerForm = field(default_factory=AnswerForm)
     explicit: frozenset[str] = frozenset()
     """Fields of `sampling`, and `stop`, that the client named; a model variant's parameters fill in the others."""
     model: str | None = None
-    names: tuple[str, ...] = ()
-    """Keys of the model's names (`serve_app.models.names`), the client's first; the gateway fills it in."""
+    """The model's name as the client wrote it; None: the default model."""
     stop: tuple[str, ...] = ()
     n: int = 1
     window: int | None = None
     """Most tokens of prompt and answer together, as the client wants it; a conversation's oldest turns are left out to fit. None:
     what the group has, and nothing is left out."""
     one_call: bool = False
-    """An answer ends where a second tool call begins: the client has room for one."""
+    """End an answer where a second tool call begins: the client's protocol has room for one."""
     echo: bool = False
     """Put the prompt's text before the answer."""
     think: bool | None = None
-    """Whether the model shall think before it answers; None: as it does by itself, and can."""
+    """Whether the model should think before it answers; None: the model decides."""
     with_tokens: bool = False
-    """Tell prompt and answer as token ids in `Finished.tokens`."""
+    """Return prompt and answer as token ids in `ChoiceEnd.tokens`."""
     task: Task | None = None
     """Given by the client; wins over classification."""
     group: str | None = None

@@ -1,12 +1,12 @@
 """Several streams of events as one. Knows nothing of what the events say."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
-from serve_app.conversation import TextEvent
+from serve_app.conversation import AnswerEvent
 
 
-async def merge(streams: list[AsyncGenerator[TextEvent, None]]) -> AsyncGenerator[TextEvent, None]:
+async def merge(streams: Sequence[AsyncGenerator[AnswerEvent, None]]) -> AsyncGenerator[AnswerEvent, None]:
     """Interleave several streams as their events come; the first failure ends all."""
     if len(streams) == 1:
         try:
@@ -15,9 +15,9 @@ async def merge(streams: list[AsyncGenerator[TextEvent, None]]) -> AsyncGenerato
         finally:
             await streams[0].aclose()
         return
-    queue: asyncio.Queue[TextEvent | BaseException | None] = asyncio.Queue(maxsize=64)
+    queue: asyncio.Queue[AnswerEvent | BaseException | None] = asyncio.Queue(maxsize=64)
 
-    async def pump(stream: AsyncGenerator[TextEvent, None]) -> None:
+    async def pump(stream: AsyncGenerator[AnswerEvent, None]) -> None:
         try:
             async for event in stream:
                 await queue.put(event)

@@ -12,8 +12,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from serve_app.record import RequestRecord
+from serve_app.replica_metrics import COUNTERS, HISTOGRAMS
 from serve_app.reports import Histogram, ReplicaReport
-from serve_app.tally import COUNTERS, HISTOGRAMS
 from serve_app.types import Phase
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -81,27 +82,27 @@ class _Replicas(Collector):
 def _as_vllm(ready: list[ReplicaReport]) -> Iterable[Metric]:
     """Yield vLLM's own series for the replicas of every group, so that dashboards made for vLLM show them all."""
     labels = ("model_name", *_LABELS)
-    told = [((served.model, *_labels(report)), report, served) for report in ready if (served := report.served)]
+    reported = [((counts.model, *_labels(report)), report, counts) for report in ready if (counts := report.requests)]
     for name, (about, figure) in _VLLM_GAUGES.items():
         gauge = GaugeMetricFamily(f"vllm:{name}", about, labels=labels)
-        for values, report, _ in told:
+        for values, report, _ in reported:
             gauge.add_metric(values, getattr(report.load, figure))
         yield gauge
     for name, about in COUNTERS.items():
         counter = CounterMetricFamily(f"vllm:{name}", about, labels=labels)
-        for values, _, served in told:
-            counter.add_metric(values, served.counters.get(name, 0.0))
+        for values, _, counts in reported:
+            counter.add_metric(values, counts.counters.get(name, 0.0))
         yield counter
     ends = CounterMetricFamily("vllm:request_success", "Requests by how they ended", labels=(*labels, "finished_reason"))
-    for values, _, served in told:
-        for reason, count in served.ends.items():
+    for values, _, counts in reported:
+        for reason, count in counts.ends.items():
             ends.add_metric((*values, reason), count)
     yield ends
     for name, (about, _) in HISTOGRAMS.items():
         family = HistogramMetricFamily(f"vllm:{name}", about, labels=labels)
-        for values, _, served in told:
-            if name in served.histograms:
-                family.add_metric(values, _buckets(served.histograms[name]), served.histograms[name].total)
+        for values, _, counts in reported:
+            if name in counts.histograms:
+                family.add_metric(values, _buckets(counts.histograms[name]), counts.histograms[name].total)
         yield family
 
 
@@ -127,17 +128,15 @@ class Traffic(Collector):
         self.breakers: Mapping[tuple[str, str], str] = {}
         """State of each breaker by (group, replica), set before the text is made."""
 
-    def served(self, *, task: str, engine: str, reason: str, outcome: str, seconds: float) -> None:
-        """Count a request whose answer ended: `outcome` is ok, cancelled or an error's code."""
-        self._requests[(task, engine, reason, outcome)] += 1
-        self._seconds[(task, engine)] += seconds
+    def count_request(self, record: RequestRecord) -> None:
+        """Count a request that has ended, and the tokens of its whole answers."""
+        task, group, reason = record.task or "none", record.group or "none", record.reason or "none"
+        self._requests[(task, group, reason, record.outcome)] += 1
+        self._seconds[(task, group)] += record.seconds
+        self._tokens[(task, group, "prompt")] += record.usage.prompt_tokens
+        self._tokens[(task, group, "completion")] += record.usage.completion_tokens
 
-    def generated(self, task: str, engine: str, *, prompt: int, completion: int) -> None:
-        """Count the tokens of a whole answer."""
-        self._tokens[(task, engine, "prompt")] += prompt
-        self._tokens[(task, engine, "completion")] += completion
-
-    def attempted(self, engine: str, outcome: str) -> None:
+    def count_attempt(self, engine: str, outcome: str) -> None:
         """Count one engine's try at a request."""
         self._attempts[(engine, outcome)] += 1
 

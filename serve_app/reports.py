@@ -22,8 +22,8 @@ class Histogram:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """What a replica has done with its requests since its start; see `serve_app.tally` for the names."""
+class RequestCounts:
+    """What a replica has done with its requests since its start; see `serve_app.replica_metrics` for the names."""
 
     model: str
     """The served model's name."""
@@ -44,5 +44,5 @@ class ReplicaReport:
     """Why it failed; empty otherwise."""
     info: EngineInfo | None = None
     load: EngineLoad = field(default_factory=EngineLoad)
-    served: Served | None = None
+    requests: RequestCounts | None = None
     """Its requests so far, for metrics."""

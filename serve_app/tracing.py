@@ -3,14 +3,12 @@
 Serve's tracing hook decides whether and where spans go; without it they cost next to nothing. No text is recorded.
 """
 
-from collections.abc import Mapping, Sequence
-
 from opentelemetry import trace
 from opentelemetry.trace import Span, Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 
 from serve_app.conversation import Chat, GenerateRequest
-from serve_app.types import FinishReason
+from serve_app.record import RequestRecord
 
 _TRACER = trace.get_tracer("serve_app")
 _NO_FAULT = frozenset({"ok", "cancelled"})
@@ -36,12 +34,14 @@ def begin(request: GenerateRequest, model: str) -> Span:
     return _TRACER.start_span(f"{operation} {model}", attributes=attributes)
 
 
-def end(span: Span, told: Mapping[str, str | int | float], reasons: Sequence[FinishReason]) -> None:
-    """End it with what the request's log line tells: usage under `gen_ai.`, its way under `phi_serve.`."""
-    usage = {"gen_ai.usage.input_tokens": told["prompt_tokens"], "gen_ai.usage.output_tokens": told["completion_tokens"]}
-    way = {f"phi_serve.{name}": told[name] for name in ("request_id", "task", "engine", "reason", "attempts", "outcome")}
-    span.set_attributes(usage | way | {"gen_ai.response.finish_reasons": [reason.value for reason in reasons]})
-    if told["outcome"] not in _NO_FAULT:
-        span.set_attribute("error.type", told["outcome"])
+def end(span: Span, record: RequestRecord) -> None:
+    """End it with the request's record: usage under `gen_ai.`, routing under `phi_serve.`."""
+    fields = record.log_fields()
+    usage = {"gen_ai.usage.input_tokens": fields["prompt_tokens"], "gen_ai.usage.output_tokens": fields["completion_tokens"]}
+    routing = {f"phi_serve.{name}": fields[name] for name in ("request_id", "task", "engine", "reason", "attempts", "outcome")}
+    reasons = [reason.value for reason in record.finish_reasons]
+    span.set_attributes(usage | routing | {"gen_ai.response.finish_reasons": reasons})
+    if record.outcome not in _NO_FAULT:
+        span.set_attribute("error.type", record.outcome)
         span.set_status(Status(StatusCode.ERROR))
     span.end()

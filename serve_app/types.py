@@ -339,19 +339,11 @@ class TokenDelta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """The one end of every stream."""
+    """The last event of every stream of an engine."""
 
     reason: FinishReason
     usage: Usage
     timings: Timings = Timings()
-    choice: int = 0
-    """Which of the request's choices ended; engines leave it 0."""
-    tokens: tuple[int, ...] = ()
-    """Prompt and answer, for clients that go on from there; the gateway fills it in where it is asked for."""
-    invalid_calls: tuple[str, ...] = ()
-    """Tools that the answer calls with arguments they do not take, one name a call; the gateway fills it in."""
-    invalid_answer: bool = False
-    """Whether the answer is not what the client's JSON schema allows; the gateway fills it in."""
 
 
 TokenEvent: TypeAlias = TokenDelta | Finished
@@ -368,6 +360,16 @@ class EngineInfo:
     max_concurrency: int
     """Generations that run at once; more wait in the engine."""
     precision: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextLimits:
+    """How many tokens of prompt and answer together the groups take, as far as is known."""
+
+    longest: int | None = None
+    """The most of a group that has reported; None while none has."""
+    complete: bool = False
+    """Whether every group has reported, so that `longest` is a bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

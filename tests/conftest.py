@@ -8,7 +8,7 @@ from hypothesis import settings
 
 from benchmarks import stand_in
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.models.catalog import EMBEDDED
+from serve_app.models.locate import EMBEDDED
 
 settings.register_profile("any machine", deadline=None)  # how long an example takes says nothing on a shared one
 settings.load_profile("any machine")

@@ -31,7 +31,7 @@ STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": 
 """As the model writes JSON: free white space lets a model never end, and none at all is not what it learned."""
 
 
-def schema_of(value: dict[str, Any], field: str, *, lenient: bool = False) -> JsonSchema:
+def parse_schema(value: dict[str, Any], field: str, *, lenient: bool = False) -> JsonSchema:
     """Return a constraint to a JSON schema; raises `InvalidValue` when it is too large, too deep, or points nowhere."""
     text = json.dumps(value, ensure_ascii=False)
     if len(text.encode()) > MAX_SCHEMA_BYTES:
@@ -50,7 +50,7 @@ def lenient_schema(constraint: Constraint | None) -> str:
     return answer.schema if isinstance(answer, JsonSchema) and answer.lenient else ""
 
 
-def offered(functions: Sequence[dict[str, Any]]) -> tuple[Tool, ...]:
+def parse_tools(functions: Sequence[dict[str, Any]]) -> tuple[Tool, ...]:
     """Return the functions that a client offers as `tools`; raises `InvalidValue` naming the field at fault."""
     tools = tuple(_tool(at, function) for at, function in enumerate(functions))
     if len(tools) > MAX_TOOLS:
@@ -69,7 +69,7 @@ def _tool(at: int, function: dict[str, Any]) -> Tool:
         raise InvalidValue(f"{field}.description", "must be a string")
     if parameters is not None and not isinstance(parameters, dict):
         raise InvalidValue(f"{field}.parameters", "must be a JSON schema")
-    schema = schema_of(parameters or {"type": "object", "properties": {}}, f"{field}.parameters")
+    schema = parse_schema(parameters or {"type": "object", "properties": {}}, f"{field}.parameters")
     ordered = _ordered({key: value for key, value in function.items() if value is not None}, _FIRST)
     if parameters:  # Ollama's client, for one, sends them in an order of its own
         ordered["parameters"] = _ordered(parameters, _FIRST_OF_SCHEMA)

@@ -51,9 +51,8 @@ Compiled = TypeVar("Compiled")
 class GrammarCheck:
     """Refuses constraints that cannot be compiled for one tokenizer. What has passed is remembered."""
 
-    def __init__(self, tokenizer: Tokenizer, longest: Callable[[], int | None] = lambda: None) -> None:
-        """Check for `tokenizer`; `longest` returns the most tokens that an answer may have, as far as that is known."""
-        self._longest = longest
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Check for `tokenizer`."""
         self._sparse = _sparse(tokenizer)  # now: it would hold up the event loop for a third of a second at 200,000 tokens
         self._vocabulary = tokenizer.vocabulary
         self._drawn = np.asarray(
@@ -63,22 +62,24 @@ class GrammarCheck:
         self._passed: OrderedDict[Constraint, None] = OrderedDict()
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="grammar")
 
-    async def passes(self, constraint: Constraint) -> bool:
-        """Tell whether `constraint` can be compiled in time; raises `InvalidRequest` when one that is not optional cannot."""
+    async def passes(self, constraint: Constraint, longest: int | None = None) -> bool:
+        """Return whether `constraint` can be compiled in time; raises `InvalidRequest` when one that is not optional cannot."""
         try:
-            await self.require(constraint)
+            await self.require(constraint, longest)
         except InvalidRequest:
             if not constraint.optional:
                 raise
             return False
         return True
 
-    async def require(self, constraint: Constraint) -> None:
-        """Raise `InvalidRequest` when `constraint` cannot be compiled, or not in time."""
+    async def require(self, constraint: Constraint, longest: int | None = None) -> None:
+        """Raise `InvalidRequest` when `constraint` cannot be compiled, or not in time.
+
+        `longest` is the most tokens that an answer may have, None where that is not known yet.
+        """
         if constraint in self._passed:
             self._passed.move_to_end(constraint)
             return
-        longest = self._longest()
         await in_time(constraint, self._pool, lambda each: self._check(each, longest))
         self._passed[constraint] = None
         if len(self._passed) > _KEPT:
@@ -88,13 +89,15 @@ class GrammarCheck:
         lark = checked_lark(constraint)
         most = max(repetitions(lark), default=0)
         if longest is not None and most > longest * _CHARS_PER_TOKEN:
-            raise unusable(f"it repeats something {most} times, and no answer here has more than {longest} tokens; ask for less")
+            raise constraint_error(
+                f"it repeats something {most} times, and no answer here has more than {longest} tokens; ask for less"
+            )
         fault = LLMatcher.validate_grammar(lark, self._sparse)
         if fault:
-            raise unusable(fault)
+            raise constraint_error(fault)
         matcher = LLMatcher(self._sparse, enclosed(lark, self._vocabulary.stop_ids), log_level=0)
         if matcher.is_error():
-            raise unusable(matcher.get_error())
+            raise constraint_error(matcher.get_error())
         self._rehearse(matcher)
 
     def _rehearse(self, matcher: LLMatcher) -> None:
@@ -114,7 +117,7 @@ class GrammarCheck:
                 return
             now = time.thread_time()
             if len(recent) == _RECENT and now - recent[0] > _RECENT * _STEP_LIMIT_S:
-                raise unusable("it is ambiguous, and takes ever longer to follow; make it simpler")
+                raise constraint_error("it is ambiguous, and takes ever longer to follow; make it simpler")
             recent.append(now)
             if now - began > _REHEARSAL_S:
                 return
@@ -166,10 +169,10 @@ def checked_lark(constraint: Constraint) -> str:
     try:
         return lark_of(constraint)
     except ValueError as error:
-        raise unusable(str(error)) from error
+        raise constraint_error(str(error)) from error
 
 
-def unusable(fault: str) -> InvalidRequest:
+def constraint_error(fault: str) -> InvalidRequest:
     """Return the refusal of a constraint for llguidance's reason, without its drawing of the place."""
     if fault.startswith("panic"):
         fault = "it is too large; ask for fewer repetitions"

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from serve_app.chat.control_tokens import PHI4
+from serve_app.chat.formats.names import DEFAULT
 from serve_app.errors import ModelUnusable
 
 FILE = "tokenizer.json"
@@ -86,7 +86,7 @@ class TokenizerFile:
         return json.dumps({**self.content, "added_tokens": ordered, "model": model}, ensure_ascii=False)
 
 
-def read_tokenizer_file(folder: Path, named: Collection[str] = PHI4) -> TokenizerFile:
+def read_tokenizer_file(folder: Path, named: Collection[str] = DEFAULT.control) -> TokenizerFile:
     """Read the tokenizer.json of a model's `folder`; `named` are the control tokens of its chat format.
 
     Raises `ModelUnusable` naming file, token and ids where the files contradict each other, and for another kind of tokenizer

@@ -1,24 +1,26 @@
-"""Leaves the oldest turns of a conversation out until its prompt fits into the context that a client asked for, as Ollama does.
+"""Leaves out the oldest turns of a conversation until its prompt fits into the context that a client asked for, as Ollama does.
 
-What was said to the model as its system stays, and so does the last turn; where the answer continues that, the question before it
-as well. Knows the template; no group and no dialect.
+System messages stay, and so does the last turn; where the answer continues that turn, the question before it stays as well. Knows
+no chat format, group or dialect.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from serve_app.chat.template import ChatTemplate
 from serve_app.conversation import Chat, Ending, Message
 
 _KEPT_ROLES = ("system", "developer")
 
 
-async def fitted(template: ChatTemplate, chat: Chat, window: int) -> tuple[tuple[int, ...], int]:
+async def fit_to_window(
+    render: Callable[[Chat], Awaitable[tuple[int, ...]]], chat: Chat, window: int
+) -> tuple[tuple[int, ...], int]:
     """Return the prompt's token ids and how many messages were left out of it, the fewest that leave room below `window` tokens.
 
     What is kept begins with a user's turn, or is the last message alone; where even that is too long, its ids are returned.
-    Raises what `ChatTemplate.render` raises.
+    Raises what `render` raises.
     """
-    ids = await template.render(chat)
+    ids = await render(chat)
     if len(ids) < window:
         return ids, 0
     starts = _starts(chat)
@@ -27,7 +29,7 @@ async def fitted(template: ChatTemplate, chat: Chat, window: int) -> tuple[tuple
     while low <= high:  # the later the start, the shorter the prompt
         middle = (low + high) // 2
         kept = _since(chat.messages, starts[middle])
-        found = await template.render(replace(chat, messages=kept))
+        found = await render(replace(chat, messages=kept))
         if len(found) < window or middle == len(starts) - 1:
             ids, shortest = found, len(chat.messages) - len(kept)
         if len(found) < window:

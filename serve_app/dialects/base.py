@@ -1,19 +1,20 @@
-"""What a dialect is: endpoints, and a codec for each. Data and pure functions; knows no web framework, no gateway, no engine."""
+"""What a dialect is: endpoints of two kinds, `Generate` and `Query`. Knows no web framework, gateway, model or engine."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from serve_app.conversation import Completion, GenerateRequest, Labelled, Prompt, RouteTrial, TextEvent
+from serve_app.conversation import AnswerEvent, Completion, GenerateRequest, Prompt, RoutePreview, TaskExample
 from serve_app.dialects.faults import first_fault
 from serve_app.errors import InvalidRequest, ServeError
-from serve_app.models.catalog import Catalog
+from serve_app.model_info import LoadedGroup, ModelInfo
+from serve_app.record import RequestRecord
 from serve_app.strict_json import dump as dump
 from serve_app.strict_json import require_finite
-from serve_app.types import EngineKind, InvalidValue, Sampling, Task
+from serve_app.types import InvalidValue, Sampling, Task
 
 JsonObject = dict[str, Any]
 
@@ -29,9 +30,11 @@ Body = TypeVar("Body", bound=WireBody)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call(Generic[Body]):
-    """A decoded request: what the gateway is asked, and what the answer repeats of the body."""
+    """A decoded request, and what its answer repeats of it."""
 
     request: GenerateRequest
+    record: RequestRecord
+    """Where it went; complete for routing when the first event is out."""
     body: Body
     stream: bool
     model: str
@@ -47,22 +50,13 @@ class StreamEncoder(Protocol):
 
     media_type: str
 
-    def push(self, event: TextEvent) -> Iterable[bytes]:
-        """Return the bytes that tell `event`; after the last `Finished`, also those that end the stream."""
+    def push(self, event: AnswerEvent) -> Iterable[bytes]:
+        """Return the bytes for `event`; after the last `ChoiceEnd`, also those that end the stream."""
         ...
 
     def fail(self, error: ServeError) -> Iterable[bytes]:
         """Return the bytes that end a stream already begun with an error."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """Figures of an answer that some dialects show."""
-
-    engine: str
-    seconds: float
-    """From the request's arrival to the end of its answer."""
 
 
 class Codec(Protocol[Body]):
@@ -74,7 +68,7 @@ class Codec(Protocol[Body]):
         """Return what is asked and whether the answer is streamed; raises `ServeError`."""
         ...
 
-    def encode(self, completion: Completion, call: Call[Body], served: Served) -> JsonObject:
+    def encode(self, completion: Completion, call: Call[Body]) -> JsonObject:
         """Return the whole answer."""
         ...
 
@@ -93,31 +87,75 @@ class Generate:
     """Media type of its streamed answers; None: it has none."""
 
 
+class Models(Protocol):
+    """The models by name, as endpoints may see and change them."""
+
+    def list(self) -> tuple[ModelInfo, ...]:
+        """Return every name, the served models' own first."""
+        ...
+
+    def find(self, name: str | None) -> ModelInfo:
+        """Return a name's model, None meaning the default model; raises `ModelNotFound`."""
+        ...
+
+    async def create(self, name: str, parent: str, changes: dict[str, Any]) -> ModelInfo:
+        """Store a new name for `parent`; `changes` are `VariantSettings` by field. Raises `ServeError`."""
+        ...
+
+    async def copy(self, source: str, destination: str) -> None:
+        """Store another name of `source`; raises `ServeError`."""
+        ...
+
+    async def delete(self, name: str) -> None:
+        """Delete a stored name; raises `ServeError`."""
+        ...
+
+    async def has_blob(self, digest: str) -> bool:
+        """Return whether a blob was uploaded."""
+        ...
+
+    async def put_blob(self, digest: str, content: bytes) -> None:
+        """Keep a blob; raises `ServeError` unless `digest` is its own."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """A group that holds the model ready."""
+class RenderedPrompt:
+    """A prompt as the engines would get it."""
 
-    group: str
-    engine: EngineKind
-    precision: str
-    replicas: int
+    ids: tuple[int, ...]
+    text: str
+    """The text of the ids, control tokens included."""
     context_length: int
-    gpu_layers: int | None
-    """Layers whose weights are in a GPU's memory, None: all of the model's weights are."""
+    """Most tokens of prompt and answer together that a group takes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
-    """What endpoints that do not generate may see of the app and of the request."""
+class QueryContext(Protocol):
+    """What endpoints that generate nothing may see of the application and of the request."""
 
-    catalog: Catalog
-    held: tuple[Held, ...]
-    context_length: int
-    """Most tokens of prompt and answer that a ready group takes; while none is ready, that a configured one will."""
+    models: Models
     host: str
     """The request's Host header."""
     parameters: Mapping[str, str]
     """Path parameters by name."""
+    raw_body: bytes
+    request_id: str
+
+    def loaded_groups(self) -> tuple[LoadedGroup, ...]:
+        """Return the ready groups and what they hold."""
+        ...
+
+    async def render(self, model: str | None, prompt: Prompt) -> RenderedPrompt:
+        """Render and tokenize a prompt; raises `ServeError`."""
+        ...
+
+    async def preview_route(self, request: GenerateRequest) -> RoutePreview:
+        """Return where a request would go, its routing headers included; raises `ServeError`."""
+        ...
+
+    async def confusion(self, examples: Sequence[TaskExample]) -> Mapping[Task, Mapping[Task, int]]:
+        """Classify texts; return how often each true task was classified as each task: `[true][classified]`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,73 +167,26 @@ class Reply:
     status: int = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """GET and HEAD endpoint."""
-
-    path: str
-    answer: Callable[[Scene], JsonObject | Reply | None]
-    """None leaves this request to the next dialect that has the path."""
-    media_types: tuple[str, ...] = ("application/json",)
-    """Those that its answers may have."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Act:
-    """Endpoint that is asked with a body and generates nothing: it changes the catalog, or reads it.
-
-    May touch the disk; never runs on the event loop.
-    """
+class Query:
+    """Endpoint that generates nothing: it reads the catalog, the fleet or a prompt, or changes the catalog."""
 
     path: str
-    method: str = "POST"
-    body: type[WireBody] | None
-    """None: the bytes as they are."""
-    answer: Callable[[Scene, Any], JsonObject | Reply]
-    """Raises `ServeError`."""
+    method: str = "GET"
+    """GET answers HEAD too."""
+    body: type[WireBody] | type[bytes] | None = None
+    """Shape of the request's body: bytes as they are; None: it has none."""
+    answer: Callable[[QueryContext, Any], Awaitable[JsonObject | Reply | None]]
+    """(context, body) -> answer. None leaves the request to the next dialect that has the path. Raises `ServeError`."""
     media_types: tuple[str, ...] = ("application/json",)
     """Those that its answers may have."""
     success: int = 200
     """Status of its answers."""
+    writes: bool = False
+    """Whether it stores something, so that it may fail with 507."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rendered:
-    """A prompt as the engines would get it."""
-
-    ids: tuple[int, ...]
-    text: str
-    """What the ids stand for, control tokens included."""
-    context_length: int
-    """See `Scene.context_length`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Render:
-    """POST endpoint that renders and tokenizes a prompt, and generates nothing."""
-
-    path: str
-    body: type[WireBody]
-    decode: Callable[[Any], tuple[str | None, Prompt]]
-    """Body -> the model asked for, and the prompt; raises `ServeError`."""
-    encode: Callable[[Any, Rendered], JsonObject]
-    """(body, what came of it) -> answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """POST endpoint that says where a request would go, or how well labelled texts are told apart, and generates nothing."""
-
-    path: str
-    body: type[WireBody]
-    decode: Callable[[bytes, str], GenerateRequest | tuple[Labelled, ...]]
-    """(raw body, request id) -> what to try; raises `ServeError`."""
-    encode: Callable[[RouteTrial], JsonObject]
-    encode_confusion: Callable[[Mapping[Task, Mapping[Task, int]]], JsonObject]
-    """Counts as `[given][decided]` -> answer."""
-
-
-Endpoint: TypeAlias = Generate | Lookup | Act | Render | Trial
+Endpoint: TypeAlias = Generate | Query
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -235,7 +226,7 @@ def parse(body_type: type[Body], raw: bytes) -> Body:
     raise InvalidRequest(f"{field}: {message}", param=field)
 
 
-def sampling(names: Mapping[str, str] = MappingProxyType({}), /, **fields: Any) -> Sampling:
+def decode_sampling(names: Mapping[str, str] = MappingProxyType({}), /, **fields: Any) -> Sampling:
     """Return `Sampling` from the fields that are not None; raises `InvalidRequest` for values out of range.
 
     `names` maps our field names to the dialect's own where they differ, for the message.
@@ -247,6 +238,6 @@ def sampling(names: Mapping[str, str] = MappingProxyType({}), /, **fields: Any) 
         raise InvalidRequest(f"{field} {error.fault}", param=field) from error
 
 
-def named(fields: Mapping[str, Any]) -> frozenset[str]:
+def given_fields(fields: Mapping[str, Any]) -> frozenset[str]:
     """Return the names of the fields that a client gave a value, for `GenerateRequest.explicit`."""
     return frozenset(name for name, value in fields.items() if value is not None)

@@ -14,7 +14,7 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
-from serve_app.chat.grammar import checked_lark, in_time, unusable
+from serve_app.chat.grammar import checked_lark, constraint_error, in_time
 from serve_app.chat.lark import enclosed
 from serve_app.chat.lark_text import forces_much
 from serve_app.errors import ConstraintLost, InvalidRequest
@@ -130,10 +130,10 @@ class Guidance:
             grammar = enclosed(grammar, self._end_ids)
         fault = LLMatcher.validate_grammar(grammar, self._tokenizer)
         if fault:
-            raise unusable(fault)
+            raise constraint_error(fault)
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
-            raise unusable(matcher.get_error())
+            raise constraint_error(matcher.get_error())
         return matcher
 
     def close(self) -> None:

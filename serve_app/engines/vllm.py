@@ -35,7 +35,7 @@ from serve_app.engines.guidance import Guidance, Guide, too_large
 from serve_app.engines.throughput import Throughput
 from serve_app.engines.vllm_logprobs import EXTENSION
 from serve_app.errors import EngineDead, GenerationFailed, InvalidRequest, ModelUnusable, ServeError, explain
-from serve_app.models.dense_tokenizer import dense_tokenizer
+from serve_app.files.dense_tokenizer import dense_tokenizer
 from serve_app.types import (
     Capability,
     Constraint,
@@ -248,7 +248,7 @@ def require_runnable(settings: VllmSettings, model_dir: Path, cpu_flags: frozens
     if asked and asked != "fp8" and not stored:
         raise ModelUnusable(
             f"quantization: {asked} is set, but the checkpoint is not quantized; "
-            f"remove the line or point model.path at a checkpoint quantized with {asked}"
+            f"remove the line or point the model's path at a checkpoint quantized with {asked}"
         )
     if asked and stored and not stored.startswith(asked.split("_")[0]):
         raise ModelUnusable(

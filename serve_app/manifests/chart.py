@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from serve_app.config import DEFAULT_MODELS
 from serve_app.manifests.compose import IMAGES
 from serve_app.manifests.kuberay import MODELS_CLAIM, REDIS_SECRET, Choices
 from serve_app.manifests.plan import RAY_VERSION, VERSION, Plan
@@ -10,7 +11,7 @@ from serve_app.manifests.text import dump
 _ABOUT = {
     "image": "Our images. registry is a prefix with a slash at its end.",
     "rayVersion": "Must be the images' own.",
-    "model": "What is served: serve_config.yaml, args.model.",
+    "models": "What is served: serve_config.yaml, args.models.",
     "groups": "Engine groups, best first where routing names none: the engine (args.engines) and Serve's options (deployments).",
     "ingress": "Serve options of the ingress.",
     "args": "The rest of args: routing, limits.",
@@ -28,6 +29,9 @@ _ABOUT = {
 }
 
 
+_DEFAULT_MODELS = {name: model.model_dump(mode="json", exclude_defaults=True) for name, model in DEFAULT_MODELS.items()}
+
+
 def values(plan: Plan, choices: Choices) -> dict[str, Any]:
     """Return the chart's values."""
     application = plan.application
@@ -42,7 +46,7 @@ def values(plan: Plan, choices: Choices) -> dict[str, Any]:
             "pullPolicy": "IfNotPresent",
         },
         "rayVersion": RAY_VERSION,
-        "model": args.pop("model", {"path": "embedded"}),
+        "models": args.pop("models", _DEFAULT_MODELS),
         "groups": [{"name": name, "engine": engine, "deployment": options.get(name, {})} for name, engine in engines.items()],
         "ingress": options.get("ingress", {}),
         "args": args,

@@ -80,13 +80,16 @@ class Plan:
     def needs_volume(self) -> bool:
         """Whether the configuration names files under /models."""
         exported = [getattr(engine, "exported", None) for engine in self.settings.engines.values()]
-        return any(str(path).startswith(_MODELS) for path in (self.settings.model.path, *exported))
+        return any(str(path).startswith(_MODELS) for path in (*self._model_paths, *exported))
 
     @property
     def needs_hub(self) -> bool:
         """Whether the model is fetched from the hub, so that nodes must reach it."""
-        path = self.settings.model.path
-        return path != "embedded" and not path.startswith("/")
+        return any(path != "embedded" and not path.startswith("/") for path in self._model_paths)
+
+    @property
+    def _model_paths(self) -> list[str]:
+        return [model.path for model in self.settings.models.values()]
 
 
 def plan(config: Config, variant: Variant) -> Plan:

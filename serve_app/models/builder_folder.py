@@ -2,7 +2,7 @@
 
 The copy goes into the cache with the weights beside it, hard-linked where the file system allows it and copied elsewhere
 (onnxruntime refuses linked data beside a graph that is not). Nothing is written to the folder. Tokenizer and configuration, stop
-tokens included, are those of `model.path`: the folder's copies were rewritten by whatever version of transformers ran. Knows no
+tokens included, are those of the model's path: the folder's copies were rewritten by whatever version of transformers ran. Knows no
 engine.
 """
 
@@ -24,12 +24,13 @@ import onnx_ir as ir
 from serve_app.chat.vocabulary import read_json
 from serve_app.config import OnnxSettings
 from serve_app.errors import ModelUnusable
-from serve_app.models import genai_config, manifest
-from serve_app.models.cache import cache_dir, locked
-from serve_app.models.onnx_files import OnnxFiles, external_tensors, inline_small, read_array, read_files
+from serve_app.files import genai_config
+from serve_app.files.cache import cache_dir, locked
+from serve_app.files.onnx_files import OnnxFiles, external_tensors, inline_small, read_array, read_files
+from serve_app.files.scratch import scratch_folder
+from serve_app.models import manifest
 from serve_app.models.onnx_graph import adapt_model
 from serve_app.models.onnx_survey import Survey, require_model, survey
-from serve_app.models.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ _FORM = "1"
 """Changes whenever a folder's graph is adapted otherwise."""
 _GRAPH = "model.onnx"
 _BESIDE = ("config.json", "tokenizer.json", "generation_config.json")
-"""What the engine reads beside the graph, from the folder of `model.path`; the last need not exist."""
+"""What the engine reads beside the graph, from the folder of the model's path; the last need not exist."""
 
 
 def prepare(model_dir: Path, folder: Path, settings: OnnxSettings, progress: Progress) -> Path:
@@ -233,7 +234,7 @@ def _compare_tokenizers(model_dir: Path, folder: Path) -> None:
     if not file.exists() or file.read_bytes() == (model_dir / "tokenizer.json").read_bytes():
         return
     theirs, their_added = _read_vocabulary(file, "tokenizer.json under `exported`")
-    ours, our_added = _read_vocabulary(model_dir / "tokenizer.json", "tokenizer.json of model.path")
+    ours, our_added = _read_vocabulary(model_dir / "tokenizer.json", "tokenizer.json of the model's path")
     moved = {token for token, number in their_added.items() if our_added.get(token, number) != number}
     if moved:
         logger.warning(
@@ -242,8 +243,8 @@ def _compare_tokenizers(model_dir: Path, folder: Path) -> None:
     for token in sorted(theirs.keys() | ours.keys()):
         if token not in their_added and token not in our_added and theirs.get(token) != ours.get(token):
             raise ModelUnusable(
-                f"tokenizer.json under `exported` gives {token!r} the id {theirs.get(token)}, and that of model.path "
-                f"{ours.get(token)}: it is another model's; set model.path to the model that the folder was built from"
+                f"tokenizer.json under `exported` gives {token!r} the id {theirs.get(token)}, and that of the model's path "
+                f"{ours.get(token)}: it is another model's; set the model's path to the model that the folder was built from"
             )
 
 

@@ -16,12 +16,13 @@ from pathlib import Path
 from serve_app.chat.vocabulary import read_vocabulary
 from serve_app.config import EngineSettings, FakeSettings, LlamaCppSettings, OnnxSettings
 from serve_app.errors import ModelUnusable
+from serve_app.files.cache import cache_dir, locked, read_content, writing
+from serve_app.files.gguf_header import FILE
+from serve_app.files.scratch import scratch_folder
+from serve_app.memory import available_bytes
 from serve_app.models import manifest
-from serve_app.models.cache import cache_dir, locked, read_content, writing
 from serve_app.models.checkpoint import Checkpoint, count_weights, require_rows
-from serve_app.models.memory import available_bytes
 from serve_app.models.onnx_export.folder import FORM, plan_onnx, write_onnx
-from serve_app.models.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +180,7 @@ def _build(model_dir: Path, form: str, precision: str, block: int, target: Path,
 
 
 def _build_gguf(model_dir: Path, precision: str, folder: Path, report: Callable[[float], None]) -> None:
-    from serve_app.models.gguf import FILE, write_gguf  # for an export only
+    from serve_app.models.gguf import write_gguf  # for an export only
 
     write_gguf(model_dir, precision, folder / FILE, report)
     for name in ("tokenizer.json", "generation_config.json"):

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from serve_app.chat.vocabulary import read_vocabulary
 from serve_app.errors import ModelUnusable
+from serve_app.files.gguf_vocabulary import build_gguf_vocabulary
 from serve_app.models.checkpoint import Checkpoint, require_rows
-from serve_app.models.gguf_vocabulary import gguf_vocabulary
 
-FILE = "model.gguf"
 _PIECE_WEIGHTS = 1 << 22
 """Weights in memory at once."""
 _FILE_TYPES = {
@@ -161,7 +160,7 @@ def _describe(writer: GGUFWriter, config: dict[str, Any], precision: str) -> Non
 
 
 def _describe_tokenizer(writer: GGUFWriter, config: dict[str, Any], model_dir: Path) -> None:
-    vocabulary = gguf_vocabulary(model_dir, int(config["vocab_size"]))
+    vocabulary = build_gguf_vocabulary(model_dir, int(config["vocab_size"]))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(vocabulary.tokens)

@@ -1,6 +1,6 @@
 """Copies a GGUF file made elsewhere with its tokens respelled, so that llama.cpp's server streams every token id.
 
-Such a file differs from ours in how it spells tokens (`serve_app.models.gguf_vocabulary`). A copy in the cache has our spelling;
+Such a file differs from ours in how it spells tokens (`serve_app.files.gguf_vocabulary`). A copy in the cache has our spelling;
 all other keys and the tensors' bytes are as they were. Knows no engine, and nothing of what the tensors mean.
 """
 
@@ -16,20 +16,20 @@ from typing import BinaryIO
 
 from serve_app.chat.vocabulary import TokenizerFile, read_tokenizer_file
 from serve_app.errors import ModelUnusable
-from serve_app.models import manifest
-from serve_app.models.cache import cache_dir, identify, locked
-from serve_app.models.gguf_header import Header, read_header
-from serve_app.models.gguf_vocabulary import (
+from serve_app.files.cache import cache_dir, identify, locked
+from serve_app.files.gguf_header import Header, read_header
+from serve_app.files.gguf_vocabulary import (
     TOKENS_KEY,
     TURN_END_KEY,
     TYPES_KEY,
     GgufVocabulary,
-    gguf_vocabulary,
+    build_gguf_vocabulary,
     is_spelled,
     listed_tokens,
     require_same_ids,
 )
-from serve_app.models.scratch import scratch_folder
+from serve_app.files.scratch import scratch_folder
+from serve_app.models import manifest
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def _vocabulary(header: Header, model_dir: Path, described: TokenizerFile, name:
         raise ModelUnusable(f"{name} has no byte-level BPE tokenizer; the file belongs to another model")
     tokens, rows = len(listed_tokens(header.keys)[0]), embedding.shape[1]
     try:
-        return gguf_vocabulary(model_dir, rows, described)
+        return build_gguf_vocabulary(model_dir, rows, described)
     except ModelUnusable as error:
         raise ModelUnusable(f"{name} has {rows} rows in {_EMBEDDING} and {tokens} tokens; {error.message}") from error
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from serve_app.errors import ModelUnusable
-from serve_app.models.inside import lies_inside
+from serve_app.files.inside import lies_inside
 
 logger = logging.getLogger(__name__)
 

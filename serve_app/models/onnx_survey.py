@@ -137,11 +137,11 @@ def require_model(found: Survey, config: Mapping[str, Any], file: str) -> None:
         ("tokens in its vocabulary", found.vocabulary_size, config.get("vocab_size")),
     ):
         if there != wanted:
-            raise ModelUnusable(f"{file} has {there} {what}, but config.json of model.path says {wanted}: {_FIX}")
+            raise ModelUnusable(f"{file} has {there} {what}, but config.json of the model's path says {wanted}: {_FIX}")
     _require_tables(found, config, file)
 
 
-_FIX = "it is another model's graph; set model.path to its model, or `exported` to a folder built from model.path"
+_FIX = "it is another model's graph; set the model's path to its model, or `exported` to a folder built from the model's path"
 
 
 def _require_tables(found: Survey, config: Mapping[str, Any], file: str) -> None:
@@ -171,4 +171,4 @@ def _require_tables(found: Survey, config: Mapping[str, Any], file: str) -> None
             f"{file} holds only the rotary tables of the extended context, with which prompts within the original one are computed "
             "otherwise than by the model; build it again with a release that writes both, or with `phi-serve export onnx`"
         )
-    raise ModelUnusable(f"{file} has rotary tables that do not follow from config.json of model.path: {_FIX}")
+    raise ModelUnusable(f"{file} has rotary tables that do not follow from config.json of the model's path: {_FIX}")

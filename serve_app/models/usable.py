@@ -12,21 +12,21 @@ _MARKS = 2
 """Tokens around a message: its role and its end."""
 
 
-def require_usable(variant: Variant, count_tokens: Callable[[str], int] | None) -> None:
+def require_usable(variant: Variant, count_tokens: Callable[[str], int]) -> None:
     """Raise `InvalidValue`, naming parameter or template, when even the shortest question to `variant` alone would be refused.
 
-    `count_tokens` returns the tokens of a text; without it, texts are not measured.
+    `count_tokens` returns the tokens of a text.
     """
     settings = variant.settings
     ollama.require_usable(settings.parameters)
-    shortest = variant.prompted(Chat(messages=(Message(role="user", content="x"),)))
+    shortest = variant.complete_prompt(Chat(messages=(Message(role="user", content="x"),)))
     assert isinstance(shortest, Chat)
     if settings.template:
         if not go_template.parse(settings.template).render(shortest, "", {}):
             raise InvalidValue("template", "leaves the prompt empty; it needs .Prompt or .Messages")
         return
     window = ollama.window(settings.parameters)
-    if window is None or count_tokens is None or not settings.system:
+    if window is None or not settings.system:
         return
     least = count_tokens(settings.system) + _MARKS + ollama.SHORTEST_PROMPT_TOKENS
     if window <= least:

@@ -26,7 +26,7 @@ class Variant:
     stored: bool = False
     """Made through the API, so that it can be deleted; others are configuration."""
 
-    def applied(self, request: GenerateRequest) -> GenerateRequest:
+    def apply_to(self, request: GenerateRequest) -> GenerateRequest:
         """Return the request with what it leaves open filled in; raises `InvalidRequest` when the two do not go together."""
         settings = self.settings
         fields = {
@@ -40,12 +40,12 @@ class Variant:
             request,
             sampling=sampling,
             stop=request.stop if "stop" in request.explicit else (*request.stop, *ollama.stops(settings.parameters)),
-            prompts=tuple(map(self.prompted, request.prompts)),
+            prompts=tuple(map(self.complete_prompt, request.prompts)),
             window=request.window or ollama.window(settings.parameters),
             task=request.task or settings.task,
         )
 
-    def prompted(self, prompt: Prompt) -> Prompt:
+    def complete_prompt(self, prompt: Prompt) -> Prompt:
         """Return a chat with this model's template, system prompt and turns; other prompts as they are.
 
         A system message of the client's own takes the place of the system prompt. A chat that goes on from token ids has both.
@@ -61,7 +61,7 @@ class Variant:
         turns = [Message(role=turn.role, content=turn.content) for turn in self.settings.messages]
         return replace(prompt, messages=(*system, *turns, *messages[len(first) :]))
 
-    def derived(self, name: str, changes: dict[str, Any], modified: float) -> "Variant":
+    def derive(self, name: str, changes: dict[str, Any], modified: float) -> "Variant":
         """Return a new variant of this one; `changes` are the settings it does not take over."""
         inherited = self.settings.model_dump(by_alias=False)
         merged = inherited | {key: value for key, value in changes.items() if value is not None}

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from serve_app.config import VariantSettings
 from serve_app.errors import InvalidRequest, StorageFailed
-from serve_app.models.names import key, require_name
+from serve_app.model_names import key, require_name
 from serve_app.models.variant import Variant
 
 logger = logging.getLogger(__name__)

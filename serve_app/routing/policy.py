@@ -5,30 +5,16 @@ would wait there. So a GPU and a CPU group compare fairly, which counts of reque
 """
 
 import math
+from collections.abc import Collection, Set
 from dataclasses import dataclass, field
 
 from serve_app.chat.lark_text import names_unicode_patterns
 from serve_app.config import RoutingSettings
 from serve_app.conversation import GenerateRequest
 from serve_app.errors import ContextOverflow, InvalidRequest, NoEngine, Overloaded, Unsupported
-from serve_app.models.names import key
+from serve_app.record import Candidate
 from serve_app.routing.fleet import Fleet, Group
 from serve_app.types import Capability, Constraint, Sampling, Task
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """One group as it was weighed for a request."""
-
-    group: str
-    obstacle: str
-    """Why it cannot take it; empty when it can."""
-    ahead: int
-    """Requests that it has."""
-    wait_s: float | None
-    """Estimated time until it would begin; None while its rate is unknown."""
-    finish_s: float | None
-    """Estimated time until this request would be done there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +25,7 @@ class Route:
     reason: str
     weighed: tuple[Candidate, ...] = field(default=(), compare=False)
     """Every group in the order of preference, with what was known of it."""
-    tokens: float = field(default=0.0, compare=False)
+    work: float = field(default=0.0, compare=False)
     """Estimated work of the request, in generated tokens."""
 
 
@@ -49,10 +35,20 @@ class Policy:
     def __init__(self, settings: RoutingSettings) -> None:
         """Use the configured preferences and weights."""
         self._settings = settings
-        self._models = {key(name): groups for name, groups in settings.models.items()}
 
-    def choose(self, request: GenerateRequest, task: Task, prompt_tokens: int, fleet: Fleet) -> Route:
+    def choose(
+        self,
+        request: GenerateRequest,
+        task: Task,
+        prompt_tokens: int,
+        fleet: Fleet,
+        *,
+        allowed: Collection[str] | None = None,
+        constraint: Constraint | None = None,
+    ) -> Route:
         """Return the route for a request whose longest prompt has `prompt_tokens` tokens.
+
+        `allowed` are the groups that may answer for its model, None meaning all; its answers must keep to `constraint`.
 
         Reasons: `requested` (the client named the group), `preferred` (first choice for the task), `shorter-wait` (another would be
         done much earlier), `restricted`, `too-long`, `incapable`, `not-ready`, `asleep` or `breaker-open` (why the first choice was
@@ -66,7 +62,12 @@ class Policy:
             raise InvalidRequest(f"no engine group '{request.group[:100]}'; configured are: {known}", param="x-engine")
         order = self._order(request, task, fleet)
         tokens = self._work(request, task, prompt_tokens, fleet)
-        weighed = tuple(self._weigh(group, request, prompt_tokens, tokens, fleet) for group in order)
+        needs = _needs(request, constraint)
+        obstacles = [
+            "restricted" if allowed is not None and group.name not in allowed else _obstacle(group, needs, prompt_tokens)
+            for group in order
+        ]
+        weighed = tuple(self._weigh(group, obstacle, tokens, fleet) for group, obstacle in zip(order, obstacles, strict=True))
         able = [candidate for candidate in weighed if not candidate.obstacle]
         asleep = [candidate for candidate in weighed if candidate.obstacle == _ASLEEP]
         if not able and not asleep:
@@ -86,7 +87,7 @@ class Policy:
         if wake and request.group is None:
             reason = "waking"
         names = tuple(candidate.group for candidate in ((*asleep, *able) if wake else (*able, *asleep)))
-        return Route(candidates=names, reason=reason, weighed=weighed, tokens=tokens)
+        return Route(candidates=names, reason=reason, weighed=weighed, work=tokens)
 
     def _work(self, request: GenerateRequest, task: Task, prompt_tokens: int, fleet: Fleet) -> float:
         """Estimate a request's work in generated tokens."""
@@ -95,8 +96,7 @@ class Policy:
         answer = min(answer, request.sampling.max_tokens or answer)
         return float(len(request.prompts) * request.n * (answer + self._settings.prompt_weight * prompt_tokens))
 
-    def _weigh(self, group: Group, request: GenerateRequest, prompt_tokens: int, tokens: float, fleet: Fleet) -> Candidate:
-        obstacle = self._obstacle(group, request, prompt_tokens)
+    def _weigh(self, group: Group, obstacle: str, tokens: float, fleet: Fleet) -> Candidate:
         load = group.load
         ahead = load.running + load.waiting + group.sent
         if not group.drain_rate or group.info is None:
@@ -136,29 +136,23 @@ class Policy:
         rank = {name: position for position, name in enumerate(preferred)}
         return sorted(fleet.groups, key=lambda group: rank.get(group.name, len(rank)))
 
-    def _obstacle(self, group: Group, request: GenerateRequest, prompt_tokens: int) -> str:
-        """Return why the group cannot take the request, empty when it can. What is lasting comes before what may pass."""
-        allowed = next((self._models[name] for name in _names(request) if name in self._models), None)
-        if allowed is not None and group.name not in allowed:
-            return "restricted"
-        if group.info is not None:
-            if prompt_tokens >= group.info.context_length:
-                return "too-long"
-            if not _needs(request) <= group.info.capabilities:
-                return "incapable"
-        if not group.ready and not group.wakes:
-            return "not-ready"
-        if group.blocked:
-            return "breaker-open"
-        return "" if group.ready else _ASLEEP
-
 
 _ASLEEP = "asleep"
 """The obstacle that a request can take away, by waiting."""
 
 
-def _names(request: GenerateRequest) -> tuple[str, ...]:
-    return request.names or (key(request.model or ""),)
+def _obstacle(group: Group, needs: Set[Capability], prompt_tokens: int) -> str:
+    """Return why the group cannot take a request, empty when it can. Lasting reasons come before passing ones."""
+    if group.info is not None:
+        if prompt_tokens >= group.info.context_length:
+            return "too-long"
+        if not needs <= group.info.capabilities:
+            return "incapable"
+    if not group.ready and not group.wakes:
+        return "not-ready"
+    if group.blocked:
+        return "breaker-open"
+    return "" if group.ready else _ASLEEP
 
 
 def _late_s(able: list[Candidate], timeout_s: float | None) -> float:
@@ -172,7 +166,7 @@ def _late_s(able: list[Candidate], timeout_s: float | None) -> float:
     return max(0.0, min(ends) - timeout_s)
 
 
-def _needs(request: GenerateRequest) -> set[Capability]:
+def _needs(request: GenerateRequest, constraint: Constraint | None) -> set[Capability]:
     needs = set()
     if request.sampling.logprobs is not None:
         needs.add(Capability.LOGPROBS)
@@ -182,8 +176,8 @@ def _needs(request: GenerateRequest) -> set[Capability]:
         needs.add(Capability.MIN_P)
     if request.sampling.presence_penalty or request.sampling.frequency_penalty:
         needs.add(Capability.OUTPUT_PENALTIES)
-    if request.constraint is not None and not request.constraint.optional:
-        needs |= constraint_needs(request.constraint, request.sampling)
+    if constraint is not None and not constraint.optional:
+        needs |= constraint_needs(constraint, request.sampling)
     return needs
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.config import RoutingSettings
-from serve_app.conversation import Chat, Labelled, Prompt, RawText, TaskDecision
+from serve_app.conversation import Chat, Prompt, RawText, TaskDecision, TaskExample
 from serve_app.routing.features import GROUPS, MOST_ROWS, OFFSETS, TABLE_ROWS, Lexicon, extract
 from serve_app.types import Task
 
@@ -101,11 +101,11 @@ def decide(given: Task | None, prompt: Prompt, threshold: float = DEFAULT_THRESH
     return TaskDecision(task=given, reason="requested") if given is not None else classify(prompt, threshold)
 
 
-def confusion(texts: Iterable[Labelled], threshold: float = DEFAULT_THRESHOLD) -> dict[Task, dict[Task, int]]:
+def confusion(examples: Iterable[TaskExample], threshold: float = DEFAULT_THRESHOLD) -> dict[Task, dict[Task, int]]:
     """Return how often each given task was decided as each task: `[given][decided]`."""
     counts = {given: dict.fromkeys(_INFERRED, 0) for given in _INFERRED}
-    for labelled in texts:
-        counts[labelled.task][classify(RawText(text=labelled.text), threshold).task] += 1
+    for example in examples:
+        counts[example.task][classify(RawText(text=example.text), threshold).task] += 1
     return counts
 
 

@@ -22,7 +22,7 @@ def shipped() -> Object:
 def configured(**model: Any) -> Object:
     """The shipped configuration with another model."""
     config = copy.deepcopy(shipped())
-    config["applications"][0]["args"]["model"].update(model)
+    config["applications"][0]["args"]["models"]["phi-4-mini-instruct"].update(model)
     return config
 
 

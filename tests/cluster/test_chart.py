@@ -81,7 +81,7 @@ def test_values_change_what_they_say() -> None:
     claims = [each["persistentVolumeClaim"] for each in volumes if each["name"] == "models"]
     assert claims == [{"claimName": "weights", "readOnly": True}] * 2
     config = yaml.safe_load(only(volume, "RayService")["spec"]["serveConfigV2"])
-    assert config["applications"][0]["args"]["model"]["path"] == "/models/phi"
+    assert config["applications"][0]["args"]["models"]["phi-4-mini-instruct"]["path"] == "/models/phi"
     own = _rendered(*VARIANTS["own redis"])
     assert not [each for each in own if each["kind"] == "StatefulSet"]
     cluster = only(own, "RayService")["spec"]["rayClusterConfig"]

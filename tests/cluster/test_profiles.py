@@ -26,7 +26,7 @@ def test_there_is_a_file_for_each() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_profile_is_complete(name: str) -> None:
     settings, deployments = _read(name)
-    assert settings.model.path == "microsoft/Phi-4-mini-instruct"
+    assert settings.models[settings.default_model].path == "microsoft/Phi-4-mini-instruct"
     assert {deployment["name"] for deployment in deployments} == {"ingress", *settings.engines}
     assert all(set(groups) == set(settings.engines) for groups in settings.routing.prefer.values())
     assert sum(deployment["ray_actor_options"]["num_cpus"] for deployment in deployments) <= 2

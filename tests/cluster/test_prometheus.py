@@ -11,8 +11,8 @@ from ray.dashboard.modules.metrics.dashboards.serve_llm_dashboard_panels import 
 
 from serve_app.manifests.grafana import PANELS, series
 from serve_app.metrics import exposition
+from serve_app.replica_metrics import COUNTERS, HISTOGRAMS, Tally
 from serve_app.reports import ReplicaReport
-from serve_app.tally import COUNTERS, HISTOGRAMS, Tally
 from serve_app.types import EngineInfo, EngineKind, Finished, FinishReason, Phase, Sampling, TokenDelta, TokenRequest, Usage
 from tests.cluster.conftest import ROOT, tool
 

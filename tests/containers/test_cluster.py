@@ -102,7 +102,8 @@ def test_a_rolling_update_cuts_nothing(cluster: Cluster, config: Config) -> None
     until(lambda: healthy(cluster.url) and cluster.ready("onnx") == 2 and cluster.group("onnx")["capacity"] == 32)
     before = cluster.ids(*GROUPS, "slow")
     updated = copy.deepcopy(config)
-    updated["applications"][0]["args"]["model"]["name"] = "phi-4-mini-instruct-2"
+    models = updated["applications"][0]["args"]["models"]
+    updated["applications"][0]["args"]["models"] = {"phi-4-mini-instruct-2": models["phi-4-mini-instruct"]}
 
     def short(number: int) -> Outcome:
         return ask(cluster.url, number, tokens=32)

@@ -9,7 +9,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from serve_app.models.gguf_header import read_header
+from serve_app.files.gguf_header import read_header
 
 UNUSED, CONTROL, USER_DEFINED = 5, 3, 4
 EOT = "tokenizer.ggml.eot_token_id"

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from serve_app.models.catalog import EMBEDDED
+from serve_app.models.locate import EMBEDDED
 
 ENVIRONMENTS = Path(__file__).parents[2] / ".cache" / "tools" / "builders"
 INSTALLED = "0.18.0"

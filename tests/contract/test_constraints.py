@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 
-from serve_app.chat.call_grammar import call_grammar, call_guide, call_or
-from serve_app.chat.tool_calls import BEGIN, BEGIN_TOKEN, CallPart, ToolCallParser, marked
+from serve_app.chat.answer_parser import CallPart
+from serve_app.chat.formats.phi4.call_grammar import calls_or_answer, forced_calls, guided_calls
+from serve_app.chat.formats.phi4.calls import Phi4CallParser
+from serve_app.chat.formats.phi4.tokens import CALLS_BEGIN, CALLS_BEGIN_MARK
 from serve_app.conversation import Tool
 from serve_app.engines.base import Engine
 from serve_app.errors import InvalidRequest
 from serve_app.types import Choice, Constraint, FinishReason, Grammar, JsonSchema, Regex
+from tests.chat import marked
 from tests.contract.play import ask, play, prompt
 from tests.contract.test_guidance import chat, constrained, text
 
@@ -55,22 +58,24 @@ def weather(city: Any, *, strict: bool = False) -> Tool:
 
 
 def calls_in(said: str) -> list[CallPart]:
-    parser = ToolCallParser(("get_weather", "f"))
+    parser = Phi4CallParser(("get_weather", "f"))
     parts = parser.push(marked(said)) + parser.finish()
     calls = [part for part in parts if isinstance(part, CallPart)]
     assert calls, said
-    return [replace(call, arguments=call.arguments.replace(BEGIN, BEGIN_TOKEN)) for call in calls]  # in texts it was spelled
+    return [
+        replace(call, arguments=call.arguments.replace(CALLS_BEGIN_MARK, CALLS_BEGIN)) for call in calls
+    ]  # in texts it was spelled
 
 
 @pytest.mark.parametrize("spelled", CONTROL)
 async def test_tools_whose_schemas_spell_control_tokens_are_called(model_engine: Engine, spelled: str) -> None:
     tool = weather({"enum": [spelled]})
-    for grammar in (call_grammar([tool], parallel=False), call_or(Regex("-"), [tool], parallel=True)):
+    for grammar in (forced_calls([tool], parallel=False), calls_or_answer(Regex("-"), [tool], parallel=True)):
         said = text((await play(model_engine, constrained(grammar, seed=3)))[0])
         assert said == "-" or next(json.loads(call.arguments) for call in calls_in(said)) == {"city": spelled}
     guided = f"<|tool_call|>{json.dumps([{'name': 'get_weather', 'arguments': {'city': spelled}}])[:-1]}"
     for strict in (False, True):  # the model would not call by itself: only what a guide lets through is asked
-        guide = call_guide((weather({"enum": [spelled]}, strict=strict),))
+        guide = guided_calls((weather({"enum": [spelled]}, strict=strict),))
         begun = Grammar(guide.lark.replace("start: text? (", "start: (", 1).replace("text?)*", "text?)", 1))
         said = text((await play(model_engine, constrained(begun, seed=5, max_tokens=200)))[0])
         assert said.startswith(guided)
@@ -170,7 +175,7 @@ async def test_of_a_lenient_schema_all_is_kept_that_can_be(model_engine: Engine,
     assert re.fullmatch(answers, text(ids), re.DOTALL)
     if end.reason is not FinishReason.LENGTH:
         json.loads(text(ids))
-    grammar = call_grammar([Tool(name="f", function="{}", parameters=json.dumps(one("x", value)))], parallel=False)
+    grammar = forced_calls([Tool(name="f", function="{}", parameters=json.dumps(one("x", value)))], parallel=False)
     ids, end, _ = await play(model_engine, constrained(grammar, max_tokens=120))
     (call,) = calls_in(text(ids))
     if end.reason is not FinishReason.LENGTH:
@@ -184,7 +189,7 @@ PATTERNS += [r"\{", "}", r"\x41", "", "(?i)ok"]
 @pytest.mark.parametrize("pattern", PATTERNS)
 async def test_a_pattern_means_the_same_alone_and_beside_tools(model_engine: Engine, pattern: str) -> None:
     tool = Tool(name="f", function="{}", parameters='{"type": "object", "properties": {}}')
-    for grammar in (Regex(pattern), call_or(Regex(pattern), [tool], parallel=False)):
+    for grammar in (Regex(pattern), calls_or_answer(Regex(pattern), [tool], parallel=False)):
         for seed in range(2):
             ids, end, _ = await play(model_engine, constrained(grammar, seed=seed))
             assert end.reason is FinishReason.STOP
@@ -194,7 +199,7 @@ async def test_a_pattern_means_the_same_alone_and_beside_tools(model_engine: Eng
 async def test_a_grammar_of_the_clients_own_beside_tools(model_engine: Engine) -> None:
     tool = Tool(name="f", function="{}", parameters='{"type": "object", "properties": {}}')
     for lark, expected in (('start: "x" text\ntext: /[}{]/', "x[}{]"), ("start: calls\ncalls: /ab?/\nanswer: calls", "ab?")):
-        said = text((await play(model_engine, constrained(call_or(Grammar(lark), [tool], parallel=True), seed=2)))[0])
+        said = text((await play(model_engine, constrained(calls_or_answer(Grammar(lark), [tool], parallel=True), seed=2)))[0])
         assert said.startswith("<|tool_call|>") or re.fullmatch(expected, said)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.chat.template import ChatTemplate
+from serve_app.chat.formats.phi4.render import Phi4Template
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.conversation import Chat, Message
 from serve_app.engines.base import Engine
@@ -44,7 +44,7 @@ async def wanted(
     reference: Callable[[tuple[int, ...]], tuple[int, ...]], tokenizer: Tokenizer
 ) -> dict[tuple[int, ...], tuple[int, ...]]:
     """Prompts and transformers' answers. Random ids say little about a trained model, so every length also ends in a question."""
-    question = await ChatTemplate(tokenizer).render(Chat(messages=(Message(role="user", content="What is 12 + 30?"),)))
+    question = await Phi4Template(tokenizer).render(Chat(messages=(Message(role="user", content="What is 12 + 30?"),)))
     prompts = [prompt(length) if length < 40 else prompt(length - len(question)) + question for length in LENGTHS]
     return {ids: reference(ids) for ids in prompts}
 

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 
 from serve_app.cli import app
 from serve_app.errors import ModelUnusable
+from serve_app.files.scratch import scratch_folder
 from serve_app.models import export, manifest
-from serve_app.models.scratch import scratch_folder
 from tests.contract.tiny import HIDDEN, write_tiny
 
 Tensors = dict[str, torch.Tensor]

@@ -21,9 +21,9 @@ from serve_app.cli import app
 from serve_app.config import LlamaCppSettings
 from serve_app.engines.registry import build_engine
 from serve_app.errors import ModelUnusable
+from serve_app.files.gguf_header import read_header
 from serve_app.models import export
 from serve_app.models.gguf import write_gguf
-from serve_app.models.gguf_header import read_header
 from serve_app.models.weights import Weights
 from tests.contract.play import ask, play, prompt
 

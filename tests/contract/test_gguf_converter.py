@@ -20,12 +20,12 @@ from serve_app.config import AppSettings, LlamaCppSettings
 from serve_app.dialects import openai
 from serve_app.engines.llama_cpp.engine import LlamaCppEngine
 from serve_app.errors import EngineDead
+from serve_app.files.gguf_header import read_header
 from serve_app.gateway import Gateway
-from serve_app.http import create_app
+from serve_app.http.app import create_app
 from serve_app.models import export
 from serve_app.models.catalog import Catalog
-from serve_app.models.gguf_header import read_header
-from serve_app.models.weights import Weights
+from serve_app.models.served import ServedModel
 from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import FleetView
 from serve_app.types import Phase, TokenDelta, TokenEvent, TokenRequest
@@ -133,7 +133,7 @@ def _app(model: Path, groups: Mapping[str, Any]) -> httpx.AsyncClient:
     """Return a client of the application over engines that run already; the first group is asked first."""
     settings = AppSettings.model_validate(
         {
-            "model": {"name": "phi", "path": str(model)},
+            "models": {"phi": {"path": str(model)}},
             "engines": {name: {"kind": "llama_cpp", "max_model_len": 512} for name in groups},
             "models_dir": None,
         }
@@ -143,8 +143,7 @@ def _app(model: Path, groups: Mapping[str, Any]) -> httpx.AsyncClient:
         view.record(ReplicaReport(group=name, replica_id="0", phase=Phase.READY, info=engine.info), time.monotonic())
     gateway = Gateway(
         settings=settings,
-        tokenizer=Tokenizer.load(model),
-        catalog=Catalog(settings, Weights.read(model), created=1),
+        catalog=Catalog(settings, [ServedModel.load("phi", settings.models["phi"], model)], created=1),
         generators=groups,
         fleet=lambda: view.snapshot(time.monotonic()),
     )

@@ -15,16 +15,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from serve_app.chat.call_grammar import call_grammar
-from serve_app.chat.constraint import offered
+from serve_app.chat.constraint import parse_tools
+from serve_app.chat.formats.phi4.call_grammar import forced_calls
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import LlamaCppSettings
 from serve_app.engines.llama_cpp.engine import LlamaCppEngine
 from serve_app.engines.registry import build_engine
 from serve_app.errors import ModelUnusable
+from serve_app.files.gguf_header import read_header
 from serve_app.models import export, gguf_respelling
 from serve_app.models.gguf import write_gguf
-from serve_app.models.gguf_header import read_header
 from serve_app.types import Capability, Constraint, JsonSchema, TokenRequest
 from tests.contract.converter import EOT, USER_DEFINED, Form, convert
 from tests.contract.play import ask, play, prompt
@@ -322,7 +322,7 @@ async def require_everything(engine: LlamaCppEngine, tokenizer: Tokenizer) -> No
     said = b"".join(map(tokenizer.raw, (await play(engine, _with(JsonSchema(json.dumps(SCHEMA)), tokenizer)))[0]))
     assert json.loads(said)["said"] == TEXT
     parameters = {"type": "object", "properties": {"unit": {"enum": ["C", "°F"]}}, "required": ["unit"]}
-    calls = call_grammar(offered([{"name": "weather", "parameters": parameters}]), parallel=False)
+    calls = forced_calls(parse_tools([{"name": "weather", "parameters": parameters}]), parallel=False)
     first, *written, last = (await play(engine, _with(calls, tokenizer)))[0]
     assert (first, last) == (200_025, 200_026)
     (call,) = json.loads(b"".join(map(tokenizer.raw, written)))

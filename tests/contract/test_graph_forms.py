@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from serve_app.engines.onnx.graph import Graph
 from serve_app.engines.onnx.kv_pool import KvPool
-from serve_app.models.genai_config import NAME
+from serve_app.files.genai_config import NAME
 from serve_app.models.onnx_graph import adapt_model
 from tests.contract.play import prompt
 

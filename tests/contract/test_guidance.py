@@ -11,14 +11,16 @@ import jsonschema
 import pytest
 from tokenizers import Tokenizer
 
-from serve_app.chat.call_grammar import call_grammar, call_guide, call_or
-from serve_app.chat.constraint import offered
-from serve_app.chat.tool_calls import CallPart, ToolCallParser, marked
+from serve_app.chat.answer_parser import CallPart
+from serve_app.chat.constraint import parse_tools
+from serve_app.chat.formats.phi4.call_grammar import calls_or_answer, forced_calls, guided_calls
+from serve_app.chat.formats.phi4.calls import Phi4CallParser
 from serve_app.conversation import Tool
 from serve_app.engines.base import Engine
 from serve_app.errors import InvalidRequest
-from serve_app.models.catalog import EMBEDDED
+from serve_app.models.locate import EMBEDDED
 from serve_app.types import Choice, Constraint, FinishReason, Grammar, JsonSchema, Regex, TokenRequest
+from tests.chat import marked
 from tests.contract.play import ask, play, prompt
 from tests.schemas import random_object
 from training.conversation import Message
@@ -128,9 +130,9 @@ async def test_calls_of_50_random_tools_are_forced(model_engine: Engine) -> None
         draw = random.Random(seed)
         schemas = {f"tool_{at}": random_object(draw) for at in range(draw.randrange(1, 4))}
         tools = [Tool(name=name, function="{}", parameters=json.dumps(schema)) for name, schema in schemas.items()]
-        ids, end, _ = await play(model_engine, constrained(call_grammar(tools, parallel=seed % 2 == 0), seed=seed, max_tokens=3000))
+        ids, end, _ = await play(model_engine, constrained(forced_calls(tools, parallel=seed % 2 == 0), seed=seed, max_tokens=3000))
         assert end.reason is FinishReason.STOP
-        parser = ToolCallParser(schemas)
+        parser = Phi4CallParser(schemas)
         parts = parser.push(marked(text(ids))) + parser.finish()
         assert parts
         assert all(isinstance(part, CallPart) and part.name for part in parts)
@@ -149,10 +151,10 @@ async def test_calls_of_50_random_tools_are_forced(model_engine: Engine) -> None
 )
 async def test_an_answer_or_calls(model_engine: Engine, answer: Constraint, pattern: str) -> None:
     tool = Tool(name="f", function="{}", parameters='{"type": "object", "properties": {}, "additionalProperties": false}')
-    grammar = call_or(answer, [tool], parallel=False)
+    grammar = calls_or_answer(answer, [tool], parallel=False)
     for seed in range(6):
         said = text((await play(model_engine, constrained(grammar, seed=seed)))[0])
-        parser = ToolCallParser(("f",))
+        parser = Phi4CallParser(("f",))
         (part,) = parser.push(marked(said)) + parser.finish()
         assert part == CallPart(index=0, name="f", arguments="{}") or re.fullmatch(pattern, str(part))
 
@@ -190,7 +192,7 @@ async def test_guided_calls_leave_a_good_answer_as_it_is(model_engine: Engine, q
     """Text ends where the model ends it, and not at the token that stands for the end in a vocabulary."""
     free, (guided, end, _) = (
         await play(model_engine, chat(question, None)),
-        await play(model_engine, chat(question, call_guide(offered(FUNCTIONS)))),
+        await play(model_engine, chat(question, guided_calls(parse_tools(FUNCTIONS)))),
     )
     assert (guided, end.reason) == (free[0], FinishReason.STOP)
     assert (f'"name": "{called}"' in text(guided)) == bool(called)
@@ -198,11 +200,11 @@ async def test_guided_calls_leave_a_good_answer_as_it_is(model_engine: Engine, q
 
 async def test_guided_calls_name_offered_tools_and_have_their_arguments(model_engine: Engine) -> None:
     """The model wants other tokens by a high temperature; what it says of a call fits all the same."""
-    guide = call_guide(offered(FUNCTIONS))
+    guide = guided_calls(parse_tools(FUNCTIONS))
     requests = [chat("Set a timer for 12 minutes.", guide, temperature=1.6, seed=seed, max_tokens=150) for seed in range(8)]
     calls = 0
     for ids, end, _ in await asyncio.gather(*(play(model_engine, request) for request in requests)):
-        parser = ToolCallParser([function["name"] for function in FUNCTIONS])
+        parser = Phi4CallParser([function["name"] for function in FUNCTIONS])
         for part in parser.push(marked(text(ids))) + parser.finish():
             if isinstance(part, CallPart) and end.reason is FinishReason.STOP:
                 calls += 1

@@ -14,16 +14,16 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub._tree_cache import TREE_CACHE_FORMAT_VERSION
 from huggingface_hub.errors import IncompleteSnapshotError
 
-from deployments.replica import EngineReplica
+from deployments.replica import EngineReplica, NamedModel
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import EngineSettings, LlamaCppSettings, ModelSettings, OnnxSettings, VllmSettings
 from serve_app.engines.registry import build_engine
 from serve_app.errors import ModelUnusable
+from serve_app.files.cache import identify, read_content
 from serve_app.models import export
-from serve_app.models.cache import identify, read_content
-from serve_app.models.catalog import locate
 from serve_app.models.checkpoint import Checkpoint
 from serve_app.models.gguf import write_gguf
+from serve_app.models.locate import locate
 from serve_app.models.weights import Weights
 from serve_app.types import Phase
 from tests.contract.converter import convert
@@ -145,7 +145,7 @@ async def _phase(settings: EngineSettings, model: ModelSettings) -> Phase:
     async def heard(_: object) -> bool:
         return True
 
-    await replica.__init__("a", settings, model, lambda: ("r1", heard))  # type: ignore[misc]
+    await replica.__init__("a", settings, NamedModel("phi", model), lambda: ("r1", heard))  # type: ignore[misc]
     phase = replica.report().phase
     await replica.close()
     return phase
@@ -224,7 +224,7 @@ def test_a_listing_of_more_files_than_are_needed_hinders_nothing(hub: Path, mode
 
 def test_the_environment_says_so_too(tmp_path: Path, model_dir: Path) -> None:
     _filled(tmp_path / "home" / "hub", model_dir)
-    code = "from serve_app.config import ModelSettings as M; from serve_app.models.catalog import locate; import sys\n"
+    code = "from serve_app.config import ModelSettings as M; from serve_app.models.locate import locate; import sys\n"
     code += "print(locate(M(path=sys.argv[1]), weights=True).name)"
     environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code, NAME], env=environment, capture_output=True, text=True, check=False)
@@ -252,7 +252,7 @@ def test_vllm_runs_no_python_file_of_the_model(hub: Path, real_dir: Path, monkey
     from vllm import AsyncEngineArgs
 
     from serve_app.engines.vllm import _engine_args
-    from serve_app.models.dense_tokenizer import dense_tokenizer
+    from serve_app.files.dense_tokenizer import dense_tokenizer
 
     folder = _filled(hub, real_dir).snapshot
     assert list(folder.glob("*.py"))

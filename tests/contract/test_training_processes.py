@@ -9,7 +9,7 @@ import torch.distributed as dist
 from tokenizers import Tokenizer, models
 from torch.multiprocessing.spawn import spawn
 
-from serve_app.models.catalog import EMBEDDED
+from serve_app.models.locate import EMBEDDED
 from training.model import CausalModel, Shape
 from training.packing import Stream
 from training.train import Run, _parse

@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from serve_app.engines.base import Engine
-from serve_app.models.catalog import EMBEDDED
+from serve_app.models.locate import EMBEDDED
 from training.checks import is_right
 from training.evaluate import answer
 from training.families.tutorial import examples

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from serve_app.models.catalog import EMBEDDED
+from serve_app.models.locate import EMBEDDED
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INNER, VOCABULARY, LAYERS = 192, 3, 1, 64, 160, 300, 2
 

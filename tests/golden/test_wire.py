@@ -7,11 +7,21 @@ import pytest
 
 from serve_app.chat.text_stream import TextStream
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.conversation import TextDelta, TextEvent, TextLogprob, ToolCallDelta, fold
+from serve_app.conversation import (
+    AnswerEvent,
+    ChoiceEnd,
+    Started,
+    TextDelta,
+    TextLogprob,
+    ThoughtDelta,
+    ToolCallDelta,
+    fold,
+)
 from serve_app.dialects import ollama, openai, reasoning
-from serve_app.dialects.base import Call, Dialect, Generate, Served, dump, parse
+from serve_app.dialects.base import Call, Dialect, Generate, dump, parse
 from serve_app.errors import ContextOverflow, EngineDead, Overloaded, ServeError
-from serve_app.types import Finished, FinishReason, Timings, TokenDelta, Usage
+from serve_app.record import RequestRecord
+from serve_app.types import FinishReason, Timings, TokenDelta, Usage
 
 HERE = Path(__file__).parent / "bytes"
 BODIES = {
@@ -23,13 +33,13 @@ BODIES = {
 }
 
 
-def _end(reason: FinishReason, tokens: int) -> Finished:
+def _end(reason: FinishReason, tokens: int) -> ChoiceEnd:
     usage = Usage(prompt_tokens=7, completion_tokens=tokens)
     timings = Timings(queue_s=0.125, prefill_s=0.25, decode_s=0.5)
-    return Finished(reason=reason, usage=usage, timings=timings, tokens=(5, 6, 7))
+    return ChoiceEnd(reason=reason, usage=usage, timings=timings, tokens=(5, 6, 7))
 
 
-def _split_utf8(tokenizer: Tokenizer) -> list[TextEvent]:
+def _split_utf8(tokenizer: Tokenizer) -> list[AnswerEvent]:
     """An emoji whose bytes come one token at a time."""
     by_bytes = {tokenizer.raw(token): token for token in range(tokenizer.vocabulary.size) if len(tokenizer.raw(token)) == 1}
     stream = TextStream(tokenizer)
@@ -37,7 +47,7 @@ def _split_utf8(tokenizer: Tokenizer) -> list[TextEvent]:
     return [*(delta for told in deltas for delta in told), _end(FinishReason.STOP, 6)]
 
 
-CASES: dict[str, list[TextEvent]] = {
+CASES: dict[str, list[AnswerEvent]] = {
     "ok": [TextDelta(text="Hello"), TextDelta(text=' "you"\n'), _end(FinishReason.STOP, 3)],
     "length": [TextDelta(text="Hel"), _end(FinishReason.LENGTH, 1)],
     "empty": [_end(FinishReason.STOP, 1)],
@@ -50,7 +60,7 @@ CASES: dict[str, list[TextEvent]] = {
         _end(FinishReason.TOOL_CALLS, 30),
     ],
 }
-THOUGHTS = [TextDelta(text="hm", thought=True), TextDelta(text="Six."), _end(FinishReason.STOP, 5)]
+THOUGHTS = [ThoughtDelta(text="hm"), TextDelta(text="Six."), _end(FinishReason.STOP, 5)]
 LOGPROBS = TextDelta(text="Hi", logprobs=(TextLogprob(token="Hi", raw=b"Hi", logprob=-0.5, top=(("Hi", b"Hi", -0.5),)),))
 DIALECTS = {"openai": openai.DIALECT, "ollama": ollama.DIALECT, "reasoning": reasoning.DIALECT}
 ENDPOINTS = [
@@ -62,7 +72,13 @@ def _call(endpoint: Generate, body: bytes) -> Call:  # type: ignore[type-arg]
     parsed = parse(endpoint.codec.body, body)
     request, stream = endpoint.codec.decode(parsed, "req-1")
     return Call(
-        request=request, body=parsed, stream=stream, model="phi-4-mini-instruct", created=1_700_000_000, elapsed=lambda: 2.0
+        request=request,
+        record=RequestRecord(request_id="req-1", group="onnx"),
+        body=parsed,
+        stream=stream,
+        model="phi-4-mini-instruct",
+        created=1_700_000_000,
+        elapsed=lambda: 2.0,
     )
 
 
@@ -74,12 +90,14 @@ def _compare(name: str, produced: bytes) -> None:
     assert produced == file.read_bytes()
 
 
-async def _both(endpoint: Generate, call: Call, events: list[TextEvent], case: str) -> None:  # type: ignore[type-arg]
+async def _both(endpoint: Generate, call: Call, events: list[AnswerEvent], case: str) -> None:  # type: ignore[type-arg]
+    events = [Started(prompt_tokens=7), *events]
+
     async def play():  # type: ignore[no-untyped-def]
         for event in events:
             yield event
 
-    whole = endpoint.codec.encode(await fold(play()), call, Served(engine="onnx", seconds=2.0))
+    whole = endpoint.codec.encode(await fold(play()), call)
     _compare(f"{endpoint.path}-{case}-whole", dump(whole))
     if call.stream:
         encoder = endpoint.codec.encoder(call)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
 from benchmarks.stand_in import ROLE_TOKENS, TOOL_TOKENS
-from serve_app.chat.call_grammar import call_grammar, call_guide
-from serve_app.chat.constraint import offered
+from serve_app.chat.constraint import parse_tools
+from serve_app.chat.formats.phi4.call_grammar import forced_calls, guided_calls
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import EngineSettings, LlamaCppSettings, OnnxSettings, VllmSettings
 from serve_app.engines.base import Engine
@@ -126,14 +126,14 @@ OBJECT = json.dumps(
     }
 )
 PARAMETERS = {"type": "object", "properties": {"a": {"enum": ["x"]}}, "required": ["a"], "additionalProperties": False}
-TOOLS = offered([{"name": "get", "parameters": PARAMETERS}])
+TOOLS = parse_tools([{"name": "get", "parameters": PARAMETERS}])
 CONSTRAINTS: dict[str, Constraint] = {
     "schema": JsonSchema(OBJECT),
     "regex": Regex("[a-c]{3}x"),
     "choice": Choice(("red", "green")),
     "grammar": Grammar('start: <|tool_call|> "[" /[0-9]{2}/ "]" <|/tool_call|>'),
-    "calls": call_grammar(TOOLS, parallel=False),
-    "guide": call_guide(TOOLS),
+    "calls": forced_calls(TOOLS, parallel=False),
+    "guide": guided_calls(TOOLS),
 }
 
 

@@ -37,7 +37,7 @@ ASK = [{"role": "user", "content": "What is the weather in Paris?"}]
 @pytest.fixture(scope="module")
 def app(real_dir: Path) -> Iterator[LiveApp]:  # other forms of the tokenizer: --form
     config = shipped_config()
-    config["applications"][0]["args"]["model"]["path"] = str(real_dir)
+    config["applications"][0]["args"]["models"]["phi-4-mini-instruct"]["path"] = str(real_dir)
     with live(config) as app:
         yield app
 

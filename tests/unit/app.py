@@ -14,14 +14,26 @@ from serve_app.dialects import ollama, openai, reasoning
 from serve_app.engines.fake import FakeEngine
 from serve_app.engines.registry import build_engine
 from serve_app.gateway import Gateway
-from serve_app.http import create_app
-from serve_app.models.catalog import EMBEDDED, Catalog
+from serve_app.http.app import create_app
+from serve_app.models.catalog import Catalog
+from serve_app.models.locate import EMBEDDED
+from serve_app.models.served import ServedModel
 from serve_app.models.weights import Weights
 from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import FleetView
 from serve_app.types import Phase
 
 TOKENIZER = Tokenizer.load(EMBEDDED)
+
+
+THINKING = {"models": {"phi-4-mini-instruct": {"think_tags": ["<think>", "</think>"], "aliases": ["phi4-mini"]}}}
+"""Settings of a model that thinks before it answers."""
+
+
+def served_models(settings: AppSettings) -> list[ServedModel]:
+    """The configured models, all of them the embedded one."""
+    weights = Weights.read(EMBEDDED)
+    return [ServedModel.build(name, model, TOKENIZER, weights) for name, model in settings.models.items()]
 
 
 @dataclass
@@ -66,8 +78,7 @@ async def running(
             view.record(report, time.monotonic())
     gateway = Gateway(
         settings=settings,
-        tokenizer=TOKENIZER,
-        catalog=Catalog(settings, Weights.read(EMBEDDED), created=1),
+        catalog=Catalog(settings, served_models(settings), created=1),
         generators=built,
         fleet=lambda: view.snapshot(time.monotonic()),
     )

@@ -7,12 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from serve_app.attempts import Attempts, Order, Telling
+from serve_app.attempts import Attempts
+from serve_app.chat.text_stream import TextStream
+from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import FakeSettings, RoutingSettings
 from serve_app.engines.fake import FakeEngine
 from serve_app.errors import ConstraintLost, EngineDead, NoEngine, ServeError
+from serve_app.generation import Generation
 from serve_app.metrics import Traffic
-from serve_app.models.catalog import EMBEDDED
+from serve_app.models.locate import EMBEDDED
+from serve_app.record import RequestRecord
 from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import FleetView
 from serve_app.routing.placing import place
@@ -30,6 +34,7 @@ from serve_app.types import (
     TokenRequest,
 )
 
+TOKENIZER = Tokenizer.load(EMBEDDED)
 TEXT = "one two three four five six seven eight"
 
 
@@ -64,20 +69,31 @@ def _attempts(routing: RoutingSettings, **groups: Replicas) -> Attempts:
     return Attempts(routing, groups, lambda: view.snapshot(time.monotonic()), Traffic())
 
 
+def _generation(request: TokenRequest, candidates: tuple[str, ...], record: RequestRecord, affinity: str = "") -> Generation:
+    return Generation(
+        request=request,
+        candidates=candidates,
+        record=record,
+        deadline=time.monotonic() + 5,
+        text=TextStream(TOKENIZER),
+        affinity=affinity,
+    )
+
+
 async def _run(
     attempts: Attempts, *candidates: str, affinity: str = "", constraint: Constraint | None = None
-) -> tuple[list[int], Telling]:
-    telling = Telling(request_id="r", reason="preferred")
+) -> tuple[list[int], RequestRecord]:
+    record = RequestRecord(request_id="r", reason="preferred")
     request = TokenRequest(request_id="r", prompt=(5,), sampling=Sampling(temperature=0), constraint=constraint)
-    order = Order(request=request, candidates=candidates, telling=telling, deadline=time.monotonic() + 5, affinity=affinity)
+    generation = _generation(request, candidates, record, affinity)
     ids: list[int] = []
-    async for event in attempts.run(order):
+    async for event in attempts.run(generation):
         if isinstance(event, TokenDelta):
             ids += event.ids
         else:
             assert isinstance(event, Finished)
             assert (event.usage.prompt_tokens, event.usage.completion_tokens) == (1, len(ids) + 1)
-    return ids, telling
+    return ids, record
 
 
 async def test_another_replica_comes_before_another_group() -> None:
@@ -86,9 +102,9 @@ async def test_another_replica_comes_before_another_group() -> None:
     attempts = _attempts(RoutingSettings(), near=near, other=other)
     expected, _ = await _run(attempts, "other")
     for _ in range(20):
-        ids, telling = await _run(attempts, "near", "other")
+        ids, record = await _run(attempts, "near", "other")
         assert ids == expected
-        assert (telling.engine, telling.reason) == ("near", "preferred")
+        assert (record.group, record.reason) == ("near", "preferred")
     assert other.chosen == ["c"]
     assert dying.requests, "the dying one had its turns"
 
@@ -105,8 +121,8 @@ async def test_a_replica_that_always_fails_is_soon_not_asked() -> None:
 async def test_when_all_replicas_fail_the_next_group_answers() -> None:
     near = Replicas(a=await _engine(fault="fail_first"), b=await _engine(fault="fail_first"))
     attempts = _attempts(RoutingSettings(), near=near, other=Replicas(c=await _engine()))
-    _, telling = await _run(attempts, "near", "other")
-    assert (telling.engine, telling.reason, telling.attempts) == ("other", "failover", 3)
+    _, record = await _run(attempts, "near", "other")
+    assert (record.group, record.reason, record.attempts) == ("other", "failover", 3)
     assert sorted(near.chosen) == ["a", "b"]
 
 
@@ -121,8 +137,8 @@ class Inexact(FakeEngine):
 async def test_a_failure_before_the_first_token_moves_an_answer_without_exact_ids() -> None:
     near = Replicas(a=await _engine(Inexact, fault="die_midway", fault_at=0))
     attempts = _attempts(RoutingSettings(), near=near, other=Replicas(c=await _engine()))
-    _, telling = await _run(attempts, "near", "other")
-    assert telling.engine == "other"
+    _, record = await _run(attempts, "near", "other")
+    assert record.group == "other"
 
 
 async def test_only_tokens_that_were_drawn_are_gone_on_from() -> None:
@@ -147,15 +163,15 @@ async def test_a_constraint_that_is_lost_moves_on_and_says_nothing_of_the_engine
     loser, other = Replicas(x=await _engine(_Loser)), Replicas(y=await _engine())
     attempts = _attempts(RoutingSettings(), a=loser, b=other)
     for _ in range(20):
-        _, telling = await _run(attempts, "a", "b", constraint=Choice(("x",)))
-        assert (telling.engine, telling.reason) == ("b", "failover")
-    _, telling = await _run(attempts, "a", "b")
-    assert (telling.engine, telling.attempts) == ("a", 1)
+        _, record = await _run(attempts, "a", "b", constraint=Choice(("x",)))
+        assert (record.group, record.reason) == ("b", "failover")
+    _, record = await _run(attempts, "a", "b")
+    assert (record.group, record.attempts) == ("a", 1)
     with pytest.raises(ConstraintLost) as lost:
         await _run(attempts, "a", constraint=Choice(("x",)))
     assert lost.value.status == 400
-    _, telling = await _run(attempts, "a")
-    assert telling.engine == "a"
+    _, record = await _run(attempts, "a")
+    assert record.group == "a"
 
 
 async def test_a_conversation_stays_with_its_replica() -> None:
@@ -202,7 +218,7 @@ async def test_an_optional_constraint_goes_only_where_it_can_be_followed(*, opti
     engine = await _engine(Following if able else FakeEngine)
     constraint = Grammar('start: "a"', optional=optional)
     request = TokenRequest(request_id="r", prompt=(5,), sampling=Sampling(temperature=0), constraint=constraint)
-    order = Order(request=request, candidates=("a",), telling=Telling(request_id="r"), deadline=time.monotonic() + 5)
-    async for _ in _attempts(RoutingSettings(), a=Replicas(x=engine)).run(order):
+    generation = _generation(request, ("a",), RequestRecord(request_id="r"))
+    async for _ in _attempts(RoutingSettings(), a=Replicas(x=engine)).run(generation):
         pass
     assert engine.requests[0].constraint == (constraint if able else None)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.autoscaling import Goal, Replica, TokenBacklog, decide, read
-from deployments.replica import EngineReplica
+from deployments.replica import EngineReplica, NamedModel
 from serve_app.config import FakeSettings, ModelSettings
 from serve_app.reports import ReplicaReport
 
@@ -78,7 +78,7 @@ async def test_replicas_tell_what_the_policy_reads() -> None:
     async def send(_: ReplicaReport) -> bool:
         return True
 
-    await replica.__init__("a", FakeSettings(), ModelSettings(), lambda: ("r1", send))  # type: ignore[misc,func-returns-value]
+    await replica.__init__("a", FakeSettings(), NamedModel("phi", ModelSettings()), lambda: ("r1", send))  # type: ignore[misc,func-returns-value]
     told = replica.record_autoscaling_stats()
     await replica.close()
     assert len(read({name: {"r": value} for name, value in told.items()})) == 1

@@ -9,11 +9,11 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from serve_app.browsers import BrowserRules
 from serve_app.config import AppSettings, BrowserSettings
 from serve_app.dialects import ollama, openai, reasoning
 from serve_app.errors import Forbidden, InvalidRequest, ModelUnusable
-from serve_app.http import create_unusable_app
+from serve_app.http.app import create_unusable_app
+from serve_app.http.browsers import BrowserRules
 from serve_app.routing.fleet import FleetView
 from tests.unit.app import App, running
 
@@ -385,7 +385,7 @@ async def test_broken_paths_never_fail_the_server(name: str) -> None:
 
 async def test_what_nobody_foresaw_has_the_dialects_shape_at_every_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(a={}) as app:
-        monkeypatch.setattr("serve_app.http.overview", lambda *_: 1 / 0)
+        monkeypatch.setattr("serve_app.http.status.show_cluster", lambda *_: 1 / 0)
         answer = await app.client.get("/v1/cluster", headers={"x-request-id": "mine", "origin": PAGE})
     assert answer.status_code == 500
     assert answer.json()["error"]["message"] == "Internal error. Quote request mine when you report it."

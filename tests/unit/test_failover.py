@@ -40,7 +40,7 @@ async def _undisturbed(**wish: object) -> tuple[str, str, dict]:
 
 def _length() -> int:
     from serve_app.chat.tokenizer import Tokenizer
-    from serve_app.models.catalog import EMBEDDED
+    from serve_app.models.locate import EMBEDDED
 
     return len(Tokenizer.load(EMBEDDED).encode(TEXT, special=True))
 
@@ -141,7 +141,7 @@ async def test_a_hung_stream_moves_within_the_watchdog_time() -> None:
 
 async def test_a_replica_that_falls_silent_is_left_before_the_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process hangs as a whole: no reports any more, and no tokens."""
-    monkeypatch.setattr("serve_app.attempts._LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("serve_app.stall_watch._LOOK_EVERY_S", 0.05)
     async with running(a={"text": TEXT, "fault": "hang", "fault_at": 3}, b={"text": TEXT}, routing={"stale_after_s": 0.1}) as app:
         hung, other = app.gateway.fleet().groups
         silent = Fleet((replace(hung, silent=frozenset({""})), other))  # engines without Ray have no replica's name

@@ -7,10 +7,12 @@ import httpx
 import openai
 import pytest
 
-from serve_app.conversation import Chat
-from serve_app.dialects.base import Call, Served, parse
+from serve_app.conversation import Chat, ChoiceEnd, CompletedChoice, Completion, ToolCall
+from serve_app.dialects.base import Call, parse
 from serve_app.dialects.openai.codec import ChatCodec, CompletionCodec
-from serve_app.types import Grammar, JsonSchema
+from serve_app.record import RequestRecord
+from serve_app.types import FinishReason, Grammar, JsonSchema, Usage
+from tests.chat import constraint_of
 from tests.unit.app import App, running
 
 CHAT = "/v1/chat/completions"
@@ -76,11 +78,11 @@ async def test_a_legacy_client_without_a_call_gets_text() -> None:
 async def test_legacy_functions_are_shown_and_forced_as_tools_are() -> None:
     today = TODAY | {"tool_choice": {"type": "function", "function": {"name": "circle"}}}
     forced, tool = _decode(LEGACY | {"function_call": {"name": "circle"}}), _decode(today)
-    assert (forced.prompts, forced.constraint) == (tool.prompts, tool.constraint)
-    assert (_decode(LEGACY).prompts, _decode(LEGACY).constraint) == (_decode(TODAY).prompts, _decode(TODAY).constraint)
+    assert (forced.prompts, constraint_of(forced)) == (tool.prompts, constraint_of(tool))
+    assert (_decode(LEGACY).prompts, constraint_of(_decode(LEGACY))) == (_decode(TODAY).prompts, constraint_of(_decode(TODAY)))
     assert _decode(LEGACY | {"function_call": "auto"}) == _decode(LEGACY)
     unoffered = _decode(LEGACY | {"function_call": "none"})
-    assert (unoffered.prompts[0].tools, unoffered.constraint) == ((), None)
+    assert (unoffered.prompts[0].tools, constraint_of(unoffered)) == ((), None)
 
 
 @pytest.mark.parametrize("path", [f"{CHAT}/render", "/tokenize", "/v1/route"])
@@ -113,15 +115,14 @@ async def test_the_official_client_reads_the_legacy_shape() -> None:
 
 
 def test_a_cut_call_ends_in_length_in_the_legacy_shape_too() -> None:
-    from serve_app.conversation import CompletedChoice, Completion, ToolCall
-    from serve_app.types import Finished, FinishReason, Usage
-
     body = parse(ChatCodec.body, json.dumps(LEGACY).encode())
     request, stream = ChatCodec().decode(body, "r")
-    call = Call(request=request, body=body, stream=stream, model="m", created=0, elapsed=lambda: 0.0)
-    end = Finished(reason=FinishReason.LENGTH, usage=Usage(prompt_tokens=1, completion_tokens=1))
-    cut = CompletedChoice(text="", logprobs=(), finished=end, tool_calls=(ToolCall(name="circle", arguments='{"ra'),))
-    (shown,) = ChatCodec().encode(Completion(choices=(cut,)), call, Served(engine="a", seconds=1))["choices"]
+    call = Call(
+        request=request, record=RequestRecord(request_id="r"), body=body, stream=stream, model="m", created=0, elapsed=lambda: 0.0
+    )
+    end = ChoiceEnd(reason=FinishReason.LENGTH, usage=Usage(prompt_tokens=1, completion_tokens=1))
+    cut = CompletedChoice(text="", logprobs=(), end=end, tool_calls=(ToolCall(name="circle", arguments='{"ra'),))
+    (shown,) = ChatCodec().encode(Completion(choices=(cut,)), call)["choices"]
     assert (shown["finish_reason"], shown["message"]["function_call"]["arguments"]) == ("length", '{"ra')
 
 
@@ -141,7 +142,7 @@ def test_allowed_tools_are_those_that_are_offered(choice: dict[str, Any]) -> Non
     must = json.loads(json.dumps(choice).replace('"auto"', '"required"'))
     required = _decode(TODAY | {"tool_choice": must})
     assert required == _decode(alone | {"tool_choice": "required"})
-    assert isinstance(required.constraint, Grammar)
+    assert isinstance(constraint_of(required), Grammar)
     once = {"parallel_tool_calls": False}
     assert _decode(TODAY | {"tool_choice": must} | once) == _decode(alone | {"tool_choice": "required"} | once)
 
@@ -199,7 +200,7 @@ async def test_bad_choices_are_named_by_the_fields_that_the_client_knows(case: s
 
 def _completion(**extra: Any) -> Any:
     body = parse(CompletionCodec.body, json.dumps({"prompt": "x"} | extra).encode())
-    return CompletionCodec().decode(body, "r")[0].constraint
+    return constraint_of(CompletionCodec().decode(body, "r")[0])
 
 
 def test_completions_take_response_format() -> None:

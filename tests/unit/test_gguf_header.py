@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serve_app.errors import ModelUnusable
-from serve_app.models.gguf_header import read_header
+from serve_app.files.gguf_header import read_header
 
 U32, STRING, ARRAY = 4, 8, 9
 HUGE = 2**63

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.chat import go_template
-from serve_app.chat.template import AS_GO_TEMPLATE, ChatTemplate
+from serve_app.chat.formats.phi4.render import GO_TEMPLATE, Phi4Template
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.conversation import Chat, Message, Tool, ToolCall
 from serve_app.types import InvalidValue
@@ -95,6 +95,6 @@ CHATS = [
 
 @pytest.mark.parametrize("chat", CHATS)
 async def test_the_models_own_template_written_out_says_the_same(chat: Chat, tokenizer: Tokenizer) -> None:
-    own = ChatTemplate(tokenizer)
-    written = Chat(messages=chat.messages, tools=chat.tools, template=AS_GO_TEMPLATE)
+    own = Phi4Template(tokenizer)
+    written = Chat(messages=chat.messages, tools=chat.tools, template=GO_TEMPLATE)
     assert await own.render(written) == await own.render(chat)

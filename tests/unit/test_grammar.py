@@ -11,15 +11,15 @@ from llguidance import LLMatcher
 from tokenizers import Tokenizer as Words
 
 from serve_app.chat import grammar
-from serve_app.chat.call_grammar import call_grammar, call_guide, call_or
-from serve_app.chat.constraint import offered
+from serve_app.chat.constraint import parse_tools
+from serve_app.chat.formats.phi4.call_grammar import calls_or_answer, forced_calls, guided_calls
 from serve_app.chat.grammar import GrammarCheck, wrap_tokenizer
 from serve_app.chat.lark import lark_of, styled
 from serve_app.chat.lark_text import may_force
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.conversation import Tool
 from serve_app.errors import InvalidRequest
-from serve_app.models.catalog import EMBEDDED
+from serve_app.models.locate import EMBEDDED
 from serve_app.types import Choice, Constraint, Grammar, JsonSchema, Regex
 from tests.contract.test_guidance import HOSTILE
 from tests.unit.app import running
@@ -51,11 +51,11 @@ async def test_what_cannot_be_compiled_is_refused(tokenizer: Tokenizer, constrai
         Choice(("größer", "kleiner")),
         JsonSchema('{"type": "object", "properties": {"a": {"$ref": "#/$defs/b"}}, "$defs": {"b": {"enum": ["x", 1]}}}'),
         Grammar('start: <|tool_call|> "[]" <|/tool_call|> <[300-310]>'),
-        call_or(Regex("[0-9]+"), [TOOL], parallel=True),
-        call_or(None, [TOOL], parallel=False),
-        call_guide((TOOL,)),
-        call_guide((TOOL, replace(TOOL, name="g", strict=True), Tool(name="h", function="{}"))),
-        call_guide((Tool(name="f", function="{}", parameters=json.dumps(REFERRING)),)),
+        calls_or_answer(Regex("[0-9]+"), [TOOL], parallel=True),
+        calls_or_answer(None, [TOOL], parallel=False),
+        guided_calls((TOOL,)),
+        guided_calls((TOOL, replace(TOOL, name="g", strict=True), Tool(name="h", function="{}"))),
+        guided_calls((Tool(name="f", function="{}", parameters=json.dumps(REFERRING)),)),
     ],
     ids=str,
 )
@@ -83,8 +83,8 @@ ODD: list[Any] = [
 
 @pytest.mark.parametrize("parameters", ODD, ids=json.dumps)
 async def test_loose_tools_guide_whatever_their_schemas_say(tokenizer: Tokenizer, parameters: dict[str, Any]) -> None:
-    tools = offered([{"name": "f", "parameters": parameters}, {"name": "g"}])
-    assert await GrammarCheck(tokenizer).passes(call_guide(tools))
+    tools = parse_tools([{"name": "f", "parameters": parameters}, {"name": "g"}])
+    assert await GrammarCheck(tokenizer).passes(guided_calls(tools))
 
 
 ITSELF = {"anyOf": [{"$ref": "#/$defs/s"}, *({"$ref": "#/$defs/s", "minLength": at} for at in range(99))]}
@@ -97,9 +97,9 @@ def test_a_guide_is_small_and_soon_made(shared: dict[str, Any]) -> None:
     """A schema may refer to one of its parts over and over, and that to itself."""
     properties = {f"p{at}": {"$ref": "#/$defs/s", "minLength": at} for at in range(700)}
     schema = {"type": "object", "properties": properties, "$defs": {"s": shared}}
-    tools = offered([{"name": f"f{at}", "parameters": schema} for at in range(20)])
+    tools = parse_tools([{"name": f"f{at}", "parameters": schema} for at in range(20)])
     began = time.thread_time()
-    guide = call_guide(tools)
+    guide = guided_calls(tools)
     took = time.thread_time() - began
     began = time.thread_time()
     for tool in tools:
@@ -112,8 +112,8 @@ def test_a_guide_is_small_and_soon_made(shared: dict[str, Any]) -> None:
 @pytest.mark.parametrize("count", [4, 40])
 async def test_many_tools_are_guided_too(tokenizer: Tokenizer, count: int) -> None:
     parameters = {"properties": {f"p{at}": {"type": "string"} for at in range(count)}}
-    tools = offered([{"name": f"f{at}", "parameters": parameters} for at in range(128)])
-    assert await GrammarCheck(tokenizer).passes(call_guide(tools))
+    tools = parse_tools([{"name": f"f{at}", "parameters": parameters} for at in range(128)])
+    assert await GrammarCheck(tokenizer).passes(guided_calls(tools))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ async def test_many_tools_are_guided_too(tokenizer: Tokenizer, count: int) -> No
 )
 def test_what_a_guide_lets_through(said: str, fits: bool) -> None:
     parameters = {"properties": {"a": {"type": "string"}, "b": {"type": "array", "items": {"type": "integer"}}}, "required": ["a"]}
-    guide = call_guide(offered([{"name": "f", "parameters": parameters}, {"name": "g"}]))
+    guide = guided_calls(parse_tools([{"name": "f", "parameters": parameters}, {"name": "g"}]))
     words = Words.from_file(str(EMBEDDED / "tokenizer.json"))
     whole = wrap_tokenizer(Tokenizer.load(EMBEDDED))
     matcher = LLMatcher(whole, lark_of(guide))
@@ -143,7 +143,7 @@ def test_what_a_guide_lets_through(said: str, fits: bool) -> None:
 def test_text_that_spells_the_marker_is_text_to_a_guide() -> None:
     words = Words.from_file(str(EMBEDDED / "tokenizer.json"))
     whole = wrap_tokenizer(Tokenizer.load(EMBEDDED))
-    matcher = LLMatcher(whole, lark_of(call_guide((TOOL,))))
+    matcher = LLMatcher(whole, lark_of(guided_calls((TOOL,))))
     ids = [token for part in ("<", "|tool", "_call", "|", ">") for token in words.encode(part).ids]
     assert matcher.validate_tokens(ids) == len(ids)
 
@@ -182,7 +182,7 @@ def test_schemas_that_list_a_part_of_the_properties_stay_open(schema: dict[str, 
 def test_a_property_may_be_called_like_a_keyword() -> None:
     parameters = {"properties": {"default": {"$ref": "#/$defs/x"}, "$ref": {"type": "string"}}, "$defs": {"x": {"enum": ["a"]}}}
     tool = Tool(name="f", function="{}", parameters=json.dumps(parameters))
-    assert '"default": {"$ref": "#/$defs/x"}, "$ref": {"type": "string"}' in call_grammar([tool], parallel=False).lark
+    assert '"default": {"$ref": "#/$defs/x"}, "$ref": {"type": "string"}' in forced_calls([tool], parallel=False).lark
 
 
 async def test_a_regex_that_takes_too_long_is_refused(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +236,7 @@ async def test_no_group_is_asked_what_cannot_be_compiled() -> None:
 )
 async def test_a_refusal_says_why_in_a_sentence(tokenizer: Tokenizer, constraint: Constraint, reason: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        await GrammarCheck(tokenizer, lambda: 4096).require(constraint)
+        await GrammarCheck(tokenizer).require(constraint, 4096)
     assert refused.value.message.startswith(f"the constraint cannot be used: {reason}")
     assert "\n" not in refused.value.message
     assert "| start" not in refused.value.message
@@ -255,7 +255,7 @@ async def test_a_grammar_that_takes_ever_longer_to_follow_is_refused(tokenizer: 
     "constraint", [Choice(("y{30000}",)), JsonSchema('{"const": "{30000} \\"minLength\\": 30000"}'), Regex("a{9000}")], ids=str
 )
 async def test_texts_that_look_like_repetitions_are_none(tokenizer: Tokenizer, constraint: Constraint) -> None:
-    await GrammarCheck(tokenizer, lambda: 4096).require(constraint)
+    await GrammarCheck(tokenizer).require(constraint, 4096)
 
 
 async def test_only_computing_time_counts_against_a_constraint(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,8 +289,8 @@ async def test_what_is_too_large_to_build_is_refused_without_the_librarys_own_wo
     ("constraint", "may"),
     [
         (JsonSchema('{"properties": {"name": {"enum": ["a", "b"]}}, "required": ["name"]}'), True),
-        (call_grammar([TOOL], parallel=True), True),
-        (call_guide((TOOL,)), True),
+        (forced_calls([TOOL], parallel=True), True),
+        (guided_calls((TOOL,)), True),
         (Grammar('start: <|tool_call|> "x" <[3]>'), True),
         (JsonSchema('{"const": "<|end|>"}'), False),
         (JsonSchema('{"const": "\\u003c|end|>"}'), False),

@@ -8,9 +8,9 @@ import onnx.helper
 import pytest
 
 from serve_app.errors import ModelUnusable
-from serve_app.models.genai_config import GenaiConfig
-from serve_app.models.inside import resolve_inside
-from serve_app.models.onnx_files import read_files
+from serve_app.files.genai_config import GenaiConfig
+from serve_app.files.inside import resolve_inside
+from serve_app.files.onnx_files import read_files
 
 
 def outside(tensor: onnx.TensorProto, location: str, **entries: object) -> onnx.TensorProto:

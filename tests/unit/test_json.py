@@ -10,11 +10,11 @@ import ollama
 import pytest
 
 from serve_app.dialects.base import dump
-from serve_app.gateway import Telling
-from serve_app.responses import told_headers
+from serve_app.http.respond import record_headers
+from serve_app.record import RequestRecord
 from serve_app.routing.policy import Candidate
 from serve_app.types import Finished, FinishReason, TokenDelta, TokenEvent, TokenLogprob, Usage
-from tests.unit.app import running
+from tests.unit.app import TOKENIZER, running
 
 TEXT = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\x1dh\x1ei\x7fj \u00fc\u65e5\U0001f600"
 """Every character at which Python's str.splitlines or JavaScript's readers end a line, and others that must stay as they are."""
@@ -78,7 +78,7 @@ async def test_errors_and_what_is_told_of_models_survive_readers_of_lines() -> N
             await app.client.post("/reasoning", json={"prompt": "x", "task_type": TEXT}),
             await app.client.get("/nope\u2028nope"),
             await app.client.post("/api/show", json={"model": "odd"}),
-            await app.client.post("/detokenize", json={"tokens": app.gateway.tokenizer.encode(TEXT, special=False)}),
+            await app.client.post("/detokenize", json={"tokens": TOKENIZER.encode(TEXT, special=False)}),
             await app.client.post("/v1/chat/completions/render", json={"messages": [{"role": "user", "content": TEXT}]}),
         ]
     for response in answers:
@@ -114,7 +114,7 @@ async def test_health_stays_readable_whatever_an_engine_reports(path: str) -> No
 
 def test_the_header_of_candidates_is_strict_json() -> None:
     odd = Candidate(group="a", obstacle="", ahead=0, wait_s=math.inf, finish_s=math.nan)
-    header = told_headers(Telling(request_id="r", debug=True, weighed=(odd,)))["x-route-candidates"]
+    header = record_headers(RequestRecord(request_id="r", show_candidates=True, candidates=(odd,)))["x-route-candidates"]
     assert _strict(header) == [{"group": "a", "obstacle": None, "ahead": 0, "wait_s": None, "finish_s": None}]
 
 

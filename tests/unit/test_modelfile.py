@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve_app.dialects.ollama import modelfile
 from serve_app.errors import InvalidRequest
-from serve_app.models import modelfile
 from serve_app.types import Task
 
 

@@ -7,6 +7,7 @@ import ollama
 import pytest
 
 from serve_app.types import Grammar, JsonSchema
+from tests.chat import constraint_of
 from tests.unit.app import App, running
 
 CHAT, GENERATE = "/api/chat", "/api/generate"
@@ -23,7 +24,7 @@ def _client(app: App) -> ollama.AsyncClient:
 
 
 def _prompt(app: App, at: int = -1, group: str = "a") -> str:
-    tokenizer = app.gateway.tokenizer
+    tokenizer = app.gateway.catalog.default.tokenizer
     return b"".join(map(tokenizer.raw, app.engines[group].requests[at].prompt)).decode()
 
 
@@ -46,7 +47,7 @@ async def test_streams_by_default_one_object_a_line() -> None:
         assert {line["model"] for line in lines} == {"phi4-mini"}
         last = lines[-1]
         assert last["done_reason"] == "stop"
-        assert last["eval_count"] == len(app.gateway.tokenizer.encode(TEXT, special=False)) + 1
+        assert last["eval_count"] == len(app.gateway.catalog.default.tokenizer.encode(TEXT, special=False)) + 1
         assert last["prompt_eval_count"] == len(app.engines["a"].requests[0].prompt)
         assert last["total_duration"] >= last["eval_duration"] > 0
         assert all(isinstance(last[name], int) for name in last if name.endswith(("_duration", "_count")))
@@ -96,9 +97,9 @@ async def test_generate_puts_the_prompt_into_the_models_template() -> None:
         await app.client.post(GENERATE, json=ASK | {"template": own, "system": "<|end|>S"})
         assert _prompt(app) == "<|system|><|end|>S<|end|>Q: hi\nA: "
         special = [
-            app.gateway.tokenizer.raw(t)
+            app.gateway.catalog.default.tokenizer.raw(t)
             for t in app.engines["a"].requests[-1].prompt
-            if t in app.gateway.tokenizer.vocabulary.control_ids
+            if t in app.gateway.catalog.default.tokenizer.vocabulary.control_ids
         ]
         assert special == [b"<|system|>", b"<|end|>"]
 
@@ -106,7 +107,7 @@ async def test_generate_puts_the_prompt_into_the_models_template() -> None:
 async def test_context_goes_on_where_the_last_answer_ended() -> None:
     async with running(a={"text": "Two."}) as app:
         first = (await app.client.post(GENERATE, json=ASK | {"stream": False, "system": "S"})).json()
-        assert "".join(app.gateway.tokenizer.raw(token).decode() for token in first["context"]) == (
+        assert "".join(app.gateway.catalog.default.tokenizer.raw(token).decode() for token in first["context"]) == (
             "<|system|>S<|end|><|user|>hi<|end|><|assistant|>Two."
         )
         await app.client.post(GENERATE, json=ASK | {"prompt": "and?", "context": first["context"]})
@@ -167,7 +168,7 @@ async def test_formats_become_constraints() -> None:
         codec = next(e.codec for e in _ollama_endpoints() if e.path == CHAT)
 
         def constraint(**fields: Any) -> Any:
-            return codec.decode(codec.body.model_validate(HI | fields), "id")[0].constraint
+            return constraint_of(codec.decode(codec.body.model_validate(HI | fields), "id")[0])
 
         assert constraint(format="json") == JsonSchema('{"type":"object"}')
         assert constraint(format=schema) == JsonSchema(json.dumps(schema), lenient=True)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from serve_app.config import AppSettings, LlamaCppSettings, OnnxSettings, VllmSettings, gpu_layers
-from serve_app.models.catalog import EMBEDDED
+from serve_app.models.locate import EMBEDDED
 from serve_app.models.weights import Weights
 from serve_app.types import InvalidValue, Task
 from tests.unit.app import App, running
@@ -77,11 +77,11 @@ async def test_a_shown_modelfile_makes_the_model_anew(tmp_path: Path) -> None:
         assert (await app.client.post("/api/create", json={"model": "one", "modelfile": source})).status_code == 200
         text = (await app.client.post("/api/show", json={"model": "one"})).json()["modelfile"]
         assert (await app.client.post("/api/create", json={"model": "two", "modelfile": text})).status_code == 200
-        one, two = (app.gateway.catalog.resolve(name) for name in ("one", "two"))
+        one, two = (app.gateway.catalog.resolve(name).variant for name in ("one", "two"))
         default = (await app.client.post("/api/show", json={"model": "phi4-mini"})).json()["template"]
         again = {"model": "three", "from": "phi4-mini", "template": default}
         assert (await app.client.post("/api/create", json=again)).status_code == 200
-        assert app.gateway.catalog.resolve("three").settings.template == ""
+        assert app.gateway.catalog.resolve("three").variant.settings.template == ""
     assert one.settings == two.settings
     assert one.settings.task is Task.MATH
     assert one.settings.parameters["stop"] == ["  User:", "<|x|>"]
@@ -125,7 +125,7 @@ async def test_variants_of_variants_keep_what_they_do_not_change(tmp_path: Path)
             "/api/create", json={"model": "a/one:v1", "from": "phi4-mini", "system": "S", "parameters": {"seed": 1}}
         )
         await app.client.post("/api/create", json={"model": "two", "from": "a/one:v1", "parameters": {"top_k": 3}})
-        two = app.gateway.catalog.resolve("two").settings
+        two = app.gateway.catalog.resolve("two").variant.settings
     assert (two.system, two.parameters) == ("S", {"seed": 1, "top_k": 3})
 
 
@@ -151,11 +151,11 @@ async def test_created_models_hide_configured_ones_until_deleted(tmp_path: Path)
     variants = {"coder": {"from": "phi4-mini", "system": "configured", "task": "coding"}, "child": {"from": "coder"}}
     async with _served(tmp_path, variants=variants) as app:
         client = _client(app)
-        assert app.gateway.catalog.resolve("child").settings.system == "configured"
+        assert app.gateway.catalog.resolve("child").variant.settings.system == "configured"
         await client.create(model="coder", from_="coder", system="created")
-        assert app.gateway.catalog.resolve("coder").settings.system == "created"
+        assert app.gateway.catalog.resolve("coder").variant.settings.system == "created"
         await client.delete("coder")
-        assert app.gateway.catalog.resolve("coder").settings.system == "configured"
+        assert app.gateway.catalog.resolve("coder").variant.settings.system == "configured"
         with pytest.raises(ollama.ResponseError, match="part of the configuration"):
             await client.delete("coder")
 

@@ -7,8 +7,7 @@ import ollama
 import pytest
 
 from serve_app.chat.thinking import ThinkSplitter
-from serve_app.config import ModelSettings
-from tests.unit.app import App, running
+from tests.unit.app import THINKING, App, running
 from tests.unit.test_ollama import CIRCLE, _prompt
 
 CHAT, OPENAI = "/api/chat", "/v1/chat/completions"
@@ -79,7 +78,7 @@ async def test_the_text_reaches_the_model_as_it_is(content: str) -> None:
         native = app.engines["a"].requests[-1].prompt
         await _openai(app, USER, {"role": "assistant", "content": content}, **CONTINUE)
         assert app.engines["a"].requests[-1].prompt == native
-        tokenizer = app.gateway.tokenizer
+        tokenizer = app.gateway.catalog.default.tokenizer
         begun = tuple(tokenizer.encode("<|user|>Hi<|end|><|assistant|>", special=True))
         assert native == (*begun, *tokenizer.encode(content, special=False))
 
@@ -216,8 +215,7 @@ async def test_rendering_and_tokenizing_follow_the_fields() -> None:
 async def test_the_begun_text_decides_whether_the_model_still_thinks(
     begun: str, rest: str, thoughts: str, content: str, stream: bool
 ) -> None:
-    async with running(a={"text": rest}) as app:
-        app.gateway.settings = app.gateway.settings.model_copy(update={"model": ModelSettings(think_tags=("<think>", "</think>"))})
+    async with running(THINKING, a={"text": rest}) as app:
         message = await _ollama(app, USER, {"role": "assistant", "content": begun}, stream=stream)
     assert (message.get("thinking", ""), message["content"]) == (thoughts, content)
 

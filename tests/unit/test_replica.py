@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from deployments.replica import EngineReplica, coalesce, merge
+from deployments.replica import EngineReplica, NamedModel, coalesce, merge
 from serve_app.config import FakeSettings, ModelSettings
 from serve_app.engines.fake import FakeEngine
 from serve_app.errors import EngineDead, ModelUnusable, ServeError
@@ -27,7 +27,7 @@ async def _replica(settings: FakeSettings, reports: list[ReplicaReport]) -> Engi
         reports.append(report)
         return True
 
-    await replica.__init__("a", settings, ModelSettings(), lambda: ("r1", send))  # type: ignore[misc,func-returns-value]
+    await replica.__init__("a", settings, NamedModel("phi", ModelSettings()), lambda: ("r1", send))  # type: ignore[misc,func-returns-value]
     return replica
 
 

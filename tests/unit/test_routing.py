@@ -46,8 +46,10 @@ def _request(**fields: object) -> GenerateRequest:
 POLICY = Policy(RoutingSettings(prefer={Task.MATH: ("onnx", "vllm")}))
 
 
-def _choose(request: GenerateRequest, *groups: Group, tokens: int = 10, task: Task = Task.MATH) -> Route:
-    return POLICY.choose(request, task, tokens, Fleet(groups))
+def _choose(
+    request: GenerateRequest, *groups: Group, tokens: int = 10, task: Task = Task.MATH, constraint: Constraint | None = None
+) -> Route:
+    return POLICY.choose(request, task, tokens, Fleet(groups), constraint=constraint)
 
 
 def test_the_preferred_group_comes_first_and_the_others_follow() -> None:
@@ -96,8 +98,8 @@ def test_a_group_without_the_capability_is_passed_over() -> None:
     ],
 )
 def test_what_a_request_needs(need: Capability, sampling: dict[str, float], constraint: Constraint | None) -> None:
-    request = _request(sampling=Sampling(**sampling), constraint=constraint)  # type: ignore[arg-type]
-    route = _choose(request, _group("vllm"), _group("onnx", capabilities=ALL - {need}))
+    request = _request(sampling=Sampling(**sampling))  # type: ignore[arg-type]
+    route = _choose(request, _group("vllm"), _group("onnx", capabilities=ALL - {need}), constraint=constraint)
     assert route == Route(candidates=("vllm",), reason="incapable")
 
 
@@ -110,14 +112,15 @@ def test_what_a_request_needs(need: Capability, sampling: dict[str, float], cons
     ],
 )
 def test_texts_outside_ascii_are_no_patterns(constraint: Constraint) -> None:
-    request = _request(constraint=constraint)
-    route = _choose(request, _group("vllm"), _group("onnx", capabilities=ALL - {Capability.UNICODE_PATTERNS}))
+    able = _group("onnx", capabilities=ALL - {Capability.UNICODE_PATTERNS})
+    route = _choose(_request(), _group("vllm"), able, constraint=constraint)
     assert route.reason == "preferred"
 
 
 def test_an_optional_constraint_needs_nothing() -> None:
-    request = _request(sampling=Sampling(min_tokens=2), constraint=Grammar("start: /ä+/", optional=True))
-    assert _choose(request, _group("vllm"), _group("onnx", capabilities=frozenset())).reason == "preferred"
+    request, optional = _request(sampling=Sampling(min_tokens=2)), Grammar("start: /ä+/", optional=True)
+    route = _choose(request, _group("vllm"), _group("onnx", capabilities=frozenset()), constraint=optional)
+    assert route.reason == "preferred"
 
 
 def test_a_prompt_that_fits_nowhere_is_refused_with_the_numbers() -> None:
@@ -320,10 +323,10 @@ def test_lengths_are_learned_per_task() -> None:
     work.answered(Task.CODING, 400)
     fleet = work.annotate(Fleet((_busy("onnx", 1.0),)), 0.0)
     policy = Policy(RoutingSettings(prompt_weight=0))
-    tokens = [policy.choose(_request(), task, 10, fleet).tokens for task in (Task.MATH, Task.CODING, Task.GENERAL)]
+    tokens = [policy.choose(_request(), task, 10, fleet).work for task in (Task.MATH, Task.CODING, Task.GENERAL)]
     assert tokens == [10, 400, pytest.approx(10 + 0.05 * 390)]
     capped = policy.choose(_request(sampling=Sampling(max_tokens=50)), Task.CODING, 10, fleet)
-    assert capped.tokens == 50
+    assert capped.work == 50
 
 
 def test_an_open_breaker_passes_a_group_over_and_alone_refuses_for_a_while() -> None:
@@ -335,12 +338,12 @@ def test_an_open_breaker_passes_a_group_over_and_alone_refuses_for_a_while() -> 
 
 
 def test_a_model_may_be_kept_to_some_groups() -> None:
-    policy = Policy(RoutingSettings(prefer={Task.MATH: ("onnx",)}, models={"coder": ("vllm",)}))
     fleet = Fleet((_group("vllm"), _group("onnx")))
-    assert policy.choose(_request(model="coder"), Task.MATH, 1, fleet) == Route(candidates=("vllm",), reason="restricted")
-    assert policy.choose(_request(model="other"), Task.MATH, 1, fleet).reason == "preferred"
+    restricted = POLICY.choose(_request(), Task.MATH, 1, fleet, allowed=("vllm",))
+    assert restricted == Route(candidates=("vllm",), reason="restricted")
+    assert POLICY.choose(_request(), Task.MATH, 1, fleet, allowed=("vllm", "onnx")).reason == "preferred"
     with pytest.raises(Unsupported, match="onnx: restricted"):
-        policy.choose(_request(model="coder", group="onnx"), Task.MATH, 1, fleet)
+        POLICY.choose(_request(group="onnx"), Task.MATH, 1, fleet, allowed=("vllm",))
 
 
 def _rated(rate: float, *, running: int = 1, waiting: int = 0, replica: str = "a") -> ReplicaReport:

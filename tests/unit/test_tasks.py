@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from serve_app.cli import app as cli
-from serve_app.conversation import Chat, Labelled, Message, RawText
+from serve_app.conversation import Chat, Message, RawText, TaskExample
 from serve_app.routing.tasks import TaskClassifier, classify, confusion
 from serve_app.types import Task
 from tests.unit.app import running
@@ -27,7 +27,7 @@ def _task(text: str) -> Task:
     return classify(RawText(text=text)).task
 
 
-def _accuracy(rows: list[Labelled]) -> float:
+def _accuracy(rows: list[TaskExample]) -> float:
     counts = confusion(rows)
     return sum(row[task] for task, row in counts.items()) / len(rows)
 
@@ -36,7 +36,7 @@ def test_accuracy_and_flips_on_the_projects_own_prompts() -> None:
     prompts = read_prompts()
     assert len(prompts) >= 400
     assert sum(each.lang != "en" for each in prompts) >= len(prompts) / 4
-    assert _accuracy([Labelled(text=each.text, task=each.task) for each in prompts]) >= ACCURACY
+    assert _accuracy([TaskExample(text=each.text, task=each.task) for each in prompts]) >= ACCURACY
     flips = [
         classify(RawText(text=each.text)).task is not classify(RawText(text=twin)).task
         for each in prompts
@@ -57,7 +57,7 @@ def test_accuracy_on_rows_of_others() -> None:
     folder = os.environ.get("ROUTING_DATA")
     if not folder:
         pytest.skip("ROUTING_DATA is not set to the folder of the shared rows")
-    rows = [Labelled(text=row["text"], task=Task(row["task"])) for row in read_rows([Path(folder) / "validation.jsonl"])]
+    rows = [TaskExample(text=row["text"], task=Task(row["task"])) for row in read_rows([Path(folder) / "validation.jsonl"])]
     assert _accuracy(rows) >= VALIDATION
 
 

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from serve_app.chat.text_stream import TextStream
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.conversation import TextDelta, ToolCallDelta
-from serve_app.models.catalog import EMBEDDED
+from serve_app.conversation import AnswerDelta, TextDelta, ThoughtDelta, ToolCallDelta
+from serve_app.models.locate import EMBEDDED
 from serve_app.types import TokenDelta, TokenLogprob
+from tests.chat import call_stream, parser
 
 TOKENIZER = Tokenizer.load(EMBEDDED)
 TEXTS = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=60)
@@ -18,7 +19,7 @@ TEXTS = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=60)
 
 def _play(ids: list[int], stop: tuple[str, ...], cuts: list[int]) -> tuple[str, TextStream]:
     stream = TextStream(TOKENIZER, stop)
-    parts: list[TextDelta | ToolCallDelta] = []
+    parts: list[AnswerDelta] = []
     bounds = [0, *sorted({cut % (len(ids) + 1) for cut in cuts}), len(ids)]
     for low, high in itertools.pairwise(bounds):
         parts += stream.push(TokenDelta(tuple(ids[low:high])))
@@ -28,7 +29,7 @@ def _play(ids: list[int], stop: tuple[str, ...], cuts: list[int]) -> tuple[str, 
     return _text(parts), stream
 
 
-def _text(parts: list[TextDelta | ToolCallDelta]) -> str:
+def _text(parts: list[AnswerDelta]) -> str:
     return "".join(part.text for part in parts if isinstance(part, TextDelta))
 
 
@@ -91,12 +92,12 @@ CALL = '[{"name": "f", "arguments": {"a": 5}}]'
 BEGIN, END = (TOKENIZER.token_id(token) for token in ("<|tool_call|>", "<|/tool_call|>"))
 
 
-def _called(stream: TextStream, ids: list[int]) -> list[TextDelta | ToolCallDelta]:
+def _called(stream: TextStream, ids: list[int]) -> list[AnswerDelta]:
     return [part for token in ids for part in stream.push(TokenDelta((token,)))] + stream.flush()
 
 
 def test_calls_are_told_from_text() -> None:
-    stream = TextStream(TOKENIZER, tools=("f",), choice=1)
+    stream = call_stream(TOKENIZER, "f", choice=1)
     parts = _called(stream, [*TOKENIZER.encode("Well. ", special=False), BEGIN, *TOKENIZER.encode(CALL, special=False), END])
     calls = [part for part in parts if isinstance(part, ToolCallDelta)]
     assert _text(parts) == "Well. "
@@ -113,14 +114,14 @@ def test_without_tools_nothing_is_a_call() -> None:
 
 
 def test_logprobs_of_a_calls_tokens_are_not_lost() -> None:
-    stream = TextStream(TOKENIZER, tools=("f",))
+    stream = call_stream(TOKENIZER, "f")
     ids = [BEGIN, *TOKENIZER.encode(CALL, special=False), END]
     parts = [part for token in ids for part in stream.push(TokenDelta((token,), (TokenLogprob(token, -1.0),)))]
     assert sum(len(part.logprobs) for part in parts if isinstance(part, TextDelta)) == len(ids)
 
 
 def test_a_stop_string_ends_what_was_held_for_a_call() -> None:
-    stream = TextStream(TOKENIZER, ("STOP",), tools=("f",))
+    stream = call_stream(TOKENIZER, "f", stop=("STOP",))
     parts = [
         part
         for token in TOKENIZER.encode('[{"x STOP y', special=False)
@@ -131,10 +132,10 @@ def test_a_stop_string_ends_what_was_held_for_a_call() -> None:
 
 
 def test_thoughts_are_told_from_the_answer_and_never_searched_for_calls() -> None:
-    stream = TextStream(TOKENIZER, tools=("f",), think_tags=("<think>", "</think>"))
+    stream = TextStream(TOKENIZER, parser=parser("f", think_tags=("<think>", "</think>")))
     ids = TOKENIZER.encode('<think>[{"name": "f", "arguments": {}}]</think>\n[{"name": "f", "arguments": {}}]', special=False)
     parts = _called(stream, ids)
-    thoughts = [part.text for part in parts if isinstance(part, TextDelta) and part.thought]
+    thoughts = [part.text for part in parts if isinstance(part, ThoughtDelta)]
     assert "".join(thoughts) == '[{"name": "f", "arguments": {}}]'
-    assert not [part for part in parts if isinstance(part, TextDelta) and not part.thought]
+    assert not [part for part in parts if isinstance(part, TextDelta)]
     assert len(stream.calls) == 1

@@ -8,13 +8,12 @@ from typing import Any
 import ollama
 import pytest
 
-from tests.unit.app import App, running
+from tests.unit.app import THINKING, App, running
 from tests.unit.test_ollama import CIRCLE, _prompt
 
 CHAT, GENERATE = "/api/chat", "/api/generate"
 HI: dict[str, Any] = {"model": "phi4-mini", "messages": [{"role": "user", "content": "hi"}]}
 ASK: dict[str, Any] = {"model": "phi4-mini", "prompt": "hi"}
-TAGS = {"think_tags": ["<think>", "</think>"]}
 TEXT = "<think>two and two</think>\nFour."
 OPEN = "<|user|>hi<|end|><|assistant|>"
 EMPTY = "<think>\n\n</think>\n\n"
@@ -22,7 +21,7 @@ EMPTY = "<think>\n\n</think>\n\n"
 
 @asynccontextmanager
 async def _thinking(text: str = TEXT, **more: object) -> AsyncIterator[App]:
-    async with running({"model": TAGS} | more, a={"text": text}) as app:
+    async with running(THINKING | more, a={"text": text}) as app:
         yield app
 
 
@@ -90,7 +89,7 @@ async def test_calls_come_after_thoughts_and_without_them() -> None:
 
 
 async def test_show_says_whether_a_model_thinks() -> None:
-    for extra, can in (({"model": TAGS}, ["completion", "tools", "thinking"]), ({}, ["completion", "tools"])):
+    for extra, can in ((THINKING, ["completion", "tools", "thinking"]), ({}, ["completion", "tools"])):
         async with running(extra, a={}) as app:
             assert (await app.client.post("/api/show", json={"model": "phi4-mini"})).json()["capabilities"] == can
 

@@ -5,11 +5,14 @@ import random
 
 import pytest
 
-from serve_app.chat.call_object import CallPart, Part
-from serve_app.chat.text_stream import TextStream
+from serve_app.chat.answer_parser import CallOrText, CallPart
+from serve_app.chat.formats.phi4.calls import Phi4CallParser, _joined
+from serve_app.chat.formats.phi4.tokens import CALLS_BEGIN, CALLS_END, MARKERS
+from serve_app.chat.formats.phi4.tokens import CALLS_BEGIN_MARK as BEGIN
+from serve_app.chat.formats.phi4.tokens import CALLS_END_MARK as END
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.chat.tool_calls import BEGIN, BEGIN_TOKEN, END, END_TOKEN, ToolCallParser, _joined, marked
 from serve_app.types import TokenDelta
+from tests.chat import call_stream, marked
 
 NAMES = ("f", "get_weather", "send")
 ARGUMENTS = (
@@ -118,8 +121,8 @@ TEXTS += SPELLED
 
 def parse(pieces: list[str]) -> tuple[str, list[tuple[str, str]]]:
     """Return the text and the calls that the pieces add up to."""
-    parser = ToolCallParser(NAMES)
-    parts: list[Part] = [part for piece in pieces for part in parser.push(piece)] + parser.finish()
+    parser = Phi4CallParser(NAMES)
+    parts: list[CallOrText] = [part for piece in pieces for part in parser.push(piece)] + parser.finish()
     calls: dict[int, tuple[str, str]] = {}
     for part in parts:
         if isinstance(part, CallPart):
@@ -147,9 +150,9 @@ def test_every_form_gives_its_calls_however_it_is_cut(case: str) -> None:
 def test_every_form_gives_its_calls_byte_by_byte(tokenizer: Tokenizer) -> None:
     """As tokens of one byte each, the finest cut there is: within characters too. Markers are tokens."""
     tokens = {tokenizer.raw(at): at for at in range(tokenizer.vocabulary.size) if len(tokenizer.raw(at)) == 1}
-    markers = {BEGIN: tokenizer.token_id(BEGIN_TOKEN), END: tokenizer.token_id(END_TOKEN)}
+    markers = {mark: tokenizer.token_id(name) for name, mark in MARKERS.items()}
     for text, calls in CORPUS.values():
-        stream = TextStream(tokenizer, tools=NAMES)
+        stream = call_stream(tokenizer, *NAMES)
         for char in text:
             for token in [markers[char]] if char in markers else [tokens[bytes([byte])] for byte in char.encode()]:
                 stream.push(TokenDelta((token,)))
@@ -163,11 +166,11 @@ def test_what_only_looks_like_a_call_stays_text(text: str) -> None:
         assert parse(pieces) == (text, [])
 
 
-@pytest.mark.parametrize("text", [text for text in TEXTS if BEGIN_TOKEN in text and text not in SPELLED])
+@pytest.mark.parametrize("text", [text for text in TEXTS if CALLS_BEGIN in text and text not in SPELLED])
 def test_behind_the_marker_too_but_the_marker_is_never_told(text: str) -> None:
     for pieces in cuts(marked(text)):
         said, calls = parse(pieces)
-        assert (said, calls) == (text.replace(BEGIN_TOKEN, "").replace(END_TOKEN, ""), [])
+        assert (said, calls) == (text.replace(CALLS_BEGIN, "").replace(CALLS_END, ""), [])
 
 
 def test_the_corpus_is_large_and_its_arguments_are_json() -> None:
@@ -177,7 +180,7 @@ def test_the_corpus_is_large_and_its_arguments_are_json() -> None:
 
 
 def test_arguments_come_as_they_are_written() -> None:
-    parser = ToolCallParser(NAMES)
+    parser = Phi4CallParser(NAMES)
     parts = [parser.push(marked(piece)) for piece in ('<|tool_call|>[{"name": "f", "arg', 'uments": {"a"', ": 1", "}}]")]
     assert parts == [
         [],
@@ -193,7 +196,7 @@ def test_text_around_calls_is_kept() -> None:
 
 
 def test_plain_prose_is_not_held_back() -> None:
-    parser = ToolCallParser(NAMES)
+    parser = Phi4CallParser(NAMES)
     assert [parser.push(word) for word in ("Hello", " wor", "ld")] == [["Hello"], [" wor"], ["ld"]]
 
 
@@ -239,8 +242,8 @@ def test_joined_drops_nothing() -> None:
     ['[{"name": "circle", "arguments": {}}]', 'functools[{"name": "circle", "arguments": {}}]', '```json\n{"name": "circle"'],
 )
 def test_only_marked_calls_count_where_calls_are_a_promise(text: str) -> None:
-    parser = ToolCallParser(NAMES, marked_only=True)
+    parser = Phi4CallParser(NAMES, marked_only=True)
     assert parser.push(text) + parser.finish() == [text]
-    strict = ToolCallParser(NAMES, marked_only=True)
+    strict = Phi4CallParser(NAMES, marked_only=True)
     parts = strict.push(marked('<|tool_call|>[{"name": "circle", "arguments": {}}]<|/tool_call|>')) + strict.finish()
     assert [part.name for part in parts if isinstance(part, CallPart) and part.name] == ["circle"]

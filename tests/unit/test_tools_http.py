@@ -7,9 +7,9 @@ import httpx
 import openai
 import pytest
 
-from serve_app.config import ModelSettings
 from serve_app.types import Choice, Grammar, JsonSchema, Regex
-from tests.unit.app import App, running
+from tests.chat import constraint_of
+from tests.unit.app import THINKING, App, running
 
 CHAT = "/v1/chat/completions"
 PARAMETERS = {"type": "object", "properties": {"radius": {"type": "number"}}, "required": ["radius"]}
@@ -72,7 +72,7 @@ async def test_the_prompt_holds_tools_calls_and_results_in_the_models_form() -> 
     ]
     async with running(a={}) as app:
         await app.client.post(CHAT, json=ASK | {"messages": messages})
-        tokenizer = app.gateway.tokenizer
+        tokenizer = app.gateway.catalog.default.tokenizer
         prompt = b"".join(map(tokenizer.raw, app.engines["a"].requests[0].prompt)).decode()
     function = json.dumps(CIRCLE["function"])
     assert prompt == (
@@ -94,7 +94,7 @@ async def test_markers_of_users_and_tools_stay_text() -> None:
     async with running(a={}) as app:
         response = await app.client.post(CHAT, json={"messages": messages, "tools": [tool]})
         assert response.status_code == 200
-        tokenizer = app.gateway.tokenizer
+        tokenizer = app.gateway.catalog.default.tokenizer
         special = [
             tokenizer.raw(token).decode()
             for token in app.engines["a"].requests[0].prompt
@@ -177,7 +177,7 @@ def _constraint(**extra: Any) -> Any:
     from serve_app.dialects.openai.codec import ChatCodec
 
     body = parse(ChatCodec.body, json.dumps(ASK | extra).encode())
-    return ChatCodec().decode(body, "r")[0].constraint
+    return constraint_of(ChatCodec().decode(body, "r")[0])
 
 
 def test_what_was_asked_becomes_one_constraint() -> None:
@@ -226,7 +226,7 @@ async def test_a_guide_that_cannot_be_followed_is_left_out_and_a_promise_refused
         for functions in ([CIRCLE], [{"type": "function", "function": wrong}]):
             calls.append((await app.client.post(CHAT, json=ASK | {"tools": functions})).json()["choices"][0]["finish_reason"])
         together = _constraint(tools=loose_beside_strict)
-        assert await app.gateway._grammars.passes(together)
+        assert await app.gateway.catalog.default.grammars.passes(together)
         assert [request.constraint for request in app.engines["a"].requests] == [None, None]
         unable = await app.client.post(CHAT, json=ASK | {"tools": [_strict(CIRCLE["function"])]})  # type: ignore[arg-type]
         uncompiled = await app.client.post(CHAT, json=ASK | {"tools": [_strict(wrong)]})
@@ -316,8 +316,7 @@ async def test_a_stop_string_after_a_call_still_ends_in_tool_calls() -> None:
 
 
 async def test_thoughts_are_apart_from_the_answer_where_the_model_has_tags_for_them() -> None:
-    async with running(a={"text": "<think>two and two</think>\nFour."}) as app:
-        app.gateway.settings = app.gateway.settings.model_copy(update={"model": ModelSettings(think_tags=("<think>", "</think>"))})
+    async with running(THINKING, a={"text": "<think>two and two</think>\nFour."}) as app:
         message = (await app.client.post(CHAT, json={"messages": ASK["messages"]})).json()["choices"][0]["message"]
         chunks = await _stream(app, {"messages": ASK["messages"]})
     assert message["content"] == "Four."

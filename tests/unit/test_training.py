@@ -7,7 +7,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from serve_app.models.catalog import EMBEDDED
+from serve_app.models.locate import EMBEDDED
 from training.average import average
 from training.checks import is_right
 from training.conversation import Sampler

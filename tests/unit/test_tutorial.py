@@ -2,10 +2,11 @@
 
 import pytest
 
-from serve_app.conversation import CompletedChoice, Completion
-from serve_app.dialects.base import Call, Served, parse
+from serve_app.conversation import ChoiceEnd, CompletedChoice, Completion
+from serve_app.dialects.base import Call, parse
 from serve_app.dialects.reasoning.codec import ReasoningCodec
-from serve_app.types import Finished, FinishReason, Usage
+from serve_app.record import RequestRecord
+from serve_app.types import FinishReason, Usage
 from tests.unit.app import running
 
 BODY = {"prompt": "A train travels 240 km in 3 hours. How fast is it?", "task_type": "math"}
@@ -31,10 +32,18 @@ async def test_the_answer_has_the_tutorials_fields() -> None:
 def test_times_are_rounded_and_rates_finite(seconds: float, shown: float, rate: float) -> None:
     body = parse(ReasoningCodec.body, b'{"prompt": "x"}')
     request, stream = ReasoningCodec().decode(body, "r")
-    call = Call(request=request, body=body, stream=stream, model="m", created=0, elapsed=lambda: seconds)
-    end = Finished(reason=FinishReason.STOP, usage=Usage(prompt_tokens=1, completion_tokens=4))
-    completion = Completion(choices=(CompletedChoice(text="", logprobs=(), finished=end),))
-    told = ReasoningCodec().encode(completion, call, Served(engine="a", seconds=seconds))
+    call = Call(
+        request=request,
+        record=RequestRecord(request_id="r"),
+        body=body,
+        stream=stream,
+        model="m",
+        created=0,
+        elapsed=lambda: seconds,
+    )
+    end = ChoiceEnd(reason=FinishReason.STOP, usage=Usage(prompt_tokens=1, completion_tokens=4))
+    completion = Completion(choices=(CompletedChoice(text="", logprobs=(), end=end),))
+    told = ReasoningCodec().encode(completion, call)
     assert (told["inference_time"], told["tokens_per_second"]) == (shown, rate)
 
 
@@ -58,7 +67,7 @@ async def test_the_chat_template_is_applied_and_the_task_shapes_the_prompt() -> 
     async with running(a={}) as app:
         for task in ("math", "coding", "reasoning"):
             await app.client.post("/reasoning", json=BODY | {"task_type": task})
-        tokenizer = app.gateway.tokenizer
+        tokenizer = app.gateway.catalog.default.tokenizer
         prompts = [request.prompt for request in app.engines["a"].requests]
     assert all(prompt[0] == tokenizer.token_id("<|system|>") for prompt in prompts)
     assert all(prompt[-1] == tokenizer.token_id("<|assistant|>") for prompt in prompts)

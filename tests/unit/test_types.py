@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from serve_app.conversation import Completion, TextDelta, fold, total_usage
-from serve_app.types import Choice, Finished, FinishReason, Grammar, InvalidValue, JsonSchema, Sampling, TokenRequest, Usage
+from serve_app.conversation import ChoiceEnd, Completion, TextDelta, fold, total_usage
+from serve_app.types import Choice, FinishReason, Grammar, InvalidValue, JsonSchema, Sampling, TokenRequest, Usage
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,9 @@ def test_a_token_request_holds_plain_token_ids_only(prompt: tuple[object, ...]) 
         TokenRequest(request_id="r", prompt=prompt, sampling=Sampling())  # type: ignore[arg-type]
 
 
-def _end(choice: int, prompt: int, completion: int) -> Finished:
+def _end(choice: int, prompt: int, completion: int) -> ChoiceEnd:
     usage = Usage(prompt_tokens=prompt, completion_tokens=completion)
-    return Finished(reason=FinishReason.STOP, usage=usage, choice=choice)
+    return ChoiceEnd(reason=FinishReason.STOP, usage=usage, choice=choice)
 
 
 async def test_fold_collects_choices_in_order() -> None:

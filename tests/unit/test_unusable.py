@@ -6,7 +6,7 @@ import pytest
 from serve_app.config import AppSettings
 from serve_app.dialects import ollama, openai, reasoning
 from serve_app.errors import ModelUnusable
-from serve_app.http import create_unusable_app
+from serve_app.http.app import create_unusable_app
 from serve_app.routing.fleet import FleetView
 
 WHY = "tokenizer.json gives `<|end|>` the id 200020, but added_tokens.json the id 3; fetch the model again"

@@ -11,15 +11,17 @@ import pytest
 
 from serve_app.config import AppSettings
 from serve_app.errors import InvalidRequest, ModelNotFound, StorageFailed
-from serve_app.models.catalog import EMBEDDED, Catalog
-from serve_app.models.weights import Weights
-
-WEIGHTS = Weights.read(EMBEDDED)
+from serve_app.models.catalog import Catalog
+from tests.unit.app import served_models
 
 
 def _catalog(folder: Path) -> Catalog:
-    settings = AppSettings.model_validate({"engines": {"a": {"kind": "fake"}}, "models_dir": str(folder)})
-    return Catalog(settings, WEIGHTS, created=1)
+    return _configured({"engines": {"a": {"kind": "fake"}}, "models_dir": str(folder)})
+
+
+def _configured(args: dict[str, object]) -> Catalog:
+    settings = AppSettings.model_validate(args)
+    return Catalog(settings, served_models(settings), created=1)
 
 
 def test_what_one_replica_makes_another_serves_at_once(tmp_path: Path) -> None:
@@ -28,13 +30,13 @@ def test_what_one_replica_makes_another_serves_at_once(tmp_path: Path) -> None:
         second.resolve("x")
     for round_ in range(50):  # faster than the file system's clock ticks
         first.create("x", "phi4-mini", {"system": str(round_)})
-        assert second.resolve("x").settings.system == str(round_)
+        assert second.resolve("x").variant.settings.system == str(round_)
         first.create("y", "x", {})
-        assert second.resolve("y").settings.system == str(round_)
+        assert second.resolve("y").variant.settings.system == str(round_)
         second.delete("y")
         with pytest.raises(ModelNotFound):
             first.resolve("y")
-    assert _catalog(tmp_path / "m").resolve("X:latest").settings.system == "49"
+    assert _catalog(tmp_path / "m").resolve("X:latest").variant.settings.system == "49"
     assert [path.name for path in (tmp_path / "m").iterdir()] == ["x.json"]
 
 
@@ -42,10 +44,10 @@ def test_an_unchanged_folder_is_not_read_again(tmp_path: Path) -> None:
     catalog = _catalog(tmp_path)
     catalog.create("x", "phi4-mini", {"system": "S"})
     os.utime(tmp_path, (time.time() - 60,) * 2)
-    found = catalog.resolve("x")
-    assert catalog.resolve("x") is found
+    found = catalog.resolve("x").variant
+    assert catalog.resolve("x").variant is found
     os.utime(tmp_path, (time.time() - 50,) * 2)
-    assert catalog.resolve("x") == found
+    assert catalog.resolve("x").variant == found
 
 
 WRITER = """
@@ -70,10 +72,10 @@ def test_a_killed_creation_leaves_the_old_or_the_new(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-        found = [model for model in reader.models if model.name == "x"]
+        found = [model for model in reader.variants if model.name == "x"]
         assert all(set(model.settings.system) in ({"a"}, {"b"}) and len(model.settings.system) == 200_000 for model in found)
     reader.create("x", "phi4-mini", {"system": "new"})
-    assert reader.resolve("x").settings.system == "new"
+    assert reader.resolve("x").variant.settings.system == "new"
 
 
 def test_what_killed_processes_left_is_cleared_away(tmp_path: Path) -> None:
@@ -102,8 +104,8 @@ def test_links_and_other_files_are_left_alone(tmp_path: Path) -> None:
     (folder / "taken.json").write_text(good.replace('"real"', '"phi4-mini"'))
     (folder / "phi4-mini.json").write_text(good.replace('"real"', '"phi4-mini"'))
     (folder / "notes.txt").write_text("not a model")
-    assert {model.name for model in _catalog(folder).models if model.stored} == {"real"}
-    assert _catalog(folder).resolve("phi4-mini").settings.system == ""
+    assert {model.name for model in _catalog(folder).variants if model.stored} == {"real"}
+    assert _catalog(folder).resolve("phi4-mini").variant.settings.system == ""
     catalog.create("link", "phi4-mini", {"system": "new"})
     assert not (folder / "link.json").is_symlink()
     assert outside.read_text() == good.replace('"real"', '"link"')
@@ -118,7 +120,7 @@ def test_a_folder_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(StorageFailed, match="models_dir") as caught:
         catalog.create("x", "phi4-mini", {})
     assert str(tmp_path) not in caught.value.message
-    assert "x" not in catalog.names
+    assert "x" not in {variant.name for variant in catalog.variants}
 
 
 def test_names_of_several_parts_are_files_of_one_folder(tmp_path: Path) -> None:
@@ -126,14 +128,14 @@ def test_names_of_several_parts_are_files_of_one_folder(tmp_path: Path) -> None:
     catalog.create("host/space/Name:v1.2", "phi4-mini", {})
     (file,) = tmp_path.iterdir()
     assert file.name == "host%2Fspace%2Fname%3Av1.2.json"
-    assert catalog.resolve("HOST/space/name:V1.2").name == "host/space/Name:v1.2"
+    assert catalog.resolve("HOST/space/name:V1.2").variant.name == "host/space/Name:v1.2"
 
 
 def test_a_configured_variant_of_nothing_is_refused() -> None:
     settings = {"engines": {"a": {"kind": "fake"}}, "models_dir": None, "variants": {"x": {"from": "nope"}}}
     with pytest.raises(ModelNotFound, match="nope"):
-        Catalog(AppSettings.model_validate(settings), WEIGHTS, created=1)
+        _configured(settings)
     with pytest.raises(ValueError, match="colour"):
         AppSettings.model_validate(settings | {"variants": {"x": {"parameters": {"colour": 1}}}})
     with pytest.raises(InvalidRequest, match="served model itself"):
-        Catalog(AppSettings.model_validate(settings | {"variants": {"phi4-mini": {}}}), WEIGHTS, created=1)
+        _configured(settings | {"variants": {"phi4-mini": {}}})

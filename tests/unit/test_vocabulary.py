@@ -12,14 +12,14 @@ from tokenizers import Tokenizer as RustTokenizer
 from transformers import AutoTokenizer
 
 from benchmarks import stand_in
+from serve_app.chat.formats.phi4.render import Phi4Template
 from serve_app.chat.grammar import wrap_tokenizer
 from serve_app.chat.lark import lark_of
-from serve_app.chat.template import ChatTemplate
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.chat.vocabulary import TokenizerFile
 from serve_app.conversation import Chat, Message, Tool
 from serve_app.errors import ModelUnusable
-from serve_app.models.dense_tokenizer import dense_tokenizer
+from serve_app.files.dense_tokenizer import dense_tokenizer
 from serve_app.types import Choice, Grammar
 
 ADDED = stand_in.IN_VOCABULARY | stand_in.ROLE_TOKENS | stand_in.TOOL_TOKENS
@@ -69,7 +69,7 @@ def test_every_copy_has_the_files_ids(copy: Tokenizer) -> None:
 async def test_every_copy_renders_tools(copy: Tokenizer) -> None:
     messages = (Message(role="system", content="Be kind."), Message(role="user", content="Hi!"))
     chat = Chat(messages=messages, tools=(Tool(name="f", function='{"name": "f", "parameters": {}}'),))
-    ids = await ChatTemplate(copy).render(chat)
+    ids = await Phi4Template(copy).render(chat)
     marks = [token for token in ids if token >= 199_998]
     assert marks == [200_022, 200_023, 200_024, 200_020, 200_021, 200_020, 200_019]
 

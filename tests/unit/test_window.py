@@ -2,9 +2,9 @@
 
 import pytest
 
-from serve_app.chat.template import ChatTemplate
+from serve_app.chat.formats.phi4.render import Phi4Template
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.chat.window import fitted
+from serve_app.chat.window import fit_to_window
 from serve_app.conversation import Chat, Message
 from tests.unit.app import App, running
 
@@ -16,18 +16,18 @@ ASK = {"model": "phi4-mini", "messages": [SYSTEM, *TURNS, LAST], "stream": False
 
 
 def _prompt(app: App) -> str:
-    tokenizer = app.gateway.tokenizer
+    tokenizer = app.gateway.catalog.default.tokenizer
     return b"".join(map(tokenizer.raw, app.engines["a"].requests[-1].prompt)).decode()
 
 
 async def test_the_longest_end_of_the_conversation_that_fits_is_kept(tokenizer: Tokenizer) -> None:
-    template = ChatTemplate(tokenizer)
+    template = Phi4Template(tokenizer)
     chat = Chat(messages=tuple(Message(**each) for each in ASK["messages"]))  # type: ignore[union-attr]
     whole = await template.render(chat)
-    assert await fitted(template, chat, len(whole) + 1) == (whole, 0)
+    assert await fit_to_window(template.render, chat, len(whole) + 1) == (whole, 0)
     seen = set()
     for window in range(len(whole), 20, -1):
-        ids, dropped = await fitted(template, chat, window)
+        ids, dropped = await fit_to_window(template.render, chat, window)
         assert len(ids) < window
         kept = Chat(messages=(chat.messages[0], *chat.messages[1 + dropped :]))
         assert ids == await template.render(kept)
@@ -36,14 +36,14 @@ async def test_the_longest_end_of_the_conversation_that_fits_is_kept(tokenizer: 
         assert dropped == 0 or len(await template.render(earlier)) >= window, "a turn was left out that had room"
         seen.add(dropped)
     assert seen == set(range(2, 21, 2))
-    ids, dropped = await fitted(template, chat, 3)
+    ids, dropped = await fit_to_window(template.render, chat, 3)
     assert (len(ids) >= 3, dropped) == (True, 20)
 
 
 async def test_a_tools_result_may_be_all_that_stays(tokenizer: Tokenizer) -> None:
     messages = (Message(role="user", content="x " * 50), Message(role="assistant", content="y"), Message(role="tool", content="z"))
-    template = ChatTemplate(tokenizer)
-    ids, dropped = await fitted(template, Chat(messages=messages), 20)
+    template = Phi4Template(tokenizer)
+    ids, dropped = await fit_to_window(template.render, Chat(messages=messages), 20)
     assert (ids, dropped) == (await template.render(Chat(messages=messages[2:])), 2)
 
 

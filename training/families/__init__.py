@@ -87,7 +87,7 @@ def mixture(seed: int, *, long_share: float = 0.0) -> Iterator[Example]:
         elif not any(turn.tools or turn.role == "tool" for turn in example.messages) and rng.random() < 0.05:
             yield text_calls.headed(rng, example)
         elif example.messages[0].role != "system" and rng.random() < 0.06:
-            yield tools.offered(rng, example)
+            yield tools.parse_tools(rng, example)
         elif rng.random() < 0.2:
             yield chat.framed(rng, example)
         else:

@@ -164,7 +164,7 @@ def json_answer(rng: Random) -> Example:
     return ask("json", tool.name, question, answer, Check(kind="json", expected=answer))
 
 
-def offered(rng: Random, example: Example) -> Example:
+def parse_tools(rng: Random, example: Example) -> Example:
     """Offer tools to a conversation that needs none and has no system message."""
     opening = _opening(rng, draw_tools(rng, rng.choice((1, 1, 2)), held_out=False))
     return replace(example, messages=(*opening, *example.messages))

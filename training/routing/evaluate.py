@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from serve_app.conversation import Labelled, RawText
+from serve_app.conversation import RawText, TaskExample
 from serve_app.routing.tasks import DEFAULT_THRESHOLD, classifier, classify, confusion
 from serve_app.types import Task
 from training.routing.fit import matrix
@@ -62,7 +62,7 @@ def read_prompts() -> list[Judged]:
     return found
 
 
-def accuracy(texts: Iterable[Labelled]) -> float:
+def accuracy(texts: Iterable[TaskExample]) -> float:
     """Return the share of texts whose task is decided right, abstention included."""
     counts = confusion(texts)
     return sum(row[task] for task, row in counts.items()) / max(1, sum(sum(row.values()) for row in counts.values()))
@@ -89,18 +89,18 @@ def latency_ms(texts: Sequence[str]) -> tuple[float, float, float]:
     return float(np.percentile(best, 50)), float(np.percentile(best, 99)), max(best)
 
 
-def _labelled(rows: Iterable[Row]) -> list[Labelled]:
-    return [Labelled(text=row["text"], task=Task(row["task"])) for row in rows]
+def _labelled(rows: Iterable[Row]) -> list[TaskExample]:
+    return [TaskExample(text=row["text"], task=Task(row["task"])) for row in rows]
 
 
-def _print_confusion(texts: Sequence[Labelled]) -> None:
+def _print_confusion(texts: Sequence[TaskExample]) -> None:
     counts = confusion(texts)
     print(f"{'given / decided':<16}" + "".join(f"{task:>11}" for task in counts))
     for given, row in counts.items():
         print(f"{given:<16}" + "".join(f"{row[task]:>11}" for task in counts))
 
 
-def _print_coverage(texts: Sequence[Labelled]) -> None:
+def _print_coverage(texts: Sequence[TaskExample]) -> None:
     print("\nthreshold   decided   right of those   right in all (abstained: general)")
     weighed = [(text.task, classifier().probabilities(text.text)) for text in texts]
     for threshold in _THRESHOLDS:
@@ -115,7 +115,7 @@ def _print_coverage(texts: Sequence[Labelled]) -> None:
 
 
 def _own(prompts: Sequence[Judged]) -> list[str]:
-    texts = [Labelled(text=prompt.text, task=prompt.task) for prompt in prompts]
+    texts = [TaskExample(text=prompt.text, task=prompt.task) for prompt in prompts]
     reached = accuracy(texts)
     foreign = accuracy([text for text, prompt in zip(texts, prompts, strict=True) if prompt.lang != "en"])
     print(f"own prompts: {len(texts)}, accuracy {reached:.1%} (not English: {foreign:.1%})\n")

@@ -5,7 +5,7 @@ applications:
   - {{- toYaml .Values.application | nindent 4 }}
     args:
       {{- toYaml .Values.args | nindent 6 }}
-      model: {{- toYaml .Values.model | nindent 8 }}
+      models: {{- toYaml .Values.models | nindent 8 }}
       engines:
         {{- range .Values.groups }}
         {{ .name }}: {{- toYaml .engine | nindent 10 }}

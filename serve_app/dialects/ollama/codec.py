@@ -7,24 +7,25 @@ from collections.abc import Iterable
 from typing import Any
 
 from serve_app import parameters as ollama
-from serve_app.chat.call_grammar import call_guide, call_or
-from serve_app.chat.constraint import ANY_OBJECT, offered, schema_of
+from serve_app.chat.constraint import ANY_OBJECT, parse_schema, parse_tools
 from serve_app.conversation import (
+    AnswerEvent,
+    AnswerForm,
     Chat,
+    ChoiceEnd,
     Completion,
     Ending,
     GenerateRequest,
     Message,
     Prompt,
     RawText,
-    TextDelta,
-    TextEvent,
+    Started,
     TextLogprob,
-    Tool,
+    ThoughtDelta,
     ToolCall,
     ToolCallDelta,
 )
-from serve_app.dialects.base import Call, JsonObject, Served, StreamEncoder, sampling
+from serve_app.dialects.base import Call, JsonObject, StreamEncoder, decode_sampling
 from serve_app.dialects.ollama.shapes import (
     MEDIA_TYPE,
     encode_error,
@@ -39,8 +40,8 @@ from serve_app.dialects.ollama.shapes import (
 from serve_app.dialects.ollama.wire import ChatBody, ChatMessage, GenerateBody, GenerationBody
 from serve_app.errors import InvalidRequest, ServeError, Unsupported
 from serve_app.faults import client_faults
-from serve_app.models.names import shown
-from serve_app.types import Constraint, Finished, InvalidValue
+from serve_app.model_names import shorten_name
+from serve_app.types import Constraint, InvalidValue
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +61,9 @@ class GenerateCodec:
         """See `Codec.decode`."""
         _check(body)
         if body.suffix:
-            raise Unsupported(f'"{shown(body.model)}" does not support insert', param="suffix")
+            raise Unsupported(f'"{shorten_name(body.model)}" does not support insert', param="suffix")
         if body.images:
-            raise Unsupported(f'"{shown(body.model)}" does not support images', param="images")
+            raise Unsupported(f'"{shorten_name(body.model)}" does not support images', param="images")
         if body.raw and (body.template or body.system or body.context):
             raise InvalidRequest("raw mode does not support template, system, or context", param="raw")
         if any(token < 0 for token in body.context or ()):
@@ -71,17 +72,17 @@ class GenerateCodec:
         if body.prompt:
             prompts = (RawText(text=body.prompt) if body.raw else _asked(body, body.prompt),)
         with client_faults():
-            constraint = _format(body.format)
-        request = _request(body, request_id, prompts, constraint, with_tokens=bool(prompts) and not body.raw)
+            form = AnswerForm(format=_decode_format(body.format))
+        request = _request(body, request_id, prompts, form, with_tokens=bool(prompts) and not body.raw)
         return request, bool(prompts) and body.stream is not False
 
-    def encode(self, completion: Completion, call: Call[GenerateBody], served: Served) -> JsonObject:
+    def encode(self, completion: Completion, call: Call[GenerateBody]) -> JsonObject:
         """See `Codec.encode`."""
         if not completion.choices:
             return head(call) | {"response": ""} | loaded(call)
         choice = completion.choices[0]
         said = {"response": choice.text} | ({"thinking": choice.thoughts} if choice.thoughts else {})
-        return head(call) | said | _logprobs(choice.logprobs, call) | _ended(choice.finished, call)
+        return head(call) | said | _logprobs(choice.logprobs, call) | _ended(choice.end, call)
 
     def encoder(self, call: Call[GenerateBody]) -> StreamEncoder:
         """See `Codec.encoder`."""
@@ -96,13 +97,13 @@ class GenerateEncoder:
     def __init__(self, call: Call[GenerateBody]) -> None:
         self._call = call
 
-    def push(self, event: TextEvent) -> Iterable[bytes]:
+    def push(self, event: AnswerEvent) -> Iterable[bytes]:
         """See `StreamEncoder.push`."""
-        if isinstance(event, TextDelta) and (event.text or event.logprobs):
-            said = {"response": "", "thinking": event.text} if event.thought else {"response": event.text}
-            yield line(head(self._call) | said | _logprobs(event.logprobs, self._call) | {"done": False})
-        elif isinstance(event, Finished):
+        if isinstance(event, ChoiceEnd):
             yield line(head(self._call) | {"response": ""} | _ended(event, self._call))
+        elif not isinstance(event, Started | ToolCallDelta) and (event.text or event.logprobs):
+            text = {"response": "", "thinking": event.text} if isinstance(event, ThoughtDelta) else {"response": event.text}
+            yield line(head(self._call) | text | _logprobs(event.logprobs, self._call) | {"done": False})
 
     def fail(self, error: ServeError) -> Iterable[bytes]:
         """See `StreamEncoder.fail`."""
@@ -118,19 +119,19 @@ class ChatCodec:
         """See `Codec.decode`."""
         _check(body)
         with client_faults():
-            tools = offered([tool.function for tool in body.tools or ()])
-            constraint = _answer_or_calls(_format(body.format), tools)
+            tools = parse_tools([tool.function for tool in body.tools or ()])
+            form = AnswerForm(format=_decode_format(body.format))
         messages = tuple(_message(at, message, body.model) for at, message in enumerate(body.messages or ()))
         prompts: tuple[Prompt, ...] = (Chat(messages=messages, tools=tools, ending=_ending(messages)),) if messages else ()
-        return _request(body, request_id, prompts, constraint), bool(prompts) and body.stream is not False
+        return _request(body, request_id, prompts, form), bool(prompts) and body.stream is not False
 
-    def encode(self, completion: Completion, call: Call[ChatBody], served: Served) -> JsonObject:
+    def encode(self, completion: Completion, call: Call[ChatBody]) -> JsonObject:
         """See `Codec.encode`."""
         if not completion.choices:
             return head(call) | {"message": {"role": "assistant", "content": ""}} | loaded(call)
         choice = completion.choices[0]
         message = _assistant(choice.text, choice.tool_calls, choice.thoughts)
-        return head(call) | {"message": message} | _logprobs(choice.logprobs, call) | figures(choice.finished, call)
+        return head(call) | {"message": message} | _logprobs(choice.logprobs, call) | figures(choice.end, call)
 
     def encoder(self, call: Call[ChatBody]) -> StreamEncoder:
         """See `Codec.encoder`."""
@@ -146,21 +147,20 @@ class ChatEncoder:
         self._call = call
         self._calling: ToolCall | None = None
 
-    def push(self, event: TextEvent) -> Iterable[bytes]:
+    def push(self, event: AnswerEvent) -> Iterable[bytes]:
         """See `StreamEncoder.push`."""
         if isinstance(event, ToolCallDelta):
             if event.id:
                 yield from self._called()
-            before = self._calling or ToolCall(name="", arguments="")
-            self._calling = ToolCall(
-                id=before.id + event.id, name=before.name + event.name, arguments=before.arguments + event.arguments
-            )
+            self._calling = (self._calling or ToolCall(name="", arguments="")).extended(event)
+            return
+        if isinstance(event, Started):
             return
         yield from self._called()
-        if isinstance(event, Finished):
+        if isinstance(event, ChoiceEnd):
             yield line(head(self._call) | {"message": _assistant("")} | figures(event, self._call))
         elif event.text or event.logprobs:
-            message = _assistant("", thoughts=event.text) if event.thought else _assistant(event.text)
+            message = _assistant("", thoughts=event.text) if isinstance(event, ThoughtDelta) else _assistant(event.text)
             yield self._line(message, event.logprobs)
 
     def fail(self, error: ServeError) -> Iterable[bytes]:
@@ -188,7 +188,7 @@ def _check(body: GenerationBody) -> None:
 
 
 def _request(
-    body: GenerationBody, request_id: str, prompts: tuple[Prompt, ...], constraint: Constraint | None, *, with_tokens: bool = False
+    body: GenerationBody, request_id: str, prompts: tuple[Prompt, ...], form: AnswerForm, *, with_tokens: bool = False
 ) -> GenerateRequest:
     options = _options(body.options or {})
     fields = ollama.sampling_fields(options)
@@ -196,8 +196,8 @@ def _request(
     return GenerateRequest(
         request_id=request_id,
         prompts=prompts,
-        sampling=sampling(ollama.NAMES, **(_DEFAULTS | fields), logprobs=logprobs),
-        constraint=constraint,
+        sampling=decode_sampling(ollama.NAMES, **(_DEFAULTS | fields), logprobs=logprobs),
+        form=form,
         explicit=frozenset(fields) | (options.keys() & {"stop"}),
         model=body.model,
         stop=ollama.stops(options),
@@ -229,7 +229,7 @@ def _asked(body: GenerateBody, prompt: str) -> Chat:
 
 def _message(at: int, message: ChatMessage, model: str) -> Message:
     if message.images:
-        raise Unsupported(f'"{shown(model)}" does not support images', param=f"messages.{at}.images")
+        raise Unsupported(f'"{shorten_name(model)}" does not support images', param=f"messages.{at}.images")
     if message.tool_calls and message.role != "assistant":
         raise InvalidRequest(f"messages.{at}: only the assistant has tool_calls", param=f"messages.{at}.tool_calls")
     calls = tuple(
@@ -245,20 +245,14 @@ def _ending(messages: tuple[Message, ...]) -> Ending:
     return Ending.CONTINUED if last.role == "assistant" and not last.tool_calls else Ending.OPENED
 
 
-def _format(wanted: str | dict[str, Any] | None) -> Constraint | None:
+def _decode_format(wanted: str | dict[str, Any] | None) -> Constraint | None:
     if isinstance(wanted, dict):
-        return schema_of(wanted, "format", lenient=True)
+        return parse_schema(wanted, "format", lenient=True)
     if not wanted:
         return None
     if wanted != "json":
         raise InvalidValue("format", 'must be "json" or a JSON schema object')
     return ANY_OBJECT
-
-
-def _answer_or_calls(answer: Constraint | None, tools: tuple[Tool, ...]) -> Constraint | None:
-    if not tools:
-        return answer
-    return call_guide(tools) if answer is None else call_or(answer, tools, parallel=True)
 
 
 def _assistant(text: str, calls: tuple[ToolCall, ...] = (), thoughts: str = "") -> JsonObject:
@@ -272,6 +266,6 @@ def _logprobs(logprobs: tuple[TextLogprob, ...], call: Call[ChatBody] | Call[Gen
     return {"logprobs": show_logprobs(logprobs)} if call.body.logprobs and logprobs else {}
 
 
-def _ended(finished: Finished, call: Call[GenerateBody]) -> JsonObject:
-    told = figures(finished, call)
-    return told | {"context": list(finished.tokens)} if call.request.with_tokens else told
+def _ended(end: ChoiceEnd, call: Call[GenerateBody]) -> JsonObject:
+    told = figures(end, call)
+    return told | {"context": list(end.tokens)} if call.request.with_tokens else told

@@ -4,10 +4,9 @@ from typing import Any
 
 from serve_app import parameters as ollama
 from serve_app.chat import go_template
-from serve_app.chat.template import AS_GO_TEMPLATE
+from serve_app.dialects.ollama import modelfile
 from serve_app.dialects.ollama.wire import ChatMessage, CreateBody
 from serve_app.errors import InvalidRequest, Unsupported
-from serve_app.models import modelfile
 from serve_app.types import InvalidValue
 
 
@@ -26,7 +25,7 @@ def decode(body: CreateBody) -> tuple[str, dict[str, Any]]:
     changes: dict[str, Any] = {} if text is None else _of_text(text)
     changes |= _of_body(body)
     if changes.get("template") is not None:
-        changes["template"] = _template(changes["template"])
+        _require_template(changes["template"])
     return parent, changes
 
 
@@ -79,12 +78,8 @@ def _turn(at: int, message: ChatMessage) -> dict[str, str]:
     return {"role": message.role, "content": message.content or ""}
 
 
-def _template(text: str) -> str:
-    """Return a template that can be run; the model's own, written out, is kept as its own."""
-    if text.strip() == AS_GO_TEMPLATE.strip():
-        return ""
+def _require_template(text: str) -> None:
     try:
         go_template.parse(text)
     except InvalidValue as error:
         raise InvalidRequest(str(error), param="template") from error
-    return text

@@ -1,74 +1,68 @@
-"""What Ollama's API tells about a model. Pure."""
+"""What Ollama's API says about a model. Pure."""
 
 from serve_app import parameters as ollama
-from serve_app.chat.template import AS_GO_TEMPLATE
 from serve_app.dialects.base import JsonObject
+from serve_app.dialects.ollama import modelfile
 from serve_app.dialects.ollama.shapes import moment
-from serve_app.models import modelfile
-from serve_app.models.catalog import Catalog
-from serve_app.models.names import tagged
-from serve_app.models.variant import Variant
-from serve_app.models.weights import Weights
-
-_CAPABILITIES = ("completion", "tools")
+from serve_app.model_info import ModelInfo
+from serve_app.model_names import tagged
 
 
-def details(catalog: Catalog, model: Variant) -> JsonObject:
+def details(model: ModelInfo) -> JsonObject:
     """Return a model's `details`."""
-    weights = catalog.weights
     return {
         "parent_model": tagged(model.parent) if model.parent else "",
         "format": "safetensors",
-        "family": weights.family,
-        "families": [weights.family],
-        "parameter_size": weights.parameter_size,
-        "quantization_level": weights.stored_precision,
+        "family": model.family,
+        "families": [model.family],
+        "parameter_size": model.parameter_size,
+        "quantization_level": model.stored_precision,
     }
 
 
-def summary(catalog: Catalog, model: Variant) -> JsonObject:
+def summary(model: ModelInfo) -> JsonObject:
     """Return a model's entry in the list."""
     return {
         "name": tagged(model.name),
         "model": tagged(model.name),
         "modified_at": moment(model.modified),
-        "size": catalog.weights.stored_bytes,
-        "digest": model.digest(catalog.weights.identity),
-        "details": details(catalog, model),
+        "size": model.stored_bytes,
+        "digest": model.digest,
+        "details": details(model),
     }
 
 
-def show(catalog: Catalog, model: Variant, context_length: int) -> JsonObject:
-    """Return everything about a model; `context_length` is what a group has, in tokens, and not what the weights could have."""
+def show(model: ModelInfo) -> JsonObject:
+    """Return everything about a model; its context length is what a group has, and not what the weights could have."""
     settings = model.settings
     parameters = settings.parameters | ({modelfile.TASK: settings.task} if settings.task else {})
     turns = [(turn.role, turn.content) for turn in settings.messages]
     text = modelfile.write(
         model.parent or model.name, system=settings.system, template=settings.template, messages=turns, parameters=parameters
     )
-    told: JsonObject = {
+    shown: JsonObject = {
         "license": "\n".join(settings.license),
         "modelfile": f"# Derives {tagged(model.name)} anew: phi-serve create NAME -f this-file\n{text}",
         "parameters": "\n".join(f"{name:<30} {value}" for name, value in ollama.as_lines(parameters)),
-        "template": settings.template or AS_GO_TEMPLATE,
+        "template": model.template,
         "system": settings.system,
-        "details": details(catalog, model),
-        "model_info": _info(catalog.weights, context_length),
-        "capabilities": [*_CAPABILITIES, *(("thinking",) if catalog.settings.think_tags else ())],
+        "details": details(model),
+        "model_info": _info(model),
+        "capabilities": list(model.capabilities),
         "modified_at": moment(model.modified),
     }
     if turns:
-        told["messages"] = [{"role": role, "content": content} for role, content in turns]
-    return told
+        shown["messages"] = [{"role": role, "content": content} for role, content in turns]
+    return shown
 
 
-def _info(weights: Weights, context_length: int) -> JsonObject:
-    config, family = weights.config, weights.family
+def _info(model: ModelInfo) -> JsonObject:
+    config, family = model.config, model.family
     heads = int(config.get("num_attention_heads", 1))
     info = {
         "general.architecture": family,
-        "general.parameter_count": weights.parameters,
-        f"{family}.context_length": context_length,
+        "general.parameter_count": model.parameters,
+        f"{family}.context_length": model.context_length,
         f"{family}.rope.scaling.original_context_length": config.get("original_max_position_embeddings"),
         f"{family}.embedding_length": config.get("hidden_size"),
         f"{family}.block_count": config.get("num_hidden_layers"),

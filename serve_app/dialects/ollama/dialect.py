@@ -1,15 +1,13 @@
-"""Ollama's endpoints: the generating ones, and the verbs about models over the catalog."""
+"""Ollama's endpoints: the generating ones, and the commands about models."""
 
-from typing import Any
-
-from serve_app.dialects.base import Act, Dialect, Generate, JsonObject, Lookup, Reply, Scene, dump
+from serve_app.dialects.base import Dialect, Generate, JsonObject, Query, QueryContext, Reply, dump
 from serve_app.dialects.ollama import create
 from serve_app.dialects.ollama.codec import ChatCodec, GenerateCodec
 from serve_app.dialects.ollama.describe import details, show, summary
 from serve_app.dialects.ollama.shapes import ERROR_SCHEMA, MEDIA_TYPE, encode_error, line, moment
 from serve_app.dialects.ollama.wire import CopyBody, CreateBody, ModelBody
 from serve_app.errors import InvalidRequest, ModelNotFound, NotFound, Unsupported
-from serve_app.models.names import shown, tagged
+from serve_app.model_names import shorten_name, tagged
 
 PORT = 11434
 """Where Ollama listens; a request that names it in its Host header gets Ollama's own `GET /`."""
@@ -21,108 +19,106 @@ _NEVER_S = (2**63 - 1) / 1e9
 """How far off Ollama puts the end of a model that is kept for good."""
 
 
-def _running(scene: Scene) -> Reply | None:
-    """The reasoning API has an answer at this path too; which is meant only the port tells."""
-    if not scene.host.endswith(f":{PORT}"):
+async def _running(context: QueryContext, _: None) -> Reply | None:
+    """Answer on Ollama's own port; another dialect has this path too, and only the port says which one the client means."""
+    if not context.host.endswith(f":{PORT}"):
         return None
     return Reply(body=b"Ollama is running", media_type=_TEXT)
 
 
-def _version(scene: Scene) -> JsonObject:
+async def _version(context: QueryContext, _: None) -> JsonObject:
     return {"version": API_VERSION}
 
 
-def _tags(scene: Scene) -> JsonObject:
-    return {"models": [summary(scene.catalog, model) for model in scene.catalog.models]}
+async def _tags(context: QueryContext, _: None) -> JsonObject:
+    return {"models": [summary(model) for model in context.models.list()]}
 
 
-def _ps(scene: Scene) -> JsonObject:
-    """One entry: all names share the weights, which the ready groups hold until the operator takes them away."""
-    if not scene.held:
+async def _ps(context: QueryContext, _: None) -> JsonObject:
+    """List one entry: all names share the weights, which the ready groups hold until the operator takes them away."""
+    groups = context.loaded_groups()
+    if not groups:
         return {"models": []}
-    catalog = scene.catalog
-    model = catalog.resolve(None)
-    weights = {held.group: held.replicas * catalog.weights.held_bytes(held.precision) for held in scene.held}
-    on_gpus = (held.replicas * catalog.weights.gpu_bytes(held.precision, held.gpu_layers) for held in scene.held)
+    model = context.models.find(None)
     entry = {
         "name": tagged(model.name),
         "model": tagged(model.name),
-        "size": sum(weights.values()),
-        "digest": model.digest(catalog.weights.identity),
-        "details": details(catalog, model),
-        "expires_at": moment(catalog.created + _NEVER_S),
-        "size_vram": sum(on_gpus),
-        "context_length": max(held.context_length for held in scene.held),
+        "size": sum(group.weight_bytes for group in groups),
+        "digest": model.digest,
+        "details": details(model),
+        "expires_at": moment(model.created + _NEVER_S),
+        "size_vram": sum(group.gpu_bytes for group in groups),
+        "context_length": max(group.context_length for group in groups),
         "groups": [
             {
-                "name": held.group,
-                "engine": held.engine,
-                "precision": held.precision,
-                "replicas": held.replicas,
-                "context_length": held.context_length,
-                "size": weights[held.group],
+                "name": group.group,
+                "engine": group.engine,
+                "precision": group.precision,
+                "replicas": group.replicas,
+                "context_length": group.context_length,
+                "size": group.weight_bytes,
             }
-            for held in scene.held
+            for group in groups
         ],
     }
     return {"models": [entry]}
 
 
-def _show(scene: Scene, body: ModelBody) -> JsonObject:
-    return show(scene.catalog, scene.catalog.resolve(_name(body)), scene.context_length)
+async def _show(context: QueryContext, body: ModelBody) -> JsonObject:
+    return show(context.models.find(_name(body)))
 
 
-def _create(scene: Scene, body: CreateBody) -> Reply:
+async def _create(context: QueryContext, body: CreateBody) -> Reply:
     name = _name(body)
     parent, changes = create.decode(body)
-    made = scene.catalog.create(name, parent, changes)
-    using = f"using existing model {tagged(scene.catalog.resolve(parent).name)}"
-    digest = made.digest(scene.catalog.weights.identity)
-    return _progress(body, [{"status": using}, {"status": f"creating new layer sha256:{digest}"}, {"status": "writing manifest"}])
+    made = await context.models.create(name, parent, changes)
+    using = f"using existing model {tagged(context.models.find(parent).name)}"
+    steps = [using, f"creating new layer sha256:{made.digest}", "writing manifest"]
+    return _progress(body, [{"status": step} for step in steps])
 
 
-def _copy(scene: Scene, body: CopyBody) -> Reply:
+async def _copy(context: QueryContext, body: CopyBody) -> Reply:
     if not body.source or not body.destination:
         raise InvalidRequest("source and destination are required")
-    scene.catalog.copy(body.source, body.destination)
+    await context.models.copy(body.source, body.destination)
     return _empty()
 
 
-def _delete(scene: Scene, body: ModelBody) -> Reply:
-    scene.catalog.delete(_name(body))
+async def _delete(context: QueryContext, body: ModelBody) -> Reply:
+    await context.models.delete(_name(body))
     return _empty()
 
 
-def _pull(scene: Scene, body: ModelBody) -> Reply:
-    """A served model is here already; no other can be had."""
+async def _pull(context: QueryContext, body: ModelBody) -> Reply:
+    """Report a served model as complete; no other can be had."""
     try:
-        model = scene.catalog.resolve(_name(body))
+        model = context.models.find(_name(body))
     except ModelNotFound as error:
         raise NotFound("pull model manifest: file does not exist; the operator configures which model is served") from error
-    digest, size = model.digest(scene.catalog.weights.identity), scene.catalog.weights.stored_bytes
+    digest, size = model.digest, model.stored_bytes
     layer = {"status": f"pulling {digest[:12]}", "digest": f"sha256:{digest}", "total": size, "completed": size}
     steps: list[JsonObject] = [{"status": "pulling manifest"}, layer, {"status": "verifying sha256 digest"}]
     return _progress(body, [*steps, {"status": "writing manifest"}])
 
 
-def _push(scene: Scene, body: ModelBody) -> Reply:
-    scene.catalog.resolve(_name(body))
+async def _push(context: QueryContext, body: ModelBody) -> Reply:
+    context.models.find(_name(body))
     raise Unsupported("you are not authorized to push from here: this server publishes no models", param="model")
 
 
-def _embed(scene: Scene, body: ModelBody) -> Reply:
-    scene.catalog.resolve(_name(body))
-    raise Unsupported(f'"{shown(_name(body))}" does not support embeddings', param="model")
+async def _embed(context: QueryContext, body: ModelBody) -> Reply:
+    context.models.find(_name(body))
+    raise Unsupported(f'"{shorten_name(_name(body))}" does not support embeddings', param="model")
 
 
-def _has_blob(scene: Scene, _: Any) -> Reply:
-    if not scene.catalog.blobs.holds(scene.parameters["digest"]):
+async def _has_blob(context: QueryContext, _: None) -> Reply:
+    if not await context.models.has_blob(context.parameters["digest"]):
         raise NotFound("no such blob")
     return _empty()
 
 
-def _put_blob(scene: Scene, raw: bytes) -> Reply:
-    scene.catalog.blobs.put(scene.parameters["digest"], raw)
+async def _put_blob(context: QueryContext, raw: bytes) -> Reply:
+    await context.models.put_blob(context.parameters["digest"], raw)
     return Reply(body=b"", media_type=_TEXT, status=201)
 
 
@@ -138,7 +134,7 @@ def _empty() -> Reply:
 
 
 def _progress(body: ModelBody, steps: list[JsonObject]) -> Reply:
-    """Tell the steps that were taken; they take no time, so they come together."""
+    """Return the steps that were taken; they take no time, so they come together."""
     success = {"status": "success"}
     if body.stream is False:
         return Reply(body=dump(success))
@@ -152,20 +148,28 @@ DIALECT = Dialect(
     endpoints=(
         Generate("/api/generate", GenerateCodec(), MEDIA_TYPE),
         Generate("/api/chat", ChatCodec(), MEDIA_TYPE),
-        Lookup("/", _running, (_TEXT,)),
-        Lookup("/api/version", _version),
-        Lookup("/api/tags", _tags),
-        Lookup("/api/ps", _ps),
-        Act(path="/api/show", body=ModelBody, answer=_show),
-        Act(path="/api/create", body=CreateBody, answer=_create, media_types=_PROGRESS),
-        Act(path="/api/copy", body=CopyBody, answer=_copy, media_types=(_TEXT,)),
-        Act(path="/api/delete", method="DELETE", body=ModelBody, answer=_delete, media_types=(_TEXT,)),
-        Act(path="/api/pull", body=ModelBody, answer=_pull, media_types=_PROGRESS),
-        Act(path="/api/push", body=ModelBody, answer=_push),
-        Act(path="/api/embed", body=ModelBody, answer=_embed),
-        Act(path="/api/embeddings", body=ModelBody, answer=_embed),
-        Act(path="/api/blobs/{digest}", method="HEAD", body=None, answer=_has_blob),
-        Act(path="/api/blobs/{digest}", body=None, answer=_put_blob, media_types=(_TEXT,), success=201),
+        Query(path="/", answer=_running, media_types=(_TEXT,)),
+        Query(path="/api/version", answer=_version),
+        Query(path="/api/tags", answer=_tags),
+        Query(path="/api/ps", answer=_ps),
+        Query(path="/api/show", method="POST", body=ModelBody, answer=_show),
+        Query(path="/api/create", method="POST", body=CreateBody, answer=_create, media_types=_PROGRESS, writes=True),
+        Query(path="/api/copy", method="POST", body=CopyBody, answer=_copy, media_types=(_TEXT,), writes=True),
+        Query(path="/api/delete", method="DELETE", body=ModelBody, answer=_delete, media_types=(_TEXT,), writes=True),
+        Query(path="/api/pull", method="POST", body=ModelBody, answer=_pull, media_types=_PROGRESS),
+        Query(path="/api/push", method="POST", body=ModelBody, answer=_push),
+        Query(path="/api/embed", method="POST", body=ModelBody, answer=_embed),
+        Query(path="/api/embeddings", method="POST", body=ModelBody, answer=_embed),
+        Query(path="/api/blobs/{digest}", method="HEAD", answer=_has_blob),
+        Query(
+            path="/api/blobs/{digest}",
+            method="POST",
+            body=bytes,
+            answer=_put_blob,
+            media_types=(_TEXT,),
+            success=201,
+            writes=True,
+        ),
     ),
     encode_error=encode_error,
     error_schema=ERROR_SCHEMA,

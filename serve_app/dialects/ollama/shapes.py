@@ -4,12 +4,12 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from serve_app.conversation import TextLogprob, ToolCall
+from serve_app.conversation import ChoiceEnd, TextLogprob, ToolCall
 from serve_app.dialects.base import Call, JsonObject, dump
 from serve_app.dialects.ollama.wire import ChatBody, GenerateBody
 from serve_app.errors import ModelNotFound, Overloaded, ServeError
 from serve_app.strict_json import load
-from serve_app.types import Finished, FinishReason
+from serve_app.types import FinishReason
 
 MEDIA_TYPE = "application/x-ndjson"
 _NS = 1_000_000_000
@@ -41,18 +41,18 @@ def head(call: Call[ChatBody] | Call[GenerateBody]) -> JsonObject:
     return {"model": call.model, "created_at": moment(call.created + call.elapsed())}
 
 
-def figures(finished: Finished, call: Call[ChatBody] | Call[GenerateBody]) -> JsonObject:
+def figures(end: ChoiceEnd, call: Call[ChatBody] | Call[GenerateBody]) -> JsonObject:
     """Return what the last line tells of the generation, times in nanoseconds.
 
     The model is loaded before any request comes, so that takes none of its time. What the total has beyond the other two was spent
     waiting and on the way.
     """
-    timings, usage = finished.timings, finished.usage
-    flagged: JsonObject = {"invalid_tool_arguments": list(finished.invalid_calls)} if finished.invalid_calls else {}
-    flagged |= {"invalid_answer": True} if finished.invalid_answer else {}
+    timings, usage = end.timings, end.usage
+    flagged: JsonObject = {"invalid_tool_arguments": list(end.invalid_calls)} if end.invalid_calls else {}
+    flagged |= {"invalid_answer": True} if end.invalid_answer else {}
     return flagged | {
         "done": True,
-        "done_reason": "length" if finished.reason is FinishReason.LENGTH else "stop",
+        "done_reason": "length" if end.reason is FinishReason.LENGTH else "stop",
         "total_duration": round(call.elapsed() * _NS),
         "load_duration": 0,
         "prompt_eval_count": usage.prompt_tokens,

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from serve_app.dialects.openai import codec
-from serve_app.dialects.openai.trial import ROUTE
+from serve_app.dialects.openai.route import ROUTE
 
 ABSENT = (
     "audio",

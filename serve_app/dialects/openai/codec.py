@@ -19,16 +19,13 @@ from serve_app.dialects.base import (
     Dialect,
     Generate,
     JsonObject,
-    Lookup,
-    Render,
-    Rendered,
-    Scene,
-    Served,
+    Query,
+    QueryContext,
     StreamEncoder,
-    named,
-    sampling,
+    decode_sampling,
+    given_fields,
 )
-from serve_app.dialects.openai.constraints import decode_answer, decode_tools
+from serve_app.dialects.openai.constraints import decode_form, decode_tools
 from serve_app.dialects.openai.messages import decode_messages
 from serve_app.dialects.openai.shapes import (
     ERROR_SCHEMA,
@@ -36,16 +33,16 @@ from serve_app.dialects.openai.shapes import (
     completion_usage,
     encode_error,
     finish_reason,
-    flagged,
     head,
     show_call,
     show_function_call,
+    show_invalid,
     text_logprobs,
 )
 from serve_app.dialects.openai.stream import MEDIA_TYPE, ChatEncoder, CompletionEncoder
 from serve_app.dialects.openai.wire import ChatBody, CompletionBody, DetokenizeBody, GenerationBody, TokenizeBody
 from serve_app.errors import InvalidRequest, Unsupported
-from serve_app.models.variant import Variant
+from serve_app.model_info import ModelInfo
 from serve_app.types import Sampling
 
 _DEFAULT_COMPLETION_TOKENS = 16
@@ -59,7 +56,7 @@ class ChatCodec:
 
     def decode(self, body: ChatBody, request_id: str) -> tuple[GenerateRequest, bool]:
         """See `Codec.decode`."""
-        tools, constraint = decode_tools(body)
+        tools, form = decode_tools(body)
         if body.top_logprobs is not None and not body.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
         if any(kind != "text" for kind in body.modalities or ()):
@@ -68,8 +65,8 @@ class ChatCodec:
         request = GenerateRequest(
             request_id=request_id,
             prompts=(_chat(body, tools),),
-            constraint=constraint,
-            sampling=_sampling(
+            form=form,
+            sampling=_decode_sampling(
                 body, body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens, logprobs
             ),
             explicit=_explicit(body) | ({"max_tokens"} if body.max_completion_tokens is not None else frozenset()),
@@ -80,7 +77,7 @@ class ChatCodec:
         )
         return request, _streamed(body)
 
-    def encode(self, completion: Completion, call: Call[ChatBody], served: Served) -> JsonObject:
+    def encode(self, completion: Completion, call: Call[ChatBody]) -> JsonObject:
         """See `Codec.encode`."""
         choices, legacy = [], bool(call.body.functions)
         for index, choice in enumerate(completion.choices):
@@ -90,9 +87,9 @@ class ChatCodec:
                     "index": index,
                     "message": _answer(choice, legacy),
                     "logprobs": logprobs,
-                    "finish_reason": finish_reason(choice.finished, legacy),
+                    "finish_reason": finish_reason(choice.end, legacy),
                 }
-                | flagged(choice.finished)
+                | show_invalid(choice.end)
             )
         return head(call, "chat.completion") | {"choices": choices, "usage": completion_usage(completion, call)}
 
@@ -117,8 +114,10 @@ class CompletionCodec:
         request = GenerateRequest(
             request_id=request_id,
             prompts=_prompts(body.prompt),
-            constraint=decode_answer(body),
-            sampling=_sampling(body, _DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens, body.logprobs),
+            form=decode_form(body),
+            sampling=_decode_sampling(
+                body, _DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens, body.logprobs
+            ),
             explicit=_explicit(body),
             model=body.model,
             stop=_stops(body.stop),
@@ -127,14 +126,14 @@ class CompletionCodec:
         )
         return request, _streamed(body)
 
-    def encode(self, completion: Completion, call: Call[CompletionBody], served: Served) -> JsonObject:
+    def encode(self, completion: Completion, call: Call[CompletionBody]) -> JsonObject:
         """See `Codec.encode`."""
         choices = [
             {
                 "index": index,
                 "text": choice.text,
                 "logprobs": text_logprobs(choice.logprobs, 0) if call.body.logprobs is not None else None,
-                "finish_reason": choice.finished.reason,
+                "finish_reason": choice.end.reason,
             }
             for index, choice in enumerate(completion.choices)
         ]
@@ -188,8 +187,8 @@ def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
     return stops
 
 
-def _sampling(body: GenerationBody, max_tokens: int | None, logprobs: int | None) -> Sampling:
-    return sampling(
+def _decode_sampling(body: GenerationBody, max_tokens: int | None, logprobs: int | None) -> Sampling:
+    return decode_sampling(
         temperature=body.temperature,
         top_p=body.top_p,
         top_k=0 if body.top_k == -1 else body.top_k,  # vLLM's way to say "all"
@@ -208,7 +207,7 @@ def _sampling(body: GenerationBody, max_tokens: int | None, logprobs: int | None
 
 
 def _explicit(body: GenerationBody) -> frozenset[str]:
-    return named(body.model_dump(include={*GenerationBody.model_fields}))
+    return given_fields(body.model_dump(include={*GenerationBody.model_fields}))
 
 
 def _bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:
@@ -219,26 +218,25 @@ def _bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:
     return {int(token): float(value) for token, value in bias.items()}
 
 
-def _model(scene: Scene, model: Variant) -> JsonObject:
-    catalog = scene.catalog
+def _show_model(model: ModelInfo) -> JsonObject:
     return {
         "id": model.name,
         "object": "model",
         "created": int(model.modified),
         "owned_by": "phi-serve",
-        "root": catalog.settings.name,
-        "parent": None if model.name == catalog.settings.name else model.parent or catalog.settings.name,
-        "max_model_len": scene.context_length,
+        "root": model.root,
+        "parent": None if model.name == model.root else model.parent or model.root,
+        "max_model_len": model.context_length,
     }
 
 
-def _list_models(scene: Scene) -> JsonObject:
-    return {"object": "list", "data": [_model(scene, model) for model in scene.catalog.models]}
+async def _list_models(context: QueryContext, _: None) -> JsonObject:
+    return {"object": "list", "data": [_show_model(model) for model in context.models.list()]}
 
 
-def _show_model(scene: Scene) -> JsonObject:
-    name = scene.parameters["model"]
-    return _model(scene, scene.catalog.resolve(name)) | {"id": name}
+async def _find_model(context: QueryContext, _: None) -> JsonObject:
+    name = context.parameters["model"]
+    return _show_model(context.models.find(name)) | {"id": name}
 
 
 def _chat(body: ChatBody, tools: tuple[Tool, ...]) -> Chat:
@@ -261,36 +259,31 @@ def _ending(body: ChatBody, last: Message) -> Ending:
     return Ending.CONTINUED
 
 
-def _rendered_chat(body: ChatBody) -> tuple[str | None, Prompt]:
-    return body.model, _chat(body, decode_tools(body)[0])
+async def _render_chat(context: QueryContext, body: ChatBody) -> JsonObject:
+    rendered = await context.render(body.model, _chat(body, decode_tools(body)[0]))
+    return {"prompt": rendered.text, "prompt_token_ids": list(rendered.ids), "count": len(rendered.ids)}
 
 
-def _tokenized(body: TokenizeBody) -> tuple[str | None, Prompt]:
+async def _tokenize(context: QueryContext, body: TokenizeBody) -> JsonObject:
+    rendered = await context.render(body.model, _tokenized_prompt(body))
+    return {"count": len(rendered.ids), "max_model_len": rendered.context_length, "tokens": list(rendered.ids)}
+
+
+def _tokenized_prompt(body: TokenizeBody) -> Prompt:
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequest("give either prompt or messages", param="prompt")
     if body.messages is None:
         if body.continue_final_message:
             raise InvalidRequest("continue_final_message needs messages", param="continue_final_message")
-        return body.model, RawText(text=body.prompt or "")
-    return _rendered_chat(ChatBody(**{name: getattr(body, name) for name in TokenizeBody.model_fields if name != "prompt"}))
+        return RawText(text=body.prompt or "")
+    chat = ChatBody(**{name: getattr(body, name) for name in TokenizeBody.model_fields if name != "prompt"})
+    return _chat(chat, decode_tools(chat)[0])
 
 
-def _detokenized(body: DetokenizeBody) -> tuple[str | None, Prompt]:
+async def _detokenize(context: QueryContext, body: DetokenizeBody) -> JsonObject:
     if any(token < 0 for token in body.tokens):
         raise InvalidRequest("tokens must not be negative", param="tokens")
-    return body.model, RawTokens(ids=tuple(body.tokens))
-
-
-def _show_rendered(_: ChatBody, rendered: Rendered) -> JsonObject:
-    return {"prompt": rendered.text, "prompt_token_ids": list(rendered.ids), "count": len(rendered.ids)}
-
-
-def _show_tokens(_: TokenizeBody, rendered: Rendered) -> JsonObject:
-    return {"count": len(rendered.ids), "max_model_len": rendered.context_length, "tokens": list(rendered.ids)}
-
-
-def _show_text(_: DetokenizeBody, rendered: Rendered) -> JsonObject:
-    return {"prompt": rendered.text}
+    return {"prompt": (await context.render(body.model, RawTokens(ids=tuple(body.tokens)))).text}
 
 
 DIALECT = Dialect(
@@ -299,11 +292,11 @@ DIALECT = Dialect(
     endpoints=(
         Generate("/v1/chat/completions", ChatCodec(), MEDIA_TYPE),
         Generate("/v1/completions", CompletionCodec(), MEDIA_TYPE),
-        Render("/v1/chat/completions/render", ChatBody, _rendered_chat, _show_rendered),
-        Render("/tokenize", TokenizeBody, _tokenized, _show_tokens),
-        Render("/detokenize", DetokenizeBody, _detokenized, _show_text),
-        Lookup("/v1/models", _list_models),
-        Lookup("/v1/models/{model:path}", _show_model),
+        Query(path="/v1/chat/completions/render", method="POST", body=ChatBody, answer=_render_chat),
+        Query(path="/tokenize", method="POST", body=TokenizeBody, answer=_tokenize),
+        Query(path="/detokenize", method="POST", body=DetokenizeBody, answer=_detokenize),
+        Query(path="/v1/models", answer=_list_models),
+        Query(path="/v1/models/{model:path}", answer=_find_model),
     ),
     encode_error=encode_error,
     error_schema=ERROR_SCHEMA,

@@ -1,76 +1,73 @@
-"""Tools and answer formats of OpenAI's bodies, and vLLM's structured outputs, as tools and a constraint. Pure."""
+"""Tools and answer formats of OpenAI's bodies, and vLLM's structured outputs, as tools and the form of the answer. Pure."""
 
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from serve_app.chat.call_grammar import call_grammar, call_guide, call_or
-from serve_app.chat.constraint import ANY_OBJECT, MAX_SCHEMA_BYTES, offered, schema_of
-from serve_app.conversation import Tool
-from serve_app.dialects.openai.wire import ChatBody, CompletionBody, NamedFunction, ResponseFormat, StructuredOutputs, ToolChoice
+from serve_app.chat.constraint import ANY_OBJECT, MAX_SCHEMA_BYTES, parse_schema, parse_tools
+from serve_app.conversation import AnswerForm, Tool, ToolChoice
+from serve_app.dialects.openai import wire
+from serve_app.dialects.openai.wire import ChatBody, CompletionBody, NamedFunction, ResponseFormat, StructuredOutputs
 from serve_app.faults import client_faults
 from serve_app.strict_json import load
 from serve_app.types import Choice, Constraint, Grammar, InvalidValue, JsonSchema, Regex
 
 
-def decode_tools(body: ChatBody) -> tuple[tuple[Tool, ...], Constraint | None]:
-    """Return the tools to offer and what the answer must look like; raises `InvalidRequest` naming the field."""
+def decode_tools(body: ChatBody) -> tuple[tuple[Tool, ...], AnswerForm]:
+    """Return the tools to offer and the form of the answer; raises `InvalidRequest` naming the field."""
     with client_faults():
-        answer = _answer(body)
+        format = _decode_format(body)
         if body.functions or body.function_call is not None:
-            return _decode_legacy(body, answer)
-        return _decode(offered([tool.function for tool in body.tools or ()]), body.tool_choice, body.parallel_tool_calls, answer)
+            return _decode_legacy(body, format)
+        tools = parse_tools([tool.function for tool in body.tools or ()])
+        return _decode(tools, body.tool_choice, body.parallel_tool_calls, format)
 
 
-def decode_answer(body: CompletionBody) -> Constraint | None:
-    """Return what the answer must look like, if anything; raises `InvalidRequest` naming the field."""
+def decode_form(body: CompletionBody) -> AnswerForm:
+    """Return the form of the answer; raises `InvalidRequest` naming the field."""
     with client_faults():
-        return _answer(body)
+        return AnswerForm(format=_decode_format(body))
 
 
-def _answer(body: ChatBody | CompletionBody) -> Constraint | None:
-    answer = None if body.structured_outputs is None else _structured(body.structured_outputs)
+def _decode_format(body: ChatBody | CompletionBody) -> Constraint | None:
+    structured = None if body.structured_outputs is None else _structured(body.structured_outputs)
     if body.response_format is None or body.response_format.type == "text":
-        return answer
-    if answer is not None:
+        return structured
+    if structured is not None:
         raise InvalidValue("response_format", "cannot be given together with structured_outputs")
-    return _format(body.response_format)
+    return _response_format(body.response_format)
 
 
 def _decode(
-    tools: tuple[Tool, ...], choice: str | ToolChoice | None, parallel: bool | None, answer: Constraint | None
-) -> tuple[tuple[Tool, ...], Constraint | None]:
+    tools: tuple[Tool, ...], choice: str | wire.ToolChoice | None, parallel: bool | None, format: Constraint | None
+) -> tuple[tuple[Tool, ...], AnswerForm]:
     if choice is None:
         choice = "auto" if tools else "none"
     if choice == "none":
-        return (), answer
+        return (), AnswerForm(format=format)
     if not tools:
         raise InvalidValue("tool_choice", "needs tools")
-    if isinstance(choice, ToolChoice) and choice.type == "allowed_tools":
+    if isinstance(choice, wire.ToolChoice) and choice.type == "allowed_tools":
         tools, choice = _allowed(tools, choice)
-    if isinstance(choice, ToolChoice):
+    if isinstance(choice, wire.ToolChoice):
         if choice.function is None:
             raise InvalidValue("tool_choice", "must name a function")
-        return tools, call_grammar(_named(tools, [choice.function.name]), parallel=False)
-    several = parallel is not False
-    if choice == "required":
-        return tools, call_grammar(tools, parallel=several)
-    if answer is None and several:
-        return tools, call_guide(tools)
-    return tools, call_or(answer, tools, parallel=several)
+        (tool,) = _select(tools, [choice.function.name])
+        return tools, AnswerForm(tool_choice=ToolChoice.REQUIRED, callable=(tool.name,), parallel=False, format=format)
+    return tools, AnswerForm(tool_choice=ToolChoice(choice), parallel=parallel is not False, format=format)
 
 
-def _allowed(tools: tuple[Tool, ...], choice: ToolChoice) -> tuple[tuple[Tool, ...], str]:
+def _allowed(tools: tuple[Tool, ...], choice: wire.ToolChoice) -> tuple[tuple[Tool, ...], str]:
     """Return the tools that may be called and whether one must be. The model is shown no others: it calls what it sees."""
     allowed = choice.allowed_tools
     mode, listed = (choice.mode, choice.tools) if allowed is None else (allowed.mode, allowed.tools)
     if mode is None or not listed:
         raise InvalidValue("tool_choice", "of the type allowed_tools must have allowed_tools, with mode and tools")
     names = [tool.function.name if tool.function is not None else tool.name for tool in listed]
-    return _named(tools, names), mode
+    return _select(tools, names), mode
 
 
-def _named(tools: tuple[Tool, ...], names: Sequence[str | None]) -> tuple[Tool, ...]:
+def _select(tools: tuple[Tool, ...], names: Sequence[str | None]) -> tuple[Tool, ...]:
     offered_names = {tool.name for tool in tools}
     for name in names:
         if name is None:
@@ -80,19 +77,19 @@ def _named(tools: tuple[Tool, ...], names: Sequence[str | None]) -> tuple[Tool, 
     return tuple(tool for tool in tools if tool.name in names)
 
 
-def _decode_legacy(body: ChatBody, answer: Constraint | None) -> tuple[tuple[Tool, ...], Constraint | None]:
+def _decode_legacy(body: ChatBody, format: Constraint | None) -> tuple[tuple[Tool, ...], AnswerForm]:
     """Decode `functions` and `function_call` as `tools` and `tool_choice`; faults name the fields that the client knows."""
     if body.tools or body.tool_choice is not None:
         raise InvalidValue("functions" if body.functions else "function_call", "cannot be given together with tools")
     if not body.functions and body.function_call != "none":
         raise InvalidValue("function_call", "needs functions")
-    choice: str | ToolChoice | None
+    choice: str | wire.ToolChoice | None
     if isinstance(body.function_call, NamedFunction):
-        choice = ToolChoice(type="function", function=body.function_call)
+        choice = wire.ToolChoice(type="function", function=body.function_call)
     else:
         choice = body.function_call
     try:
-        return _decode(offered(body.functions or ()), choice, None, answer)
+        return _decode(parse_tools(body.functions or ()), choice, None, format)
     except InvalidValue as error:
         field = _LEGACY.get(error.field, _OF_FUNCTION.sub(r"functions.\1", error.field))
         raise InvalidValue(field, error.fault) from error
@@ -102,19 +99,19 @@ _LEGACY = {"tools": "functions", "tool_choice": "function_call"}
 _OF_FUNCTION = re.compile(r"^tools\.(\d+)\.function")
 
 
-def _format(wanted: ResponseFormat) -> JsonSchema:
+def _response_format(wanted: ResponseFormat) -> JsonSchema:
     if wanted.type == "json_object":
         return ANY_OBJECT
     if wanted.json_schema is None or wanted.json_schema.schema_ is None:
         raise InvalidValue("response_format.json_schema", "must have a schema")
     lenient = not wanted.json_schema.strict
-    return schema_of(wanted.json_schema.schema_, "response_format.json_schema.schema", lenient=lenient)
+    return parse_schema(wanted.json_schema.schema_, "response_format.json_schema.schema", lenient=lenient)
 
 
 def _structured(wanted: StructuredOutputs) -> Constraint:
     given: list[Constraint] = []
     if wanted.json_ is not None:
-        given.append(schema_of(_parsed(wanted.json_), "structured_outputs.json"))
+        given.append(parse_schema(_parsed(wanted.json_), "structured_outputs.json"))
     if wanted.regex is not None:
         given.append(Regex(_short(wanted.regex, "regex")))
     if wanted.choice is not None:

@@ -1,10 +1,10 @@
 """Objects that OpenAI's answers, chunks and errors have in common. Pure."""
 
-from serve_app.conversation import Completion, TextLogprob, ToolCall, total_usage
+from serve_app.conversation import ChoiceEnd, Completion, TextLogprob, ToolCall, total_usage
 from serve_app.dialects.base import Call, JsonObject, dump
 from serve_app.dialects.openai.wire import ChatBody, CompletionBody
 from serve_app.errors import CapacityError, QuotaExceeded, RequestError, ServeError, Unauthenticated
-from serve_app.types import Finished, FinishReason, Usage
+from serve_app.types import FinishReason, Usage
 
 _NULLABLE = {"type": ["string", "null"]}
 ERROR_SCHEMA: JsonObject = {
@@ -47,12 +47,12 @@ def head(call: Call[ChatBody] | Call[CompletionBody], kind: str) -> JsonObject:
     return {"id": f"{prefix}-{call.request.request_id}", "object": kind, "created": int(call.created), "model": call.model}
 
 
-def finish_reason(end: Finished, legacy: bool) -> str:
+def finish_reason(end: ChoiceEnd, legacy: bool) -> str:
     """Return why a choice ended; `legacy` for a client that gave `functions`."""
     return "function_call" if legacy and end.reason is FinishReason.TOOL_CALLS else end.reason
 
 
-def flagged(end: Finished) -> JsonObject:
+def show_invalid(end: ChoiceEnd) -> JsonObject:
     """Return the fields of ours in a choice's end that say what is not as its schema wants it; empty where all is."""
     calls = {"invalid_tool_arguments": list(end.invalid_calls)} if end.invalid_calls else {}
     return calls | ({"invalid_answer": True} if end.invalid_answer else {})
@@ -60,7 +60,7 @@ def flagged(end: Finished) -> JsonObject:
 
 def completion_usage(completion: Completion, call: Call[ChatBody] | Call[CompletionBody]) -> JsonObject:
     """Return the usage of a whole answer."""
-    return show_usage(total_usage((choice.finished for choice in completion.choices), call.request.n))
+    return show_usage(total_usage((choice.end for choice in completion.choices), call.request.n))
 
 
 def show_usage(usage: Usage) -> JsonObject:
@@ -100,7 +100,7 @@ def text_logprobs(logprobs: tuple[TextLogprob, ...], offset: int) -> JsonObject:
     }
 
 
-def event(value: JsonObject) -> bytes:
+def server_sent_event(value: JsonObject) -> bytes:
     """Return a server-sent event."""
     return b"data: " + dump(value) + b"\n\n"
 

@@ -2,27 +2,35 @@
 
 from collections.abc import Iterable
 
-from serve_app.conversation import TextDelta, TextEvent, TextLogprob, ToolCallDelta, total_usage
+from serve_app.conversation import (
+    AnswerDelta,
+    AnswerEvent,
+    ChoiceEnd,
+    Started,
+    TextLogprob,
+    ThoughtDelta,
+    ToolCallDelta,
+    total_usage,
+)
 from serve_app.dialects.base import Call, JsonObject
 from serve_app.dialects.openai.shapes import (
     chat_logprobs,
     encode_error,
-    event,
     finish_reason,
-    flagged,
     head,
+    server_sent_event,
+    show_invalid,
     show_usage,
     text_logprobs,
 )
 from serve_app.dialects.openai.wire import ChatBody, CompletionBody
 from serve_app.errors import ServeError
-from serve_app.types import Finished
 
 MEDIA_TYPE = "text/event-stream"
 
 
 class Encoder:
-    """Server-sent events: a chunk an event, an optional usage chunk, `[DONE]`."""
+    """Server-sent events: a chunk per event, an optional usage chunk, `[DONE]`."""
 
     media_type = MEDIA_TYPE
 
@@ -33,27 +41,28 @@ class Encoder:
         if self._with_usage:
             self._head["usage"] = None
         self._open = len(call.request.prompts) * call.request.n
-        self._ends: list[Finished] = []
+        self._ends: list[ChoiceEnd] = []
 
-    def push(self, told: TextEvent) -> Iterable[bytes]:
+    def push(self, event: AnswerEvent) -> Iterable[bytes]:
         """See `StreamEncoder.push`."""
-        choices = self._choices(told)
-        for choice in choices:
-            yield event(self._head | {"choices": [choice]})
-        if isinstance(told, Finished):
-            self._ends.append(told)
+        if isinstance(event, Started):
+            return
+        for choice in self._choices(event):
+            yield server_sent_event(self._head | {"choices": [choice]})
+        if isinstance(event, ChoiceEnd):
+            self._ends.append(event)
             if len(self._ends) == self._open:
                 if self._with_usage:
                     usage = show_usage(total_usage(self._ends, self._call.request.n))
-                    yield event(self._head | {"choices": [], "usage": usage})
+                    yield server_sent_event(self._head | {"choices": [], "usage": usage})
                 yield b"data: [DONE]\n\n"
 
     def fail(self, error: ServeError) -> Iterable[bytes]:
         """See `StreamEncoder.fail`."""
-        yield event(encode_error(error, self._call.request.request_id))
+        yield server_sent_event(encode_error(error, self._call.request.request_id))
         yield b"data: [DONE]\n\n"
 
-    def _choices(self, told: TextEvent) -> list[JsonObject]:
+    def _choices(self, event: AnswerDelta | ChoiceEnd) -> list[JsonObject]:
         raise NotImplementedError
 
 
@@ -66,19 +75,21 @@ class ChatEncoder(Encoder):
         self._legacy = bool(call.body.functions)
         self._begun: set[int] = set()
 
-    def _choices(self, told: TextEvent) -> list[JsonObject]:
-        parts = []
-        if told.choice not in self._begun:
-            self._begun.add(told.choice)
-            parts.append(self._choice(told.choice, {"role": "assistant", "content": ""}))
-        if isinstance(told, TextDelta):
-            delta = {"reasoning": told.text, "reasoning_content": told.text} if told.thought else {"content": told.text}
-            parts.append(self._choice(told.choice, delta, logprobs=told.logprobs))
-        elif isinstance(told, ToolCallDelta):
-            parts.append(self._choice(told.choice, _legacy_delta(told) if self._legacy else {"tool_calls": [_call_delta(told)]}))
+    def _choices(self, event: AnswerDelta | ChoiceEnd) -> list[JsonObject]:
+        choices = []
+        if event.choice not in self._begun:
+            self._begun.add(event.choice)
+            choices.append(self._choice(event.choice, {"role": "assistant", "content": ""}))
+        if isinstance(event, ChoiceEnd):
+            choices.append(self._choice(event.choice, {}, reason=finish_reason(event, self._legacy)) | show_invalid(event))
+        elif isinstance(event, ToolCallDelta):
+            delta = _legacy_delta(event) if self._legacy else {"tool_calls": [_call_delta(event)]}
+            choices.append(self._choice(event.choice, delta))
         else:
-            parts.append(self._choice(told.choice, {}, reason=finish_reason(told, self._legacy)) | flagged(told))
-        return parts
+            thought = isinstance(event, ThoughtDelta)
+            delta = {"reasoning": event.text, "reasoning_content": event.text} if thought else {"content": event.text}
+            choices.append(self._choice(event.choice, delta, logprobs=event.logprobs))
+        return choices
 
     def _choice(
         self, index: int, delta: JsonObject, *, logprobs: tuple[TextLogprob, ...] = (), reason: str | None = None
@@ -95,19 +106,19 @@ class CompletionEncoder(Encoder):
         self._with_logprobs = call.body.logprobs is not None
         self._offsets: dict[int, int] = {}
 
-    def _choices(self, told: TextEvent) -> list[JsonObject]:
-        if isinstance(told, Finished):
-            return [{"index": told.choice, "text": "", "logprobs": None, "finish_reason": told.reason}]
-        if isinstance(told, ToolCallDelta):
+    def _choices(self, event: AnswerDelta | ChoiceEnd) -> list[JsonObject]:
+        if isinstance(event, ChoiceEnd):
+            return [{"index": event.choice, "text": "", "logprobs": None, "finish_reason": event.reason}]
+        if isinstance(event, ToolCallDelta):
             return []  # no tools are offered on this endpoint
-        offset = self._offsets.get(told.choice, 0)
-        self._offsets[told.choice] = offset + len(told.text)
-        logprobs = text_logprobs(told.logprobs, offset) if self._with_logprobs and told.logprobs else None
-        return [{"index": told.choice, "text": told.text, "logprobs": logprobs, "finish_reason": None}]
+        offset = self._offsets.get(event.choice, 0)
+        self._offsets[event.choice] = offset + len(event.text)
+        logprobs = text_logprobs(event.logprobs, offset) if self._with_logprobs and event.logprobs else None
+        return [{"index": event.choice, "text": event.text, "logprobs": logprobs, "finish_reason": None}]
 
 
 def _call_delta(delta: ToolCallDelta) -> JsonObject:
-    """The first piece of a call has id, type and name; those after it arguments only."""
+    """Return a piece of a call: the first has id, type and name, later ones arguments only."""
     if not delta.id:
         return {"index": delta.index, "function": {"arguments": delta.arguments}}
     function = {"name": delta.name, "arguments": delta.arguments}
@@ -115,5 +126,5 @@ def _call_delta(delta: ToolCallDelta) -> JsonObject:
 
 
 def _legacy_delta(delta: ToolCallDelta) -> JsonObject:
-    """The first piece of the one call has its name."""
+    """Return a piece of the one call: the first has its name."""
     return {"function_call": ({"name": delta.name} if delta.id else {}) | {"arguments": delta.arguments}}

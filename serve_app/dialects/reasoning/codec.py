@@ -1,7 +1,7 @@
 """The reasoning API as pure functions."""
 
 from serve_app.conversation import Chat, Completion, GenerateRequest, Message
-from serve_app.dialects.base import Call, Dialect, Generate, JsonObject, Lookup, Scene, Served, StreamEncoder, sampling
+from serve_app.dialects.base import Call, Dialect, Generate, JsonObject, Query, QueryContext, StreamEncoder, decode_sampling
 from serve_app.dialects.reasoning.wire import ReasoningBody
 from serve_app.errors import ServeError, Unsupported
 from serve_app.types import Task
@@ -25,24 +25,24 @@ class ReasoningCodec:
         request = GenerateRequest(
             request_id=request_id,
             prompts=(Chat(messages=messages),),
-            sampling=sampling({"max_tokens": "max_length"}, temperature=body.temperature, max_tokens=body.max_length),
+            sampling=decode_sampling({"max_tokens": "max_length"}, temperature=body.temperature, max_tokens=body.max_length),
             task=task,
         )
         return request, False
 
-    def encode(self, completion: Completion, call: Call[ReasoningBody], served: Served) -> JsonObject:
+    def encode(self, completion: Completion, call: Call[ReasoningBody]) -> JsonObject:
         """See `Codec.encode`."""
-        choice = completion.choices[0]
-        usage = choice.finished.usage
+        choice, seconds = completion.choices[0], call.elapsed()
+        usage = choice.end.usage
         return {
             "generated_text": choice.text,
             "task_type": call.body.task_type,
-            "inference_time": round(served.seconds, 3),
+            "inference_time": round(seconds, 3),
             "model": call.model,
-            "engine": served.engine,
-            "finish_reason": choice.finished.reason,
+            "engine": call.record.group or "",
+            "finish_reason": choice.end.reason,
             "usage": {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens},
-            "tokens_per_second": round(usage.completion_tokens / max(served.seconds, 0.001), 1),
+            "tokens_per_second": round(usage.completion_tokens / max(seconds, 0.001), 1),
         }
 
     def encoder(self, call: Call[ReasoningBody]) -> StreamEncoder:
@@ -67,11 +67,11 @@ _ERROR_SCHEMA: JsonObject = {
 }
 
 
-def _describe(scene: Scene) -> JsonObject:
+async def _describe(context: QueryContext, _: None) -> JsonObject:
     paths = ("/reasoning", "/v1/chat/completions", "/v1/completions", "/v1/models", "/api/chat", "/api/generate", "/api/tags")
     return {
         "name": "phi-serve",
-        "model": scene.catalog.settings.name,
+        "model": context.models.find(None).root,
         "endpoints": [*paths, "/health", "/livez", "/openapi.json"],
         "capabilities": [str(task) for task in _INSTRUCTIONS],
     }
@@ -81,7 +81,7 @@ DIALECT = Dialect(
     name="reasoning",
     prefix="/",
     base_url="it stands alone",
-    endpoints=(Generate("/reasoning", ReasoningCodec()), Lookup("/", _describe)),
+    endpoints=(Generate("/reasoning", ReasoningCodec()), Query(path="/", answer=_describe)),
     encode_error=encode_error,
     error_schema=_ERROR_SCHEMA,
 )

@@ -28,9 +28,8 @@ from serve_app.engines.llama_cpp.server import LlamaServer, majority_type
 from serve_app.engines.llama_cpp.stream import ServerSaid, events
 from serve_app.engines.throughput import Throughput
 from serve_app.errors import EngineDead, GenerationFailed, Overloaded
-from serve_app.models.gguf import FILE
-from serve_app.models.gguf_header import read_header
-from serve_app.models.gguf_vocabulary import Served, served_vocabulary
+from serve_app.files.gguf_header import FILE, read_header
+from serve_app.files.gguf_vocabulary import LoadedVocabulary, load_gguf_vocabulary
 from serve_app.types import (
     MAX_TOKENS,
     Capability,
@@ -129,7 +128,7 @@ class LlamaCppEngine:
         self._model_dir = model_dir
         self._file = model_dir / (Path(settings.gguf).name if settings.gguf else FILE)
         self._server = LlamaServer(settings)
-        self._vocabulary: Served | None = None
+        self._vocabulary: LoadedVocabulary | None = None
         self._spelled: frozenset[str] = frozenset()
         self._guidance: Guidance | None = None
         self._precision: str = settings.precision if not settings.gguf else "gguf"
@@ -154,7 +153,7 @@ class LlamaCppEngine:
     async def start(self) -> None:
         """Check the file, load it and start the server; raises `ModelUnusable` with the reason when it cannot be."""
         header = await asyncio.to_thread(read_header, self._file)
-        vocabulary = await asyncio.to_thread(served_vocabulary, header.keys, self._model_dir)
+        vocabulary = await asyncio.to_thread(load_gguf_vocabulary, header.keys, self._model_dir)
         self._vocabulary = vocabulary
         if self._settings.gguf:
             self._precision = majority_type(header)

@@ -1,14 +1,14 @@
 """Constraints for llama.cpp's own copy of llguidance, in terms of the texts that our GGUF files give their tokens.
 
 A character that no token spells alone is, in those files, a row of private-use characters, one for each of its bytes; see
-`serve_app.models.gguf_vocabulary`. So texts in a grammar are respelled. Patterns cannot be: a group of this kind does not claim
+`serve_app.files.gguf_vocabulary`. So texts in a grammar are respelled. Patterns cannot be: a group of this kind does not claim
 `Capability.UNICODE_PATTERNS`.
 """
 
 from serve_app.chat.grammar import checked_lark
 from serve_app.chat.lark_text import names_unicode_patterns, respell
 from serve_app.errors import InvalidRequest
-from serve_app.models.gguf_vocabulary import STRAY
+from serve_app.files.gguf_vocabulary import STRAY
 from serve_app.types import Constraint
 
 

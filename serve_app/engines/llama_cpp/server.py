@@ -16,8 +16,8 @@ import xllamacpp
 
 from serve_app.config import LlamaCppSettings
 from serve_app.errors import EngineDead, ModelUnusable
-from serve_app.models.gguf_header import Header
-from serve_app.models.memory import available_bytes
+from serve_app.files.gguf_header import Header
+from serve_app.memory import available_bytes
 
 _HTTP_THREADS_SPARE = 4
 """Beside one for each slot: for probes, and for connections that are being closed."""

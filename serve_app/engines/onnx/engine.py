@@ -26,7 +26,7 @@ from serve_app.engines.onnx.kv_pool import KvPool, plan
 from serve_app.engines.onnx.sequence import Sequence
 from serve_app.engines.throughput import Throughput
 from serve_app.errors import EngineDead, GenerationFailed, ModelUnusable, Overloaded, ServeError
-from serve_app.models.memory import available_bytes
+from serve_app.memory import available_bytes
 from serve_app.types import Capability, EngineInfo, EngineKind, EngineLoad, Finished, TokenDelta, TokenEvent, TokenRequest
 
 logger = logging.getLogger(__name__)

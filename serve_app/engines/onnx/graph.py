@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from serve_app.engines.onnx.kv_pool import KvPool, KvShape
 from serve_app.errors import ModelUnusable
-from serve_app.models.genai_config import GenaiConfig
-from serve_app.models.onnx_files import read_files
+from serve_app.files.genai_config import GenaiConfig
+from serve_app.files.onnx_files import read_files
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from serve_app.reports import Histogram, Served
+from serve_app.reports import Histogram, RequestCounts
 from serve_app.types import Finished, TokenDelta, TokenRequest
 
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -35,7 +35,7 @@ ABORTED = "abort"
 """How a request ended that has no `Finished`."""
 
 
-class Sink(Protocol):
+class MetricSink(Protocol):
     """Takes what is counted as well, for another system of metrics."""
 
     def count(self, name: str, amount: float) -> None:
@@ -51,10 +51,10 @@ class Sink(Protocol):
         ...
 
 
-class Tally:
+class ReplicaMetrics:
     """The counts of one replica. `watch` gives what counts one request."""
 
-    def __init__(self, model: str, sink: Sink | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, model: str, sink: MetricSink | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         """Start at zero; `sink` is told everything too."""
         self._model = model
         self._sink = sink
@@ -64,26 +64,26 @@ class Tally:
         self._buckets = {name: [0] * (len(bounds) + 1) for name, (_, bounds) in HISTOGRAMS.items()}
         self._sums = dict.fromkeys(HISTOGRAMS, 0.0)
 
-    def watch(self, request: TokenRequest) -> "Watch":
+    def watch(self, request: TokenRequest) -> "RequestTimer":
         """Return the watch over a request that has just arrived."""
-        return Watch(self, len(request.prompt), self._clock)
+        return RequestTimer(self, len(request.prompt), self._clock)
 
-    def served(self) -> Served:
+    def counts(self) -> RequestCounts:
         """Return the counts so far."""
         histograms = {
             name: Histogram(bounds=bounds, counts=tuple(self._buckets[name]), total=self._sums[name])
             for name, (_, bounds) in HISTOGRAMS.items()
         }
-        return Served(model=self._model, counters=dict(self._counters), ends=dict(self._ends), histograms=histograms)
+        return RequestCounts(model=self._model, counters=dict(self._counters), ends=dict(self._ends), histograms=histograms)
 
     def count(self, name: str, amount: float) -> None:
-        """See `Sink.count`."""
+        """See `MetricSink.count`."""
         self._counters[name] += amount
         if self._sink is not None:
             self._sink.count(name, amount)
 
     def observe(self, name: str, value: float) -> None:
-        """See `Sink.observe`."""
+        """See `MetricSink.observe`."""
         bounds = HISTOGRAMS[name][1]
         self._buckets[name][next((place for place, bound in enumerate(bounds) if value <= bound), len(bounds))] += 1
         self._sums[name] += value
@@ -91,18 +91,18 @@ class Tally:
             self._sink.observe(name, value)
 
     def finished(self, reason: str) -> None:
-        """See `Sink.finished`."""
+        """See `MetricSink.finished`."""
         self._ends[reason] += 1
         if self._sink is not None:
             self._sink.finished(reason)
 
 
-class Watch:
+class RequestTimer:
     """Counts one request: `push` what it yields, then `end`, however it ended."""
 
-    def __init__(self, tally: Tally, prompt_tokens: int, clock: Callable[[], float]) -> None:
+    def __init__(self, tally: ReplicaMetrics, prompt_tokens: int, clock: Callable[[], float]) -> None:
         """Begin now."""
-        self._tally = tally
+        self._metrics = tally
         self._prompt_tokens = prompt_tokens
         self._clock = clock
         self._began = clock()
@@ -123,13 +123,13 @@ class Watch:
             self._last = self._clock()
             if self._first is None:
                 self._first = self._last
-                self._tally.observe("time_to_first_token_seconds", self._first - self._began)
+                self._metrics.observe("time_to_first_token_seconds", self._first - self._began)
             self._tokens += tokens
-            self._tally.count("generation_tokens", tokens)
+            self._metrics.count("generation_tokens", tokens)
 
     def end(self) -> None:
         """Count the request as a whole; must be called once."""
-        tally, finished = self._tally, self._finished
+        tally, finished = self._metrics, self._finished
         if finished is None:
             tally.finished(ABORTED)
             return

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 from pydantic_core import core_schema
 
-from serve_app.dialects.base import Act, Dialect, Endpoint, Generate, JsonObject, Lookup, WireBody
+from serve_app.dialects.base import Dialect, Endpoint, Generate, JsonObject, Query, WireBody
 from serve_app.types import Task
 
 _OPEN_OBJECT: JsonObject = {"type": "object", "additionalProperties": True}
@@ -93,15 +93,13 @@ def describe(dialects: Iterable[Dialect], operations: Mapping[str, str]) -> Json
 
 
 def _method(endpoint: Endpoint) -> str:
-    if isinstance(endpoint, Lookup):
-        return "GET"
-    return endpoint.method if isinstance(endpoint, Act) else "POST"
+    return "POST" if isinstance(endpoint, Generate) else endpoint.method
 
 
 def _body(endpoint: Endpoint) -> type[WireBody] | None:
-    if isinstance(endpoint, Lookup):
-        return None
-    return endpoint.codec.body if isinstance(endpoint, Generate) else endpoint.body
+    if isinstance(endpoint, Generate):
+        return endpoint.codec.body
+    return endpoint.body if endpoint.body is not None and issubclass(endpoint.body, WireBody) else None
 
 
 def _bodies(dialect: Dialect, prefix: str) -> tuple[dict[type[WireBody], JsonObject], JsonObject]:
@@ -116,7 +114,7 @@ def _bodies(dialect: Dialect, prefix: str) -> tuple[dict[type[WireBody], JsonObj
 
 
 def _operation(endpoint: Endpoint, dialect: Dialect, error: str, bodies: Mapping[type[WireBody], JsonObject]) -> JsonObject:
-    method, has_body = _method(endpoint), not isinstance(endpoint, Lookup)
+    method, has_body = _method(endpoint), isinstance(endpoint, Generate) or endpoint.body is not None
     failures = _REFUSALS | _FAILURES
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in _PLACEHOLDER.findall(endpoint.path)
@@ -124,7 +122,7 @@ def _operation(endpoint: Endpoint, dialect: Dialect, error: str, bodies: Mapping
     if isinstance(endpoint, Generate):
         failures = failures | _GENERATING_FAILURES
         parameters += [{"name": name, "in": "header", "schema": schema, "description": why} for name, schema, why in _HINTS]
-    if isinstance(endpoint, Act):
+    if isinstance(endpoint, Query) and endpoint.writes:
         failures = failures | _STORING_FAILURES
     operation: JsonObject = {"operationId": _name(method, endpoint.path), "tags": [dialect.name]}
     if parameters:
@@ -149,11 +147,11 @@ def _content(reference: str) -> JsonObject:
 
 
 def _successes(endpoint: Endpoint, method: str) -> JsonObject:
-    status = endpoint.success if isinstance(endpoint, Act) else 200
+    status = endpoint.success if isinstance(endpoint, Query) else 200
     media_types = ["application/json"]
     if isinstance(endpoint, Generate) and endpoint.streams:
         media_types.append(endpoint.streams)
-    elif isinstance(endpoint, Act | Lookup):
+    elif isinstance(endpoint, Query):
         media_types = list(endpoint.media_types)
     content = {each: {"schema": _SCHEMAS.get(each, {"type": "string"})} for each in media_types}
     return {str(status): {"description": "The answer."} | ({} if method == "HEAD" else {"content": content})}

@@ -13,8 +13,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.browsers import BrowserRules, refuse_origin
 from serve_app.errors import ServeError
+from serve_app.http.browsers import BrowserRules, refuse_origin
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.chat.vocabulary import FILE, Vocabulary, read_tokenizer_file, read_vocabulary
-from serve_app.models.cache import cache_dir, locked, writing
-from serve_app.models.scratch import scratch_folder
+from serve_app.files.cache import cache_dir, locked, writing
+from serve_app.files.scratch import scratch_folder
 
 _FORM = "every id is a token"
 """Changes whenever the folder is written otherwise."""

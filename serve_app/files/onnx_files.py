@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from serve_app.errors import ModelUnusable
-from serve_app.models.inside import resolve_inside
+from serve_app.files.inside import resolve_inside
 
 _BITS = {
     **dict.fromkeys(("DOUBLE", "INT64", "UINT64", "COMPLEX64"), 64),

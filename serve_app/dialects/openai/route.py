@@ -1,12 +1,12 @@
-"""POST /v1/route: where a request would go, or how well labelled texts are told apart. Ours, in the shape of OpenAI's API."""
+"""POST /v1/route: where a request would go, or how well labelled texts are classified. Ours, in the shape of OpenAI's API."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
 
-from serve_app.conversation import GenerateRequest, Labelled, RawText, RouteTrial
-from serve_app.dialects.base import JsonObject, Trial, WireBody, parse
+from serve_app.conversation import GenerateRequest, RawText, RoutePreview, TaskExample
+from serve_app.dialects.base import JsonObject, Query, QueryContext, WireBody, parse
 from serve_app.dialects.openai.codec import ChatCodec, CompletionCodec
 from serve_app.dialects.openai.wire import ChatBody, CompletionBody
 from serve_app.errors import InvalidRequest
@@ -32,32 +32,36 @@ class RouteBody(WireBody):
     prompt: Any = None
 
 
-def decode(raw: bytes, request_id: str) -> GenerateRequest | tuple[Labelled, ...]:
-    """Return what to try; raises `InvalidRequest` unless the body has exactly one of its forms."""
-    body = parse(RouteBody, raw)
+async def answer(context: QueryContext, body: RouteBody) -> JsonObject:
+    """Answer one body; raises `InvalidRequest` unless it has exactly one of its forms."""
     given = [form for form in _FORMS if getattr(body, form) is not None]
     if len(given) != 1:
         raise InvalidRequest(f"give exactly one of {', '.join(_FORMS)}", param=given[1] if given else "text")
     if body.texts is not None:
-        return tuple(Labelled(text=item.text, task=Task(item.task)) for item in body.texts)
+        examples = [TaskExample(text=item.text, task=Task(item.task)) for item in body.texts]
+        return encode_confusion(await context.confusion(examples))
+    return encode(await context.preview_route(_decode_request(context, body)))
+
+
+def _decode_request(context: QueryContext, body: RouteBody) -> GenerateRequest:
     if body.text is not None:
-        return GenerateRequest(request_id=request_id, prompts=(RawText(text=body.text),))
+        return GenerateRequest(request_id=context.request_id, prompts=(RawText(text=body.text),))
     if body.messages is not None:
-        return ChatCodec().decode(parse(ChatBody, raw), request_id)[0]
-    return CompletionCodec().decode(parse(CompletionBody, raw), request_id)[0]
+        return ChatCodec().decode(parse(ChatBody, context.raw_body), context.request_id)[0]
+    return CompletionCodec().decode(parse(CompletionBody, context.raw_body), context.request_id)[0]
 
 
-def encode(trial: RouteTrial) -> JsonObject:
+def encode(preview: RoutePreview) -> JsonObject:
     """Return the decision and the route."""
-    decision = trial.decision
+    decision = preview.decision
     return {
         "object": "route",
         "task": decision.task,
         "task_reason": decision.reason,
         "abstained": decision.reason == "abstained",
         "probabilities": {task: round(chance, 4) for task, chance in decision.probabilities.items()},
-        "candidates": list(trial.candidates),
-        "reason": trial.reason,
+        "candidates": list(preview.candidates),
+        "reason": preview.reason,
     }
 
 
@@ -73,4 +77,4 @@ def encode_confusion(counts: Mapping[Task, Mapping[Task, int]]) -> JsonObject:
     }
 
 
-ROUTE = Trial("/v1/route", RouteBody, decode, encode, encode_confusion)
+ROUTE = Query(path="/v1/route", method="POST", body=RouteBody, answer=answer)

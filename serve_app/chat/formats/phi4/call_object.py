@@ -3,25 +3,13 @@
 import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
+
+from serve_app.chat.answer_parser import CallOrText, CallPart
 
 _KEYS = frozenset({"name", "arguments", "parameters", "type", "function", "id"})
 """First-level keys that an object outside the marker may have and still be a call."""
 _SPACE = " \t\r\n"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallPart:
-    """A piece of a call: the first has its name, those after it more of its arguments' JSON."""
-
-    index: int
-    """Which call of the answer, from 0."""
-    name: str = ""
-    arguments: str = ""
-
-
-Part: TypeAlias = str | CallPart
-"""Text of the answer, or a piece of a call."""
 
 
 @dataclass(slots=True)
@@ -45,9 +33,9 @@ class CallObject:
     _start: int = -1
     _live: bool = False
     """Whether the present character belongs to arguments that are told as they come."""
-    _parts: list[Part] = field(default_factory=list)
+    _parts: list[CallOrText] = field(default_factory=list)
 
-    def drain(self) -> list[Part]:
+    def drain(self) -> list[CallOrText]:
         """Return the parts found since the last call."""
         parts, self._parts = self._parts, []
         return parts

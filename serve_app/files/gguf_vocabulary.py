@@ -12,6 +12,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+from serve_app.chat.formats.names import DEFAULT
 from serve_app.chat.vocabulary import TokenizerFile, read_tokenizer_file, read_vocabulary
 from serve_app.errors import ModelUnusable
 
@@ -19,9 +20,6 @@ STRAY = 0xE000
 """A stray byte b is written as chr(STRAY + b)."""
 TOKENS_KEY, TYPES_KEY, TURN_END_KEY = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.eot_token_id"
 """Keys of a GGUF header."""
-
-_TURN_END = "<|end|>"
-"""The token that ends a turn, in chat formats that have one."""
 
 
 class TokenType(IntEnum):
@@ -60,7 +58,7 @@ def _stray(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("phi-serve-stray", _stray)
 
 
-def gguf_vocabulary(model_dir: Path, size: int, file: TokenizerFile | None = None) -> GgufVocabulary:
+def build_gguf_vocabulary(model_dir: Path, size: int, file: TokenizerFile | None = None) -> GgufVocabulary:
     """Return the model's vocabulary as our GGUF files have it, `size` entries; raises `ModelUnusable` where its ids are beyond.
 
     The tokenizer's file may have been read already.
@@ -86,7 +84,7 @@ def gguf_vocabulary(model_dir: Path, size: int, file: TokenizerFile | None = Non
         tokens.append(text)
         types.append(kind)
     merges = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in file.content["model"]["merges"])
-    turn_end = vocabulary.added.get(_TURN_END, vocabulary.stop_ids[-1])
+    turn_end = vocabulary.added.get(DEFAULT.turn_end, vocabulary.stop_ids[-1])
     return GgufVocabulary(tuple(tokens), tuple(types), merges, _pre_tokenizer(file.content["pre_tokenizer"]), turn_end)
 
 
@@ -107,7 +105,7 @@ def _pre_tokenizer(step: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Served:
+class LoadedVocabulary:
     """The vocabulary of a GGUF file as llama.cpp understands it."""
 
     texts: tuple[bytes, ...]
@@ -119,11 +117,11 @@ class Served:
     """Names of the model's control tokens, which llama.cpp finds in text."""
 
 
-def served_vocabulary(keys: Mapping[str, Any], model_dir: Path) -> Served:
+def load_gguf_vocabulary(keys: Mapping[str, Any], model_dir: Path) -> LoadedVocabulary:
     """Return the vocabulary of a GGUF header's keys; raises `ModelUnusable` unless it is the model's, spelled as in our files."""
     tokens, _ = listed_tokens(keys)
     file = read_tokenizer_file(model_dir)
-    own = gguf_vocabulary(model_dir, len(tokens), file)
+    own = build_gguf_vocabulary(model_dir, len(tokens), file)
     if not is_spelled(keys, own):
         raise ModelUnusable("the GGUF file's tokens are not those of the tokenizer beside it; export or fetch it again")
     vocabulary = read_vocabulary(model_dir, file)
@@ -133,7 +131,7 @@ def served_vocabulary(keys: Mapping[str, Any], model_dir: Path) -> Served:
     )
     control = frozenset(token_id for token_id, kind in enumerate(own.types) if kind in (TokenType.CONTROL, TokenType.UNUSED))
     names = frozenset(vocabulary.raw(token_id).decode() for token_id in vocabulary.control_ids)
-    return Served(texts, control, vocabulary.stop_ids, names)
+    return LoadedVocabulary(texts, control, vocabulary.stop_ids, names)
 
 
 def listed_tokens(keys: Mapping[str, Any]) -> tuple[list[str], list[int]]:

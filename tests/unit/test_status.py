@@ -2,9 +2,9 @@
 
 import pytest
 
+from serve_app.http.status import show_cluster
 from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import FleetView
-from serve_app.routing.overview import overview
 from serve_app.types import EngineInfo, EngineKind, EngineLoad, Phase
 from tests.unit.app import running
 
@@ -23,7 +23,7 @@ def test_the_wait_is_the_backlog_at_the_observed_pace(load: EngineLoad, wait_s: 
     view = FleetView(["a", "b"], 6)
     view.record(ReplicaReport(group="a", replica_id="1", phase=Phase.READY, info=INFO, load=load), 0)
     view.record(ReplicaReport(group="a", replica_id="2", phase=Phase.LOADING), 0)
-    told = overview(view.snapshot(1))
+    told = show_cluster(view.snapshot(1))
     first, second = told["groups"]
     assert told["ready"] is False
     assert (first["estimated_wait_s"], first["ready_replicas"], first["capacity"]) == (wait_s, 1, 4)

@@ -2,11 +2,11 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from deployments.replica import EngineReplica
+from deployments.replica import EngineReplica, NamedModel
 from serve_app.config import FakeSettings, ModelSettings
 from serve_app.metrics import exposition
+from serve_app.replica_metrics import ABORTED, COUNTERS, HISTOGRAMS, ReplicaMetrics
 from serve_app.reports import ReplicaReport
-from serve_app.tally import ABORTED, COUNTERS, HISTOGRAMS, Tally
 from serve_app.types import Finished, FinishReason, Sampling, Timings, TokenDelta, TokenRequest, Usage
 
 
@@ -42,7 +42,7 @@ def _request(prompt_tokens: int) -> TokenRequest:
 
 def test_a_request_is_counted_with_its_times() -> None:
     clock, heard = Clock(), Heard()
-    tally = Tally("m", heard, clock)
+    tally = ReplicaMetrics("m", heard, clock)
     watch = tally.watch(_request(7))
     clock.now += 0.2
     watch.push((TokenDelta((1,)),))
@@ -58,7 +58,7 @@ def test_a_request_is_counted_with_its_times() -> None:
         )
     )
     watch.end()
-    served = tally.served()
+    served = tally.counts()
     assert served.counters == {"prompt_tokens": 7, "generation_tokens": 4, "prefix_cache_queries": 7, "prefix_cache_hits": 5}
     assert served.ends == {"length": 1}
     assert round(served.histograms["time_to_first_token_seconds"].total, 6) == 0.2
@@ -70,20 +70,20 @@ def test_a_request_is_counted_with_its_times() -> None:
 
 
 def test_a_request_without_an_end_is_an_abort_and_its_tokens_count() -> None:
-    tally = Tally("m")
+    tally = ReplicaMetrics("m")
     watch = tally.watch(_request(7))
     watch.push((TokenDelta((1, 2)),))
     watch.end()
-    assert tally.served().ends == {ABORTED: 1}
-    assert tally.served().counters["generation_tokens"] == 2
-    assert tally.served().counters["prompt_tokens"] == 0
+    assert tally.counts().ends == {ABORTED: 1}
+    assert tally.counts().counters["generation_tokens"] == 2
+    assert tally.counts().counters["prompt_tokens"] == 0
 
 
 def test_a_value_falls_into_the_bucket_whose_bound_it_meets() -> None:
-    tally = Tally("m")
+    tally = ReplicaMetrics("m")
     for value in (1.0, 1.5, 1e9):
         tally.observe("request_prompt_tokens", value)
-    counts = tally.served().histograms["request_prompt_tokens"].counts
+    counts = tally.counts().histograms["request_prompt_tokens"].counts
     assert (counts[0], counts[1], counts[-1]) == (1, 1, 1)
 
 
@@ -93,7 +93,7 @@ async def test_a_replica_tells_vllms_series_that_prometheus_reads() -> None:
     async def send(_: ReplicaReport) -> bool:
         return True
 
-    await replica.__init__("a", FakeSettings(text="one two three"), ModelSettings(), lambda: ("r1", send))  # type: ignore[misc,func-returns-value]
+    await replica.__init__("a", FakeSettings(text="one two three"), NamedModel("phi", ModelSettings()), lambda: ("r1", send))  # type: ignore[misc,func-returns-value]
     async for _ in replica.generate(_request(3)):
         pass
     text = exposition([replica.report()]).decode()
@@ -109,4 +109,4 @@ async def test_a_replica_tells_vllms_series_that_prometheus_reads() -> None:
     assert samples["vllm:request_success_total", ""].labels["finished_reason"] == "stop"
     for name in HISTOGRAMS:
         assert samples[f"vllm:{name}_bucket", "+Inf"].value == samples[f"vllm:{name}_count", ""].value == 1
-    assert samples["vllm:num_requests_running", ""].labels["model_name"] == "phi-4-mini-instruct"
+    assert samples["vllm:num_requests_running", ""].labels["model_name"] == "phi"

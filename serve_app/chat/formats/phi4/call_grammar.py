@@ -9,13 +9,13 @@ from functools import lru_cache
 from typing import Any
 
 from serve_app.chat.constraint import target
+from serve_app.chat.formats.phi4.tokens import CALLS_BEGIN, CALLS_END
 from serve_app.chat.lark import answer_rule, literal, styled
-from serve_app.chat.tool_calls import BEGIN_TOKEN, END_TOKEN
 from serve_app.conversation import Tool
 from serve_app.types import Constraint, Grammar, JsonSchema
 
 _MOST_CALLS = 8
-_CALLS = f"{BEGIN_TOKEN} calls {END_TOKEN}"
+_CALLS = f"{CALLS_BEGIN} calls {CALLS_END}"
 _TEXT = "text: TEXT\nTEXT: /(.|\\n)+/"
 _MOST_EACH_ONCE = 4
 """Properties of a tool up to which none comes twice in a call; the rules that this takes double with each property more."""
@@ -27,7 +27,7 @@ _MOST_CHOICES = 100
 _LONGEST_CHOICES = 2000
 
 
-def call_grammar(tools: Sequence[Tool], *, parallel: bool) -> Grammar:
+def forced_calls(tools: Sequence[Tool], *, parallel: bool) -> Grammar:
     """Return the grammar of a call to one of `tools`, or of several calls when `parallel`, in the model's own form.
 
     Arguments keep to the tool's schema, to what can be kept of it where the tool is not strict.
@@ -36,7 +36,7 @@ def call_grammar(tools: Sequence[Tool], *, parallel: bool) -> Grammar:
 
 
 @lru_cache(32)
-def call_guide(tools: tuple[Tool, ...]) -> Grammar:
+def guided_calls(tools: tuple[Tool, ...]) -> Grammar:
     """Return the grammar of any text with calls to `tools` in it.
 
     Arguments of a strict tool keep to its schema, and the grammar is a promise then; else it is optional. Those of other tools have
@@ -147,7 +147,7 @@ def _value_rule(schema: dict[str, Any], values: dict[str, str]) -> str:
     return values.setdefault(styled(schema), f"value{len(values)}")
 
 
-def call_or(answer: Constraint | None, tools: Sequence[Tool], *, parallel: bool) -> Grammar:
+def calls_or_answer(answer: Constraint | None, tools: Sequence[Tool], *, parallel: bool) -> Grammar:
     """Return the grammar of either calls or an answer: one that keeps `answer`, or any text.
 
     Raises `ValueError` for a pattern that llguidance cannot read at all.

@@ -8,44 +8,37 @@ tokens off, so no text a user or a tool sends can open a turn of another role. K
 import json
 
 from serve_app.chat import go_template
+from serve_app.chat.formats.phi4.tokens import CALLS_BEGIN, CALLS_END, ROLE_TOKENS, TEXT_END, TOOLS_BEGIN, TOOLS_END, TURN_END
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.conversation import Chat, Ending, Message, Tool, ToolCall
 from serve_app.types import InvalidValue
 
-_ROLE_TOKENS = {
-    "system": "<|system|>",
-    "developer": "<|system|>",
-    "user": "<|user|>",
-    "assistant": "<|assistant|>",
-    "tool": "<|tool|>",
-}
-ROLES = tuple(_ROLE_TOKENS)
-AS_GO_TEMPLATE = (
+GO_TEMPLATE = (
     "{{- if and .Tools (not .System) }}<|system|><|tool|>{{ .Tools }}<|/tool|><|end|>{{ end }}\n"
     "{{- range .Messages }}<|{{ .Role }}|>{{ .Content }}\n"
     '{{- if and (eq .Role "system") $.Tools }}<|tool|>{{ $.Tools }}<|/tool|>{{ end }}\n'
     "{{- if .ToolCalls }}<|tool_call|>{{ .ToolCalls }}<|/tool_call|>{{ end }}<|end|>{{ end }}<|assistant|>"
 )
-"""The same prompt, written in Ollama's template language, for those who ask."""
+"""The same prompt in Ollama's template language."""
 
 
-class ChatTemplate:
+class Phi4Template:
     """The renderer over one tokenizer; raises `KeyError` at construction when a control token is missing."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Look the control tokens up once."""
         self._tokenizer = tokenizer
-        self._role_ids = {role: tokenizer.token_id(token) for role, token in _ROLE_TOKENS.items()}
-        self._end = tokenizer.token_id("<|end|>")
-        self._eos = [tokenizer.vocabulary.added[token] for token in ("<|endoftext|>",) if token in tokenizer.vocabulary.added]
-        self._tools = tokenizer.token_id("<|tool|>"), tokenizer.token_id("<|/tool|>")
-        self._calls = tokenizer.token_id("<|tool_call|>"), tokenizer.token_id("<|/tool_call|>")
+        self._role_ids = {role: tokenizer.token_id(token) for role, token in ROLE_TOKENS.items()}
+        self._end = tokenizer.token_id(TURN_END)
+        self._text_end = [tokenizer.vocabulary.added[token] for token in (TEXT_END,) if token in tokenizer.vocabulary.added]
+        self._tools = tokenizer.token_id(TOOLS_BEGIN), tokenizer.token_id(TOOLS_END)
+        self._calls = tokenizer.token_id(CALLS_BEGIN), tokenizer.token_id(CALLS_END)
 
     async def render(self, chat: Chat) -> tuple[int, ...]:
         """Return the prompt's token ids. `developer` is another name of `system`.
 
         Tools go into the first system message, or into one of their own before everything where there is none. A chat that goes on
-        from token ids gets them first, its last turn closed. A chat that ends closed gets the end-of-text token, as by the model's
+        from token ids gets them first, its last turn closed. A chat that ends closed gets the end-of-text token, as in the model's
         own template. Raises `InvalidValue` for a template that cannot be run, or cannot end as it is asked to.
         """
         before = [*chat.context, self._end] if chat.context else []
@@ -68,7 +61,7 @@ class ChatTemplate:
         if chat.ending is Ending.CONTINUED:
             ids.pop()
         else:
-            ids.extend(self._eos if chat.ending is Ending.CLOSED else [self._role_ids["assistant"]])
+            ids.extend(self._text_end if chat.ending is Ending.CLOSED else [self._role_ids["assistant"]])
         return (*ids, *await self._opening(chat))
 
     async def _opening(self, chat: Chat) -> list[int]:

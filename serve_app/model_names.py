@@ -41,11 +41,12 @@ def require_name(name: str) -> str:
     wanted = bare(name)
     if len(wanted) > _LONGEST or not _NAME.fullmatch(wanted) or ".." in wanted or not wanted.isascii():
         raise InvalidRequest(
-            f"invalid model name '{shown(name)}': use letters, digits, '.', '_', '-', at most two '/' and one ':tag'", param="model"
+            f"invalid model name '{shorten_name(name)}': use letters, digits, '.', '_', '-', at most two '/' and one ':tag'",
+            param="model",
         )
     return wanted
 
 
-def shown(name: str) -> str:
+def shorten_name(name: str) -> str:
     """Return a name cut to what fits into a message."""
     return name if len(name) <= 100 else name[:100] + "..."

@@ -13,28 +13,17 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import Enum
 
-from serve_app.chat.call_object import CallObject, CallPart, Part
+from serve_app.chat.answer_parser import CallOrText, CallPart
+from serve_app.chat.formats.phi4.call_object import CallObject
+from serve_app.chat.formats.phi4.tokens import CALLS_BEGIN_MARK as BEGIN
+from serve_app.chat.formats.phi4.tokens import CALLS_END_MARK as END
 from serve_app.chat.overlap import overlap
 
-BEGIN_TOKEN, END_TOKEN = "<|tool_call|>", "<|/tool_call|>"
-"""The model's markers, by name."""
-BEGIN, END = "\ufdd0", "\ufdd1"
-"""What stands for them in the text to be read: code points that are no characters."""
 _FUNCTOOLS, _FENCE = "functools[", "```"
 _SPACE = " \t\r\n"
 
 
-def marked(text: str) -> str:
-    """Return a text with what stands for the markers in place of their names."""
-    return text.replace(BEGIN_TOKEN, BEGIN).replace(END_TOKEN, END)
-
-
-def unmarked(text: str) -> str:
-    """Return a text in which nothing stands for a marker."""
-    return text.replace(BEGIN, "\ufffd").replace(END, "\ufffd")
-
-
-class ToolCallParser:
+class Phi4CallParser:
     """Splits one answer into text and calls. Contract: joining the parts gives the same whatever pieces were pushed."""
 
     def __init__(self, names: Collection[str], *, marked_only: bool = False, begun: bool = False) -> None:
@@ -52,16 +41,16 @@ class ToolCallParser:
         self.calls = 0
         """Calls found so far."""
 
-    def push(self, text: str) -> list[Part]:
+    def push(self, text: str) -> list[CallOrText]:
         """Take more of the answer; return what is certain."""
-        parts: list[Part] = []
+        parts: list[CallOrText] = []
         for char in text:
             self._take(char, parts)
         return _joined(parts)
 
-    def finish(self) -> list[Part]:
+    def finish(self) -> list[CallOrText]:
         """Return what was held back, at the end of the answer; a call that had begun stays cut where the model stopped."""
-        parts: list[Part] = []
+        parts: list[CallOrText] = []
         while self._block is not None:
             block, self._block = self._block, None
             if not block.marked:
@@ -70,7 +59,7 @@ class ToolCallParser:
         self._held = ""
         return _joined(parts)
 
-    def _take(self, char: str, parts: list[Part]) -> None:
+    def _take(self, char: str, parts: list[CallOrText]) -> None:
         if self._block is None:
             self._search(char, parts)
             return
@@ -87,7 +76,7 @@ class ToolCallParser:
             for again in block.leftover:
                 self._take(again, parts)
 
-    def _reject(self, block: "_Block", char: str, parts: list[Part]) -> None:
+    def _reject(self, block: "_Block", char: str, parts: list[CallOrText]) -> None:
         """The block was no call: its opener is text, and what followed is looked at again."""
         raw = block.raw
         if not raw:
@@ -100,7 +89,7 @@ class ToolCallParser:
         for again in raw[opener:] + char:
             self._take(again, parts)
 
-    def _search(self, char: str, parts: list[Part]) -> None:
+    def _search(self, char: str, parts: list[CallOrText]) -> None:
         """Look for an opener in plain text, holding back what may become one."""
         if not self._begun and char in self._bare and not self._held.strip():
             parts.append(self._held)
@@ -124,7 +113,7 @@ class ToolCallParser:
         parts.append(said)
         self._held = self._held[len(said) :]
 
-    def _open(self, opener: str, parts: list[Part]) -> None:
+    def _open(self, opener: str, parts: list[CallOrText]) -> None:
         self._block = _Block(opener, self._names, self.calls)
         if opener in "[{":
             self._block.raw = ""
@@ -158,7 +147,7 @@ class _Block:
     _tail: str = ""
     """What may become the closing fence."""
     _language: bool = False
-    _parts: list[Part] = field(default_factory=list)
+    _parts: list[CallOrText] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Account for the opener."""
@@ -170,7 +159,7 @@ class _Block:
         """Whether it is behind the model's own marker."""
         return self.opener == BEGIN
 
-    def drain(self) -> list[Part]:
+    def drain(self) -> list[CallOrText]:
         """Return the parts found since the last call."""
         parts, self._parts = self._parts, []
         return parts
@@ -254,9 +243,9 @@ class _Block:
         return _Outcome.ENDED if self._closed and self.opener == "{" else _Outcome.GO
 
 
-def _joined(parts: list[Part]) -> list[Part]:
+def _joined(parts: list[CallOrText]) -> list[CallOrText]:
     """Join neighbouring pieces of text, and of one call; drop empty text."""
-    joined: list[Part] = []
+    joined: list[CallOrText] = []
     for part in parts:
         last = joined[-1] if joined else None
         if isinstance(part, str) and isinstance(last, str):

@@ -1,0 +1,1 @@
+"""The chat format of the Phi-4-mini models."""

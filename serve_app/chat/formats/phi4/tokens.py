@@ -1,0 +1,37 @@
+"""The names of the control tokens to which the format gives a meaning; their ids are those of the model's file."""
+
+from types import MappingProxyType
+
+CONTROL_TOKENS = frozenset(
+    (
+        "<|endoftext|>",
+        "<|endofprompt|>",
+        "<|assistant|>",
+        "<|end|>",
+        "<|user|>",
+        "<|system|>",
+        "<|tool|>",
+        "<|/tool|>",
+        "<|tool_call|>",
+        "<|/tool_call|>",
+        "<|tool_response|>",
+        "<|tag|>",
+    )
+)
+"""They are control tokens whatever their flag says: published copies of the tokenizer disagree about those for tools."""
+TURN_END = "<|end|>"
+TEXT_END = "<|endoftext|>"
+TOOLS_BEGIN, TOOLS_END = "<|tool|>", "<|/tool|>"
+CALLS_BEGIN, CALLS_END = "<|tool_call|>", "<|/tool_call|>"
+CALLS_BEGIN_MARK, CALLS_END_MARK = "\ufdd0", "\ufdd1"
+"""What stands for the two in the text that the parser reads: code points that are no characters."""
+MARKERS = MappingProxyType({CALLS_BEGIN: CALLS_BEGIN_MARK, CALLS_END: CALLS_END_MARK})
+ROLE_TOKENS = MappingProxyType(
+    {
+        "system": "<|system|>",
+        "developer": "<|system|>",
+        "user": "<|user|>",
+        "assistant": "<|assistant|>",
+        "tool": "<|tool|>",
+    }
+)

@@ -1,0 +1,166 @@
+"""The HTTP application: paths to endpoints, and errors in the dialect of their path.
+
+Knows dialects as data; knows nothing of what their bodies mean.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from functools import cache
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Scope
+
+from serve_app.config import AppSettings
+from serve_app.dialects.base import Dialect, Generate, JsonObject, Query, Reply, WireBody, parse
+from serve_app.errors import MethodNotAllowed, NoEngine, NotFound, ServeError, internal_error
+from serve_app.faults import client_faults
+from serve_app.gateway import Gateway
+from serve_app.http.browsers import BrowserRules
+from serve_app.http.edge import Edge
+from serve_app.http.openapi import describe
+from serve_app.http.queries import GatewayContext
+from serve_app.http.respond import error_response, json_response, read_body, record_headers, request_id, respond
+from serve_app.http.status import STATUS_PATHS, mount_status, mount_unusable_status
+from serve_app.http.wrong_paths import advice, dialect_of
+from serve_app.record import RequestRecord
+from serve_app.routing.fleet import Fleet
+
+logger = logging.getLogger(__name__)
+
+_CLIENT_GONE = 499
+_ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+_Answer: TypeAlias = Callable[[Request, RequestRecord], Awaitable[Response]]
+
+
+def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
+    """Return the ASGI application: every dialect's endpoints, the status endpoints, and errors in the dialect of their path.
+
+    Where several dialects have the same path, the first that has an answer gives it.
+    """
+    app = FastAPI(title="phi-serve", docs_url=None, redoc_url=None)
+    dialects = tuple(dialects)
+    app.openapi = cache(lambda: describe(dialects, STATUS_PATHS))  # type: ignore[method-assign]  # made when first asked for
+    queries: dict[tuple[str, str], list[tuple[Dialect, Query]]] = {}
+    for dialect in dialects:
+        for endpoint in dialect.endpoints:
+            if isinstance(endpoint, Generate):
+                _mount(app, dialect, endpoint.path, ["POST"], _generate(endpoint, gateway))
+            else:
+                queries.setdefault((endpoint.path, endpoint.method), []).append((dialect, endpoint))
+    for (path, method), found in queries.items():
+        methods = ["GET", "HEAD"] if method == "GET" else [method]
+        _mount(app, found[0][0], path, methods, _query([query for _, query in found], gateway))
+    mount_status(app, gateway)
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        path = request.scope["path"]
+        shown: ServeError = NotFound(f"no endpoint {request.method} {path[:200]}; {advice(path, dialects)}")
+        headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+        if error.status_code == 405:
+            shown = MethodNotAllowed(f"{path[:200]} does not take {request.method}")
+            headers["allow"] = _methods_at(app, path)
+        return error_response(dialect_of(path, dialects), shown, RequestRecord(request_id=request_id(request)), headers)
+
+    app.add_exception_handler(HTTPException, refuse)
+    _add_edge(app, gateway.settings, dialects)
+    return app
+
+
+def create_unusable_app(
+    settings: AppSettings, fleet: Callable[[], Fleet], dialects: Iterable[Dialect], fault: Callable[[], ServeError | None]
+) -> FastAPI:
+    """Return the application while the model cannot be served: GET /health says why, and so does every error.
+
+    `fault` returns the reason as it is now.
+    """
+    app = FastAPI(title="phi-serve", docs_url=None, redoc_url=None, openapi_url=None)
+    dialects = tuple(dialects)
+
+    def reason() -> ServeError:
+        return fault() or NoEngine("the model is about to be served; try again", retry_after_s=1.0)
+
+    async def refuse(request: Request) -> Response:
+        record = RequestRecord(request_id=request_id(request))
+        return error_response(dialect_of(request.scope["path"], dialects), reason(), record)
+
+    mount_unusable_status(app, settings, fleet, reason)
+    app.add_api_route("/{path:path}", refuse, methods=_ALL_METHODS)
+    _add_edge(app, settings, dialects)
+    return app
+
+
+def _methods_at(app: FastAPI, path: str) -> str:
+    """Return the methods of every route at `path`; the framework names those of the first alone."""
+    routes = [route for route in app.routes if isinstance(route, APIRoute) and route.path_regex.fullmatch(path)]
+    return ", ".join(sorted({method for route in routes for method in route.methods}))
+
+
+def _add_edge(app: FastAPI, settings: AppSettings, dialects: tuple[Dialect, ...]) -> None:
+    """Put `serve_app.http.edge` around the application."""
+    rules = BrowserRules(settings.browsers, [urlsplit(settings.public_url).hostname or ""])
+
+    def refuse(scope: Scope, error: ServeError | None) -> Response:
+        record = RequestRecord(request_id=request_id(Request(scope)))
+        return error_response(dialect_of(scope["path"], dialects), error or internal_error(record.request_id), record)
+
+    app.add_middleware(Edge, rules=rules, refuse=refuse)
+
+
+def _mount(app: FastAPI, dialect: Dialect, path: str, methods: list[str], answer: _Answer) -> None:
+    """Add an endpoint; whatever it raises becomes an error in the dialect's shape, an unforeseen one without its text."""
+
+    async def endpoint(request: Request) -> Response:
+        shows_candidates = request.headers.get("x-debug-route", "").lower() == "true"
+        record = RequestRecord(request_id=request_id(request), show_candidates=shows_candidates)
+        try:
+            with client_faults():
+                return await answer(request, record)
+        except ServeError as error:
+            return error_response(dialect, error, record)
+        except ClientDisconnect:
+            return Response(status_code=_CLIENT_GONE)  # for the access log; nobody reads it
+        except Exception:
+            logger.exception("request %s failed", record.request_id)
+            return error_response(dialect, internal_error(record.request_id), record)
+
+    app.add_api_route(path, endpoint, methods=methods, name=f"{methods[0]} {path}")
+
+
+def _generate(endpoint: Generate, gateway: Gateway) -> _Answer:
+    async def answer(request: Request, record: RequestRecord) -> Response:
+        return await respond(endpoint.codec, gateway, request, record)
+
+    return answer
+
+
+def _query(queries: list[Query], gateway: Gateway) -> _Answer:
+    """Return the answer of the first of the queries that has one."""
+
+    async def answer(request: Request, record: RequestRecord) -> Response:
+        raw = b"" if queries[0].body is None else await read_body(request, gateway.settings.limits.max_body_bytes)
+        context = GatewayContext(gateway, request, record, raw)
+        for query in queries:
+            if (found := await query.answer(context, _parse_body(query, raw))) is not None:
+                return _reply(found, record)
+        raise NotFound(f"nothing is served at {queries[0].path}")
+
+    return answer
+
+
+def _parse_body(query: Query, raw: bytes) -> Any:
+    if query.body is None:
+        return None
+    return parse(query.body, raw) if issubclass(query.body, WireBody) else raw
+
+
+def _reply(answer: JsonObject | Reply, record: RequestRecord) -> Response:
+    if isinstance(answer, Reply):
+        return Response(answer.body, answer.status, record_headers(record), answer.media_type)
+    return json_response(answer, 200, record_headers(record))

@@ -1,0 +1,112 @@
+"""What endpoints that generate nothing see of the application: `dialects.base.QueryContext` over the gateway.
+
+Changes of the catalog touch the disk, and classifying many texts takes long, so both run on threads.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+
+from serve_app.config import gpu_layers
+from serve_app.conversation import GenerateRequest, Prompt, RoutePreview, TaskExample
+from serve_app.dialects.base import Models, RenderedPrompt
+from serve_app.gateway import Gateway
+from serve_app.http.hints import apply_header_hints
+from serve_app.model_info import LoadedGroup, ModelInfo
+from serve_app.record import RequestRecord
+from serve_app.routing.tasks import confusion
+from serve_app.types import Task
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogModels:
+    """See `dialects.base.Models`."""
+
+    gateway: Gateway
+
+    def list(self) -> tuple[ModelInfo, ...]:
+        """See `Models.list`."""
+        catalog, context_length = self.gateway.catalog, _context_length(self.gateway)
+        return tuple(catalog.describe(variant, context_length) for variant in catalog.variants)
+
+    def find(self, name: str | None) -> ModelInfo:
+        """See `Models.find`."""
+        catalog = self.gateway.catalog
+        return catalog.describe(catalog.resolve(name).variant, _context_length(self.gateway))
+
+    async def create(self, name: str, parent: str, changes: dict[str, Any]) -> ModelInfo:
+        """See `Models.create`."""
+        variant = await asyncio.to_thread(self.gateway.catalog.create, name, parent, changes)
+        return self.gateway.catalog.describe(variant, _context_length(self.gateway))
+
+    async def copy(self, source: str, destination: str) -> None:
+        """See `Models.copy`."""
+        await asyncio.to_thread(self.gateway.catalog.copy, source, destination)
+
+    async def delete(self, name: str) -> None:
+        """See `Models.delete`."""
+        await asyncio.to_thread(self.gateway.catalog.delete, name)
+
+    async def has_blob(self, digest: str) -> bool:
+        """See `Models.has_blob`."""
+        return await asyncio.to_thread(self.gateway.catalog.blobs.holds, digest)
+
+    async def put_blob(self, digest: str, content: bytes) -> None:
+        """See `Models.put_blob`."""
+        await asyncio.to_thread(self.gateway.catalog.blobs.put, digest, content)
+
+
+class GatewayContext:
+    """See `dialects.base.QueryContext`; lives as long as one request."""
+
+    def __init__(self, gateway: Gateway, request: Request, record: RequestRecord, raw_body: bytes) -> None:
+        """Answer `request`, whose route preview is written into `record`."""
+        self._gateway = gateway
+        self._request = request
+        self._record = record
+        self.models: Models = CatalogModels(gateway)
+        self.host = request.headers.get("host", "")
+        self.parameters: Mapping[str, str] = request.path_params
+        self.raw_body = raw_body
+        self.request_id = record.request_id
+
+    def loaded_groups(self) -> tuple[LoadedGroup, ...]:
+        """See `QueryContext.loaded_groups`."""
+        settings, weights = self._gateway.settings, self._gateway.catalog.default.weights
+        return tuple(
+            LoadedGroup(
+                group=group.name,
+                engine=group.info.kind,
+                precision=group.info.precision,
+                replicas=group.replicas,
+                context_length=group.info.context_length,
+                weight_bytes=group.replicas * weights.held_bytes(group.info.precision),
+                gpu_bytes=group.replicas * weights.gpu_bytes(group.info.precision, gpu_layers(settings.engines[group.name])),
+            )
+            for group in self._gateway.fleet().groups
+            if group.ready and group.info is not None
+        )
+
+    async def render(self, model: str | None, prompt: Prompt) -> RenderedPrompt:
+        """See `QueryContext.render`."""
+        ids, text = await self._gateway.render(model, prompt)
+        return RenderedPrompt(ids=ids, text=text, context_length=_context_length(self._gateway))
+
+    async def preview_route(self, request: GenerateRequest) -> RoutePreview:
+        """See `QueryContext.preview_route`."""
+        preview = await self._gateway.route(apply_header_hints(request, self._request))
+        self._record.task, self._record.reason = preview.decision.task, preview.reason
+        return preview
+
+    async def confusion(self, examples: Sequence[TaskExample]) -> Mapping[Task, Mapping[Task, int]]:
+        """See `QueryContext.confusion`."""
+        return await asyncio.to_thread(confusion, examples, self._gateway.settings.routing.task_threshold)
+
+
+def _context_length(gateway: Gateway) -> int:
+    """Return the most tokens that a group takes; while none has said it, the most that one is configured for."""
+    longest = gateway.fleet().contexts.longest
+    return longest or max(settings.max_model_len for settings in gateway.settings.engines.values())

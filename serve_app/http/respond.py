@@ -1,0 +1,180 @@
+"""The one path of every generating request: headers and body in, an answer out, streamed or whole.
+
+Knows requests and responses, dialects and the gateway; no paths.
+"""
+
+import asyncio
+import json
+import logging
+import math
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+from urllib.parse import quote
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from serve_app.conversation import AnswerEvent, Completion, fold
+from serve_app.dialects.base import Call, Codec, Dialect, JsonObject, StreamEncoder, dump, parse
+from serve_app.errors import ServeError, TooLarge, internal_error
+from serve_app.gateway import Gateway
+from serve_app.http.hints import apply_header_hints
+from serve_app.http.request_ids import choose_request_id
+from serve_app.record import Candidate, RequestRecord
+
+logger = logging.getLogger(__name__)
+
+
+class _EventResponse(StreamingResponse):
+    """A streamed answer that closes its events however the response ends, even before it began."""
+
+    def __init__(self, events: Any, content: AsyncIterator[bytes], *, media_type: str, headers: dict[str, str]) -> None:
+        super().__init__(content, media_type=media_type, headers=headers)
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._events.aclose()
+
+
+async def respond(codec: Codec[Any], gateway: Gateway, http_request: Request, record: RequestRecord) -> Response:
+    """Answer one generating request, streamed or whole: decode, generate, encode.
+
+    The first event is awaited before the headers go out, so that early errors keep their status. Raises `ServeError`.
+    """
+    arrived, created = time.monotonic(), time.time()
+    body = parse(codec.body, await read_body(http_request, gateway.settings.limits.max_body_bytes))
+    request, stream = codec.decode(body, record.request_id)
+    request = apply_header_hints(request, http_request)
+    record.model = request.model or gateway.catalog.default.name
+    call = Call(
+        request=request,
+        record=record,
+        body=body,
+        stream=stream,
+        model=record.model,
+        created=created,
+        elapsed=lambda: time.monotonic() - arrived,
+    )
+    encoder = codec.encoder(call) if stream else None
+    events = gateway.generate(request, record)
+    if encoder is None:
+        completion = await _fold_while_connected(http_request, events)
+        return json_response(codec.encode(completion, call), 200, record_headers(record))
+    try:
+        first = await anext(events)
+    except BaseException:
+        await events.aclose()
+        raise
+    headers = record_headers(record) | {"cache-control": "no-cache", "x-accel-buffering": "no"}
+    chunks = _encode(first, events, encoder, record)
+    return _EventResponse(events, chunks, media_type=encoder.media_type, headers=headers)
+
+
+async def _fold_while_connected(request: Request, events: AsyncGenerator[AnswerEvent, None]) -> Completion:
+    """Collect the whole answer; a client that leaves meanwhile aborts it, raising `ClientDisconnect`."""
+
+    async def disconnected() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    answer, gone = asyncio.ensure_future(fold(events)), asyncio.ensure_future(disconnected())
+    try:
+        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ClientDisconnect
+        return await answer
+    finally:
+        for task in (answer, gone):
+            task.cancel()
+        await asyncio.gather(answer, gone, return_exceptions=True)
+        await events.aclose()
+
+
+async def _encode(
+    first: AnswerEvent, events: AsyncIterator[AnswerEvent], encoder: StreamEncoder, record: RequestRecord
+) -> AsyncIterator[bytes]:
+    """Yield the stream's bytes, ending in a well-formed error when it fails midway."""
+    try:
+        if opening := b"".join(encoder.push(first)):
+            yield opening
+        async for event in events:
+            if chunk := b"".join(encoder.push(event)):
+                yield chunk
+    except ServeError as error:
+        yield b"".join(encoder.fail(error))
+    except Exception:
+        logger.exception("request %s failed midway", record.request_id)
+        yield b"".join(encoder.fail(internal_error(record.request_id)))
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the body; raises `TooLarge` before reading more than `limit` bytes."""
+    refusal = TooLarge(f"the body exceeds {limit} bytes (limits.max_body_bytes); send less")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise refusal
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise refusal
+        parts.append(part)
+    return b"".join(parts)
+
+
+def request_id(request: Request) -> str:
+    """Return the id that the client gave, or a new one."""
+    return choose_request_id(request.headers.get("x-request-id", ""))
+
+
+def record_headers(record: RequestRecord) -> dict[str, str]:
+    """Return the headers that say where a request went."""
+    headers = {
+        "x-request-id": record.request_id,
+        "x-task": record.task or "none",
+        "x-engine": record.group or "none",
+        "x-route-reason": record.reason or "none",
+        "x-attempts": str(record.attempts),
+    }
+    if record.dropped_messages:
+        headers["x-dropped-messages"] = str(record.dropped_messages)
+    if record.invalid_calls:
+        headers["x-invalid-tool-arguments"] = ",".join(map(quote, record.invalid_calls))
+    if record.invalid_answers:
+        headers["x-invalid-answer"] = ",".join(map(str, record.invalid_answers))
+    if record.show_candidates:
+        headers["x-route-candidates"] = json.dumps([_candidate(each) for each in record.candidates], separators=(",", ":"))
+    return headers
+
+
+def _candidate(candidate: Candidate) -> JsonObject:
+    def rounded(seconds: float | None) -> float | None:
+        return None if seconds is None or not math.isfinite(seconds) else round(seconds, 3)
+
+    return {
+        "group": candidate.group,
+        "obstacle": candidate.obstacle or None,
+        "ahead": candidate.ahead,
+        "wait_s": rounded(candidate.wait_s),
+        "finish_s": rounded(candidate.finish_s),
+    }
+
+
+def json_response(body: JsonObject, status: int, headers: dict[str, str]) -> Response:
+    """Return a JSON answer."""
+    return Response(dump(body), status, headers, "application/json")
+
+
+def error_response(dialect: Dialect, error: ServeError, record: RequestRecord, extra: dict[str, str] | None = None) -> Response:
+    """Return an error in the dialect's shape; `extra` headers come on top."""
+    headers = record_headers(record) | (extra or {})
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    if error.vain:
+        headers["x-should-retry"] = "false"  # read by the libraries of OpenAI and of others made by the same generator
+    return json_response(dialect.encode_error(error, record.request_id), error.status, headers)

@@ -1,0 +1,132 @@
+"""What operators ask for: health, the cluster's state, metrics. One view of the fleet in JSON, cut two ways."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serve_app.config import AppSettings
+from serve_app.errors import ServeError
+from serve_app.gateway import Gateway
+from serve_app.http.respond import json_response
+from serve_app.metrics import CONTENT_TYPE
+from serve_app.reports import ReplicaReport
+from serve_app.routing.fleet import Fleet, Group
+from serve_app.types import Phase, Task
+
+JsonObject = dict[str, Any]
+_GET = ["GET", "HEAD"]  # load balancers send HEAD
+STATUS_PATHS = dict.fromkeys(("/health", "/livez", "/v1/cluster"), "application/json") | {"/metrics": "text/plain"}
+"""Paths of these endpoints, with the media type of their answers."""
+
+
+def mount_status(app: FastAPI, gateway: Gateway) -> None:
+    """Add the status endpoints of a gateway."""
+
+    async def health(request: Request) -> Response:
+        fleet = gateway.fleet()
+        body = {
+            "status": _status(fleet),
+            "model": gateway.settings.default_model,
+            "capabilities": [str(task) for task in (Task.REASONING, Task.MATH, Task.CODING)],
+            "active_requests": gateway.active,
+            "groups": _show_groups(fleet),
+        }
+        return json_response(body, 200 if fleet.ready else 503, {} if fleet.ready else {"retry-after": "5"})
+
+    async def metrics(request: Request) -> Response:
+        return Response(gateway.exposition(), media_type=CONTENT_TYPE)
+
+    async def cluster(request: Request) -> Response:
+        return json_response(show_cluster(gateway.fleet()), 200, {})
+
+    for path, endpoint in (("/health", health), ("/livez", _livez), ("/metrics", metrics), ("/v1/cluster", cluster)):
+        app.add_api_route(path, endpoint, methods=_GET)
+
+
+def mount_unusable_status(
+    app: FastAPI, settings: AppSettings, fleet: Callable[[], Fleet], reason: Callable[[], ServeError]
+) -> None:
+    """Add the status endpoints of an application that cannot serve its model: health says why."""
+
+    async def health(request: Request) -> Response:
+        body = {
+            "status": "failed",
+            "reason": reason().message,
+            "model": settings.default_model,
+            "groups": _show_groups(fleet()),
+        }
+        return json_response(body, 503, {"retry-after": "10"})
+
+    app.add_api_route("/health", health, methods=_GET)
+    app.add_api_route("/livez", _livez, methods=_GET)
+
+
+async def _livez(request: Request) -> Response:
+    return json_response({"status": "ok"}, 200, {})
+
+
+def _status(fleet: Fleet) -> str:
+    if fleet.ready:
+        return "healthy"
+    return "degraded" if any(group.ready for group in fleet.groups) else "not_ready"
+
+
+def show_cluster(fleet: Fleet) -> JsonObject:
+    """Return the groups with their backlog, how long work waits, and each replica that reports."""
+    return {"object": "cluster", "ready": fleet.ready, "groups": [_show_backlog(group) for group in fleet.groups]}
+
+
+def _show_groups(fleet: Fleet) -> JsonObject:
+    return {group.name: _show_group(group) for group in fleet.groups}
+
+
+def _show_group(group: Group) -> JsonObject:
+    shown: JsonObject = {"phase": group.phase, "replicas": group.replicas}
+    if group.reason:
+        shown["reason"] = group.reason
+    if group.ready and group.info is not None:
+        shown |= {"engine": group.info.kind, "precision": group.info.precision, "context_length": group.info.context_length}
+        shown |= _show_load(group) | {"kv_usage": round(group.load.kv_usage, 4)} | _show_pace(group)
+    return shown
+
+
+def _show_backlog(group: Group) -> JsonObject:
+    shown: JsonObject = {
+        "name": group.name,
+        "phase": group.phase,
+        "reason": group.reason or None,
+        "engine": group.info.kind if group.info else None,
+        "ready_replicas": group.replicas,
+        "capacity": group.replicas * group.info.max_concurrency if group.info else 0,
+    }
+    shown |= _show_load(group) | {"backlog_tokens": group.load.waiting_tokens} | _show_pace(group)
+    return shown | {"estimated_wait_s": _wait_s(group), "replicas": [_show_replica(report) for report in group.reports]}
+
+
+def _show_load(group: Group) -> JsonObject:
+    return {"running": group.load.running, "waiting": group.load.waiting}
+
+
+def _show_pace(group: Group) -> JsonObject:
+    return {"tokens_per_second": round(group.load.tokens_per_second, 1)}
+
+
+def _wait_s(group: Group) -> float | None:
+    """Return the seconds until the waiting prompts are read, at the observed pace; None where no pace is known."""
+    load = group.load
+    if not group.ready:
+        return None
+    if not load.waiting and not load.waiting_tokens:
+        return 0.0
+    return round(load.waiting_tokens / load.tokens_per_second, 3) if load.tokens_per_second > 0 else None
+
+
+def _show_replica(report: ReplicaReport) -> JsonObject:
+    shown: JsonObject = {"id": report.replica_id, "phase": report.phase}
+    if report.phase is Phase.READY:
+        load = report.load
+        shown |= {"running": load.running, "waiting": load.waiting, "kv_usage": round(load.kv_usage, 4)}
+    return shown

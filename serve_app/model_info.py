@@ -1,0 +1,59 @@
+"""What the application says of a model to its clients. Plain values: no catalog, engine or dialect."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from serve_app.config import VariantSettings
+from serve_app.types import EngineKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedGroup:
+    """A ready group, and what it holds of a model."""
+
+    group: str
+    engine: EngineKind
+    precision: str
+    replicas: int
+    context_length: int
+    weight_bytes: int
+    """Size of the weights in all of its replicas."""
+    gpu_bytes: int
+    """The part of it in GPUs' memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """A name that clients may use, and the model behind it."""
+
+    name: str
+    root: str
+    """The served model's own name."""
+    parent: str
+    """The name it was derived from; empty for a served model and its aliases."""
+    settings: VariantSettings
+    """Prompts and parameters that the name adds to the model."""
+    created: float
+    """Unix seconds at which the application started."""
+    modified: float
+    """Unix seconds."""
+    digest: str
+    """SHA-256 over the weights' identity and the settings."""
+    template: str
+    """The prompt template in Ollama's language: the name's own, else the model's."""
+    capabilities: tuple[str, ...]
+    """In Ollama's words: `completion`, `tools`, `thinking`."""
+    context_length: int
+    """Most tokens of prompt and answer together that a group takes."""
+    config: Mapping[str, Any]
+    """The model's config.json."""
+    family: str
+    parameters: int
+    """Number of weights."""
+    parameter_size: str
+    """The same with a unit, as in 3.8B."""
+    stored_precision: str
+    """The checkpoint's number format."""
+    stored_bytes: int
+    """Size of the checkpoint's weights."""

@@ -1,0 +1,223 @@
+"""A served model: everything that is known of one model, and what a request for it becomes.
+
+Knows its tokenizer, chat format and weights; no group, engine or dialect.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from serve_app.chat.answer_parser import AnswerParser
+from serve_app.chat.formats.base import ChatFormat
+from serve_app.chat.formats.registry import build_format
+from serve_app.chat.grammar import GrammarCheck, constraint_error
+from serve_app.chat.prefill import answer_prefix, suppress_thoughts
+from serve_app.chat.text_stream import TextStream
+from serve_app.chat.tokenizer import Tokenizer
+from serve_app.chat.window import fit_to_window
+from serve_app.config import ModelSettings
+from serve_app.conversation import Chat, GenerateRequest, Prompt, RawText
+from serve_app.errors import ContextOverflow, Unsupported
+from serve_app.model_names import shorten_name
+from serve_app.models.weights import Weights
+from serve_app.types import MAX_SEED, MAX_TOKENS, Constraint, ContextLimits, InvalidValue, TokenRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedPrompt:
+    """One prompt as engines get it."""
+
+    prompt: Prompt
+    ids: tuple[int, ...]
+    dropped_messages: int = 0
+    """Turns that were left out to fit into the window that the client asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedRequest:
+    """A request that its model has made ready for engines."""
+
+    model: "ServedModel"
+    request: GenerateRequest
+    prompts: tuple[PreparedPrompt, ...]
+    constraint: Constraint | None
+    """What every answer must look like."""
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(len(prompt.ids) for prompt in self.prompts)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts."""
+        return sum(len(prompt.ids) for prompt in self.prompts)
+
+    @property
+    def dropped_messages(self) -> int:
+        """Turns that were left out of all prompts."""
+        return sum(prompt.dropped_messages for prompt in self.prompts)
+
+    @property
+    def choices(self) -> int:
+        """Choices of all prompts together."""
+        return len(self.prompts) * self.request.n
+
+    def prompt_of(self, choice: int) -> PreparedPrompt:
+        """Return the prompt that a choice answers."""
+        return self.prompts[choice // self.request.n]
+
+    def token_request(self, choice: int, timeout_s: float) -> TokenRequest:
+        """Return what an engine is asked for one choice; raises `InvalidValue` for values that no engine takes."""
+        request, ids = self.request, self.prompt_of(choice).ids
+        sampling = request.sampling
+        stops = sampling.stop_token_ids
+        if not sampling.ignore_eos:
+            stops = (*stops, *self.model.tokenizer.vocabulary.stop_ids)
+        seed = None if sampling.seed is None else (sampling.seed + choice % request.n) % MAX_SEED
+        if request.window is not None:
+            room = min(max(1, request.window - len(ids)), MAX_TOKENS)
+            limit = min(sampling.max_tokens or room, room)
+            sampling = replace(sampling, max_tokens=limit, min_tokens=min(sampling.min_tokens, limit))
+        return TokenRequest(
+            request_id=request.request_id if choice == 0 else f"{request.request_id}-{choice}",
+            prompt=ids,
+            sampling=replace(sampling, stop_token_ids=tuple(dict.fromkeys(stops)), seed=seed),
+            constraint=self.constraint,
+            timeout_s=timeout_s,
+        )
+
+    def text_stream(self, choice: int) -> TextStream:
+        """Return what turns the tokens of one choice into text, thoughts and calls."""
+        request, prepared = self.request, self.prompt_of(choice)
+        return TextStream(
+            self.model.tokenizer,
+            request.stop,
+            parser=self.model.parser(request, prepared),
+            choice=choice,
+            min_tokens=request.sampling.min_tokens,
+            one_call=request.one_call,
+            hide_thoughts=request.think is False,
+        )
+
+    def echo(self, choice: int) -> str:
+        """Return the text that stands before an answer: the prompt's, where the client asks for it."""
+        if not self.request.echo:
+            return ""
+        prepared = self.prompt_of(choice)
+        return prepared.prompt.text if isinstance(prepared.prompt, RawText) else self.model.text_of(prepared.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One model under its own name."""
+
+    name: str
+    settings: ModelSettings
+    tokenizer: Tokenizer
+    format: ChatFormat
+    weights: Weights
+    grammars: GrammarCheck
+
+    @classmethod
+    def load(cls, name: str, settings: ModelSettings, folder: Path) -> "ServedModel":
+        """Read tokenizer and configuration in `folder`; raises `ModelUnusable` where they cannot be used."""
+        return cls.build(name, settings, Tokenizer.load(folder), Weights.read(folder))
+
+    @classmethod
+    def build(cls, name: str, settings: ModelSettings, tokenizer: Tokenizer, weights: Weights) -> "ServedModel":
+        """Return the model over a tokenizer that has been read."""
+        return cls(name, settings, tokenizer, build_format(tokenizer), weights, GrammarCheck(tokenizer))
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What it can do, in Ollama's words."""
+        return ("completion", *self.format.capabilities, *(("thinking",) if self.settings.think_tags else ()))
+
+    def count_tokens(self, text: str) -> int:
+        """Return the tokens of a text without control tokens."""
+        return len(self.tokenizer.encode(text, special=False))
+
+    def text_of(self, ids: tuple[int, ...]) -> str:
+        """Return what token ids stand for, control tokens by their names."""
+        return b"".join(map(self.tokenizer.raw, ids)).decode("utf-8", "replace")
+
+    def parser(self, request: GenerateRequest, prepared: PreparedPrompt) -> AnswerParser:
+        """Return the parser of one answer to a prompt."""
+        tools = prepared.prompt.tools if isinstance(prepared.prompt, Chat) else ()
+        tags = self.settings.think_tags
+        return AnswerParser(
+            (lambda begun: self.format.call_parser(tools, begun=begun)) if tools else None,
+            self.format.markers,
+            think_tags=tags if isinstance(prepared.prompt, Chat) or request.think else None,
+            prefill=answer_prefix(prepared.prompt, prepared.ids, self.tokenizer, tags),
+        )
+
+    def require_supported(self, request: GenerateRequest) -> None:
+        """Raise `Unsupported` where a request asks for thoughts and the model marks none."""
+        if request.think and self.settings.think_tags is None:
+            raise Unsupported(f'"{shorten_name(request.model or self.name)}" does not support thinking', param="think")
+
+    async def prepare(self, request: GenerateRequest, limits: ContextLimits) -> PreparedRequest:
+        """Return the request made ready: prompts rendered and cut to the window, the constraint compiled once.
+
+        Raises `ContextOverflow` when a prompt cannot fit, `InvalidRequest` for a constraint that cannot be used, `InvalidValue` for
+        values out of range.
+        """
+        tags = self.settings.think_tags
+        if request.think is False and tags is not None:
+            request = replace(request, prompts=tuple(suppress_thoughts(prompt, tags) for prompt in request.prompts))
+        constraint = await self._constraint(request, limits.longest)
+        prompts = [await self._prepare_prompt(prompt, request.window, limits) for prompt in request.prompts]
+        return PreparedRequest(model=self, request=request, prompts=tuple(prompts), constraint=constraint)
+
+    async def render(self, prompt: Prompt, limits: ContextLimits) -> tuple[int, ...]:
+        """Return a prompt's token ids; raises `ContextOverflow` early for one that fits nowhere, whatever its tokens are."""
+        if isinstance(prompt, Chat):
+            text_bytes = sum(len(message.content.encode()) for message in prompt.messages)
+            text_bytes += sum(len(tool.function.encode()) for tool in prompt.tools)
+            self._require_room(0 if prompt.template else text_bytes, self.format.least_tokens(prompt), limits)
+            return await self.format.render(prompt)
+        if isinstance(prompt, RawText):
+            self._require_room(len(prompt.text.encode()), 0, limits)
+            return tuple(await self.tokenizer.encode_async(prompt.text, special=True))
+        return prompt.ids
+
+    def _require_room(self, text_bytes: int, control_tokens: int, limits: ContextLimits) -> None:
+        least = control_tokens + text_bytes // self.tokenizer.vocabulary.longest_token_bytes
+        if limits.complete and limits.longest is not None and least > limits.longest:
+            raise ContextOverflow(
+                f"This model's maximum context length is {limits.longest} tokens, but the prompt has at least {least} tokens. "
+                "Shorten the prompt.",
+            )
+
+    async def _constraint(self, request: GenerateRequest, longest: int | None) -> Constraint | None:
+        """Return what every answer must look like, checked; an optional constraint is left out where it would do harm."""
+        prompt = request.prompts[0]
+        try:
+            constraint = self.format.constraint(prompt.tools if isinstance(prompt, Chat) else (), request.form)
+        except InvalidValue:
+            raise
+        except ValueError as error:  # llguidance cannot read a pattern at all
+            raise constraint_error(str(error)) from error
+        if constraint is None or (constraint.optional and not self._wants_guidance(request)):
+            return None
+        return constraint if await self.grammars.passes(constraint, longest) else None
+
+    def _wants_guidance(self, request: GenerateRequest) -> bool:
+        """Return whether optional constraints help here: one would forbid thoughts whose tags are control tokens."""
+        thinks = self.settings.think_tags is not None and request.think is not False
+        return self.settings.guided_calls and not thinks and not request.sampling.ignore_eos
+
+    async def _prepare_prompt(self, prompt: Prompt, window: int | None, limits: ContextLimits) -> PreparedPrompt:
+        if window is None:
+            return PreparedPrompt(prompt=prompt, ids=await self.render(prompt, limits))
+        if isinstance(prompt, Chat) and not prompt.context:
+            ids, dropped = await fit_to_window(self.format.render, prompt, window)
+        else:
+            ids, dropped = await self.render(prompt, limits), 0
+        if len(ids) >= window:
+            raise ContextOverflow(
+                f"The context asked for (num_ctx) is {window} tokens, but the prompt has {len(ids)} tokens and one at least is "
+                "needed for the answer. Ask for more, or shorten the prompt.",
+            )
+        return PreparedPrompt(prompt=prompt, ids=ids, dropped_messages=dropped)

@@ -1,0 +1,82 @@
+"""The record of one request: where it went and how it ended. Headers, log, metrics and traces are all written from it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from serve_app.conversation import ChoiceEnd, total_usage
+from serve_app.types import FinishReason, Task, Usage
+
+LogValue: TypeAlias = str | int | float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One group as the routing policy weighed it for a request."""
+
+    group: str
+    obstacle: str
+    """Why it cannot take the request; empty when it can."""
+    ahead: int
+    """Requests that it has."""
+    wait_s: float | None
+    """Estimated time until it would begin; None while its rate is unknown."""
+    finish_s: float | None
+    """Estimated time until this request would be done there."""
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestRecord:
+    """Filled in while the request is served. Routing is complete with the first event of the answer, the rest with its end."""
+
+    request_id: str
+    model: str = ""
+    """The name that the answer carries."""
+    task: Task | None = None
+    group: str | None = None
+    """The engine group that answers."""
+    reason: str | None = None
+    """Why that group; see `Policy.choose`. `failover` when an earlier candidate failed."""
+    attempts: int = 0
+    candidates: tuple[Candidate, ...] = ()
+    """The groups as the policy saw them."""
+    show_candidates: bool = False
+    """Whether the client wants to see them."""
+    dropped_messages: int = 0
+    """Turns left out of the prompt, so that it fits into the context that the client asked for."""
+    invalid_calls: tuple[str, ...] = ()
+    """Tools called with arguments that their schema does not allow."""
+    invalid_answers: tuple[int, ...] = ()
+    """Choices that the client's schema does not allow."""
+    outcome: str = "cancelled"
+    """`ok`, `cancelled` or an error's code."""
+    usage: Usage = field(default_factory=lambda: Usage(prompt_tokens=0, completion_tokens=0))
+    finish_reasons: tuple[FinishReason, ...] = ()
+    seconds: float = 0.0
+    """From its arrival at the gateway to its end."""
+
+    def add_end(self, end: ChoiceEnd) -> None:
+        """Take the end of a choice."""
+        self.invalid_calls += end.invalid_calls
+        self.invalid_answers += (end.choice,) * end.invalid_answer
+
+    def finish(self, ends: Iterable[ChoiceEnd], n: int, seconds: float) -> None:
+        """Take the ends of all choices, `n` per prompt, and the time that the request took."""
+        ends = tuple(ends)
+        self.usage = total_usage(ends, n)
+        self.finish_reasons = tuple(end.reason for end in ends)
+        self.seconds = seconds
+
+    def log_fields(self) -> dict[str, LogValue]:
+        """Return the fields of the request's log line; nothing of its text."""
+        return {
+            "request_id": self.request_id,
+            "task": self.task or "none",
+            "engine": self.group or "none",
+            "reason": self.reason or "none",
+            "attempts": self.attempts,
+            "outcome": self.outcome,
+            "prompt_tokens": self.usage.prompt_tokens,
+            "completion_tokens": self.usage.completion_tokens,
+            "seconds": round(self.seconds, 4),
+        }
