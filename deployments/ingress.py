@@ -15,10 +15,11 @@ from deployments.groups import INGRESS
 from deployments.remote import RemoteEngine
 from deployments.second_port import listen
 from deployments.wait_for_reports import WaitForReports
+from serve_app.accounting import REQUEST_LOG
 from serve_app.config import AppSettings, RoutingSettings, require_groups
 from serve_app.dialects import ollama, openai, reasoning
 from serve_app.errors import ModelUnusable
-from serve_app.gateway import REQUEST_LOG, Gateway
+from serve_app.gateway import Gateway
 from serve_app.http.app import create_app, create_unusable_app
 from serve_app.metrics import Traffic
 from serve_app.models.catalog import Catalog

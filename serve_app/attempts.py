@@ -93,8 +93,8 @@ class Attempts:
         A group that is full is not asked again. A replica that failed is not asked again as long as its group has another, which
         then comes before the next group.
         """
-        answer, progress = Continuation(generation.request), _Progress()
-        fixed = "it may call tools" if generation.tools else obstacle(generation.request)
+        answer, progress = Continuation(generation.choice.request), _Progress()
+        fixed = "it may call tools" if generation.choice.tools else obstacle(generation.choice.request)
         error: ServeError | None = None
         self._budget.deposit(self._clock())
         for attempt in range(1, self._settings.max_attempts + 1):

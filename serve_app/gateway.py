@@ -1,22 +1,20 @@
-"""The one path of every request: admit, resolve the model, classify, prepare, choose a group, attempt.
+"""The one path of every request: resolve the model, admit, classify, prepare, choose a group, attempt.
 
 Knows groups only as things that generate token events, and clients only as `GenerateRequest`s. No web framework, no Ray.
 """
 
-import json
-import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from serve_app import tracing
+from serve_app.accounting import account
 from serve_app.attempts import Attempts, Generator
 from serve_app.config import AppSettings, RoutingSettings
 from serve_app.conversation import AnswerEvent, ChoiceEnd, GenerateRequest, Prompt, RoutePreview, Started, TaskDecision
-from serve_app.errors import InvalidRequest, NoEngine, Overloaded, ServeError
+from serve_app.errors import InvalidRequest, NoEngine, Overloaded
 from serve_app.faults import client_faults
-from serve_app.generation import build_generations
+from serve_app.generation import Generation, build_generations
 from serve_app.merge import merge
 from serve_app.metrics import Traffic, exposition
 from serve_app.models.catalog import Catalog, Resolved
@@ -26,9 +24,6 @@ from serve_app.routing.fleet import Fleet
 from serve_app.routing.policy import Policy, Route
 from serve_app.routing.tasks import decide
 from serve_app.types import Task
-
-REQUEST_LOG = logging.getLogger("serve_app.requests")
-"""One line of JSON per request, without its text."""
 
 
 @dataclass(slots=True)
@@ -65,65 +60,59 @@ class Gateway:
         keep it from generating. Raises `ServeError` only.
         """
         resolved = self.catalog.resolve(request.model)
-        request = resolved.variant.apply_to(request)
-        resolved.model.require_supported(request)
+        request = resolved.apply_to(request)
         if not request.prompts:
             record.task = request.task or Task.GENERAL
             record.reason = self._policy.choose(request, record.task, 0, self.fleet(), allowed=resolved.groups).reason
             return
-        ends: list[ChoiceEnd] = []
-        with self._admitted(request, record, ends):
+        with self._admit(request), account(request, record.model or resolved.model.name, record, self.traffic):
             with client_faults():
-                prepared, route = await self._prepare(request, resolved, record)
-                generations = build_generations(prepared, route, record, self.settings.limits.request_timeout_s)
+                prepared, generations = await self._prepare(request, resolved, record)
             streams = [generation.read(self._attempts.run(generation)) for generation in generations]
             async with aclosing(merge(streams)) as events:
                 started = False
                 async for event in events:
-                    if not started:
+                    if not started:  # only now: the first event commits the headers
                         started = True
                         yield Started(prompt_tokens=prepared.prompt_tokens)
                     if isinstance(event, ChoiceEnd):
-                        ends.append(event)
                         self._attempts.workload.answered(record.task or Task.GENERAL, event.usage.completion_tokens)
-                        record.outcome = "ok" if len(ends) == prepared.choices else record.outcome
+                        record.outcome = "ok" if len(record.ends) == len(generations) else record.outcome
                     yield event
 
     @contextmanager
-    def _admitted(self, request: GenerateRequest, record: RequestRecord, ends: list[ChoiceEnd]) -> Iterator[None]:
-        """Count a request while it is served, and account for it at its end; raises `Overloaded` when there are too many."""
+    def _admit(self, request: GenerateRequest) -> Iterator[None]:
+        """Count the generations of a request while they are worked on; raises `Overloaded` when there are too many."""
         cost = len(request.prompts) * request.n
         if self.active and self.active + cost > self.settings.limits.max_concurrent_generations:
             raise Overloaded("too many requests are being served; try again later", retry_after_s=1.0)
-        span = tracing.begin(request, request.model or self.catalog.default.name)
         self.active += cost
-        began = time.monotonic()
         try:
             yield
-        except ServeError as error:
-            record.outcome = error.code
-            raise
-        except Exception:
-            record.outcome = "internal_error"
-            raise
         finally:
             self.active -= cost
-            record.finish(ends, request.n, time.monotonic() - began)
-            self.traffic.count_request(record)
-            REQUEST_LOG.info("%s", json.dumps(record.log_fields(), allow_nan=False))
-            tracing.end(span, record)
 
-    async def _prepare(self, request: GenerateRequest, resolved: Resolved, record: RequestRecord) -> tuple[PreparedRequest, Route]:
-        """Classify the request, let its model prepare it, and choose its groups."""
+    async def _prepare(
+        self, request: GenerateRequest, resolved: Resolved, record: RequestRecord
+    ) -> tuple[PreparedRequest, list[Generation]]:
+        """Classify the request, let its model prepare it, choose its groups, and return its generations."""
         self._require_within_limits(request)
-        fleet = self._attempts.survey()
-        request = replace(request, window=fleet.clamp_window(request))
         task = record.task = self._classify(request).task
-        prepared = await resolved.model.prepare(request, fleet.contexts)
+        fleet = self._attempts.survey()
+        prepared = await resolved.model.prepare(request, fleet.limits(request.group))
         record.dropped_messages = prepared.dropped_messages
         route = self._choose(prepared, task, fleet, resolved)
         record.reason, record.candidates = route.reason, route.weighed
-        return prepared, route
+        longest_s = self.settings.limits.request_timeout_s
+        choices = resolved.model.choices(prepared, min(request.timeout_s or longest_s, longest_s))
+        return prepared, build_generations(choices, route, request.session, record)
+
+    def _require_within_limits(self, request: GenerateRequest) -> None:
+        limits = self.settings.limits
+        if request.n > limits.max_choices:
+            raise InvalidRequest(f"n must be at most {limits.max_choices}, got {request.n}", param="n")
+        if len(request.prompts) > limits.max_prompts:
+            raise InvalidRequest(f"at most {limits.max_prompts} prompts per call, got {len(request.prompts)}", param="prompt")
 
     def _classify(self, request: GenerateRequest) -> TaskDecision:
         return decide(request.task, request.prompts[0], self.settings.routing.task_threshold)
@@ -133,30 +122,20 @@ class Gateway:
             prepared.request, task, prepared.longest_prompt, fleet, allowed=resolved.groups, constraint=prepared.constraint
         )
 
-    def _require_within_limits(self, request: GenerateRequest) -> None:
-        limits = self.settings.limits
-        if request.n > limits.max_choices:
-            raise InvalidRequest(f"n must be at most {limits.max_choices}, got {request.n}", param="n")
-        if len(request.prompts) > limits.max_prompts:
-            raise InvalidRequest(f"at most {limits.max_prompts} prompts per call, got {len(request.prompts)}", param="prompt")
-
     async def render(self, model: str | None, prompt: Prompt) -> tuple[tuple[int, ...], str]:
         """Return the token ids that engines would get for `prompt`, and their text; raises `ContextOverflow`."""
         resolved = self.catalog.resolve(model)
         with client_faults():
-            ids = await resolved.model.render(resolved.variant.complete_prompt(prompt), self.fleet().contexts)
+            ids = await resolved.model.render(resolved.variant.complete_prompt(prompt), self.fleet().limits())
         return ids, resolved.model.text_of(ids)
 
-    async def route(self, request: GenerateRequest) -> RoutePreview:
+    async def preview_route(self, request: GenerateRequest) -> RoutePreview:
         """Return where `request` would go now; asks no engine. Raises what would refuse the request itself."""
         resolved = self.catalog.resolve(request.model)
-        request = resolved.variant.apply_to(request)
-        resolved.model.require_supported(request)
-        fleet = self._attempts.survey()
-        request = replace(request, window=fleet.clamp_window(request))
-        decision = self._classify(request)
+        request = resolved.apply_to(request)
+        decision, fleet = self._classify(request), self._attempts.survey()
         with client_faults():
-            prepared = await resolved.model.prepare(request, fleet.contexts)
+            prepared = await resolved.model.prepare(request, fleet.limits(request.group))
         try:
             route = self._choose(prepared, decision.task, fleet, resolved)
         except NoEngine as error:

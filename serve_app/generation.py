@@ -4,45 +4,34 @@ Knows what the choice was asked for and how its text is read; no group's name, n
 """
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from serve_app.chat.arguments import fits, invalid_calls
-from serve_app.chat.constraint import lenient_schema
-from serve_app.chat.text_stream import TextStream
-from serve_app.conversation import AnswerDelta, Chat, ChoiceEnd, TextDelta, Tool
+from serve_app.conversation import AnswerDelta, ChoiceEnd, TextDelta
 from serve_app.errors import IncompleteGeneration
-from serve_app.models.served import PreparedRequest
+from serve_app.models.served import PreparedChoice
 from serve_app.record import RequestRecord
 from serve_app.routing.affinity import affinity
 from serve_app.routing.policy import Route
-from serve_app.types import Finished, FinishReason, Timings, TokenEvent, TokenRequest, Usage
+from serve_app.types import Finished, FinishReason, Timings, TokenEvent, Usage
 
 
 @dataclass(slots=True, kw_only=True)
 class Generation:
     """One choice to be generated."""
 
-    request: TokenRequest
+    choice: PreparedChoice
     candidates: tuple[str, ...]
     """Groups that may answer, best first."""
     record: RequestRecord
     deadline: float
     """Monotonic seconds at which the client's time is over."""
-    text: TextStream
     work: float = 0.0
     """Estimated work, in generated tokens."""
     affinity: str = ""
     """Generations of equal affinity share the beginning of their prompts."""
-    tools: tuple[Tool, ...] = ()
-    """Tools that the answer may call."""
-    schema: str = ""
-    """JSON schema that an answer without calls should fit, though its constraint may not enforce all of it; empty: none."""
-    echo: str = ""
-    """Text that stands before the answer."""
-    with_tokens: bool = False
-    """Whether the end should hold prompt and answer as token ids."""
     _began: float = field(default_factory=time.monotonic)
     _first_token: float = 0.0
     _ids: list[int] = field(default_factory=list)
@@ -55,80 +44,72 @@ class Generation:
         Raises what `tokens` raises, and `IncompleteGeneration` when they end without `Finished`.
         """
         self._began = self._first_token = time.monotonic()
-        echo = self.echo
+        choice, text, echo = self.choice, self.choice.text, self.choice.echo
         async with aclosing(tokens):
             async for event in tokens:
                 if echo:  # only now that an engine has answered: the first event commits the headers
-                    yield TextDelta(text=echo, choice=self.text.choice)
+                    yield TextDelta(text=echo, choice=text.choice)
                     echo = ""
                 if isinstance(event, Finished):
-                    for delta in self.text.flush():
+                    for delta in text.flush():
                         yield self._seen(delta)
                     yield self._end(event)
                     return
-                if self.with_tokens:
+                if choice.with_tokens:
                     self._ids.extend(event.ids)
-                if not self.text.tokens:
+                if not text.tokens:
                     self._first_token = time.monotonic()
-                for delta in self.text.push(event):
+                for delta in text.push(event):
                     yield self._seen(delta)
-                if self.text.stopped:
+                if text.stopped:
                     yield self._end(self._stopped())
                     return
         raise IncompleteGeneration("the engine's stream ended before the answer did; try again")
 
     def _seen(self, delta: AnswerDelta) -> AnswerDelta:
-        if self.schema and isinstance(delta, TextDelta):
+        if self.choice.schema and isinstance(delta, TextDelta):
             self._answer.append(delta.text)
         return delta
 
     def _stopped(self) -> Finished:
         """Return the end of an answer that a stop string ended; the engine's timings and cached tokens are lost with its end."""
-        usage = Usage(prompt_tokens=len(self.request.prompt), completion_tokens=self.text.tokens)
+        usage = Usage(prompt_tokens=len(self.choice.request.prompt), completion_tokens=self.choice.text.tokens)
         timings = Timings(prefill_s=self._first_token - self._began, decode_s=time.monotonic() - self._first_token)
         return Finished(reason=FinishReason.STOP, usage=usage, timings=timings)
 
     def _end(self, finished: Finished) -> ChoiceEnd:
-        calls = self.text.calls
+        choice, text = self.choice, self.choice.text
         # Text that was held back may complete a stop string only in the flush.
-        reason = FinishReason.STOP if self.text.stopped else finished.reason
-        if calls and reason is FinishReason.STOP:
+        reason = FinishReason.STOP if text.stopped else finished.reason
+        if text.calls and reason is FinishReason.STOP:
             reason = FinishReason.TOOL_CALLS
+        is_whole = bool(choice.schema) and reason is FinishReason.STOP
         end = ChoiceEnd(
             reason=reason,
             usage=finished.usage,
             timings=finished.timings,
-            stop_sequence=self.text.stop_sequence,
-            choice=self.text.choice,
-            tokens=(*self.request.prompt, *self._ids) if self.with_tokens else (),
-            invalid_calls=invalid_calls(self.tools, calls),
-            invalid_answer=bool(self.schema) and reason is FinishReason.STOP and not fits("".join(self._answer), self.schema),
+            stop_sequence=text.stop_sequence,
+            choice=text.choice,
+            tokens=(*choice.request.prompt, *self._ids) if choice.with_tokens else (),
+            invalid_calls=invalid_calls(choice.tools, text.calls),
+            invalid_answer=is_whole and not fits("".join(self._answer), choice.schema),
         )
         self.record.add_end(end)
         return end
 
 
-def build_generations(prepared: PreparedRequest, route: Route, record: RequestRecord, limit_s: float) -> list[Generation]:
-    """Return one generation per choice of a request, which may take `limit_s` seconds; raises `InvalidValue`."""
-    request = prepared.request
-    timeout_s = min(request.timeout_s or limit_s, limit_s)
-    deadline = time.monotonic() + timeout_s
-    generations = []
-    for choice in range(prepared.choices):
-        prompt = prepared.prompt_of(choice).prompt
-        generations.append(
-            Generation(
-                request=prepared.token_request(choice, timeout_s),
-                candidates=route.candidates,
-                record=record,
-                deadline=deadline,
-                text=prepared.text_stream(choice),
-                work=route.work / prepared.choices,
-                affinity=affinity(prompt, request.session),
-                tools=prompt.tools if isinstance(prompt, Chat) else (),
-                schema=lenient_schema(prepared.constraint),
-                echo=prepared.echo(choice),
-                with_tokens=request.with_tokens,
-            )
+def build_generations(
+    choices: Sequence[PreparedChoice], route: Route, session: str | None, record: RequestRecord
+) -> list[Generation]:
+    """Return one generation per choice of a request; `session` is the client's name of the conversation."""
+    return [
+        Generation(
+            choice=choice,
+            candidates=route.candidates,
+            record=record,
+            deadline=time.monotonic() + (choice.request.timeout_s or 0.0),
+            work=route.work / len(choices),
+            affinity=affinity(choice.prompt, session),
         )
-    return generations
+        for choice in choices
+    ]

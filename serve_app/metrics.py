@@ -133,8 +133,9 @@ class Traffic(Collector):
         task, group, reason = record.task or "none", record.group or "none", record.reason or "none"
         self._requests[(task, group, reason, record.outcome)] += 1
         self._seconds[(task, group)] += record.seconds
-        self._tokens[(task, group, "prompt")] += record.usage.prompt_tokens
-        self._tokens[(task, group, "completion")] += record.usage.completion_tokens
+        usage = record.usage
+        self._tokens[(task, group, "prompt")] += usage.prompt_tokens
+        self._tokens[(task, group, "completion")] += usage.completion_tokens
 
     def count_attempt(self, engine: str, outcome: str) -> None:
         """Count one engine's try at a request."""

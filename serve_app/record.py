@@ -1,11 +1,10 @@
 """The record of one request: where it went and how it ended. Headers, log, metrics and traces are all written from it."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from serve_app.conversation import ChoiceEnd, total_usage
-from serve_app.types import FinishReason, Task, Usage
+from serve_app.types import Task, Usage
 
 LogValue: TypeAlias = str | int | float
 
@@ -50,25 +49,26 @@ class RequestRecord:
     """Choices that the client's schema does not allow."""
     outcome: str = "cancelled"
     """`ok`, `cancelled` or an error's code."""
-    usage: Usage = field(default_factory=lambda: Usage(prompt_tokens=0, completion_tokens=0))
-    finish_reasons: tuple[FinishReason, ...] = ()
     seconds: float = 0.0
     """From its arrival at the gateway to its end."""
+    choices_per_prompt: int = 1
+    ends: list[ChoiceEnd] = field(default_factory=list)
+    """The choices that have ended."""
 
     def add_end(self, end: ChoiceEnd) -> None:
         """Take the end of a choice."""
+        self.ends.append(end)
         self.invalid_calls += end.invalid_calls
         self.invalid_answers += (end.choice,) * end.invalid_answer
 
-    def finish(self, ends: Iterable[ChoiceEnd], n: int, seconds: float) -> None:
-        """Take the ends of all choices, `n` per prompt, and the time that the request took."""
-        ends = tuple(ends)
-        self.usage = total_usage(ends, n)
-        self.finish_reasons = tuple(end.reason for end in ends)
-        self.seconds = seconds
+    @property
+    def usage(self) -> Usage:
+        """The tokens of the choices that have ended."""
+        return total_usage(self.ends, self.choices_per_prompt)
 
     def log_fields(self) -> dict[str, LogValue]:
         """Return the fields of the request's log line; nothing of its text."""
+        usage = self.usage
         return {
             "request_id": self.request_id,
             "task": self.task or "none",
@@ -76,7 +76,7 @@ class RequestRecord:
             "reason": self.reason or "none",
             "attempts": self.attempts,
             "outcome": self.outcome,
-            "prompt_tokens": self.usage.prompt_tokens,
-            "completion_tokens": self.usage.completion_tokens,
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
             "seconds": round(self.seconds, 4),
         }

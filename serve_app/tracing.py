@@ -39,7 +39,7 @@ def end(span: Span, record: RequestRecord) -> None:
     fields = record.log_fields()
     usage = {"gen_ai.usage.input_tokens": fields["prompt_tokens"], "gen_ai.usage.output_tokens": fields["completion_tokens"]}
     routing = {f"phi_serve.{name}": fields[name] for name in ("request_id", "task", "engine", "reason", "attempts", "outcome")}
-    reasons = [reason.value for reason in record.finish_reasons]
+    reasons = [end.reason.value for end in record.ends]
     span.set_attributes(usage | routing | {"gen_ai.response.finish_reasons": reasons})
     if record.outcome not in _NO_FAULT:
         span.set_attribute("error.type", record.outcome)

@@ -370,6 +370,8 @@ class ContextLimits:
     """The most of a group that has reported; None while none has."""
     complete: bool = False
     """Whether every group has reported, so that `longest` is a bound."""
+    window: int | None = None
+    """The most of the groups that the client's own choice leaves; bounds the context that it asks for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

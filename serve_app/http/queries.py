@@ -97,7 +97,7 @@ class GatewayContext:
 
     async def preview_route(self, request: GenerateRequest) -> RoutePreview:
         """See `QueryContext.preview_route`."""
-        preview = await self._gateway.route(apply_header_hints(request, self._request))
+        preview = await self._gateway.preview_route(apply_header_hints(request, self._request))
         self._record.task, self._record.reason = preview.decision.task, preview.reason
         return preview
 
@@ -108,5 +108,5 @@ class GatewayContext:
 
 def _context_length(gateway: Gateway) -> int:
     """Return the most tokens that a group takes; while none has said it, the most that one is configured for."""
-    longest = gateway.fleet().contexts.longest
+    longest = gateway.fleet().limits().longest
     return longest or max(settings.max_model_len for settings in gateway.settings.engines.values())

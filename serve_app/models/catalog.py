@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from serve_app.config import AppSettings, RoutingSettings, VariantSettings
+from serve_app.conversation import GenerateRequest
 from serve_app.errors import InvalidRequest, ModelNotFound, Unsupported
 from serve_app.faults import client_faults
 from serve_app.model_info import ModelInfo
@@ -28,6 +29,12 @@ class Resolved:
     variant: Variant
     groups: tuple[str, ...]
     """The engine groups that may answer for it."""
+
+    def apply_to(self, request: GenerateRequest) -> GenerateRequest:
+        """Return the request with what the name adds; raises `InvalidRequest` or `Unsupported` when the two do not go together."""
+        request = self.variant.apply_to(request)
+        self.model.require_supported(request)
+        return request
 
 
 class Catalog:

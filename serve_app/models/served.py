@@ -3,10 +3,12 @@
 Knows its tokenizer, chat format and weights; no group, engine or dialect.
 """
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serve_app.chat.answer_parser import AnswerParser
+from serve_app.chat.constraint import lenient_schema
 from serve_app.chat.formats.base import ChatFormat
 from serve_app.chat.formats.registry import build_format
 from serve_app.chat.grammar import GrammarCheck, constraint_error
@@ -15,11 +17,13 @@ from serve_app.chat.text_stream import TextStream
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.chat.window import fit_to_window
 from serve_app.config import ModelSettings
-from serve_app.conversation import Chat, GenerateRequest, Prompt, RawText
+from serve_app.conversation import Chat, GenerateRequest, Prompt, RawText, Tool
 from serve_app.errors import ContextOverflow, Unsupported
 from serve_app.model_names import shorten_name
 from serve_app.models.weights import Weights
-from serve_app.types import MAX_SEED, MAX_TOKENS, Constraint, ContextLimits, InvalidValue, TokenRequest
+from serve_app.types import MAX_SEED, MAX_TOKENS, Constraint, ContextLimits, InvalidValue, Sampling, TokenRequest
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +37,26 @@ class PreparedPrompt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedChoice:
+    """One choice as engines are asked for it, and how their tokens are read."""
+
+    prompt: Prompt
+    request: TokenRequest
+    text: TextStream
+    tools: tuple[Tool, ...]
+    """Tools that the answer may call."""
+    schema: str
+    """JSON schema that an answer without calls should fit, though its constraint may not enforce all of it; empty: none."""
+    echo: str
+    """Text that stands before the answer."""
+    with_tokens: bool
+    """Whether its end should hold prompt and answer as token ids."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedRequest:
     """A request that its model has made ready for engines."""
 
-    model: "ServedModel"
     request: GenerateRequest
     prompts: tuple[PreparedPrompt, ...]
     constraint: Constraint | None
@@ -56,55 +76,6 @@ class PreparedRequest:
     def dropped_messages(self) -> int:
         """Turns that were left out of all prompts."""
         return sum(prompt.dropped_messages for prompt in self.prompts)
-
-    @property
-    def choices(self) -> int:
-        """Choices of all prompts together."""
-        return len(self.prompts) * self.request.n
-
-    def prompt_of(self, choice: int) -> PreparedPrompt:
-        """Return the prompt that a choice answers."""
-        return self.prompts[choice // self.request.n]
-
-    def token_request(self, choice: int, timeout_s: float) -> TokenRequest:
-        """Return what an engine is asked for one choice; raises `InvalidValue` for values that no engine takes."""
-        request, ids = self.request, self.prompt_of(choice).ids
-        sampling = request.sampling
-        stops = sampling.stop_token_ids
-        if not sampling.ignore_eos:
-            stops = (*stops, *self.model.tokenizer.vocabulary.stop_ids)
-        seed = None if sampling.seed is None else (sampling.seed + choice % request.n) % MAX_SEED
-        if request.window is not None:
-            room = min(max(1, request.window - len(ids)), MAX_TOKENS)
-            limit = min(sampling.max_tokens or room, room)
-            sampling = replace(sampling, max_tokens=limit, min_tokens=min(sampling.min_tokens, limit))
-        return TokenRequest(
-            request_id=request.request_id if choice == 0 else f"{request.request_id}-{choice}",
-            prompt=ids,
-            sampling=replace(sampling, stop_token_ids=tuple(dict.fromkeys(stops)), seed=seed),
-            constraint=self.constraint,
-            timeout_s=timeout_s,
-        )
-
-    def text_stream(self, choice: int) -> TextStream:
-        """Return what turns the tokens of one choice into text, thoughts and calls."""
-        request, prepared = self.request, self.prompt_of(choice)
-        return TextStream(
-            self.model.tokenizer,
-            request.stop,
-            parser=self.model.parser(request, prepared),
-            choice=choice,
-            min_tokens=request.sampling.min_tokens,
-            one_call=request.one_call,
-            hide_thoughts=request.think is False,
-        )
-
-    def echo(self, choice: int) -> str:
-        """Return the text that stands before an answer: the prompt's, where the client asks for it."""
-        if not self.request.echo:
-            return ""
-        prepared = self.prompt_of(choice)
-        return prepared.prompt.text if isinstance(prepared.prompt, RawText) else self.model.text_of(prepared.ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,17 +112,6 @@ class ServedModel:
         """Return what token ids stand for, control tokens by their names."""
         return b"".join(map(self.tokenizer.raw, ids)).decode("utf-8", "replace")
 
-    def parser(self, request: GenerateRequest, prepared: PreparedPrompt) -> AnswerParser:
-        """Return the parser of one answer to a prompt."""
-        tools = prepared.prompt.tools if isinstance(prepared.prompt, Chat) else ()
-        tags = self.settings.think_tags
-        return AnswerParser(
-            (lambda begun: self.format.call_parser(tools, begun=begun)) if tools else None,
-            self.format.markers,
-            think_tags=tags if isinstance(prepared.prompt, Chat) or request.think else None,
-            prefill=answer_prefix(prepared.prompt, prepared.ids, self.tokenizer, tags),
-        )
-
     def require_supported(self, request: GenerateRequest) -> None:
         """Raise `Unsupported` where a request asks for thoughts and the model marks none."""
         if request.think and self.settings.think_tags is None:
@@ -166,9 +126,69 @@ class ServedModel:
         tags = self.settings.think_tags
         if request.think is False and tags is not None:
             request = replace(request, prompts=tuple(suppress_thoughts(prompt, tags) for prompt in request.prompts))
+        request = replace(request, window=_clamp_window(request, limits))
         constraint = await self._constraint(request, limits.longest)
         prompts = [await self._prepare_prompt(prompt, request.window, limits) for prompt in request.prompts]
-        return PreparedRequest(model=self, request=request, prompts=tuple(prompts), constraint=constraint)
+        return PreparedRequest(request=request, prompts=tuple(prompts), constraint=constraint)
+
+    def choices(self, prepared: PreparedRequest, timeout_s: float) -> list[PreparedChoice]:
+        """Return the choices of a request, `n` per prompt; raises `InvalidValue` for values that no engine takes."""
+        n = prepared.request.n
+        return [
+            self._choice(prepared, prompt, at * n + copy, copy, timeout_s)
+            for at, prompt in enumerate(prepared.prompts)
+            for copy in range(n)
+        ]
+
+    def _choice(
+        self, prepared: PreparedRequest, prompt: PreparedPrompt, number: int, copy: int, timeout_s: float
+    ) -> PreparedChoice:
+        request = prepared.request
+        tools = prompt.prompt.tools if isinstance(prompt.prompt, Chat) else ()
+        echo = (prompt.prompt.text if isinstance(prompt.prompt, RawText) else self.text_of(prompt.ids)) if request.echo else ""
+        return PreparedChoice(
+            prompt=prompt.prompt,
+            request=TokenRequest(
+                request_id=request.request_id if number == 0 else f"{request.request_id}-{number}",
+                prompt=prompt.ids,
+                sampling=self._sampling(request, len(prompt.ids), copy),
+                constraint=prepared.constraint,
+                timeout_s=timeout_s,
+            ),
+            text=TextStream(
+                self.tokenizer,
+                request.stop,
+                parser=self._parser(request, prompt, tools),
+                choice=number,
+                min_tokens=request.sampling.min_tokens,
+                one_call=request.one_call,
+                hide_thoughts=request.think is False,
+            ),
+            tools=tools,
+            schema=lenient_schema(prepared.constraint),
+            echo=echo,
+            with_tokens=request.with_tokens,
+        )
+
+    def _sampling(self, request: GenerateRequest, prompt_tokens: int, copy: int) -> Sampling:
+        """Return how engines sample the `copy`-th answer to a prompt: its own seed, the model's stop tokens, the window's limit."""
+        sampling = request.sampling
+        stops = sampling.stop_token_ids if sampling.ignore_eos else (*sampling.stop_token_ids, *self.tokenizer.vocabulary.stop_ids)
+        seed = None if sampling.seed is None else (sampling.seed + copy) % MAX_SEED
+        if request.window is not None:
+            room = min(max(1, request.window - prompt_tokens), MAX_TOKENS)
+            limit = min(sampling.max_tokens or room, room)
+            sampling = replace(sampling, max_tokens=limit, min_tokens=min(sampling.min_tokens, limit))
+        return replace(sampling, stop_token_ids=tuple(dict.fromkeys(stops)), seed=seed)
+
+    def _parser(self, request: GenerateRequest, prompt: PreparedPrompt, tools: tuple[Tool, ...]) -> AnswerParser:
+        tags = self.settings.think_tags
+        return AnswerParser(
+            (lambda begun: self.format.call_parser(tools, begun=begun)) if tools else None,
+            self.format.markers,
+            think_tags=tags if isinstance(prompt.prompt, Chat) or request.think else None,
+            prefill=answer_prefix(prompt.prompt, prompt.ids, self.tokenizer, tags),
+        )
 
     async def render(self, prompt: Prompt, limits: ContextLimits) -> tuple[int, ...]:
         """Return a prompt's token ids; raises `ContextOverflow` early for one that fits nowhere, whatever its tokens are."""
@@ -221,3 +241,13 @@ class ServedModel:
                 "needed for the answer. Ask for more, or shorten the prompt.",
             )
         return PreparedPrompt(prompt=prompt, ids=ids, dropped_messages=dropped)
+
+
+def _clamp_window(request: GenerateRequest, limits: ContextLimits) -> int | None:
+    """Return the context that the client asked for, cut to the groups' longest as in Ollama; None where it asked for none."""
+    if request.window is None or limits.window is None or request.window <= limits.window:
+        return request.window
+    logger.warning(
+        "request %s asks for a context of %d tokens; %d is the most here", request.request_id, request.window, limits.window
+    )
+    return limits.window

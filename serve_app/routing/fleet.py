@@ -4,16 +4,12 @@ A replica reports once a second; one that falls silent counts as gone. Times are
 nodes do not matter.
 """
 
-import logging
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from serve_app.conversation import GenerateRequest
 from serve_app.reports import ReplicaReport
 from serve_app.types import ContextLimits, EngineInfo, EngineLoad, Phase, Task
-
-logger = logging.getLogger(__name__)
 
 _PROGRESS = (Phase.STARTING, Phase.LOADING, Phase.WARMING, Phase.READY)
 _RATE_WEIGHT = 0.3
@@ -85,23 +81,18 @@ class Fleet:
         """Whether every configured group is ready, or needs but a request to be."""
         return all(group.ready or group.wakes for group in self.groups)
 
-    @property
-    def contexts(self) -> ContextLimits:
-        """The context lengths of the groups; a sleeping group counts with its last one, since a request wakes it."""
-        lengths = [group.info.context_length for group in self.groups if group.info is not None]
-        return ContextLimits(longest=max(lengths, default=None), complete=bool(lengths) and len(lengths) == len(self.groups))
+    def limits(self, group: str | None = None) -> ContextLimits:
+        """Return the groups' context lengths; a sleeping group counts with its last one, since a request wakes it.
 
-    def clamp_window(self, request: GenerateRequest) -> int | None:
-        """Return the context that the client asked for, cut to the groups' longest as in Ollama; None where it asked for none."""
-        if request.window is None:
-            return None
-        groups = [group for group in self.groups if request.group in (None, group.name)]
-        longest = max((group.info.context_length for group in groups if group.info is not None), default=request.window)
-        if request.window > longest:
-            logger.warning(
-                "request %s asks for a context of %d tokens; %d is the most here", request.request_id, request.window, longest
-            )
-        return min(request.window, longest)
+        `group` is the one that the client names, None for any.
+        """
+        lengths = {each.name: each.info.context_length for each in self.groups if each.info is not None}
+        longest = max(lengths.values(), default=None)
+        return ContextLimits(
+            longest=longest,
+            complete=bool(lengths) and len(lengths) == len(self.groups),
+            window=longest if group is None else lengths.get(group),
+        )
 
     def group(self, name: str) -> Group | None:
         """Return the group called `name`, if configured."""

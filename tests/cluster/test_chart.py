@@ -18,8 +18,8 @@ _POOL = {"name": "cpu", "cpus": 8, "memory": "32Gi", "gpus": 0, "min": 0, "max":
 VARIANTS: dict[str, list[str]] = {
     "cpu": [],
     "gpu": ["--values", str(CHART / "values-gpu.yaml")],
-    "from a volume": ["--set", "storage.claim=weights", "--set", "model.path=/models/phi"],
-    "from the hub": ["--set", "model.path=microsoft/Phi-4-mini-instruct", "--set", "networkPolicy.hub=true"],
+    "from a volume": ["--set", "storage.claim=weights", "--set", "models.phi-4-mini-instruct.path=/models/phi"],
+    "from the hub": ["--set", "models.phi-4-mini-instruct.path=microsoft/Phi-4-mini-instruct", "--set", "networkPolicy.hub=true"],
     "own redis": ["--set", "redis.enabled=false", "--set", "redis.address=redis.example:6379"],
     "own token": ["--set", "auth.secretName=token"],
     "incremental": ["--set", "upgrade.type=NewClusterWithIncrementalUpgrade"],

@@ -219,7 +219,7 @@ async def test_the_extended_context_stays_refused(built: Path, model_dir: Path, 
     [
         (
             {"num_hidden_layers": 7},
-            r"^model\.onnx has 6 layers, but config\.json of model\.path says 7: it is another model's graph",
+            r"^model\.onnx has 6 layers, but config\.json of the model's path says 7: it is another model's graph",
         ),
         ({"num_attention_heads": 8}, "has 4 attention heads, but .* says 8"),
         ({"num_key_value_heads": 4}, "has 2 key and value heads, but .* says 4"),
@@ -267,7 +267,7 @@ def test_another_models_tokenizer_is_refused(folder: Path, model_dir: Path, cach
     vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
     (folder / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(
-        ModelUnusable, match=r"tokenizer\.json under `exported` gives '.*' the id 50\d, and that of model\.path 50\d"
+        ModelUnusable, match=r"tokenizer\.json under `exported` gives '.*' the id 50\d, and that of the model's path 50\d"
     ):
         derive(model_dir, use(folder))
     for broken in ("{", "[]", '{"model": {}}', '{"model": {"vocab": [1]}}'):

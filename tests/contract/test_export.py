@@ -153,7 +153,7 @@ def test_the_command_overwrites_nothing(exported: Path) -> None:
 def test_the_command_names_a_wrong_model(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["export", "onnx", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
     assert result.exit_code == 1
-    assert "model.path is no folder" in result.stderr
+    assert "the model's path is no folder" in result.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -11,11 +11,13 @@ from serve_app.attempts import Attempts
 from serve_app.chat.text_stream import TextStream
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import FakeSettings, RoutingSettings
+from serve_app.conversation import RawText
 from serve_app.engines.fake import FakeEngine
 from serve_app.errors import ConstraintLost, EngineDead, NoEngine, ServeError
 from serve_app.generation import Generation
 from serve_app.metrics import Traffic
 from serve_app.models.locate import EMBEDDED
+from serve_app.models.served import PreparedChoice
 from serve_app.record import RequestRecord
 from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import FleetView
@@ -70,14 +72,16 @@ def _attempts(routing: RoutingSettings, **groups: Replicas) -> Attempts:
 
 
 def _generation(request: TokenRequest, candidates: tuple[str, ...], record: RequestRecord, affinity: str = "") -> Generation:
-    return Generation(
+    choice = PreparedChoice(
+        prompt=RawText(text="x"),
         request=request,
-        candidates=candidates,
-        record=record,
-        deadline=time.monotonic() + 5,
         text=TextStream(TOKENIZER),
-        affinity=affinity,
+        tools=(),
+        schema="",
+        echo="",
+        with_tokens=False,
     )
+    return Generation(choice=choice, candidates=candidates, record=record, deadline=time.monotonic() + 5, affinity=affinity)
 
 
 async def _run(

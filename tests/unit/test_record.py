@@ -5,8 +5,8 @@ import logging
 
 import pytest
 
+from serve_app.accounting import REQUEST_LOG
 from serve_app.config import RoutingSettings
-from serve_app.gateway import REQUEST_LOG
 from serve_app.types import Task
 from tests.unit.app import running
 

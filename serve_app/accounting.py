@@ -1,0 +1,36 @@
+"""Accounts for a request while it is served: its span, its log line, its counts. All of them are written from its record."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from serve_app import tracing
+from serve_app.conversation import GenerateRequest
+from serve_app.errors import ServeError
+from serve_app.metrics import Traffic
+from serve_app.record import RequestRecord
+
+REQUEST_LOG = logging.getLogger("serve_app.requests")
+"""One line of JSON per request, without its text."""
+
+
+@contextmanager
+def account(request: GenerateRequest, model: str, record: RequestRecord, traffic: Traffic) -> Iterator[None]:
+    """Account for `request`, served under the name `model`, when the block ends; `record.outcome` becomes an error's code."""
+    record.choices_per_prompt = request.n
+    span, began = tracing.begin(request, model), time.monotonic()
+    try:
+        yield
+    except ServeError as error:
+        record.outcome = error.code
+        raise
+    except Exception:
+        record.outcome = "internal_error"
+        raise
+    finally:
+        record.seconds = time.monotonic() - began
+        traffic.count_request(record)
+        REQUEST_LOG.info("%s", json.dumps(record.log_fields(), allow_nan=False))
+        tracing.end(span, record)
