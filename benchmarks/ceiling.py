@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.engines import rate
 from benchmarks.onnx_engine import prompt
-from serve_app.config import LlamaCppSettings, OnnxSettings
+from serve_app.engine_config import LlamaCppSettings, OnnxSettings
 from serve_app.engines.base import Engine
 from serve_app.engines.onnx.graph import Graph
 from serve_app.engines.onnx.kv_pool import KvPool

@@ -12,7 +12,8 @@ import statistics
 import time
 
 from benchmarks.onnx_engine import TOKENS, prompt
-from serve_app.config import LlamaCppSettings, ModelSettings, OnnxSettings
+from serve_app.config import ModelSettings
+from serve_app.engine_config import LlamaCppSettings, OnnxSettings
 from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
 from serve_app.models.export import derive

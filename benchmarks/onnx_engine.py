@@ -16,7 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.genai import Batching, Loop, export
-from serve_app.config import ModelSettings, OnnxSettings
+from serve_app.config import ModelSettings
+from serve_app.engine_config import OnnxSettings
 from serve_app.engines.onnx.engine import OnnxEngine
 from serve_app.models.export import derive
 from serve_app.models.locate import locate

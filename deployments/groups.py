@@ -10,7 +10,8 @@ from deployments.remote import report_to_ingress
 from deployments.replica import EngineReplica, NamedModel, Report
 from deployments.replica_router import router_config
 from deployments.temporary import claim_temp_folder
-from serve_app.config import AppSettings, EngineSettings, FakeSettings
+from serve_app.config import AppSettings
+from serve_app.engine_config import EngineSettings, FakeSettings
 from serve_app.replica_metrics import MetricSink
 from serve_app.reports import ReplicaReport
 

@@ -12,7 +12,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 
-from serve_app.config import EngineSettings, ModelSettings
+from serve_app.config import ModelSettings
+from serve_app.engine_config import EngineSettings
 from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
 from serve_app.engines.throughput import DrainRate

@@ -7,18 +7,13 @@ that can be wrong is checked here, before anything starts. Knows no engine and n
 import json
 import re
 from collections.abc import Collection
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from serve_app import parameters as ollama
-from serve_app.types import EngineKind, InvalidValue, Task
-
-
-class Settings(BaseModel):
-    """Base of every settings object: strict about names, immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+from serve_app.engine_config import EngineSettings, Settings
+from serve_app.types import InvalidValue, Task
 
 
 class ModelSettings(Settings):
@@ -82,159 +77,6 @@ class VariantSettings(Settings):
     @classmethod
     def _check_parameters(cls, given: dict[str, Any]) -> dict[str, Any]:
         return {name: ollama.checked(name, value) for name, value in given.items()}
-
-
-class GroupSettings(Settings):
-    """What every engine group has."""
-
-    model: str | None = None
-    """The name, under `models`, of the model that the group serves; None: the first one."""
-
-
-class VllmSettings(GroupSettings):
-    """A vLLM group, on GPUs or CPUs."""
-
-    kind: Literal[EngineKind.VLLM] = EngineKind.VLLM
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where it computes; must match the installed wheel (extra `cpu` or `gpu`)."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Weights and activations. float32 is the fastest on CPUs without AMX or AVX512-BF16."""
-    max_model_len: int = Field(4096, ge=16)
-    """Context in tokens. Above 4,096 vLLM switches LongRoPE to its long factors for every request."""
-    max_num_seqs: int = Field(8, ge=1)
-    """Sequences computed together; more wait in vLLM's queue."""
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
-    """Fraction of GPU memory for weights and KV cache; without effect on CPUs."""
-    kv_cache_gib: float = Field(0.25, gt=0)
-    """KV cache in GiB on CPUs; without effect on GPUs."""
-    quantization: str | None = None
-    """vLLM's name of the method the checkpoint was quantized with, e.g. awq, gptq, fp8."""
-    tensor_parallel_size: int = Field(1, ge=1)
-    """GPUs per replica."""
-    enforce_eager: bool = True
-    """Skip torch.compile and CUDA graphs: faster start, slower decoding on GPUs."""
-    threads: int | None = Field(None, ge=1)
-    """OpenMP threads on CPUs; None: the replica's num_cpus, one at least."""
-    ngram_speculation: int = Field(0, ge=0, le=16)
-    """Tokens drafted per step by prompt lookup; 0 is off."""
-    health_timeout_s: float = Field(30.0, gt=0)
-    """A core that answers no probe for this long counts as hung."""
-
-
-class OnnxSettings(GroupSettings):
-    """An ONNX Runtime group with continuous batching."""
-
-    kind: Literal[EngineKind.ONNX] = EngineKind.ONNX
-    precision: Literal["fp32", "int8", "int4", "int4_mixed"] = "fp32"
-    """Weights of the exported graph. int4_mixed has int8 for every layer's `down_proj` and the head, and int4 elsewhere."""
-    block_size: Literal[32, 64, 128, 256] = 32
-    """Quantized weights that share a scale. With more of them answers come sooner (fewer bytes are read) and are
-    less exact. An `exported` folder has what it was written with."""
-    exported: str | None = None
-    """A folder that `phi-serve export onnx` or onnxruntime-genai's builder wrote; None: the replica exports at its first start,
-    into the cache."""
-    provider: Literal["cpu", "cuda"] = "cpu"
-    """Execution provider; cuda needs the `gpu` extra."""
-    max_model_len: int = Field(4096, ge=16)
-    """Context in tokens of one slot."""
-    slots: int = Field(8, ge=1, le=256)
-    """Sequences decoded together; more wait."""
-    max_waiting: int = Field(64, ge=0)
-    """Requests that may wait for a slot before new ones are refused."""
-    prefill_chunk: int = Field(256, ge=2)
-    """Most prompt tokens computed between two decoding steps."""
-    target_step_s: float = Field(0.1, gt=0)
-    """Seconds that a step with a prompt chunk should take: the longest pause that a long prompt causes in running streams."""
-    prefix_cache: bool = True
-    """Keep the caches of finished sequences while their slots are free, and start new prompts from the longest common prefix."""
-    ngram_speculation: int = Field(8, ge=0, le=32)
-    """Most tokens drafted per step by prompt lookup for a lone stream, as long as it pays; 0 is off. Greedy answers stay the
-    same; so it is left off with int8 and int4 weights, where what is rounding in fp32 moves logits by hundredths."""
-    max_kv_gib: float | None = Field(None, gt=0)
-    """Bound of the KV pool in GiB; None: what the machine or its memory limit leaves at start. A larger pool is refused."""
-    threads: int | None = Field(None, ge=1)
-    """Threads of one replica; None: the replica's num_cpus, one at least."""
-    spinning: bool = False
-    """Let these threads wait busily for their next piece of work: faster where the replica's cores are its own, slower for
-    everybody where they are shared."""
-    batch_invariant: bool = True
-    """With int4 weights compute a lone stream as two rows: one row sums in another order, so that an answer's logits would move a
-    little when it gets neighbours or loses them. Without it a lone stream is up to a fifth faster."""
-    step_timeout_s: float = Field(60.0, gt=0)
-    """A step that takes longer than this counts as hung."""
-
-
-class LlamaCppSettings(GroupSettings):
-    """A llama.cpp group: a GGUF file, continuous batching in the embedded server. Ollama's names of its knobs in brackets."""
-
-    kind: Literal[EngineKind.LLAMA_CPP] = EngineKind.LLAMA_CPP
-    precision: Literal["f32", "f16", "q8_0", "q4_0"] = "q8_0"
-    """Weights of the exported file; without effect with `gguf`."""
-    exported: str | None = None
-    """A folder that `phi-serve export gguf` wrote; None: the replica exports at its first start, into the cache."""
-    gguf: str | None = None
-    """A GGUF file made elsewhere, of the model at the model's path, whose weights are then not needed. The first replica on a node
-    copies it into the cache with its tokens respelled, unless `phi-serve export gguf` wrote it: see docs/configuration.md."""
-    max_model_len: int = Field(4096, ge=16)
-    """Context in tokens of one slot (num_ctx). Above the model's original context llama.cpp uses LongRoPE's long factors for
-    every request."""
-    slots: int = Field(4, ge=1, le=256)
-    """Sequences decoded together (OLLAMA_NUM_PARALLEL); more wait."""
-    max_waiting: int = Field(64, ge=0)
-    """Requests that may wait for a slot before new ones are refused (OLLAMA_MAX_QUEUE)."""
-    prefill_chunk: int = Field(256, ge=32, le=4096)
-    """Most tokens computed in one step, prompts and running streams together."""
-    prefix_cache: bool = True
-    """Start a prompt from what the slot that holds its longest beginning has computed."""
-    flash_attention: bool = False
-    """Fused attention (OLLAMA_FLASH_ATTENTION): less memory for long contexts. On CPUs its rounding depends on what else is
-    computed in the step, so that the same seed may draw otherwise beside other streams."""
-    kv_cache_type: Literal["f32", "f16", "q8_0"] | None = None
-    """Numbers in the KV cache (OLLAMA_KV_CACHE_TYPE); None: f32 with f32 weights, else f16. q8_0 needs flash attention."""
-    gpu_layers: int = Field(0, ge=-1)
-    """Layers computed on the GPU (num_gpu), -1: all; needs a build of xllamacpp for that GPU."""
-    threads: int | None = Field(None, ge=1)
-    """Threads of one replica (num_thread); None: the replica's num_cpus, one at least."""
-    health_timeout_s: float = Field(30.0, gt=0)
-    """A server whose loop answers no probe for this long counts as hung."""
-
-    @model_validator(mode="after")
-    def _check_choices(self) -> "LlamaCppSettings":
-        if self.exported and self.gguf:
-            raise ValueError("exported and gguf exclude each other; set one of them")
-        if self.kv_cache_type == "q8_0" and not self.flash_attention:
-            raise ValueError("kv_cache_type: q8_0 needs flash_attention: true")
-        return self
-
-
-class FakeSettings(GroupSettings):
-    """A scripted group for tests and dry runs: no model, real everything else."""
-
-    kind: Literal[EngineKind.FAKE] = EngineKind.FAKE
-    text: str = "Hello from the fake engine."
-    """What it answers, whatever the question."""
-    tokens_per_second: float = Field(200.0, gt=0)
-    """Pace of the answer."""
-    load_s: float = Field(0.0, ge=0)
-    """Seconds its start takes."""
-    max_model_len: int = Field(4096, ge=16)
-    """Context in tokens."""
-    slots: int = Field(8, ge=1)
-    """Generations at once."""
-    fault: Literal["none", "fail_start", "fail_first", "die_midway", "truncate", "hang"] = "none"
-    """How it misbehaves: refuses to start, fails before or after some tokens, ends without `Finished`, or never goes on."""
-    fault_at: int = Field(2, ge=0)
-    """Tokens of an answer after which it dies, truncates or hangs."""
-
-
-EngineSettings = Annotated[VllmSettings | OnnxSettings | LlamaCppSettings | FakeSettings, Field(discriminator="kind")]
-
-
-def gpu_layers(settings: EngineSettings) -> int | None:
-    """Return how many of the model's layers a group computes on GPUs; None: it has all of the model there."""
-    if isinstance(settings, LlamaCppSettings):
-        return None if settings.gpu_layers < 0 else settings.gpu_layers
-    return None if "cuda" in (getattr(settings, "device", ""), getattr(settings, "provider", "")) else 0
 
 
 class BreakerSettings(Settings):

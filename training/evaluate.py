@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from serve_app.chat.constraint import parse_tools
 from serve_app.chat.formats.phi4.call_grammar import guided_calls
-from serve_app.config import OnnxSettings, VllmSettings
+from serve_app.engine_config import OnnxSettings, VllmSettings
 from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
 from serve_app.models.export import derive

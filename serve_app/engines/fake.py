@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.config import FakeSettings
+from serve_app.engine_config import FakeSettings
 from serve_app.engines.throughput import Throughput
 from serve_app.errors import ContextOverflow, EngineDead, GenerationFailed
 from serve_app.types import (

@@ -7,7 +7,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serve_app.config import EngineSettings
+from serve_app.engine_config import EngineSettings
 from serve_app.types import EngineKind
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from serve_app.chat.grammar import checked_lark, wrap_tokenizer
 from serve_app.chat.lark import enclosed
 from serve_app.chat.lark_text import may_force
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.config import VllmSettings
+from serve_app.engine_config import VllmSettings
 from serve_app.engines.admission import answer_limit
 from serve_app.engines.guidance import Guidance, Guide, too_large
 from serve_app.engines.throughput import Throughput

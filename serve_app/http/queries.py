@@ -10,9 +10,9 @@ from typing import Any
 
 from starlette.requests import Request
 
-from serve_app.config import gpu_layers
 from serve_app.conversation import GenerateRequest, Prompt, RoutePreview, TaskExample
 from serve_app.dialects.base import Models, RenderedPrompt
+from serve_app.engine_config import gpu_layers
 from serve_app.gateway import Gateway
 from serve_app.http.hints import apply_header_hints
 from serve_app.model_info import LoadedGroup, ModelInfo

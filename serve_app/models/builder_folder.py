@@ -22,7 +22,7 @@ from typing import Any
 import onnx_ir as ir
 
 from serve_app.chat.vocabulary import read_json
-from serve_app.config import OnnxSettings
+from serve_app.engine_config import OnnxSettings
 from serve_app.errors import ModelUnusable
 from serve_app.files import genai_config
 from serve_app.files.cache import cache_dir, locked

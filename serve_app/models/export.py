@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from serve_app.chat.vocabulary import read_vocabulary
-from serve_app.config import EngineSettings, FakeSettings, LlamaCppSettings, OnnxSettings
+from serve_app.engine_config import EngineSettings, FakeSettings, LlamaCppSettings, OnnxSettings
 from serve_app.errors import ModelUnusable
 from serve_app.files.cache import cache_dir, locked, read_content, writing
 from serve_app.files.gguf_header import FILE

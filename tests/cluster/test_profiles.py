@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from serve_app.config import AppSettings, LlamaCppSettings, OnnxSettings
+from serve_app.config import AppSettings
+from serve_app.engine_config import LlamaCppSettings, OnnxSettings
 
 FOLDER = Path(__file__).parents[2] / "cluster" / "profiles"
 NAMES = ("cpu-8gb", "cpu-12gb", "cpu-24gb", "gpu")

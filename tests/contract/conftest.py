@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.config import EngineSettings, FakeSettings, LlamaCppSettings, OnnxSettings, VllmSettings
+from serve_app.engine_config import EngineSettings, FakeSettings, LlamaCppSettings, OnnxSettings, VllmSettings
 from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
 from serve_app.models.export import derive

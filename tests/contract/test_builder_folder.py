@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.config import OnnxSettings
+from serve_app.engine_config import OnnxSettings
 from serve_app.engines.onnx.engine import OnnxEngine
 from serve_app.engines.onnx.graph import Graph
 from serve_app.engines.onnx.kv_pool import KvPool

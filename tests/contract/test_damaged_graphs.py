@@ -9,7 +9,7 @@ from random import Random
 import onnx
 import pytest
 
-from serve_app.config import OnnxSettings
+from serve_app.engine_config import OnnxSettings
 from serve_app.engines.onnx.graph import Graph
 from serve_app.errors import ModelUnusable
 from serve_app.models.export import derive

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from serve_app.cli import app
-from serve_app.config import EngineSettings, FakeSettings, LlamaCppSettings, OnnxSettings, VllmSettings
+from serve_app.engine_config import EngineSettings, FakeSettings, LlamaCppSettings, OnnxSettings, VllmSettings
 from serve_app.engines.onnx.graph import Graph
 from serve_app.engines.registry import build_engine
 from serve_app.errors import ModelUnusable

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from serve_app.config import OnnxSettings, VllmSettings
+from serve_app.engine_config import OnnxSettings, VllmSettings
 from serve_app.engines.base import Engine
 from serve_app.engines.onnx.engine import OnnxEngine
 from serve_app.engines.onnx.graph import Graph
@@ -69,7 +69,7 @@ async def test_a_hung_and_a_dead_vllm_core_are_noticed(model_dir: Path) -> None:
 _OWNER = """
 import asyncio, sys, time
 from pathlib import Path
-from serve_app.config import VllmSettings
+from serve_app.engine_config import VllmSettings
 from serve_app.engines.registry import build_engine
 
 if __name__ == "__main__":

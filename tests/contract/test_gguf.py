@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.cli import app
-from serve_app.config import LlamaCppSettings
+from serve_app.engine_config import LlamaCppSettings
 from serve_app.engines.registry import build_engine
 from serve_app.errors import ModelUnusable
 from serve_app.files.gguf_header import read_header

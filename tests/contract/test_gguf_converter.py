@@ -16,8 +16,9 @@ import pytest
 
 from benchmarks import stand_in
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.config import AppSettings, LlamaCppSettings
+from serve_app.config import AppSettings
 from serve_app.dialects import openai
+from serve_app.engine_config import LlamaCppSettings
 from serve_app.engines.llama_cpp.engine import LlamaCppEngine
 from serve_app.errors import EngineDead
 from serve_app.files.gguf_header import read_header

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from serve_app.chat.constraint import parse_tools
 from serve_app.chat.formats.phi4.call_grammar import forced_calls
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.config import LlamaCppSettings
+from serve_app.engine_config import LlamaCppSettings
 from serve_app.engines.llama_cpp.engine import LlamaCppEngine
 from serve_app.engines.registry import build_engine
 from serve_app.errors import ModelUnusable

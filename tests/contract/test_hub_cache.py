@@ -16,7 +16,8 @@ from huggingface_hub.errors import IncompleteSnapshotError
 
 from deployments.replica import EngineReplica, NamedModel
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.config import EngineSettings, LlamaCppSettings, ModelSettings, OnnxSettings, VllmSettings
+from serve_app.config import ModelSettings
+from serve_app.engine_config import EngineSettings, LlamaCppSettings, OnnxSettings, VllmSettings
 from serve_app.engines.registry import build_engine
 from serve_app.errors import ModelUnusable
 from serve_app.files.cache import identify, read_content

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.config import OnnxSettings
+from serve_app.engine_config import OnnxSettings
 from serve_app.engines.onnx.batch import Batch
 from serve_app.engines.onnx.graph import Graph
 from serve_app.engines.onnx.kv_pool import KvPool

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.config import LlamaCppSettings
+from serve_app.engine_config import LlamaCppSettings
 from serve_app.engines.base import Engine
 from serve_app.engines.llama_cpp.engine import LlamaCppEngine
 from serve_app.engines.registry import build_engine

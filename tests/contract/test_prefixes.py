@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.config import OnnxSettings
+from serve_app.engine_config import OnnxSettings
 from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
 from serve_app.models.export import derive

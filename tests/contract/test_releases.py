@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve_app.config import OnnxSettings
+from serve_app.engine_config import OnnxSettings
 from serve_app.errors import ModelUnusable
 from serve_app.models.export import derive
 from tests.contract.as_built import CHUNKS, require_equal, run_as_built

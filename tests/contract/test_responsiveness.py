@@ -5,7 +5,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from serve_app.config import OnnxSettings
+from serve_app.engine_config import OnnxSettings
 from serve_app.engines.onnx.engine import OnnxEngine
 from serve_app.models.export import derive
 from tests.contract.play import ask, play, prompt

@@ -9,8 +9,8 @@ from typing import Literal
 import pytest
 
 from serve_app.chat.formats.phi4.call_grammar import guided_calls
-from serve_app.config import OnnxSettings
 from serve_app.conversation import Tool
+from serve_app.engine_config import OnnxSettings
 from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
 from serve_app.models.export import derive

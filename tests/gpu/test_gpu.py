@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.config import EngineSettings, OnnxSettings, VllmSettings
+from serve_app.engine_config import EngineSettings, OnnxSettings, VllmSettings
 from serve_app.engines.registry import build_engine
 from serve_app.models.export import derive
 from tests.contract.play import ask, play, prompt

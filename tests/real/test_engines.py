@@ -19,7 +19,7 @@ from benchmarks.stand_in import ROLE_TOKENS, TOOL_TOKENS
 from serve_app.chat.constraint import parse_tools
 from serve_app.chat.formats.phi4.call_grammar import forced_calls, guided_calls
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.config import EngineSettings, LlamaCppSettings, OnnxSettings, VllmSettings
+from serve_app.engine_config import EngineSettings, LlamaCppSettings, OnnxSettings, VllmSettings
 from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
 from serve_app.errors import InvalidRequest

@@ -3,7 +3,7 @@
 import pytest
 
 from deployments.groups import with_threads
-from serve_app.config import EngineSettings, FakeSettings, LlamaCppSettings, OnnxSettings, VllmSettings
+from serve_app.engine_config import EngineSettings, FakeSettings, LlamaCppSettings, OnnxSettings, VllmSettings
 
 
 @pytest.mark.parametrize("kind", [LlamaCppSettings, OnnxSettings, VllmSettings])

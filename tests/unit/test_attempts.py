@@ -10,8 +10,9 @@ import pytest
 from serve_app.attempts import Attempts
 from serve_app.chat.text_stream import TextStream
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.config import FakeSettings, RoutingSettings
+from serve_app.config import RoutingSettings
 from serve_app.conversation import RawText
+from serve_app.engine_config import FakeSettings
 from serve_app.engines.fake import FakeEngine
 from serve_app.errors import ConstraintLost, EngineDead, NoEngine, ServeError
 from serve_app.generation import Generation

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from deployments.autoscaling import Goal, Replica, TokenBacklog, decide, read
 from deployments.replica import EngineReplica, NamedModel
-from serve_app.config import FakeSettings, ModelSettings
+from serve_app.config import ModelSettings
+from serve_app.engine_config import FakeSettings
 from serve_app.reports import ReplicaReport
 
 GOAL = Goal(target_wait_s=5, answer_tokens=100, target_running=4)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from serve_app.config import FakeSettings
+from serve_app.engine_config import FakeSettings
 from serve_app.routing.breaker import BreakerState
 from serve_app.routing.fleet import Fleet
 from tests.unit.app import App, running

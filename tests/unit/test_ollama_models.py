@@ -11,7 +11,8 @@ import ollama
 import pytest
 import yaml
 
-from serve_app.config import AppSettings, LlamaCppSettings, OnnxSettings, VllmSettings, gpu_layers
+from serve_app.config import AppSettings
+from serve_app.engine_config import LlamaCppSettings, OnnxSettings, VllmSettings, gpu_layers
 from serve_app.models.locate import EMBEDDED
 from serve_app.models.weights import Weights
 from serve_app.types import InvalidValue, Task

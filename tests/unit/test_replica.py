@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from deployments.replica import EngineReplica, NamedModel, coalesce, merge
-from serve_app.config import FakeSettings, ModelSettings
+from serve_app.config import ModelSettings
+from serve_app.engine_config import FakeSettings
 from serve_app.engines.fake import FakeEngine
 from serve_app.errors import EngineDead, ModelUnusable, ServeError
 from serve_app.models.export import Progress

@@ -3,7 +3,8 @@
 from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.replica import EngineReplica, NamedModel
-from serve_app.config import FakeSettings, ModelSettings
+from serve_app.config import ModelSettings
+from serve_app.engine_config import FakeSettings
 from serve_app.metrics import exposition
 from serve_app.replica_metrics import ABORTED, COUNTERS, HISTOGRAMS, ReplicaMetrics
 from serve_app.reports import ReplicaReport

@@ -20,7 +20,7 @@ import aiohttp
 from serve_app.chat.grammar import wrap_tokens
 from serve_app.chat.lark import enclosed
 from serve_app.chat.lark_text import may_force
-from serve_app.config import LlamaCppSettings
+from serve_app.engine_config import LlamaCppSettings
 from serve_app.engines.admission import answer_limit
 from serve_app.engines.guidance import Guidance, Guide
 from serve_app.engines.llama_cpp.grammar import respelled

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import xllamacpp
 
-from serve_app.config import LlamaCppSettings
+from serve_app.engine_config import LlamaCppSettings
 from serve_app.errors import EngineDead, ModelUnusable
 from serve_app.files.gguf_header import Header
 from serve_app.memory import available_bytes

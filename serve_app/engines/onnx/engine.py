@@ -17,7 +17,7 @@ from pathlib import Path
 
 from serve_app.chat.grammar import wrap_tokenizer
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.config import OnnxSettings
+from serve_app.engine_config import OnnxSettings
 from serve_app.engines.admission import answer_limit
 from serve_app.engines.guidance import Guidance, Guide
 from serve_app.engines.onnx.batch import Batch
