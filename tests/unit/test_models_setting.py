@@ -39,7 +39,7 @@ def test_without_models_the_embedded_one_is_served() -> None:
     ],
 )
 def test_the_earlier_form_is_refused_with_lines_that_mean_the_same(model: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="args.model is now args.models") as refused:
+    with pytest.raises(ValidationError, match=r"args\.model is now args\.models") as refused:
         _settings(model=model)
     lines = refused.value.errors()[0]["msg"].partition("Write:\n")[2]
     settings = _settings(**yaml.safe_load(lines))
