@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from serve_app.chat.formats.names import DEFAULT
+from serve_app.chat.formats.names import format_tokens
 from serve_app.errors import ModelUnusable
 
 FILE = "tokenizer.json"
@@ -86,8 +86,8 @@ class TokenizerFile:
         return json.dumps({**self.content, "added_tokens": ordered, "model": model}, ensure_ascii=False)
 
 
-def read_tokenizer_file(folder: Path, named: Collection[str] = DEFAULT.control) -> TokenizerFile:
-    """Read the tokenizer.json of a model's `folder`; `named` are the control tokens of its chat format.
+def read_tokenizer_file(folder: Path) -> TokenizerFile:
+    """Read the tokenizer.json of a model's `folder`.
 
     Raises `ModelUnusable` naming file, token and ids where the files contradict each other, and for another kind of tokenizer
     than byte-level BPE.
@@ -107,6 +107,7 @@ def read_tokenizer_file(folder: Path, named: Collection[str] = DEFAULT.control) 
     _require_one_id_each(entries, written, added)
     _require_agreement(folder, added)
     vocab = {text: token_id for text, token_id in written.items() if text not in added}
+    named = format_tokens(added).control
     return TokenizerFile(content, vocab, added, frozenset(text for text in added if text in special or text in named))
 
 

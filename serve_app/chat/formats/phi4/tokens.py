@@ -35,3 +35,5 @@ ROLE_TOKENS = MappingProxyType(
         "tool": "<|tool|>",
     }
 )
+REQUIRED_TOKENS = frozenset((*ROLE_TOKENS.values(), TURN_END, TOOLS_BEGIN, TOOLS_END, CALLS_BEGIN, CALLS_END))
+"""A vocabulary that has these is of this format."""
