@@ -78,14 +78,14 @@ builders: $(STAMP) ## install older releases of onnxruntime-genai's builder for 
 quantizer: $(STAMP) ## build llama.cpp's quantizer into .cache/tools for the slow tests, once (4 to 12 minutes on two cores)
 	@$(BIN)/python -m tests.contract.quantizer
 
-train: $(STAMP) ## train the embedded model anew (hours on CPUs; resumes from TRAIN_WORK; see training/README.md)
-	$(BIN)/python -m training.train --work $(TRAIN_WORK) $(TRAIN_FLAGS)
+train: $(STAMP) ## train the embedded model anew (hours on CPUs; resumes from TRAIN_WORK; see training/embedded/README.md)
+	$(BIN)/python -m training.embedded.train --work $(TRAIN_WORK) $(TRAIN_FLAGS)
 
 evaluate-embedded: $(STAMP) ## accuracy per family of the embedded model on ONNX fp32, int8, int4 and vLLM
-	$(BIN)/python -m training.evaluate
+	$(BIN)/python -m training.embedded.evaluate
 
 evaluate-routing: $(STAMP) ## accuracy of the task classifier against its goals; more with ROUTING_DATA
-	$(BIN)/python -m training.routing.evaluate
+	$(BIN)/python -m training.classifier.evaluate
 
 # The locks name versions only: no URLs, no indexes.
 UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --override requirements/overrides.txt --python-version 3.11 \

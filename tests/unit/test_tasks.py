@@ -1,6 +1,6 @@
 """The task classifier: accuracy on the project's own prompts, its explanations, and the dry run that shows them.
 
-The goals stand in `training.routing.evaluate`.
+The goals stand in `training.classifier.evaluate`.
 """
 
 import json
@@ -16,9 +16,9 @@ from serve_app.conversation import Chat, Labelled, Message, RawText
 from serve_app.routing.tasks import TaskClassifier, classify, confusion
 from serve_app.types import Task
 from tests.unit.app import running
-from training.routing.evaluate import ACCURACY, BLIND, FLIPS, VALIDATION, read_prompts
-from training.routing.train import generated_rows, read_rows
-from training.routing.written import lines
+from training.classifier.evaluate import ACCURACY, BLIND, FLIPS, VALIDATION, read_prompts
+from training.classifier.train import generated_rows, read_rows
+from training.classifier.written import lines
 
 ROUTE = "/v1/route"
 

@@ -1,0 +1,141 @@
+"""The tools of guides that travellers use: weather, time, ways, rooms, languages, money and units. A part of `guides.GUIDES`."""
+
+from training.embedded.families.guide_values import (
+    CURRENCIES,
+    DATE,
+    FROM,
+    INTEGER,
+    LANGUAGES,
+    NUMBER,
+    PLACE,
+    TEXT,
+    TO,
+    UNIT,
+    UNITS,
+    Guide,
+    Slot,
+    between,
+    clock,
+    enum_slot,
+    money,
+    one_of,
+    some_words,
+    where,
+)
+from training.embedded.families.tool_schemas import CITIES
+
+JOURNEY: tuple[Guide, ...] = (
+    Guide(
+        "get_current_weather get_weather weather get_current_temperature get_temperature",
+        ("Get the current weather in a given location", "Get the weather at a place", "Current weather for a city"),
+        (PLACE, UNIT),
+        (
+            "What is the weather in {0}?",
+            "What's the weather like in {0}?",
+            "How is the weather in {0} today?",
+            "What is the weather in {0} in {1}?",
+            "Tell me the temperature in {0} in {1}.",
+            "How warm is it in {0}, in {1}?",
+            "weather {0}",
+        ),
+        "weather",
+    ),
+    Guide(
+        "get_forecast get_weather_forecast get_n_day_weather_forecast forecast",
+        ("Get a weather forecast for some days", "Forecast of the weather", "Get the forecast for the next days"),
+        (PLACE, Slot("days num_days n", INTEGER, between(1, 14))),
+        (
+            "What will the weather be like in {0} over the next {1} days?",
+            "Give me the {1} day forecast for {0}.",
+            "Weather forecast for {0} for {1} days",
+            "Will it rain in {0} in the next {1} days?",
+        ),
+        "weather",
+    ),
+    Guide(
+        "get_time get_current_time current_time world_clock",
+        ("Get the current time in a city", "Returns the local time", "Current time at a place"),
+        (Slot("city location timezone place", TEXT, where),),
+        ("What time is it in {0}?", "Tell me the time in {0}.", "What is the current time in {0}?", "Time in {0} now?"),
+        "time",
+    ),
+    Guide(
+        "get_current_date get_today today get_date",
+        ("Get today's date", "Returns the current date"),
+        (),
+        ("What day is it today?", "What is today's date?", "Tell me the date."),
+    ),
+    Guide(
+        "get_flight_times search_flights find_flights get_flights",
+        ("Get flight times between two cities", "Search for flights", "Find flights from one city to another"),
+        (FROM, TO, DATE),
+        (
+            "What is the flight time from {0} to {1}?",
+            "Find flights from {0} to {1} on {2}.",
+            "I want to fly from {0} to {1}.",
+            "Are there flights from {0} to {1} on {2}?",
+            "Show me flights to {1} from {0}.",
+        ),
+    ),
+    Guide(
+        "get_directions get_route directions get_distance calculate_distance",
+        ("Get the way between two places", "Distance and directions between two cities"),
+        (FROM, TO, enum_slot("mode", "driving", "walking", "cycling")),
+        (
+            "How do I get from {0} to {1}?",
+            "How far is it from {0} to {1}?",
+            "Directions from {0} to {1} by {2}, please.",
+            "What is the distance between {0} and {1}?",
+        ),
+    ),
+    Guide(
+        "book_hotel find_hotel search_hotels reserve_room",
+        ("Book a hotel room", "Find a hotel in a city", "Reserve a room for some nights"),
+        (Slot("city location", TEXT, one_of(*CITIES)), Slot("nights days", INTEGER, between(1, 21))),
+        ("Book a hotel in {0} for {1} nights.", "I need a room in {0} for {1} nights.", "Find me a hotel in {0}."),
+    ),
+    Guide(
+        "reserve_table book_restaurant book_table make_reservation",
+        ("Reserve a table in a restaurant", "Book a restaurant"),
+        (Slot("people guests party_size", INTEGER, between(1, 12)), Slot("time", TEXT, clock)),
+        ("Book a table for {0} at {1}.", "We are {0} people and want to eat at {1}.", "Table for {0} at {1}, please."),
+    ),
+    Guide(
+        "translate translate_text translator",
+        ("Translate text into a language", "Translates a text"),
+        (Slot("text", TEXT, some_words(1, 2, 3, 4)), Slot("language target_language to", TEXT, one_of(*LANGUAGES))),
+        ('Translate "{0}" to {1}.', 'How do you say "{0}" in {1}?', "Translate {0} into {1}.", 'What is "{0}" in {1}?'),
+        "word",
+    ),
+    Guide(
+        "convert_currency currency_converter exchange_money",
+        ("Convert an amount from one currency to another", "Convert money"),
+        (
+            Slot("amount value", NUMBER, money),
+            Slot("from_currency source base", TEXT, one_of(*CURRENCIES)),
+            Slot("to_currency target quote", TEXT, one_of(*CURRENCIES)),
+        ),
+        ("Convert {0} {1} to {2}.", "How much is {0} {1} in {2}?", "What are {0} {1} in {2}?", "Change {0} {1} into {2}."),
+        "currency",
+    ),
+    Guide(
+        "get_exchange_rate exchange_rate currency_rate",
+        ("Get the exchange rate of two currencies", "Current rate between currencies"),
+        (
+            Slot("base source from_currency", TEXT, one_of(*CURRENCIES)),
+            Slot("target quote to_currency", TEXT, one_of(*CURRENCIES)),
+        ),
+        ("What is the exchange rate from {0} to {1}?", "How many {1} for one {0}?", "Rate of {0} to {1}?"),
+        "currency",
+    ),
+    Guide(
+        "convert_units unit_converter convert",
+        ("Convert a value between units", "Convert units of measure"),
+        (
+            Slot("value amount", NUMBER, money),
+            Slot("from_unit source", TEXT, one_of(*UNITS)),
+            Slot("to_unit target", TEXT, one_of(*UNITS)),
+        ),
+        ("Convert {0} {1} to {2}.", "How many {2} are {0} {1}?", "What is {0} {1} in {2}?"),
+    ),
+)
