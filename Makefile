@@ -92,8 +92,8 @@ UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --override requirement
 	--no-emit-find-links --no-emit-index-url --no-header
 lock: $(STAMP) ## compile requirements/*.txt anew from pyproject.toml
 	$(PIP_INSTALL) uv
-	$(UV_COMPILE) --extra cpu --extra dev --torch-backend cpu --output-file requirements/cpu.txt \
-		|| $(UV_COMPILE) --extra cpu --extra dev --find-links "$$PIP_FIND_LINKS" --output-file requirements/cpu.txt
+	$(UV_COMPILE) --extra cpu --extra dev --extra train --torch-backend cpu --output-file requirements/cpu.txt \
+		|| $(UV_COMPILE) --extra cpu --extra dev --extra train --find-links "$$PIP_FIND_LINKS" --output-file requirements/cpu.txt
 	$(UV_COMPILE) --extra gpu --output-file requirements/gpu.txt
 	$(UV_COMPILE) --extra cpu --no-annotate --constraint requirements/cpu.txt --output-file requirements/image-cpu.txt \
 		|| $(UV_COMPILE) --extra cpu --no-annotate --constraint requirements/cpu.txt --find-links "$$PIP_FIND_LINKS" --output-file requirements/image-cpu.txt

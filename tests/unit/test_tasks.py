@@ -3,6 +3,7 @@
 The goals stand in `training.classifier.evaluate`.
 """
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -13,7 +14,8 @@ from typer.testing import CliRunner
 
 from serve_app.cli import app as cli
 from serve_app.conversation import Chat, Labelled, Message, RawText
-from serve_app.routing.tasks import TaskClassifier, classify, confusion
+from serve_app.routing.features import extract
+from serve_app.routing.tasks import TaskClassifier, classifier, classify, confusion
 from serve_app.types import Task
 from tests.unit.app import running
 from training.classifier.evaluate import ACCURACY, BLIND, FLIPS, VALIDATION, read_prompts
@@ -115,3 +117,14 @@ async def test_labelled_texts_return_the_confusion_matrix() -> None:
     assert told["confusion"]["general"]["math"] == 1
     assert [response.status_code for response in wrong] == [400] * 4
     assert all(set(json.loads(response.content)["error"]) == {"message", "type", "param", "code"} for response in wrong)
+
+
+def test_features_are_those_that_the_weights_were_trained_on() -> None:
+    """A change of the features needs new weights, a new `FORMAT` and the new digest here."""
+    scripts = ["Write f(x) = 7 x 8!", "Колко е 17% от 240?", "计算 3 + 4 的值。", "次の方程式を解いて", "गणना करें 5", "احسب ٣", "คำนวณ"]
+    texts = ["", "\n", *scripts, "e\u0301 😀 \ud800", " | ".join(scripts) * 40, "a" * 5000]
+    digest = hashlib.sha256()
+    for text in texts:
+        for rows in extract(text, classifier().lexicon):
+            digest.update(np.sort(rows).astype("<i8").tobytes() + b"|")
+    assert digest.hexdigest()[:16] == "ec0eea46d35d6e14"
