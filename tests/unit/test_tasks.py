@@ -121,7 +121,15 @@ async def test_labelled_texts_return_the_confusion_matrix() -> None:
 
 def test_features_are_those_that_the_weights_were_trained_on() -> None:
     """A change of the features needs new weights, a new `FORMAT` and the new digest here."""
-    scripts = ["Write f(x) = 7 x 8!", "Колко е 17% от 240?", "计算 3 + 4 的值。", "次の方程式を解いて", "गणना करें 5", "احسب ٣", "คำนวณ"]
+    scripts = [
+        "Write f(x) = 7 x 8!",
+        "Колко е 17% от 240?",
+        "计算 3 + 4 的值。",
+        "次の方程式を解いて",
+        "गणना करें 5",
+        "احسب ٣",
+        "คำนวณ",
+    ]
     texts = ["", "\n", *scripts, "e\u0301 😀 \ud800", " | ".join(scripts) * 40, "a" * 5000]
     digest = hashlib.sha256()
     for text in texts:
