@@ -64,8 +64,13 @@ Sampler = Callable[[Random], Example]
 
 
 def is_held_out(key: str) -> bool:
-    """Tell whether a key belongs to the held-out tenth; stable over runs and machines."""
+    """Return whether a key belongs to the held-out tenth; stable over runs and machines."""
     return key != OPEN_KEY and zlib.crc32(key.encode()) % HELD_OUT_SHARE == 0
+
+
+def turn(role: Role, content: str) -> Message:
+    """Build a turn without tools."""
+    return Message(role=role, content=content)
 
 
 def ask(
@@ -76,7 +81,7 @@ def ask(
     Without a check the whole answer is compared. A system message is added when `system` or `tools` is given.
     """
     head = (Message(role="system", content=system, tools=tools),) if system or tools else ()
-    turns = (Message(role="user", content=question), Message(role="assistant", content=answer))
+    turns = (turn("user", question), turn("assistant", answer))
     return Example(family=family, key=key, messages=head + turns, check=check or Check(expected=answer))
 
 

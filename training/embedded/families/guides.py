@@ -1,291 +1,58 @@
-"""The tools that guides of clients show, and requests to them as people word them.
+"""The tools that guides of clients show, and requests to them as people word them; `texts/guides.yaml` lists them.
 
-A row per tool: its names, what it is said to do, its arguments, and sentences that hold them. An argument that some sentence leaves
-out is optional. Knows no conversation.
+Knows no conversation.
 """
 
-from training.embedded.families.guide_values import (
-    COUNTRIES,
-    DATE,
-    DAYS,
-    GENRES,
-    INTEGER,
-    NAME,
-    NUMBER,
-    ROOMS,
-    TEXT,
-    Guide,
-    Slot,
-    between,
-    calculation,
-    clock,
-    code,
-    enum_slot,
-    folder,
-    link,
-    mail,
-    money,
-    one_of,
-    path,
-    some_words,
-    sql,
-    where,
-)
-from training.embedded.families.journey_guides import JOURNEY
-from training.embedded.families.tool_schemas import CITIES
-from training.embedded.families.vocabulary import NAMES
+from dataclasses import dataclass
+from typing import Any
 
-GUIDES: tuple[Guide, ...] = (
-    *JOURNEY,
+from training.embedded.families.texts import Draw, drawn, load
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One argument: what clients call it, its JSON schema, and a value."""
+
+    names: str
+    """Separated by spaces; each as likely."""
+    schema: dict[str, Any]
+    """Of its value."""
+    draw: Draw
+    """Draws a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """One kind of tool."""
+
+    names: str
+    """Separated by spaces."""
+    abouts: list[str]
+    """Descriptions."""
+    slots: list[Slot]
+    """Arguments, in the order of the schema."""
+    sentences: list[str]
+    """Requests; `{0}` is the first argument's value, or a list of values where several things are asked for at once."""
+    topic: str
+    """Shared by tools that could be taken for each other; the names of a tool that stands alone."""
+
+
+def _slot(names: str, description: str) -> Slot:
+    """Read an argument: its JSON type, or `enum`, and then how its value is drawn."""
+    kind, _, value = description.partition(" ")
+    if kind == "enum":
+        values = value.split()
+        return Slot(names, {"type": "string", "enum": values}, lambda rng: rng.choice(values))
+    return Slot(names, {"type": kind}, drawn(value))
+
+
+GUIDES = [
     Guide(
-        "calculator calculate evaluate_expression math",
-        ("Evaluate a mathematical expression", "A calculator", "Computes the value of an expression"),
-        (Slot("expression formula query", TEXT, calculation),),
-        ("What is {0}?", "Calculate {0}.", "Use the calculator for {0}.", "Compute {0}", "How much is {0}?"),
-        "sum",
-    ),
-    Guide(
-        "create_event add_event schedule_meeting add_to_calendar",
-        ("Create an event in the calendar", "Schedule a meeting", "Add an entry to the calendar"),
-        (
-            Slot("title name subject", TEXT, some_words(1, 2)),
-            Slot("day date", TEXT, one_of(*DAYS)),
-            Slot("time start", TEXT, clock),
-        ),
-        (
-            'Schedule "{0}" for {1} at {2}.',
-            'Put "{0}" in my calendar on {1} at {2}.',
-            'Add an event "{0}" {1} at {2}.',
-            'Plan "{0}" for {1}.',
-        ),
-    ),
-    Guide(
-        "play_music play_song music_player",
-        ("Play music", "Play a song or a style of music"),
-        (Slot("song query title", TEXT, some_words(1, 2, 3)),),
-        ("Play {0}.", 'Play "{0}".', "I want to hear {0}.", "Put on {0}, please."),
-        "play",
-    ),
-    Guide(
-        "set_light control_light turn_light light_switch",
-        ("Switch a light on or off", "Control the lights of a room"),
-        (Slot("room location", TEXT, one_of(*ROOMS)), enum_slot("state", "on", "off")),
-        ("Turn {1} the light in the {0}.", "Turn the {0} light {1}.", "Switch {1} the lights in the {0}.", "{0} light {1}"),
-    ),
-    Guide(
-        "set_thermostat set_temperature set_heating",
-        ("Set the temperature at home", "Set the thermostat in degrees"),
-        (Slot("temperature degrees value", NUMBER, between(10, 30)),),
-        (
-            "Set the temperature to {0} degrees.",
-            "Make it {0} degrees in here.",
-            "Set the thermostat to {0}.",
-            "Heat to {0} degrees.",
-        ),
-    ),
-    Guide(
-        "web_fetch fetch_url open_page get_page http_get",
-        ("Fetch a page from the web", "Get the content of a URL", "Download a web page"),
-        (Slot("url link", TEXT, link),),
-        ("Fetch {0}.", "What is on {0}?", "Open {0}", "Read the page {0}.", "Summarize {0}"),
-    ),
-    Guide(
-        "read_file open_file get_file_contents view_file",
-        ("Read a file", "Returns the contents of a file", "Read a file from disk"),
-        (Slot("path file filename file_path", TEXT, path),),
-        ("Read {0}.", "What is in {0}?", "Show me the file {0}.", "Open {0}", "Print the contents of {0}."),
-    ),
-    Guide(
-        "delete_file remove_file",
-        ("Delete a file", "Remove a file from disk"),
-        (Slot("path file filename", TEXT, path),),
-        ("Delete {0}.", "Remove the file {0}.", "Please get rid of {0}."),
-    ),
-    Guide(
-        "list_files list_directory ls",
-        ("List the files of a folder", "List a directory"),
-        (Slot("path directory folder", TEXT, folder),),
-        ("Which files are in {0}?", "List the files in {0}.", "What does {0} contain?", "Show the folder {0}."),
-    ),
-    Guide(
-        "run_sql query_database execute_query sql",
-        ("Run a SQL query", "Query the database"),
-        (Slot("query sql statement", TEXT, sql),),
-        ("Run {0}", "Execute this query: {0}", "Run the query {0} on the database."),
-    ),
-    Guide(
-        "get_user find_user lookup_user get_customer",
-        ("Get a user by id", "Look up a customer", "Find a user in the database"),
-        (Slot("id user_id customer_id", INTEGER, between(1, 9999)),),
-        ("Who is user {0}?", "Show me user {0}.", "Find the customer with id {0}.", "Look up user number {0}."),
-        "user",
-    ),
-    Guide(
-        "create_user add_user register_user add_contact",
-        ("Create a user", "Register a new user", "Add a person"),
-        (NAME, Slot("age", INTEGER, between(1, 99)), Slot("email", TEXT, mail)),
-        (
-            "Create a user {0}, {1} years old.",
-            "Register {0} with the email {2}.",
-            "Add {0}, age {1}, email {2}.",
-            "Add a new user named {0}.",
-        ),
-    ),
-    Guide(
-        "get_delivery_date track_order get_order_status track_package order_status",
-        ("Get the state of an order", "When an order arrives", "Track a package by its number"),
-        (Slot("order_id id tracking_number", TEXT, code),),
-        ("Where is my order {0}?", "When does order {0} arrive?", "Track {0}.", "What is the status of order {0}?"),
-    ),
-    Guide(
-        "cancel_order refund_order",
-        ("Cancel an order", "Cancel an order and pay it back"),
-        (Slot("order_id id", TEXT, code),),
-        ("Cancel order {0}.", "I do not want order {0} any more.", "Please cancel my order {0}."),
-    ),
-    Guide(
-        "define_word dictionary get_definition",
-        ("Look up a word in the dictionary", "Definition of a word"),
-        (Slot("word term", TEXT, some_words(1)),),
-        ("What does {0} mean?", 'Define "{0}".', "Look {0} up in the dictionary.", "What is the meaning of {0}?"),
-        "word",
-    ),
-    Guide(
-        "get_news search_news latest_news",
-        ("Get the latest news about a topic", "News by topic"),
-        (Slot("topic category query", TEXT, one_of(*GENRES)),),
-        ("What is new in {0}?", "Give me the news about {0}.", "Latest {0} news, please.", "Any news on {0}?"),
-    ),
-    Guide(
-        "generate_image create_image draw",
-        ("Generate an image from a description", "Draw a picture"),
-        (Slot("prompt description", TEXT, some_words(1, 2, 3)),),
-        ("Draw a {0}.", "Make a picture of a {0}.", "Generate an image of a {0}.", "I want an image of a {0}."),
-    ),
-    Guide(
-        "random_number get_random generate_random_number",
-        ("Draw a random number", "Returns a random number between two bounds"),
-        (Slot("min low minimum", INTEGER, between(0, 10)), Slot("max high maximum", INTEGER, between(11, 1000))),
-        ("Give me a random number between {0} and {1}.", "Pick a number from {0} to {1}.", "Random number from {0} to {1}?"),
-    ),
-    Guide(
-        "roll_dice roll_die dice",
-        ("Roll a die", "Roll dice with so many sides"),
-        (Slot("sides", INTEGER, between(4, 100)),),
-        ("Roll a die with {0} sides.", "Roll a {0}-sided die.", "Throw a d{0}."),
-    ),
-    Guide(
-        "save_note add_note remember create_note",
-        ("Save a note", "Remember something for later"),
-        (Slot("text note content", TEXT, some_words(1, 2, 3, 4)),),
-        ('Note this down: "{0}".', 'Remember "{0}".', "Make a note: {0}", 'Save "{0}" for later.'),
-        "note",
-    ),
-    Guide(
-        "add_todo add_task create_task",
-        ("Add an item to the to-do list", "Create a task"),
-        (Slot("task title item", TEXT, some_words(1, 2, 3)),),
-        ('Add "{0}" to my list.', "I have to {0}, write it down.", 'New task: "{0}"', 'Put "{0}" on my to-do list.'),
-        "note",
-    ),
-    Guide(
-        "search_knowledge_base retrieve search_docs retrieve_documents query_docs",
-        ("Search the knowledge base", "Retrieve documents that fit a query", "Search the documentation"),
-        (Slot("query question", TEXT, some_words(1, 2, 3)), Slot("top_k limit k max_results", INTEGER, between(1, 20))),
-        (
-            "What do the docs say about {0}?",
-            "Search the knowledge base for {0}.",
-            "Find {1} documents about {0}.",
-            "Find documents on {0}, at most {1}.",
-        ),
-        "search",
-    ),
-    Guide(
-        "web_search search_web google_search search_internet tavily_search",
-        ("Search the web", "Search the internet for a query", "A search engine"),
-        (Slot("query q", TEXT, some_words(1, 2, 3)),),
-        ("Search the web for {0}.", "Google {0}.", "Look {0} up on the internet.", "Find {0} online."),
-        "search",
-    ),
-    Guide(
-        "get_capital capital_of country_capital",
-        ("Get the capital of a country", "Returns the capital city"),
-        (Slot("country", TEXT, one_of(*COUNTRIES)),),
-        ("What is the capital of {0}?", "Name the capital of {0}.", "Capital of {0}?"),
-        "capital",
-    ),
-    Guide(
-        "get_population population",
-        ("Get the population of a place", "How many people live somewhere"),
-        (Slot("place city country location", TEXT, one_of(*CITIES, *COUNTRIES)),),
-        ("How many people live in {0}?", "What is the population of {0}?", "Population of {0}?"),
-        "population",
-    ),
-    Guide(
-        "is_prime check_prime prime_check",
-        ("Tell whether a number is prime", "Check if a number is a prime"),
-        (Slot("n number", INTEGER, between(2, 9999)),),
-        ("Is {0} a prime number?", "Is {0} prime?", "Check whether {0} is prime."),
-    ),
-    Guide(
-        "square_root sqrt",
-        ("Square root of a number",),
-        (Slot("x number n", NUMBER, between(1, 9999)),),
-        ("What is the square root of {0}?", "Take the root of {0}.", "sqrt({0})?"),
-    ),
-    Guide(
-        "calculate_tip tip_calculator",
-        ("Calculate the tip for a bill", "How much to tip"),
-        (Slot("bill amount total", NUMBER, money), Slot("percent percentage rate", NUMBER, one_of(5, 10, 12, 15, 18, 20, 25))),
-        ("What is a {1}% tip on {0}?", "The bill is {0}, I want to tip {1} percent.", "How much is {1}% on a bill of {0}?"),
-    ),
-    Guide(
-        "calculate_bmi bmi body_mass_index",
-        ("Calculate the body mass index", "BMI from weight and height"),
-        (Slot("weight", NUMBER, between(40, 150)), Slot("height", NUMBER, between(140, 210))),
-        ("What is my BMI with {0} kg and {1} cm?", "I weigh {0} kg and am {1} cm tall, what is my BMI?"),
-    ),
-    Guide(
-        "recommend_book recommend_movie suggest_movie find_movie",
-        ("Recommend something by genre", "Find a title of a genre"),
-        (Slot("genre category topic", TEXT, one_of(*GENRES)),),
-        ("Recommend me something about {0}.", "I like {0}, what do you suggest?", "Suggest some {0}."),
-    ),
-    Guide(
-        "call_person phone_call make_call",
-        ("Call a person", "Make a phone call"),
-        (Slot("name contact person", TEXT, one_of(*NAMES)),),
-        ("Call {0}.", "Ring {0}, please.", "Phone {0}."),
-    ),
-    Guide(
-        "get_sunrise sunrise_time get_sunset",
-        ("Time of sunrise and sunset", "When the sun rises and sets"),
-        (Slot("location city", TEXT, where), DATE),
-        ("When does the sun rise in {0}?", "Sunset in {0} on {1}?", "When is sunset in {0}?"),
-    ),
-    Guide(
-        "get_holidays holidays list_holidays",
-        ("List the public holidays of a country", "Holidays by country and year"),
-        (Slot("country", TEXT, one_of(*COUNTRIES)), Slot("year", INTEGER, between(2020, 2035))),
-        ("Which holidays has {0} in {1}?", "List the holidays of {0} in {1}.", "Holidays in {0}?"),
-    ),
-    Guide(
-        "count_letters count_letter letter_counter",
-        ("Count a letter in a word", "How often a letter occurs"),
-        (Slot("word text", TEXT, some_words(1)), Slot("letter character", TEXT, one_of(*"abcdefghilmnoprstu"))),
-        ("How many {1} are in {0}?", 'How often is "{1}" in "{0}"?', "Count the letter {1} in {0}."),
-    ),
-    Guide(
-        "run_python python_interpreter execute_code python",
-        ("Run Python code", "Execute Python and return what it prints"),
-        (Slot("code", TEXT, lambda rng: f"print({calculation(rng)})"),),
-        ("Run {0}", "Execute {0} in Python.", "What does {0} print?", "Run this code: {0}"),
-        "sum",
-    ),
-    Guide(
-        "set_volume change_volume volume",
-        ("Set the volume", "Set the volume of the speaker in percent"),
-        (Slot("level percent volume", INTEGER, between(0, 100)),),
-        ("Set the volume to {0}.", "Volume to {0} percent.", "Make it {0}% loud."),
-    ),
-)
+        names=entry["names"],
+        abouts=entry["about"],
+        slots=[_slot(names, description) for names, description in entry["arguments"].items()],
+        sentences=entry["ask"],
+        topic=entry.get("topic", entry["names"]),
+    )
+    for entry in load("guides")
+]

@@ -3,18 +3,15 @@
 from dataclasses import replace
 from random import Random
 
-from training.embedded.conversation import Example, Message
-from training.embedded.families.vocabulary import COMMON, sentence
-
-_LEADS = ("\n\nQuestion: ", "\n\n", "\n\nNow answer this: ", " ", "\n")
+from training.embedded.conversation import Example
+from training.embedded.families.texts import COMMON, say, sentence
 
 
 def filler(rng: Random, sentences: int) -> str:
     """Write about 12 tokens of text of no consequence per sentence; sometimes one sentence over and over."""
     kind = rng.random()
     if kind < 0.2:
-        one = sentence(rng)
-        return " ".join([one] * sentences)
+        return " ".join([sentence(rng)] * sentences)
     if kind < 0.3:
         return " ".join(rng.choice(COMMON) for _ in range(sentences * 8))
     if kind < 0.35:
@@ -24,13 +21,8 @@ def filler(rng: Random, sentences: int) -> str:
 
 def bury(rng: Random, example: Example, sentences: int) -> Example:
     """Put filler before the text of the first user turn."""
-    text = filler(rng, sentences)
+    text = filler(rng, sentences) + say(rng, "after filler")
     turns = list(example.messages)
     at = next(index for index, turn in enumerate(turns) if turn.role == "user")
-    turns[at] = replace(turns[at], content=text + rng.choice(_LEADS) + turns[at].content)
+    turns[at] = replace(turns[at], content=text + turns[at].content)
     return replace(example, messages=tuple(turns))
-
-
-def conversation_text(messages: tuple[Message, ...]) -> str:
-    """Join the texts of a conversation, for the tokenizer's trainer."""
-    return "\n".join(part for message in messages for part in (message.content, message.tools) if part)
