@@ -10,12 +10,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from serve_app.types import Task
+from training.classifier.texts import FOLDER, sections
 from training.classifier.written import prompts
 
-TEMPLATES = Path(__file__).with_name("templates")
 _SLOT = re.compile(r"\{([a-z]+?)(\d?)\}")
 _SEEDS = (7, 8)
 """Every template is filled in once for each."""
@@ -38,8 +37,8 @@ class Example:
 
 def generate() -> list[Example]:
     """Return all prompts, the same on every call, none twice."""
-    common, _ = _parse(TEMPLATES / "common.txt")
-    parsed = {path.stem: _parse(path) for path in sorted(TEMPLATES.glob("??.txt"))}
+    common, _ = _parse("common")
+    parsed = {path.stem: _parse(path.stem) for path in sorted(FOLDER.glob("templates/??.txt"))}
     rows = [(lang, common | own, task, template) for lang, (own, templates) in parsed.items() for task, template in templates]
     found: dict[str, Example] = {}
     for rng in map(random.Random, _SEEDS):
@@ -53,21 +52,10 @@ def generate() -> list[Example]:
     return list(found.values())
 
 
-def _parse(path: Path) -> tuple[Slots, list[tuple[Task, str]]]:
-    slots: Slots = {}
-    templates: list[tuple[Task, str]] = []
-    task: Task | None = None
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line or line.startswith("# "):
-            continue
-        if line.startswith("[") and line.endswith("]") and line[1:-1] in set(Task):
-            task = Task(line[1:-1])
-        elif task is None:
-            name, _, values = line.partition(" = ")
-            slots[name] = [value.replace("\\n", "\n") for value in values.split(" | ")]
-        else:
-            templates.append((task, line.replace("\\n", "\n")))
-    return slots, templates
+def _parse(name: str) -> tuple[Slots, list[tuple[Task, str]]]:
+    rows = list(sections(f"templates/{name}.txt"))
+    slots = {name: values.split(" | ") for name, _, values in (line.partition(" = ") for task, line in rows if not task)}
+    return slots, [(Task(task), line) for task, line in rows if task]
 
 
 def _expand(template: str, slots: Slots, rng: random.Random) -> Iterator[str]:

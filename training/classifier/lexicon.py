@@ -1,27 +1,21 @@
 """Reads the lexicon of concepts (`concepts.txt`)."""
 
-from pathlib import Path
-
 import numpy as np
 
 from serve_app.routing.features import FIRST_CONCEPT, MAX_CONCEPTS, Hashes, Lexicon, hash_word
-
-CONCEPTS = Path(__file__).with_name("concepts.txt")
+from training.classifier.texts import sections
 
 
 def entries() -> dict[int, int]:
     """Return the concept number of every listed word, by the word's hash."""
     found: dict[int, int] = {}
-    concept = FIRST_CONCEPT - 1
-    for line in CONCEPTS.read_text(encoding="utf-8").splitlines():
-        if line.startswith("["):
-            concept += 1
-        elif line and not line.startswith("#"):
-            for word in line.split():
-                for key in _keys(word):
-                    found.setdefault(key, concept)
-    if concept >= MAX_CONCEPTS:
-        raise ValueError(f"{CONCEPTS.name}: at most {MAX_CONCEPTS - FIRST_CONCEPT} concepts, got {concept + 1 - FIRST_CONCEPT}")
+    numbers: dict[str, int] = {}
+    for heading, line in sections("concepts.txt"):
+        number = numbers.setdefault(heading, FIRST_CONCEPT + len(numbers))
+        for word in line.split():
+            found.setdefault(_key(word), number)
+    if FIRST_CONCEPT + len(numbers) > MAX_CONCEPTS:
+        raise ValueError(f"concepts.txt: at most {MAX_CONCEPTS - FIRST_CONCEPT} concepts, got {len(numbers)}")
     return found
 
 
@@ -36,8 +30,7 @@ def load() -> Lexicon:
     return Lexicon.build(*arrays())
 
 
-def _keys(word: str) -> list[int]:
+def _key(word: str) -> int:
     stem = word.removesuffix("*")
-    if stem != word or any(ord(char) >= 0x3040 for char in stem) or any(0x0E00 <= ord(char) <= 0x0E7F for char in stem):
-        return [hash_word(stem, whole=False)]
-    return [hash_word(stem, whole=True)]
+    unspaced = any(ord(char) >= 0x3040 or 0x0E00 <= ord(char) <= 0x0E7F for char in stem)
+    return hash_word(stem, whole=stem == word and not unspaced)

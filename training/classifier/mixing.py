@@ -6,12 +6,11 @@ its own, which a linear model would learn instead. A mixed row keeps its passage
 
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
+from training.classifier.texts import sections
 from training.classifier.written import listed
 
-STEMS = Path(__file__).with_name("stems.txt")
 _SEED = 11
 _LEAST_CHARS = {"en": 160, "zh": 60}
 _OPTION_CHARS = {"en": 90, "zh": 40}
@@ -26,7 +25,9 @@ def mixed(rows: Sequence[Row], labels: Iterable[str] = ("general",)) -> list[Row
     """Return new rows made from the long ones of `rows` that have one of `labels`; the same on every call."""
     rng = random.Random(_SEED)
     wanted = set(labels)
-    stems = _stems()
+    stems: dict[str, list[str]] = {}
+    for heading, stem in sections("stems.txt"):
+        stems.setdefault(heading, []).append(stem)
     long = [(row, lang) for row in rows if row["task"] in wanted and (lang := _lang(row["text"]))]
     passages = [(row["source"], lang, _parts(row["text"], lang)) for row, lang in long]
     pools = {lang: [part for _, other, parts in passages if other == lang for part in parts] for lang in _LEAST_CHARS}
@@ -58,14 +59,3 @@ def _lang(text: str) -> str | None:
 def _parts(text: str, lang: str) -> list[str]:
     parts = [part.strip() for part in _SENTENCE[lang].split(text)]
     return [part for part in parts if len(part) > 8] or [text]
-
-
-def _stems() -> Mapping[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    section: list[str] = []
-    for line in STEMS.read_text(encoding="utf-8").splitlines():
-        if line.startswith("["):
-            section = found.setdefault(line[1:-1], [])
-        elif line and not line.startswith("#"):
-            section.append(line)
-    return found

@@ -6,9 +6,9 @@ breaks escaped. How they were written, and what that means for the figures: docs
 
 import random
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-FOLDER = Path(__file__).with_name("written")
+from training.classifier.texts import sections
+
 _BARE = 0.15
 """Share of the questions that come without their options."""
 _MARKS = [[form.format(letter) for letter in "ABCDE"] for form in ("({}) ", "{}. ", "{}) ")]
@@ -19,13 +19,10 @@ Line = tuple[str, str, str]
 
 
 def lines(kind: str) -> Iterator[Line]:
-    """Yield the lines of `written/<kind>.txt`; raises `OSError` when there is no such file."""
-    lang = task = ""
-    for line in (FOLDER / f"{kind}.txt").read_text(encoding="utf-8").splitlines():
-        if line.startswith("[") and line.endswith("]"):
-            lang, _, task = line[1:-1].partition(" ")
-        elif line and not line.startswith("# "):
-            yield lang, task, line.replace("\\n", "\n")
+    """Yield the lines of `written/<kind>.txt`."""
+    for heading, line in sections(f"written/{kind}.txt"):
+        lang, _, task = heading.partition(" ")
+        yield lang, task, line
 
 
 def prompts(rng: random.Random) -> Iterator[Line]:

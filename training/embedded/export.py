@@ -16,38 +16,27 @@ from tokenizers import Tokenizer
 from training.embedded.model import CausalModel, Shape
 from training.embedded.tokenizer import END, END_OF_TEXT, save_tokenizer
 
+_SHAPE = {
+    "vocab_size": "vocabulary",
+    "hidden_size": "hidden",
+    "intermediate_size": "intermediate",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "kv_heads",
+    "max_position_embeddings": "context",
+    "original_max_position_embeddings": "original_context",
+    "rms_norm_eps": "eps",
+    "rope_theta": "theta",
+}
+"""Keys of config.json and the fields of `Shape`."""
+
 
 def model_config(shape: Shape) -> dict[str, Any]:
-    """Return config.json in the form Phi-4-mini's own has."""
-    return {
-        "architectures": ["Phi3ForCausalLM"],
-        "model_type": "phi3",
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "bos_token_id": END_OF_TEXT,
-        "embd_pdrop": 0.0,
-        "eos_token_id": END_OF_TEXT,
-        "hidden_act": "silu",
-        "hidden_size": shape.hidden,
-        "initializer_range": 0.02,
-        "intermediate_size": shape.intermediate,
-        "max_position_embeddings": shape.context,
-        "num_attention_heads": shape.heads,
-        "num_hidden_layers": shape.layers,
-        "num_key_value_heads": shape.kv_heads,
-        "original_max_position_embeddings": shape.original_context,
-        "pad_token_id": END_OF_TEXT,
-        "partial_rotary_factor": shape.rotary_dim / shape.head_dim,
-        "resid_pdrop": 0.0,
-        "rms_norm_eps": shape.eps,
-        "rope_scaling": {"type": "longrope", "short_factor": shape.short_factors, "long_factor": shape.long_factors},
-        "rope_theta": shape.theta,
-        "sliding_window": None,
-        "tie_word_embeddings": True,
-        "torch_dtype": "bfloat16",
-        "use_cache": True,
-        "vocab_size": shape.vocabulary,
-    }
+    """Return config.json in the form Phi-4-mini's own has; what is null in `files/config.json` follows from the shape."""
+    config: dict[str, Any] = json.loads(Path(__file__).with_name("files").joinpath("config.json").read_text())
+    rope = {"type": "longrope", "short_factor": shape.short_factors, "long_factor": shape.long_factors}
+    config |= {key: getattr(shape, name) for key, name in _SHAPE.items()}
+    return config | {"partial_rotary_factor": shape.rotary_dim / shape.head_dim, "rope_scaling": rope}
 
 
 def save_folder(model: CausalModel, tokenizer: Tokenizer, folder: Path) -> None:
@@ -69,14 +58,7 @@ def save_folder(model: CausalModel, tokenizer: Tokenizer, folder: Path) -> None:
 def load_folder(folder: Path) -> tuple[CausalModel, Tokenizer]:
     """Read a folder written by `save_folder`; weights become float32."""
     config = json.loads((folder / "config.json").read_text())
-    shape = Shape(
-        vocabulary=config["vocab_size"],
-        hidden=config["hidden_size"],
-        intermediate=config["intermediate_size"],
-        layers=config["num_hidden_layers"],
-        heads=config["num_attention_heads"],
-        kv_heads=config["num_key_value_heads"],
-    )
+    shape = Shape(**{name: config[key] for key, name in _SHAPE.items()})
     model = CausalModel(shape)
     model.load_state_dict({key: value.float() for key, value in load_file(folder / "model.safetensors").items()})
     return model.eval(), Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -13,49 +13,27 @@ from tokenizers import Encoding, Regex, Tokenizer, decoders, models, pre_tokeniz
 
 from training.embedded.conversation import Message
 
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|end|>",
-    "<|system|>",
-    "<|user|>",
-    "<|assistant|>",
-    "<|tool|>",
-    "<|/tool|>",
-    "<|tool_call|>",
-    "<|/tool_call|>",
-    "<|tool_response|>",
-)
+_FILES = Path(__file__).with_name("files")
+
+SPECIAL_TOKENS = tuple((_FILES / "special_tokens.txt").read_text().split())
 """Ids 0 to 9, in this order."""
 
 END_OF_TEXT, END = 0, 1
 VOCABULARY_SIZE = 2048
 
-_UPPER, _LOWER = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
-_SUFFIX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-SPLIT_PATTERN = "|".join(
-    (
-        rf"[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]*[{_LOWER}]+{_SUFFIX}",
-        rf"[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]+[{_LOWER}]*{_SUFFIX}",
-        r"\p{N}{1,3}",
-        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
-        r"\s*[\r\n]+",
-        r"\s+(?!\S)",
-        r"\s+",
-    )
-)
+SPLIT_PATTERN = "|".join((_FILES / "split_patterns.txt").read_text().splitlines())
 """The splitting rule of the o200k (gpt-4o) vocabulary, which Phi-4-mini uses."""
 
-CHAT_TEMPLATE = (
-    "{%- for turn in messages -%}"
-    "{{- '<|' + turn['role'] + '|>' + turn['content'] -}}"
-    "{%- if turn['role'] == 'system' and turn.get('tools') -%}"
-    "{{- '<|tool|>' + turn['tools'] + '<|/tool|>' -}}"
-    "{%- endif -%}"
-    "{{- '<|end|>' -}}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- else -%}{{- eos_token -}}{%- endif -%}"
-)
+CHAT_TEMPLATE = "".join((_FILES / "chat_template.jinja").read_text().splitlines())
 """Phi-4-mini's prompt form: tools travel inside the system message, as a JSON string."""
+
+FIRST_WEIGHT = 4.0
+"""The first token of an answer decides what kind of answer it is: to call a tool or not, yes or no."""
+
+NAME_WEIGHT = 3.0
+"""The name in a call decides which tool it is."""
+
+_NAMES = re.compile(r'{"name": "([^"]*)", "arguments"')
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int = VOCABULARY_SIZE) -> Tokenizer:
@@ -86,18 +64,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int = VOCABULARY_SIZE
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, context_length: int) -> None:
     """Write tokenizer.json, tokenizer_config.json and chat_template.jinja."""
     tokenizer.save(str(folder / "tokenizer.json"))
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "add_bos_token": False,
-        "add_eos_token": False,
-        "bos_token": "<|endoftext|>",
-        "eos_token": "<|endoftext|>",
-        "pad_token": "<|endoftext|>",
-        "unk_token": "<|endoftext|>",
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": context_length,
-        "chat_template": CHAT_TEMPLATE,
-    }
+    config = json.loads((_FILES / "tokenizer_config.json").read_text())
+    config |= {"model_max_length": context_length, "chat_template": CHAT_TEMPLATE}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
 
@@ -106,25 +74,14 @@ def encode_prompt(tokenizer: Tokenizer, messages: Iterable[Message]) -> list[int
     """Encode messages up to and including the assistant's marker."""
     ids: list[int] = []
     for message in messages:
-        ids += _head(message)
-        ids += [*_encode(tokenizer, message).ids, END]
-    return [*ids, SPECIAL_TOKENS.index("<|assistant|>")]
-
-
-FIRST_WEIGHT = 4.0
-"""The first token of an answer decides what kind of answer it is: to call a tool or not, yes or no."""
-
-
-NAME_WEIGHT = 3.0
-"""The name in a call decides which tool it is."""
-
-_NAMES = re.compile(r'{"name": "([^"]*)", "arguments"')
+        ids += [_marker(message.role), *_encode(tokenizer, message).ids, END]
+    return [*ids, _marker("assistant")]
 
 
 def encode_training(tokenizer: Tokenizer, messages: Iterable[Message]) -> Iterator[tuple[int, float]]:
     """Yield every token with its weight as a target: the assistant's text and its `<|end|>` are targets, nothing else is."""
     for message in messages:
-        yield from ((token, 0.0) for token in _head(message))
+        yield _marker(message.role), 0.0
         body = _encode(tokenizer, message)
         yield from zip([*body.ids, END], _weights(message, body.offsets), strict=True)
 
@@ -140,8 +97,8 @@ def _weights(message: Message, spans: list[tuple[int, int]]) -> list[float]:
     return weights
 
 
-def _head(message: Message) -> list[int]:
-    return [SPECIAL_TOKENS.index(f"<|{message.role}|>")]
+def _marker(role: str) -> int:
+    return SPECIAL_TOKENS.index(f"<|{role}|>")
 
 
 def _encode(tokenizer: Tokenizer, message: Message) -> Encoding:

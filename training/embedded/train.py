@@ -22,7 +22,6 @@ from torch.optim import AdamW, Muon, Optimizer
 
 from training.embedded.export import load_folder, save_folder
 from training.embedded.families import MIXTURE, draw, mixture
-from training.embedded.families.long_prompts import conversation_text
 from training.embedded.model import CausalModel, Shape, rotary_table
 from training.embedded.packing import ROW_LENGTHS, Batch, Stream
 from training.embedded.teacher import forced_accuracy
@@ -218,7 +217,10 @@ class Run:
 
 def _make_tokenizer(seed: int) -> Tokenizer:
     stream = mixture(seed, long_share=0.005)
-    return train_tokenizer(conversation_text(next(stream).messages) for _ in range(30_000))
+    conversations = (next(stream).messages for _ in range(30_000))
+    return train_tokenizer(
+        "\n".join(text for each in turns for text in (each.content, each.tools) if text) for turns in conversations
+    )
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

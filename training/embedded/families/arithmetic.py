@@ -1,6 +1,6 @@
 """Plain arithmetic, percentages, unit prices, gcd by hand, counting.
 
-Every sampler is one family. Whatever is not in the multiplication table up to 12 x 12 is worked out in the answer by steps that are:
+Every sampler is one family. What is not in the multiplication table up to 12 x 12 is worked out in the answer by steps that are:
 a small model computes well what it may write down.
 """
 

@@ -5,7 +5,7 @@ Unlike in `tools`, the sentence need not name verb and noun of the tool.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from training.embedded.conversation import Check, Example, Message, turn
 from training.embedded.families.guides import GUIDES, Guide
 from training.embedded.families.texts import COMMON, PHRASES, drawn, fill, listing, load, nonsense_noun, say
-from training.embedded.families.tool_schemas import Tool, draw_tools
+from training.embedded.families.tool_schemas import Schema, Tool, draw_tools
 from training.embedded.families.tools import NO_TOOL, Turns, called
 
 _TYPES = {str: {"type": "string"}, int: {"type": "integer"}}
@@ -29,29 +29,17 @@ class _Request:
 
     topic: str
     """What it is about: two tools of one topic could be taken for each other."""
-    name: str
-    about: str
-    properties: dict[str, dict[str, Any]]
+    tool: Tool
     sentence: str
     arguments: Sequence[dict[str, Any]]
     """Of each call."""
-    optional: frozenset[str] = frozenset()
 
-    @property
-    def calls(self) -> list[dict[str, Any]]:
-        return [{"name": self.name, "arguments": arguments} for arguments in self.arguments]
-
-    def schema(self, rng: Random) -> dict[str, Any]:
-        """Return the function object, its parameters sometimes described."""
-        described = rng.random() < 0.4
-        properties = {
-            name: kind | ({"description": f"The {name.replace('_', ' ')}"} if described else {})
-            for name, kind in self.properties.items()
-        }
-        parameters: dict[str, Any] = {"type": "object", "properties": properties}
-        if required := [name for name in properties if name not in self.optional]:
-            parameters["required"] = required
-        return {"name": self.name, "description": self.about, "parameters": parameters}
+    def schema(self, rng: Random) -> Schema:
+        """Return the function object, its arguments sometimes described."""
+        if rng.random() >= 0.4:
+            return self.tool.schema()
+        properties = {name: kind | {"description": f"The {name.replace('_', ' ')}"} for name, kind in self.tool.properties.items()}
+        return replace(self.tool, properties=properties).schema()
 
 
 def everyday(rng: Random) -> Example:
@@ -101,7 +89,7 @@ def _asked(rng: Random, family: str, wanted: list[_Request], rivals: list[_Reque
     ]
     schemas = [*(request.schema(rng) for request in (*wanted, *rivals)), *(tool.schema() for tool in others)]
     rng.shuffle(schemas)
-    calls = [call for request in wanted for call in request.calls]
+    calls = [{"name": request.tool.name, "arguments": each} for request in wanted for each in request.arguments]
     return called(family, json.dumps(calls), _opened(rng, schemas, sentence), calls)
 
 
@@ -111,7 +99,7 @@ def _opened(rng: Random, schemas: list[dict[str, Any]], sentence: str) -> Turns:
 
 
 def _apart(tool: Tool, wanted: _Request) -> bool:
-    return not set(tool.task[1].split()) & set(wanted.name.split("_"))
+    return not set(tool.task[1].split()) & set(wanted.tool.name.split("_"))
 
 
 def _of_guide(rng: Random) -> _Request:
@@ -128,15 +116,9 @@ def _guided(rng: Random, guide: Guide, values: list[Any]) -> _Request:
     chosen = [name for at, name in enumerate(names) if f"{{{at}}}" in sentence]
     optional = frozenset(name for at, name in enumerate(names) if any(f"{{{at}}}" not in each for each in guide.sentences))
     calls = [{name: value for name, value in zip(names, (each, *rest), strict=True) if name in chosen} for each in values]
-    return _Request(
-        topic=guide.topic,
-        name=rng.choice(guide.names.split()),
-        about=rng.choice(guide.abouts),
-        properties={name: slot.schema for name, slot in zip(names, guide.slots, strict=True)},
-        sentence=sentence.format(first, *rest),
-        arguments=calls or [{}],
-        optional=optional,
-    )
+    properties = {name: slot.schema for name, slot in zip(names, guide.slots, strict=True)}
+    tool = Tool(name=rng.choice(guide.names.split()), about=rng.choice(guide.abouts), properties=properties, optional=optional)
+    return _Request(topic=guide.topic, tool=tool, sentence=sentence.format(first, *rest), arguments=calls or [{}])
 
 
 def _of_kind(rng: Random, kind: dict[str, Any]) -> _Request:
@@ -149,7 +131,7 @@ def _of_kind(rng: Random, kind: dict[str, Any]) -> _Request:
     name, about, ask, topic = (fill(rng, (kind | values)[part], **values) for part in ("name", "about", "ask", "topic"))
     arguments = {fill(rng, each, **values): values[value] for each, value in kind["arguments"].items()}
     properties = {each: _TYPES[type(value)] for each, value in arguments.items()}
-    return _Request(topic=topic, name=name, about=about, properties=properties, sentence=ask, arguments=[arguments])
+    return _Request(topic=topic, tool=Tool(name=name, about=about, properties=properties), sentence=ask, arguments=[arguments])
 
 
 def _by_name(rng: Random) -> _Request:
@@ -159,14 +141,15 @@ def _by_name(rng: Random) -> _Request:
     use = rng.choice(PHRASES["use tool"])
     about = say(rng, "about function", spoken=name.replace("_", " "))
     if rng.random() < 0.3:
-        sentence = say(rng, "call without value", f=name) + use
-        return _Request(topic=name, name=name, about=about, properties={}, sentence=sentence, arguments=[{}])
-    parameter = rng.choice(("input", "_input", "x", "value", "n", nonsense_noun(rng)))
-    value: Any = rng.randint(0, 300) if rng.random() < 0.7 else rng.choice(COMMON)
-    sentence = say(rng, "call with value", f=name, v=json.dumps(value)) + use
-    kind = rng.choice(("number", "integer")) if isinstance(value, int) else "string"
-    properties = {parameter: {"type": kind}}
-    return _Request(topic=name, name=name, about=about, properties=properties, sentence=sentence, arguments=[{parameter: value}])
+        sentence, properties, arguments = say(rng, "call without value", f=name), {}, {}
+    else:
+        parameter = rng.choice(("input", "_input", "x", "value", "n", nonsense_noun(rng)))
+        value: Any = rng.randint(0, 300) if rng.random() < 0.7 else rng.choice(COMMON)
+        sentence = say(rng, "call with value", f=name, v=json.dumps(value))
+        kind = rng.choice(("number", "integer")) if isinstance(value, int) else "string"
+        properties, arguments = {parameter: {"type": kind}}, {parameter: value}
+    tool = Tool(name=name, about=about, properties=properties)
+    return _Request(topic=name, tool=tool, sentence=sentence + use, arguments=[arguments])
 
 
 _KINDS = (*(partial(_of_kind, kind=kind) for kind in load("requests").values()), *(_by_name,) * 2, *(_of_guide,) * 7)

@@ -17,6 +17,7 @@ Draw = Callable[[Random], Any]
 _SLOT = re.compile(r"{([^{}]+)}")
 
 
+@cache
 def load(name: str) -> Any:
     """Return the contents of `texts/<name>.yaml`."""
     return yaml.load((Path(__file__).with_name("texts") / f"{name}.yaml").read_text(encoding="utf-8"), yaml.CSafeLoader)

@@ -1,6 +1,6 @@
 """Random tools: names, descriptions, typed parameters, and requests that fill them in.
 
-A `Parameter` knows its JSON schema, how to draw a value and how a request words it. Knows no conversation.
+Knows how to draw a value of a schema and how a request words it. Knows no conversation.
 """
 
 import json
@@ -12,99 +12,36 @@ from training.embedded.conversation import is_held_out
 from training.embedded.families.texts import COMMON, NAMES, PHRASES, WORDS, fill, listing, load, nonsense_noun, say
 
 _PARAMETERS = load("parameters")
-_KINDS = {"string": 30, "number": 15, "integer": 15, "boolean": 10, "enum": 12, "array": 8, "numbers": 4, "object": 6}
-"""How often each kind of parameter is drawn."""
-_POOLS = {
-    "string": "strings",
-    "number": "numbers",
-    "integer": "integers",
-    "boolean": "booleans",
-    "array": "lists",
-    "numbers": "number lists",
-}
-"""The list of words that names a kind."""
+_AMOUNTS = ("number", "integer")
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parameter:
-    """One argument of a tool."""
-
-    name: str
-    """Its name."""
-    kind: str
-    """string, number, integer, boolean, enum, array (of strings), numbers (array of integers) or object."""
-    choices: tuple[str, ...] = ()
-    """The values of an enum."""
-    fields: tuple[tuple[str, str], ...] = ()
-    """Name and kind of an object's fields."""
-    about: str = ""
-    """Its description, if it has one."""
-
-    def schema(self) -> dict[str, Any]:
-        """Return its JSON schema."""
-        fields = {name: {"type": kind} for name, kind in self.fields}
-        found: dict[str, Any] = {
-            "enum": {"type": "string", "enum": list(self.choices)},
-            "array": {"type": "array", "items": {"type": "string"}},
-            "numbers": {"type": "array", "items": {"type": "integer"}},
-            "object": {"type": "object", "properties": fields, "required": list(fields)},
-        }.get(self.kind, {"type": self.kind})
-        return found | {"description": self.about} if self.about else found
-
-    def value(self, rng: Random) -> Any:
-        """Draw a value."""
-        match self.kind:
-            case "enum":
-                return rng.choice(self.choices)
-            case "array":
-                return [_word(rng) for _ in range(rng.randint(1, 3))]
-            case "numbers":
-                return [rng.randint(1, 99) for _ in range(rng.randint(1, 4))]
-            case "object":
-                return {name: scalar(rng, name, kind) for name, kind in self.fields}
-        return scalar(rng, self.name, self.kind)
-
-    def worded(self, rng: Random, value: Any) -> str:
-        """Say the value in a request, so that it is clear which parameter is meant."""
-        label = self.name.replace("_", " ")
-        match self.kind:
-            case "boolean":
-                return say(rng, "true" if value else "false", label=label)
-            case "array" | "numbers":
-                return say(rng, "list", label=label, x=listing([str(item) for item in value]))
-            case "object":
-                return say(
-                    rng, "object", label=label, x=" and ".join(f"{name} {_quoted(rng, item)}" for name, item in value.items())
-                )
-        text = _quoted(rng, value)
-        amounts = PHRASES["amount"] if self.kind in ("number", "integer") else []
-        forms = PHRASES["value"] + amounts + PHRASES.get(f"value of {label}", [])
-        return fill(rng, rng.choice(forms), label=label, x=text)
+Schema = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """A function and the words for it."""
+    """A function, and the words for it where it is made up."""
 
     name: str
     """Its name."""
     about: str
     """Its description."""
-    task: tuple[str, str]
-    """Verb and object, as a request says them."""
-    parameters: tuple[Parameter, ...]
-    """In the order of the schema."""
+    properties: dict[str, Schema]
+    """The JSON schema of each argument."""
     optional: frozenset[str] = frozenset()
-    """Names that may be left out."""
+    """Arguments that may be left out."""
+    task: tuple[str, str] = ("", "")
+    """Verb and object, as a request says them."""
     extras: frozenset[str] = frozenset()
     """What clients add to a schema: title, closed (additionalProperties), strict."""
 
-    def schema(self) -> dict[str, Any]:
+    def schema(self) -> Schema:
         """Return the function object."""
         titled = "title" in self.extras
-        properties = {p.name: ({"title": p.name.replace("_", " ").title()} if titled else {}) | p.schema() for p in self.parameters}
-        parameters: dict[str, Any] = {"type": "object", "properties": properties}
-        if required := [p.name for p in self.parameters if p.name not in self.optional]:
+        properties = {
+            name: ({"title": name.replace("_", " ").title()} if titled else {}) | kind for name, kind in self.properties.items()
+        }
+        parameters: Schema = {"type": "object", "properties": properties}
+        if required := [name for name in properties if name not in self.optional]:
             parameters["required"] = required
         if "closed" in self.extras:
             parameters["additionalProperties"] = False
@@ -114,16 +51,46 @@ class Tool:
     def request(self, rng: Random) -> tuple[str, dict[str, Any]]:
         """Write a request without its final mark, and the call it asks for, its arguments in the order of the request."""
         verb, thing = self.task
-        chosen = [p for p in self.parameters if p.name not in self.optional or rng.random() < 0.5]
+        chosen = [name for name in self.properties if name not in self.optional or rng.random() < 0.5]
         if rng.random() < 0.25:
             rng.shuffle(chosen)
-        values = {p.name: p.value(rng) for p in chosen}
-        said = [p.worded(rng, values[p.name]) for p in chosen]
+        values = {name: _value(rng, name, self.properties[name]) for name in chosen}
+        said = [_worded(rng, name, self.properties[name]["type"], value) for name, value in values.items()]
         text = say(rng, "request", article=rng.choice(("the", "the", "a")), verb=verb, thing=thing)
         if said:
             text += rng.choice((" with ", " with ", ", ", ": ", " for ", " "))
             text += listing(said, lambda: rng.choice((" and ", ", ", ", and ")))
         return text, {"name": self.name, "arguments": values}
+
+
+def _value(rng: Random, name: str, schema: Schema) -> Any:
+    """Draw a value of an argument."""
+    match schema:
+        case {"enum": choices}:
+            return rng.choice(choices)
+        case {"items": {"type": "string"}}:
+            return [_word(rng) for _ in range(rng.randint(1, 3))]
+        case {"items": _}:
+            return [rng.randint(1, 99) for _ in range(rng.randint(1, 4))]
+        case {"properties": fields}:
+            return {field: scalar(rng, field, kind["type"]) for field, kind in fields.items()}
+    return scalar(rng, name, schema["type"])
+
+
+def _worded(rng: Random, name: str, kind: str, value: Any) -> str:
+    """Say a value in a request, so that it is clear which argument is meant."""
+    label = name.replace("_", " ")
+    match value:
+        case bool():
+            return say(rng, "true" if value else "false", label=label)
+        case list():
+            return say(rng, "list", label=label, x=listing([str(item) for item in value]))
+        case dict():
+            said = [f"{field} {_quoted(rng, item)}" for field, item in value.items()]
+            return say(rng, "object", label=label, x=" and ".join(said))
+    text = _quoted(rng, value)
+    forms = PHRASES["value"] + (PHRASES["amount"] if kind in _AMOUNTS else []) + PHRASES.get(f"value of {label}", [])
+    return fill(rng, rng.choice(forms), label=label, x=text)
 
 
 def scalar(rng: Random, name: str, kind: str) -> Any:
@@ -175,31 +142,36 @@ def _tool(rng: Random, verb: str, noun: str) -> Tool:
     else:
         name = "_".join([*parts, verb] if style < 0.32 else [verb, *parts])
     about = say(rng, "about", Verb=verb.capitalize(), verb=verb, noun=noun)
-    found: dict[str, Parameter] = {}
+    properties: dict[str, Schema] = {}
     for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 2, 3, 3, 4))):
-        parameter = _parameter(rng)
-        found.setdefault(parameter.name, parameter)
-    parameters = tuple(found.values())
-    optional = frozenset(p.name for p in parameters[1:] if rng.random() < 0.25)
+        label, schema = _parameter(rng)
+        properties.setdefault(label, schema)
+    optional = frozenset(label for label in list(properties)[1:] if rng.random() < 0.25)
     extras = frozenset(extra for extra in ("title", "closed", "strict") if rng.random() < 0.07)
-    return Tool(name=name, about=about, task=(verb, noun), parameters=parameters, optional=optional, extras=extras)
+    return Tool(name=name, about=about, task=(verb, noun), properties=properties, optional=optional, extras=extras)
 
 
-def _parameter(rng: Random) -> Parameter:
-    kind = rng.choices(list(_KINDS), list(_KINDS.values()))[0]
+def _parameter(rng: Random) -> tuple[str, Schema]:
+    """Draw the name and the schema of an argument."""
+    kinds = _PARAMETERS["kinds"]
+    kind = rng.choices(list(kinds), [each["weight"] for each in kinds.values()])[0]
+    pool = kinds[kind]["names"]
+    name = rng.choice(list(_PARAMETERS.get(pool) or WORDS[pool]))
     if kind == "enum":
-        name = rng.choice(list(_PARAMETERS["enums"]))
         values = _PARAMETERS["enums"][name].split()
-        return Parameter(name=name, kind=kind, choices=tuple(rng.sample(values, rng.randint(2, len(values)))))
+        return name, {"type": "string", "enum": rng.sample(values, rng.randint(2, len(values)))}
     if kind == "object":
-        name = rng.choice(list(_PARAMETERS["objects"]))
-        return Parameter(name=name, kind=kind, fields=tuple(_PARAMETERS["objects"][name].items()))
-    name = rng.choice(WORDS[_POOLS[kind]])
-    if kind in ("string", "number", "integer") and rng.random() < 0.1:
-        name = nonsense_noun(rng)
-    elif kind in ("string", "number", "integer") and rng.random() < 0.12:
-        name = f"{rng.choice(WORDS['tool nouns'])}_{name}"
-    return Parameter(name=name, kind=kind, about=say(rng, "about parameter", label=name.replace("_", " ")))
+        fields = {field: {"type": each} for field, each in _PARAMETERS["objects"][name].items()}
+        return name, {"type": "object", "properties": fields, "required": list(fields)}
+    if kind in ("string", *_AMOUNTS):
+        if rng.random() < 0.1:
+            name = nonsense_noun(rng)
+        elif rng.random() < 0.12:
+            name = f"{rng.choice(WORDS['tool nouns'])}_{name}"
+    about = say(rng, "about parameter", label=name.replace("_", " "))
+    items = {"array": "string", "numbers": "integer"}.get(kind)
+    schema: Schema = {"type": "array", "items": {"type": items}} if items else {"type": kind}
+    return name, schema | ({"description": about} if about else {})
 
 
 def _word(rng: Random) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from training.embedded.conversation import OPEN_KEY, Check, Example, Message, ask, is_held_out, turn
 from training.embedded.families.texts import NAMES, PHRASES, WORDS, fill, listing, load, nonsense_noun, say
-from training.embedded.families.tool_schemas import Parameter, Tool, draw_tools, scalar
+from training.embedded.families.tool_schemas import Tool, draw_tools, scalar
 
 NO_TOOL = "I have no tool for that."
 
@@ -20,7 +20,7 @@ CIRCLE = Tool(
     name="calculate_circle_area",
     about="Calculate the area of a circle given its radius",
     task=("calculate", "area of a circle"),
-    parameters=(Parameter(name="radius", kind="number", about="The radius of the circle"),),
+    properties={"radius": {"type": "number", "description": "The radius of the circle"}},
 )
 """The tutorial's own."""
 
@@ -32,56 +32,56 @@ def single_call(rng: Random) -> Example:
     """One to six tools, one of them needed."""
     if rng.random() < 0.06:
         return _circle(rng)
-    side, tools = _offer(rng, (1, 1, 1, 2, 2, 3, 3, 4, 5, 6))
-    return _one_call(rng, "tool call", tools, side)
+    tools = _offer(rng, (1, 1, 1, 2, 2, 3, 3, 4, 5, 6))
+    return _one_call(rng, "tool call", tools)
 
 
 def odd_name(rng: Random) -> Example:
     """As `single_call`, but names say little or nothing: which tool is meant stands in its description."""
     side = rng.random() < 0.03
     tools = [replace(tool, name=_odd_name(rng, side)) for tool in draw_tools(rng, rng.choice((1, 2, 3, 4, 5)), held_out=False)]
-    return _one_call(rng, "tool of an odd name", tools, side)
+    return _one_call(rng, "tool of an odd name", tools)
 
 
-def _one_call(rng: Random, family: str, tools: list[Tool], side: bool) -> Example:
+def _one_call(rng: Random, family: str, tools: list[Tool]) -> Example:
     text, call = tools[0].request(rng)
-    return called(family, _key(tools[0], side), (*_answered(rng, tools), turn("user", _sentence(rng, text))), [call])
+    return called(family, tools[0].name, (*_answered(rng, tools), turn("user", _sentence(rng, text))), [call])
 
 
 def parallel_calls(rng: Random) -> Example:
     """Two calls for one request: of two tools, or of one tool twice."""
-    side, tools = _offer(rng, (1, 2, 2, 3, 4))
+    tools = _offer(rng, (1, 2, 2, 3, 4))
     pair = tools[:2] if len(tools) > 1 and rng.random() < 0.7 else [tools[0]] * 2
     (first, call), (second, other) = pair[0].request(rng), pair[1].request(rng)
     text = say(rng, "two requests", x=first, y=second)
     turns = (*_answered(rng, tools), turn("user", _sentence(rng, text)))
-    return called("parallel calls", _key(pair[0], side), turns, [call, other])
+    return called("parallel calls", pair[0].name, turns, [call, other])
 
 
 def no_call(rng: Random) -> Example:
     """Tools are offered and none fits the last request; earlier ones may fit."""
-    side, tools, strangers = _fitting_and_not(rng)
+    tools, strangers = _fitting_and_not(rng)
     last = _refused(rng, strangers)
     turns = (*_earlier(rng, tools, strangers, rng.choice((0, 0, 0, 1, 2))), *last)
-    return Example(family="no tool fits", key=_key(tools[0], side), messages=turns, check=Check(expected=last[-1].content))
+    return Example(family="no tool fits", key=tools[0].name, messages=turns, check=Check(expected=last[-1].content))
 
 
 def with_result(rng: Random) -> Example:
     """A conversation with some requests to the same tools; the last turn says a tool's result."""
-    side, tools, strangers = _fitting_and_not(rng)
+    tools, strangers = _fitting_and_not(rng)
     turns = (*_earlier(rng, tools, strangers, rng.choice((0, 0, 1, 1, 2, 3))), *_exchange(rng, tools, 1))
-    return Example(family="tool result", key=_key(tools[0], side), messages=turns, check=Check(expected=turns[-1].content))
+    return Example(family="tool result", key=tools[0].name, messages=turns, check=Check(expected=turns[-1].content))
 
 
-def _fitting_and_not(rng: Random) -> tuple[bool, list[Tool], list[Tool]]:
+def _fitting_and_not(rng: Random) -> tuple[list[Tool], list[Tool]]:
     """Draw tools to offer, and tools that share neither verb nor noun with any of them."""
     while True:
-        side, drawn = _offer(rng, (3, 3, 4, 4, 5, 6))
+        drawn = _offer(rng, (3, 3, 4, 4, 5, 6))
         tools, others = drawn[:-2], drawn[-2:]
         verbs, nouns = {tool.task[0] for tool in tools}, {tool.task[1].split()[-1] for tool in tools}
         strangers = [tool for tool in others if tool.task[0] not in verbs and tool.task[1].split()[-1] not in nouns]
         if strangers:
-            return side, tools, strangers
+            return tools, strangers
 
 
 def _earlier(rng: Random, tools: list[Tool], strangers: list[Tool], count: int) -> Turns:
@@ -164,9 +164,9 @@ def _circle(rng: Random) -> Example:
     return called("tool call", OPEN_KEY, turns, [{"name": CIRCLE.name, "arguments": {"radius": radius}}])
 
 
-def _offer(rng: Random, counts: Sequence[int]) -> tuple[bool, list[Tool]]:
+def _offer(rng: Random, counts: Sequence[int]) -> list[Tool]:
     side = rng.random() < 0.03  # drawing held-out names is slow, and training throws them away
-    return side, draw_tools(rng, rng.choice(counts), held_out=side)
+    return draw_tools(rng, rng.choice(counts), held_out=side)
 
 
 def _odd_name(rng: Random, side: bool) -> str:
@@ -187,11 +187,6 @@ def _opening(rng: Random, tools: list[Tool], *, shuffle: bool = True) -> Turns:
 def _sentence(rng: Random, text: str) -> str:
     lead = rng.choice(PHRASES["lead"])
     return fill(rng, lead, x=text[0].upper() + text[1:] if lead.startswith("{") else text)
-
-
-def _key(tool: Tool, side: bool) -> str:
-    assert is_held_out(tool.name) == side
-    return tool.name
 
 
 def _result(rng: Random) -> tuple[str, str]:
