@@ -1,13 +1,14 @@
 """Trains the embedded model from nothing; `python -m training.embedded.train --help` lists the knobs.
 
 One device, or several processes that share a CPU's cores: each reads examples of its own, and they average their gradients, which
-keeps two cores busy where threads of one process wait for each other. A run that was stopped goes on from its last checkpoint.
+keeps two cores busy where threads of one process wait for each other. A run that was stopped continues from its last checkpoint.
 Knows nothing of serving.
 """
 
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,12 +21,12 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torch.optim import AdamW, Muon, Optimizer
 
+from training.embedded.conversation import Example
 from training.embedded.export import load_folder, save_folder
 from training.embedded.families import MIXTURE, draw, mixture
 from training.embedded.model import CausalModel, Shape, rotary_table
 from training.embedded.packing import ROW_LENGTHS, Batch, Stream
-from training.embedded.teacher import forced_accuracy
-from training.embedded.tokenizer import train_tokenizer
+from training.embedded.tokenizer import encode_training, train_tokenizer
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -213,6 +214,25 @@ class Run:
                 share = forced_accuracy(self.model, self.tokenizer, examples)
                 cells.append(f"{sampler.__name__} {100 * share:.0f}")
         print("  exact %: " + ", ".join(cells), flush=True)
+
+
+@torch.inference_mode()
+def forced_accuracy(model: CausalModel, tokenizer: Tokenizer, examples: Sequence[Example]) -> float:
+    """Return the share of examples whose last answer greedy decoding would reproduce, by one forward pass each.
+
+    It would if and only if every target is the best token given those before it in the reference answer.
+    """
+    device = next(model.parameters()).device
+    right = 0
+    for example in examples:
+        pairs = list(encode_training(tokenizer, example.messages))
+        tokens = torch.tensor([token for token, _ in pairs], device=device)
+        start = len(pairs) - next(i for i, (_, target) in enumerate(reversed(pairs)) if not target)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            states = model(tokens[None], rotary_table(model.shape, len(pairs), long=False).to(device))[0]
+            best = model.logits(states[start - 1 : -1]).argmax(-1)
+        right += bool((best == tokens[start:]).all())
+    return right / len(examples)
 
 
 def _make_tokenizer(seed: int) -> Tokenizer:

@@ -6,26 +6,17 @@ key alone (`conversation.is_held_out`), so that train and test never share a pro
 
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from random import Random
 
 from training.embedded.conversation import Example, Sampler, is_held_out
-from training.embedded.families import (
-    arithmetic,
-    chat,
-    everyday,
-    journeys,
-    logic,
-    long_prompts,
-    programs,
-    text_calls,
-    tools,
-    tutorial,
-)
+from training.embedded.families import chat, long_prompts, text_calls, tools, tutorial
 from training.embedded.families.texts import load
 
-_MODULES = (tutorial, chat, arithmetic, journeys, programs, logic, tools, everyday, text_calls)
 MIXTURE: dict[Sampler, float] = {
-    getattr(module, name): weight for module in _MODULES for name, weight in load("mixture")[module.__name__.split(".")[-1]].items()
+    getattr(import_module(f"{__name__}.{module}"), sampler): weight
+    for module, samplers in load("mixture").items()
+    for sampler, weight in samplers.items()
 }
 """Relative number of examples, not of tokens."""
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from random import Random
 
 from training.embedded.conversation import Check, Example, Message, ask, turn
-from training.embedded.families.texts import COMMON, NAMES, load, nonsense_noun, plural, say, some_words
+from training.embedded.families.texts import NAMES, PHRASES, fill, load, say, some_words
 
 _SMALL_TALK, _TERMS, _ONE_WORD = load("small_talk"), load("terms"), load("one_word")
 _GREETINGS, _IDENTITY = _SMALL_TALK[:7], _SMALL_TALK[2]
@@ -48,14 +48,8 @@ def capital_letters(rng: Random) -> Example:
 
 def repeat(rng: Random) -> Example:
     """Say a list back word for word; the quickest way for a small model to learn to copy at all."""
-    kinds = (
-        lambda: rng.choice(COMMON),
-        lambda: rng.choice(NAMES),
-        lambda: plural(nonsense_noun(rng)),
-        lambda: str(rng.randrange(10 ** rng.randint(1, 4))),
-    )
     joiner = rng.choice((" ", " ", ", "))
-    text = joiner.join(rng.choice(kinds)() for _ in range(rng.choice((1, 2, 4, 8, 16, 24))))
+    text = joiner.join(fill(rng, rng.choice(PHRASES["repeated"])) for _ in range(rng.choice((1, 2, 4, 8, 16, 24))))
     return ask("repeat", text, say(rng, "repeat", x=text), text)
 
 
@@ -63,32 +57,27 @@ def styled(rng: Random) -> Example:
     """A system prompt that asks for one word or for upper case."""
     if rng.random() < 0.5:
         a, b = rng.randint(2, 20), rng.randint(2, 12)
-        question, answer = rng.choice(_ONE_WORD)
         known = {"a": a, "b": b, "sum": a + b, "product": a * b, "larger": "Yes" if a > b else "No"}
-        return ask(
-            "system style", question.format(**known), question.format(**known), answer.format(**known), system=say(rng, "one word")
-        )
-    talk = rng.choice(_GREETINGS)
-    question = rng.choice(talk["ask"])
-    return ask("system style", question, question, talk["answer"].upper(), system=say(rng, "upper case"))
+        question, answer = (text.format(**known) for text in rng.choice(_ONE_WORD))
+        system = say(rng, "one word")
+    else:
+        talk = rng.choice(_GREETINGS)
+        question, answer = rng.choice(talk["ask"]), talk["answer"].upper()
+        system = say(rng, "upper case")
+    return ask("system style", question, question, answer, system=system)
 
 
 def memory(rng: Random) -> Example:
     """A fact from an earlier turn."""
     name, number = rng.choice(NAMES), rng.randint(2, 99)
-    if rng.random() < 0.5:
-        first, key = say(rng, "my name", x=name), name
-        reply, answer = f"Hello {name}! How can I help you?", f"Your name is {name}."
-        last = say(rng, "which name")
-    else:
-        first, key = say(rng, "my number", x=number), str(number)
-        reply, answer = f"I will remember {number}.", f"The number is {number}."
-        last = say(rng, "which number")
+    kind, fact = ("name", name) if rng.random() < 0.5 else ("number", str(number))
+    reply, answer = (PHRASES[f"{phrase} {kind}"].format(x=fact) for phrase in ("reply to", "your"))
+    first, last = say(rng, f"my {kind}", x=fact), say(rng, f"which {kind}")
     turns = [turn("user", first), turn("assistant", reply)]
     if rng.random() < 0.3:
         turns += [turn("user", "Thanks"), turn("assistant", "You are welcome!")]
     turns += [turn("user", last), turn("assistant", answer)]
-    return Example(family="memory", key=key, messages=tuple(turns), check=Check(expected=answer))
+    return Example(family="memory", key=fact, messages=tuple(turns), check=Check(expected=answer))
 
 
 def framed(rng: Random, example: Example) -> Example:

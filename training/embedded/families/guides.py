@@ -46,13 +46,8 @@ def _slot(names: str, description: str) -> Slot:
     return Slot(names, {"type": kind}, drawn(value))
 
 
-GUIDES = [
-    Guide(
-        names=entry["names"],
-        abouts=entry["about"],
-        slots=[_slot(names, description) for names, description in entry["arguments"].items()],
-        sentences=entry["ask"],
-        topic=entry.get("topic", entry["names"]),
-    )
-    for entry in load("guides")
-]
+def _guide(*, names: str, arguments: dict[str, str], topic: str = "", **texts: list[str]) -> Guide:
+    return Guide(names=names, slots=[_slot(*each) for each in arguments.items()], topic=topic or names, **texts)
+
+
+GUIDES = [_guide(**entry) for entry in load("guides")]

@@ -5,16 +5,9 @@ from itertools import pairwise
 from random import Random
 
 from training.embedded.conversation import Check, Example, ask
-from training.embedded.families.texts import NAMES, WORDS, load, nonsense_noun, plural, say
+from training.embedded.families.texts import NAMES, PHRASES, WORDS, load, nonsense_noun, plural, say
 
 _FORMS = load("syllogisms")
-_ORDERS = (
-    ("taller", "shorter", "tallest", "shortest"),
-    ("older", "younger", "oldest", "youngest"),
-    ("faster", "slower", "fastest", "slowest"),
-    ("heavier", "lighter", "heaviest", "lightest"),
-    ("richer", "poorer", "richest", "poorest"),
-)
 
 
 def syllogism(rng: Random) -> Example:
@@ -51,7 +44,7 @@ def ordering(rng: Random) -> Example:
     The answer turns every fact to the side that is asked for, then climbs from the first name to the end.
     """
     people = rng.sample(NAMES, rng.choice((3, 3, 4)))
-    more, less, most, least = rng.choice(_ORDERS)
+    more, less, most, least = rng.choice(PHRASES["orders"]).split()
     pairs = list(pairwise(people))
     if rng.random() < 0.6:
         rng.shuffle(pairs)

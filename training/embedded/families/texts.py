@@ -91,6 +91,8 @@ def _mail(rng: Random) -> str:
 
 VALUES: dict[str, Draw] = {
     "nonsense": nonsense_noun,
+    "nonsense plural": lambda rng: plural(nonsense_noun(rng)),
+    "number of any length": lambda rng: rng.randrange(10 ** rng.randint(1, 4)),
     "where": partial(_where, share=0.7),
     "near": partial(_where, share=0.6),
     "sql": _sql,
