@@ -1,10 +1,12 @@
 # `make help` lists the targets. Everything runs in .venv; nothing is installed twice.
 SHELL := /bin/bash
-PYTHON ?= python3.11
+# Versions stand in pyproject.toml only.
+PYTHON_VERSION := $(shell sed -n 's/^requires-python = ">=\([0-9.]*\),.*/\1/p' pyproject.toml)
+TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+PYTHON ?= python$(PYTHON_VERSION)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-TORCH := torch==2.13.0
 CONFIG ?= serve_config.yaml
 TRAIN_WORK ?= .cache/train
 TRAIN_FLAGS ?= --minutes 60 --tokens-per-step 4096 --threads 2 --compile
@@ -23,10 +25,10 @@ setup: $(STAMP) ## create .venv and install the pinned dependencies
 $(STAMP): requirements/cpu.txt pyproject.toml
 	@echo "==> creating $(VENV) with $$($(PYTHON) --version)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "==> installing $(TORCH)+cpu"
-	@$(BIN)/python -c 'import importlib.metadata as m; assert m.version("torch") == "2.13.0+cpu"' 2>/dev/null \
-		|| $(PIP_INSTALL) --no-deps '$(TORCH)+cpu' 2>/dev/null \
-		|| { $(PIP_INSTALL) uv && VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --torch-backend cpu '$(TORCH)'; }
+	@echo "==> installing $(TORCH)"
+	@$(BIN)/python -c 'import importlib.metadata as m; assert "torch==" + m.version("torch") == "$(TORCH)"' 2>/dev/null \
+		|| $(PIP_INSTALL) --no-deps '$(TORCH)' 2>/dev/null \
+		|| { $(PIP_INSTALL) uv && VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --torch-backend cpu '$(TORCH:+cpu=)'; }
 	@echo "==> installing the pinned dependencies (requirements/cpu.txt, about 3.6 GB, some minutes)"
 	@$(PIP_INSTALL) --no-deps -r requirements/cpu.txt
 	@echo "==> installing phi-serve itself"
@@ -88,7 +90,7 @@ evaluate-routing: $(STAMP) ## accuracy of the task classifier against its goals;
 	$(BIN)/python -m training.classifier.evaluate
 
 # The locks name versions only: no URLs, no indexes.
-UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --override requirements/overrides.txt --python-version 3.11 \
+UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --override requirements/overrides.txt --python-version $(PYTHON_VERSION) \
 	--no-emit-find-links --no-emit-index-url --no-header
 lock: $(STAMP) ## compile requirements/*.txt anew from pyproject.toml
 	$(PIP_INSTALL) uv
