@@ -14,7 +14,8 @@ import yaml
 
 Draw = Callable[[Random], Any]
 
-_SLOT = re.compile(r"{([^{}]+)}")
+_split = cache(re.compile(r"{([^{}]+)}").split)
+"""Cuts a template: every second part is a slot."""
 
 
 @cache
@@ -30,7 +31,10 @@ NAMES, COMMON = WORDS["names"], WORDS["common"]
 
 def fill(rng: Random, template: str, **values: Any) -> str:
     """Fill in the slots of a template, from `values` or by drawing what the slot describes."""
-    return _SLOT.sub(lambda slot: str(values[slot[1]] if slot[1] in values else drawn(slot[1])(rng)), template)
+    if len(parts := _split(template)) == 1:
+        return template
+    filled = [str(values[slot] if slot in values else drawn(slot)(rng)) for slot in parts[1::2]]
+    return "".join([text for pair in zip(parts[::2], (*filled, ""), strict=True) for text in pair])
 
 
 def say(rng: Random, phrase: str, **values: Any) -> str:
@@ -50,7 +54,7 @@ def listing(items: Sequence[str], last: Callable[[], str] = lambda: " and ") -> 
 
 def nonsense_noun(rng: Random) -> str:
     """Make up a singular noun such as 'blorp'."""
-    word = fill(rng, "{onsets}{vowels}{codas}")
+    word = "".join(rng.choice(WORDS[part]) for part in ("onsets", "vowels", "codas"))
     return word if rng.random() < 0.6 else word + rng.choice(WORDS["noun endings"])
 
 

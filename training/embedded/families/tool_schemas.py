@@ -12,6 +12,8 @@ from training.embedded.conversation import is_held_out
 from training.embedded.families.texts import COMMON, NAMES, PHRASES, WORDS, fill, listing, load, nonsense_noun, say
 
 _PARAMETERS = load("parameters")
+_KINDS = _PARAMETERS["kinds"]
+_WEIGHTS = [kind["weight"] for kind in _KINDS.values()]
 _AMOUNTS = ("number", "integer")
 
 Schema = dict[str, Any]
@@ -153,9 +155,8 @@ def _tool(rng: Random, verb: str, noun: str) -> Tool:
 
 def _parameter(rng: Random) -> tuple[str, Schema]:
     """Draw the name and the schema of an argument."""
-    kinds = _PARAMETERS["kinds"]
-    kind = rng.choices(list(kinds), [each["weight"] for each in kinds.values()])[0]
-    pool = kinds[kind]["names"]
+    kind = rng.choices(list(_KINDS), _WEIGHTS)[0]
+    pool = _KINDS[kind]["names"]
     name = rng.choice(list(_PARAMETERS.get(pool) or WORDS[pool]))
     if kind == "enum":
         values = _PARAMETERS["enums"][name].split()
