@@ -19,7 +19,7 @@ _CALL = re.compile(r"<\|tool_call\|>(.*?)(?:<\|/tool_call\|>|$)", re.DOTALL)
 
 
 def is_right(answer: str, check: Check) -> bool:
-    """Tell whether the text (special tokens visible) passes the check."""
+    """Return whether the text (special tokens visible) passes the check."""
     match check.kind:
         case "number":
             return _last_number(answer) == float(check.expected)

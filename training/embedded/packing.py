@@ -34,7 +34,7 @@ class Batch:
 
 
 def batches(tokenizer: Tokenizer, seed: str, tokens_per_step: int, skip: int = 0) -> Iterator[Batch]:
-    """Yield batches for ever.
+    """Yield batches without end.
 
     `skip` is the number of batches a resumed run has seen; it changes the seed, nothing is replayed.
     """
@@ -49,7 +49,7 @@ def batches(tokenizer: Tokenizer, seed: str, tokens_per_step: int, skip: int = 0
 
 
 class Stream(IterableDataset[Batch]):
-    """Batches for ever, written by as many processes as a loader has; each process has a seed of its own."""
+    """Batches without end, written by as many processes as a loader has; each process has a seed of its own."""
 
     def __init__(self, tokenizer: Tokenizer, seed: str, tokens_per_step: int, skip: int) -> None:
         """Take the arguments of `batches`."""
