@@ -16,12 +16,7 @@ from training.embedded.families.tool_schemas import Tool, draw_tools, scalar
 
 NO_TOOL = "I have no tool for that."
 
-CIRCLE = Tool(
-    name="calculate_circle_area",
-    about="Calculate the area of a circle given its radius",
-    task=("calculate", "area of a circle"),
-    properties={"radius": {"type": "number", "description": "The radius of the circle"}},
-)
+CIRCLE = Tool(**load("tutorial")["circle tool"])
 """The tutorial's own."""
 
 Turns = tuple[Message, ...]
