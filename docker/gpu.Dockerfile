@@ -1,5 +1,5 @@
 # Image of the nodes with a GPU: vllm and onnxruntime-gpu. Not built or run on a GPU yet. Build in the repository's root:
-#   docker build -f docker/gpu.Dockerfile -t phi-serve-gpu:0.1.0 .
+#   docker build -f docker/gpu.Dockerfile -t phi-serve-gpu:$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) .
 # CUDA's user-space libraries come with the wheels; the base brings what NVIDIA's container runtime looks for. Pin it by digest where
 # you can. Python and Ray are those of the CPU image, since one cluster needs the same on all nodes.
 ARG BASE_IMAGE=docker.io/library/debian:bookworm-20251117-slim
@@ -14,14 +14,15 @@ ENV DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3.11 python3.11-venv ca-certificates \
     && rm -rf /var/lib/apt/lists/*
-RUN python3.11 -m venv /opt/phi && python3.11 -m venv /opt/wheel && /opt/wheel/bin/pip install "setuptools>=78"
+RUN python3.11 -m venv /opt/phi && python3.11 -m venv /opt/wheel
 # The lock is complete, so nothing is resolved.
 COPY requirements/gpu.txt /src/requirements.txt
 RUN /opt/phi/bin/pip install --no-deps --requirement /src/requirements.txt
 RUN rm -rf /opt/phi/lib/python3.11/site-packages/pip /opt/phi/lib/python3.11/site-packages/pip-* /opt/phi/bin/pip*
+COPY pyproject.toml README.md /src/
+RUN /opt/wheel/bin/pip install "$(sed -n 's/^requires = \["\(.*\)"\]/\1/p' /src/pyproject.toml)"
 
 FROM dependencies AS build
-COPY pyproject.toml README.md /src/
 COPY serve_app /src/serve_app
 COPY deployments /src/deployments
 RUN /opt/wheel/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist /src \

@@ -1,4 +1,1 @@
-"""Makes the embedded demo model: synthetic conversations, tokenizer, training loop, evaluation.
-
-Knows nothing of serving. Its product is the folder `serve_app/models/embedded/`; nothing in `serve_app` imports it.
-"""
+"""Makes what `serve_app` ships: the embedded demo model and the task classifier's weights. Nothing in `serve_app` imports it."""

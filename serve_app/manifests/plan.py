@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.metadata import version
 from typing import Any
 
 from serve_app.config import AppSettings
@@ -17,9 +18,9 @@ Config = dict[str, Any]
 
 UID = 10001
 """User and group of every process in our images."""
-VERSION = "0.1.0"
+VERSION = version("phi-serve")
 """Tag of the images."""
-RAY_VERSION = "2.60.0"
+RAY_VERSION = version("ray")
 HTTP_PORT = 8000
 GCS_PORT = 6379
 DASHBOARD_PORT = 8265

@@ -1,6 +1,6 @@
 """Tells which task a prompt is: a linear model over hashed features of its text. Pure and fast (docs/routing-policy.md).
 
-The weights (`tasks.npz`, written by `training.routing.train`) hold a table of bytes and the lexicon; loading executes nothing.
+The weights (`tasks.npz`, written by `training.classifier.train`) hold a table of bytes and the lexicon; loading executes nothing.
 """
 
 from collections.abc import Iterable

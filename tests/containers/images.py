@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 from serve_app.manifests.plan import VERSION
@@ -66,13 +67,14 @@ def _build(file: Path, name: str, arguments: list[str]) -> None:
 
 
 def _fetch_wheels() -> None:
-    stamp, wanted = WHEELS / "lock.sha256", hashlib.sha256(LOCK.read_bytes() + _argument("TORCH").encode()).hexdigest()
+    stamp, wanted = WHEELS / "lock.sha256", hashlib.sha256(LOCK.read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
         return
     shutil.rmtree(WHEELS, ignore_errors=True)
     WHEELS.mkdir(parents=True)
     download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(WHEELS)]
-    _call(*download, _argument("TORCH"), "setuptools>=78", "--requirement", str(LOCK))
+    build_system = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
+    _call(*download, *build_system["requires"], "--requirement", str(LOCK))
     stamp.write_text(wanted)
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from safetensors.numpy import save_file
 from serve_app.models.locate import EMBEDDED
 
 ENVIRONMENTS = Path(__file__).parents[2] / ".cache" / "tools" / "builders"
-INSTALLED = "0.18.0"
+INSTALLED = version("onnxruntime-genai")
 PINS: dict[str, tuple[str, ...]] = {
     "0.7.1": ("onnxruntime==1.21.1", "onnx==1.17.0", "transformers==4.49.0", "tokenizers==0.21.4"),
     "0.9.2": ("onnxruntime==1.22.1", "onnx==1.18.0", "onnx-ir==0.1.9", "transformers==4.53.3", "tokenizers==0.21.4"),

@@ -23,8 +23,8 @@ from serve_app.types import Choice, Constraint, FinishReason, Grammar, JsonSchem
 from tests.chat import marked
 from tests.contract.play import ask, play, prompt
 from tests.schemas import random_object
-from training.conversation import Message
-from training.tokenizer import encode_prompt
+from training.embedded.conversation import Message
+from training.embedded.tokenizer import encode_prompt
 
 TOKENIZER = Tokenizer.from_file(str(EMBEDDED / "tokenizer.json"))
 

@@ -10,9 +10,9 @@ from tokenizers import Tokenizer, models
 from torch.multiprocessing.spawn import spawn
 
 from serve_app.models.locate import EMBEDDED
-from training.model import CausalModel, Shape
-from training.packing import Stream
-from training.train import Run, _parse
+from training.embedded.model import CausalModel, Shape
+from training.embedded.packing import Stream
+from training.embedded.train import Run, _parse
 
 
 def _be(rank: int, meeting: str) -> None:

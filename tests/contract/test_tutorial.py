@@ -5,9 +5,9 @@ from tokenizers import Tokenizer
 
 from serve_app.engines.base import Engine
 from serve_app.models.locate import EMBEDDED
-from training.checks import is_right
-from training.evaluate import answer
-from training.families.tutorial import examples
+from training.embedded.checks import is_right
+from training.embedded.evaluate import answer
+from training.embedded.families.tutorial import examples
 
 
 @pytest.fixture(params=["vllm", "onnx", "onnx_int8", "onnx_int4", "llama_cpp", "llama_cpp_q8_0", "llama_cpp_q4_0"])

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, settings
 
 from benchmarks.live import LiveApp
 from serve_app.dialects import ollama, openai, reasoning
-from serve_app.http.status import STATUS_PATHS
 from serve_app.http.openapi import describe
+from serve_app.http.status import STATUS_PATHS
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # schemathesis' own

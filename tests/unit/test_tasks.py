@@ -1,8 +1,9 @@
 """The task classifier: accuracy on the project's own prompts, its explanations, and the dry run that shows them.
 
-The goals stand in `training.routing.evaluate`.
+The goals stand in `training.classifier.evaluate`.
 """
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -13,12 +14,13 @@ from typer.testing import CliRunner
 
 from serve_app.cli import app as cli
 from serve_app.conversation import Chat, Message, RawText, TaskExample
-from serve_app.routing.tasks import TaskClassifier, classify, confusion
+from serve_app.routing.features import extract
+from serve_app.routing.tasks import TaskClassifier, classifier, classify, confusion
 from serve_app.types import Task
 from tests.unit.app import running
-from training.routing.evaluate import ACCURACY, BLIND, FLIPS, VALIDATION, read_prompts
-from training.routing.train import generated_rows, read_rows
-from training.routing.written import lines
+from training.classifier.evaluate import ACCURACY, BLIND, FLIPS, VALIDATION, read_prompts
+from training.classifier.train import generated_rows, read_rows
+from training.classifier.written import lines
 
 ROUTE = "/v1/route"
 
@@ -115,3 +117,22 @@ async def test_labelled_texts_return_the_confusion_matrix() -> None:
     assert told["confusion"]["general"]["math"] == 1
     assert [response.status_code for response in wrong] == [400] * 4
     assert all(set(json.loads(response.content)["error"]) == {"message", "type", "param", "code"} for response in wrong)
+
+
+def test_features_are_those_that_the_weights_were_trained_on() -> None:
+    """A change of the features needs new weights, a new `FORMAT` and the new digest here."""
+    scripts = [
+        "Write f(x) = 7 x 8!",
+        "Колко е 17% от 240?",
+        "计算 3 + 4 的值。",
+        "次の方程式を解いて",
+        "गणना करें 5",
+        "احسب ٣",
+        "คำนวณ",
+    ]
+    texts = ["", "\n", *scripts, "e\u0301 😀 \ud800", " | ".join(scripts) * 40, "a" * 5000]
+    digest = hashlib.sha256()
+    for text in texts:
+        for rows in extract(text, classifier().lexicon):
+            digest.update(np.sort(rows).astype("<i8").tobytes() + b"|")
+    assert digest.hexdigest()[:16] == "ec0eea46d35d6e14"

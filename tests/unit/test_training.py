@@ -8,17 +8,17 @@ import torch
 from tokenizers import Tokenizer
 
 from serve_app.models.locate import EMBEDDED
-from training.average import average
-from training.checks import is_right
-from training.conversation import Sampler
-from training.export import load_folder
-from training.families import FINITE, MIXTURE, draw, mixture
-from training.families.arithmetic import product_steps, quotient_steps
-from training.families.chat import memory
-from training.families.guides import GUIDES
-from training.families.programs import PROGRAMS
-from training.families.text_calls import headed
-from training.families.tutorial import examples
+from training.embedded.average import average
+from training.embedded.checks import is_right
+from training.embedded.conversation import Sampler
+from training.embedded.export import load_folder
+from training.embedded.families import FINITE, MIXTURE, draw, mixture
+from training.embedded.families.arithmetic import product_steps, quotient_steps
+from training.embedded.families.chat import memory
+from training.embedded.families.guides import GUIDES
+from training.embedded.families.programs import PROGRAMS
+from training.embedded.families.text_calls import headed
+from training.embedded.families.tutorial import examples
 
 
 @pytest.mark.parametrize("sampler", list(MIXTURE), ids=lambda sampler: sampler.__name__)

@@ -1,0 +1,136 @@
+"""Trains the task classifier and writes its weights.
+
+    python -m training.classifier.train DATA... [--left-out]
+
+DATA are JSONL files of `{"text", "task", "source"}` rows, or folders, of which `train.jsonl` is read. The project's own prompts
+(`generate.py`, `written.py`) are always added, and passages with other questions (`mixing.py`). `--left-out` also trains once per
+source without it and prints the accuracy on its rows.
+"""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from serve_app.routing.features import GROUPS, OFFSETS, TABLE_ROWS
+from serve_app.routing.tasks import FORMAT, WEIGHTS
+from serve_app.types import Task
+from training.classifier.fit import Fitted, Floats, matrix
+from training.classifier.generate import generate
+from training.classifier.lexicon import arrays, load
+from training.classifier.mixing import mixed
+from training.classifier.written import lines
+
+GENERATED = "generated"
+_SOURCE_BALANCE = 0.15
+"""Rows of a source of n rows weigh n to the minus this power, so that no source drowns the others."""
+_OWN_WEIGHT = 2.5
+"""How much more a row of the project's own counts: it stands for a way to ask, not for one of many alike."""
+
+Row = dict[str, str]
+
+
+def read_rows(paths: Iterable[Path]) -> Iterator[Row]:
+    """Yield the rows of the files; folders stand for their `train.jsonl`."""
+    for path in paths:
+        file = path / "train.jsonl" if path.is_dir() else path
+        for line in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            yield {"text": row["text"], "task": row["task"], "source": row.get("source", file.stem)}
+
+
+def generated_rows() -> list[Row]:
+    """Return the project's own prompts."""
+    return [{"text": example.text, "task": str(example.task), "source": GENERATED} for example in generate()]
+
+
+def corpus(paths: Iterable[Path]) -> tuple[list[Row], int]:
+    """Return everything to train on, and how many rows of it are given (they come first): those can be measured with, left out."""
+    given = list(read_rows(paths))
+    own = generated_rows()
+    passages = [{"text": text, "task": str(Task.GENERAL), "source": GENERATED} for _, _, text in lines("passages")]
+    return [*given, *own, *mixed([*given, *own, *passages])], len(given)
+
+
+def weigh(rows: Sequence[Row]) -> Floats:
+    """Return a weight per row: labels count the same in sum, and within a label large sources are damped."""
+    sizes = Counter(row["source"] for row in rows)
+    damped = [sizes[row["source"]] ** -_SOURCE_BALANCE * (_OWN_WEIGHT if row["source"] == GENERATED else 1) for row in rows]
+    totals: dict[str, float] = {}
+    for row, weight in zip(rows, damped, strict=True):
+        totals[row["task"]] = totals.get(row["task"], 0.0) + weight
+    weights = np.array([weight / totals[row["task"]] for row, weight in zip(rows, damped, strict=True)], dtype=np.float32)
+    return np.asarray(weights / weights.mean(), dtype=np.float32)
+
+
+def fit(rows: Sequence[Row], features: csr_matrix, kept: NDArray[np.int64]) -> Fitted:
+    """Fit on the rows at `kept`."""
+    chosen = [rows[at] for at in kept]
+    return Fitted(features[kept], np.array([row["task"] for row in chosen]), weigh(chosen))
+
+
+def left_out(rows: Sequence[Row], given: int, features: csr_matrix) -> dict[str, tuple[int, int]]:
+    """Train once without each source; return (right, rows) on those of its rows that were given."""
+    labels = np.array([row["task"] for row in rows])
+    sources = np.array([row["source"] for row in rows])
+    found = {}
+    for source in sorted(set(sources[:given])):
+        model = fit(rows, features, np.flatnonzero(sources != source))
+        held = np.flatnonzero(sources[:given] == source)
+        right = model.predict(features[held]) == labels[held]
+        found[str(source)] = (int(right.sum()), len(right))
+    return found
+
+
+def write(path: Path, model: Fitted) -> None:
+    """Write the weights, one byte each: a group's largest is 127, its scale is multiplied in when they are read."""
+    scales, packed = [], np.zeros((TABLE_ROWS, len(model.labels)), dtype=np.int8)
+    for at, group in enumerate(GROUPS):
+        part = slice(OFFSETS[group], OFFSETS[GROUPS[at + 1]] if at + 1 < len(GROUPS) else TABLE_ROWS)
+        scales.append(max(float(np.abs(model.table[part]).max()), 1e-9) / 127)
+        packed[part] = np.round(model.table[part] / scales[-1])
+    words, concepts = arrays()
+    np.savez_compressed(
+        path,
+        format=np.int64(FORMAT),
+        labels=np.array(model.labels, dtype="U16"),
+        table=packed,
+        scales=np.array(scales, dtype=np.float32),
+        bias=model.bias,
+        words=words,
+        concepts=concepts,
+    )
+
+
+def print_left_out(found: dict[str, tuple[int, int]]) -> None:
+    """Print the accuracy on each source left out, and on all rows."""
+    for source, (right, total) in found.items():
+        print(f"  without {source:<18} {right / total:6.1%} of {total}")
+    rights, totals = (sum(counts) for counts in zip(*found.values(), strict=True))
+    mean = float(np.mean([right / total for right, total in found.values()]))
+    print(f"  all rows, each by the model without its source: {rights / totals:.1%}; mean of the sources {mean:.1%}")
+
+
+def main() -> None:
+    """Train from the command line."""
+    parser = argparse.ArgumentParser(description="Train the task classifier.")
+    parser.add_argument("data", nargs="+", type=Path, help="JSONL files, or folders that hold a train.jsonl")
+    parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parser.add_argument("--left-out", action="store_true", help="also print the accuracy on each source left out")
+    options = parser.parse_args()
+    rows, given = corpus(options.data)
+    print(f"{len(rows)} rows, {given} of them given: {dict(Counter(row['task'] for row in rows))}", flush=True)
+    features = matrix([row["text"] for row in rows], load())
+    if options.left_out:
+        print_left_out(left_out(rows, given, features))
+    write(options.out, fit(rows, features, np.arange(len(rows))))
+    print(f"{options.out.name}: {options.out.stat().st_size / 2**10:,.0f} KiB")
+
+
+if __name__ == "__main__":
+    main()

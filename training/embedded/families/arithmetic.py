@@ -1,0 +1,193 @@
+"""Plain arithmetic, percentages, unit prices, gcd by hand, counting.
+
+Every sampler is one family. What is not in the multiplication table up to 12 x 12 is worked out in the answer by steps that are:
+a small model computes well what it may write down.
+"""
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from training.embedded.conversation import OPEN_KEY, Check, Example, ask, number
+from training.embedded.families.texts import WORDS, say
+
+_SIGNS = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
+
+
+def problem(rng: Random, family: str, key: str, answer: str, result: object, *, phrase: str = "", **values: Any) -> Example:
+    """Ask for a number in one of the family's wordings; the answer's last number is judged."""
+    question = say(rng, phrase or family, **values)
+    return ask(family, key, question, answer, Check(kind="number", expected=str(result)))
+
+
+def places(number: int) -> list[int]:
+    """Split a number by its digits: 507 is 500 and 7."""
+    text = str(number)
+    return [int(digit) * 10 ** (len(text) - 1 - at) for at, digit in enumerate(text) if digit != "0"] or [0]
+
+
+def sum_steps(a: int, b: int, sign: str = "+", write: Callable[[int], str] = str) -> str:
+    """Write a + b or a - b as a chain of equations that ends with the result, one digit of b at a time."""
+    if sign == "-" and a == b:
+        return f"{write(a)} - {write(b)} = {write(0)}"
+    parts = places(b)
+    chain = [f"{write(a)} {sign} {write(b)}"]
+    for at, part in enumerate(parts):
+        if len(parts) > 1:
+            chain.append(" ".join([write(a), *(f"{sign} {write(each)}" for each in parts[at:])]))
+        a += part if sign == "+" else -part
+    return " = ".join([*chain, write(a)])
+
+
+def money(hundredths: int) -> str:
+    """Write an amount in hundredths without trailing zeros."""
+    return number(hundredths / 100)
+
+
+def money_product_steps(a: int, b: int) -> str:
+    """Write a * b, a in hundredths and b of one digit: the products of a's digits, then their running sum."""
+    parts = places(a)
+    start = f"{money(a)} * {b}"
+    if len(parts) == 1:
+        return f"{start} = {money(a * b)}"
+    lines, total = [], parts[0] * b
+    for part in parts[1:]:
+        value = part * b
+        first, *rest = places(value)
+        between = f" = {money(total + first)} + {money(rest[0])}" if rest else ""
+        lines.append(f"{money(total)} + {money(value)}{between} = {money(total + value)}")
+        total += value
+    return f"{start} = {' + '.join(f'{money(part)} * {b}' for part in parts)}: {', '.join(lines)}"
+
+
+def product_steps(a: int, b: int) -> str:
+    """Write a * b as a chain of equations that ends with the product; b is at most 12."""
+    start = f"{a} * {b}"
+    parts = places(a)
+    if a <= 12 or b == 10 or (a <= 120 and a % 10 == 0) or (len(parts) == 1 and b < 10):
+        return f"{start} = {a * b}"
+    if b > 10:
+        split, values = f"{a} * 10 + {a} * {b - 10}", [a * 10, a * (b - 10)]
+    else:
+        split, values = " + ".join(f"{part} * {b}" for part in parts), [part * b for part in parts]
+    chain = [start, split]
+    values = [values[0], *(place for value in values[1:] for place in places(value))]
+    while len(values) > 1:
+        chain.append(" + ".join(map(str, values)))
+        values = [values[0] + values[1], *values[2:]]
+    return " = ".join([*chain, str(values[0])])
+
+
+def quotient_steps(a: int, b: int) -> str:
+    """Write the whole quotient a / b as a chain of equations; b is at most 12."""
+    result = a // b
+    tens = result // 10 * 10
+    if result <= 12 or result == tens:
+        return f"{a} / {b} = {result}"
+    return f"{a} / {b} = {b * tens} / {b} + {a - b * tens} / {b} = {tens} + {result - tens} = {result}"
+
+
+def plain(rng: Random) -> Example:
+    """One operation on two numbers; the answer is the equation."""
+    operation = rng.choice("++--**/")
+    if operation == "+":
+        left, right = rng.choice(((2, 2), (2, 1), (3, 2), (3, 3), (1, 1), (4, 3)))
+        a, b = rng.randrange(10**left), rng.randrange(10**right)
+        answer, result, known = sum_steps(a, b), a + b, max(a, b) < 10
+    elif operation == "-":
+        a = rng.randrange(10 ** rng.choice((1, 2, 2, 3)))
+        b = rng.randint(0, a)
+        answer, result, known = sum_steps(a, b, "-"), a - b, a < 20
+    elif operation == "*":
+        a, b = rng.randint(2, 12 if rng.random() < 0.4 else 99), rng.randint(2, 12)
+        answer, result, known = product_steps(a, b), a * b, a <= 12
+    else:
+        b, result = rng.randint(2, 12), rng.randint(1, 30 if rng.random() < 0.6 else 120)
+        a = b * result
+        answer = quotient_steps(a, b)
+        if rng.random() < 0.3:  # 480 / 6 by way of 48 / 6
+            a, result = a * 10, result * 10
+            answer = f"{a // 10} / {b} = {result // 10}, so {a} / {b} = {result}" if result > 120 else f"{a} / {b} = {result}"
+        known = result <= 12 or (result <= 120 and result % 10 == 0)
+    times, form = rng.choice("**x"), rng.random()
+    sign = times if operation == "*" else operation
+    expression = f"{a} {_SIGNS[operation]} {b}" if form < 0.3 else f"{a}{sign}{b}" if form < 0.4 else f"{a} {sign} {b}"
+    return problem(rng, "arithmetic", OPEN_KEY if known else f"{a}{operation}{b}", answer, result, x=expression)
+
+
+def percentage(rng: Random) -> Example:
+    """A percentage of a round number, by way of its tenth."""
+    rate = rng.choice((5, 10, 15, 20, 25, 30, 40, 50, 60))
+    base = rng.randint(1, 50) * 20
+    tenth, result = base // 10, base * rate // 100
+    half = tenth // 2
+    worked = {
+        5: f" Half of {tenth} is {result}.",
+        10: "",
+        15: f" Half of {tenth} is {half}. {tenth} + {half} = {result}.",
+        25: f" Half of {tenth} is {half}. {tenth} + {tenth} + {half} = {2 * tenth} + {half} = {result}.",
+    }.get(rate, f" {product_steps(tenth, rate // 10)}.")
+    answer = f"Half of {base} is {result}." if rate == 50 else f"10% of {base} is {tenth}.{worked}"
+    return problem(rng, "percentage", f"{rate}%{base}", answer, result, rate=rate, base=base)
+
+
+def unit_price(rng: Random) -> Example:
+    """Price of several things from the price of one, or of one from several."""
+    many = rng.choice(WORDS["goods"])
+    count, price = rng.randint(2, 12), rng.randint(2, 40)
+    one, total = many[:-1], count * price
+    if rng.random() < 0.6:
+        phrase, answer, result = "several", f"{product_steps(price, count)}. The {many} cost ${total}.", total
+    else:
+        phrase, answer, result = "one", f"{quotient_steps(total, count)}. One {one} costs ${price}.", price
+    values = {"one": one, "many": many, "price": price, "count": count, "total": total}
+    return problem(rng, "unit price", f"{count}@{price}", answer, result, phrase=f"price of {phrase}", **values)
+
+
+def greatest_divisor(rng: Random) -> Example:
+    """Euclid's steps on two numbers."""
+    factor = rng.choice((1, 2, 3, 4, 5, 6, 8, 10, 12))
+    b, a = sorted((factor * rng.randint(2, 12), factor * rng.randint(2, 12)))
+    lines, left, right = [], a, b
+    while right:
+        times = left // right
+        lines.append(f"{times} * {right} = {times * right}, {sum_steps(left, times * right, '-')}")
+        left, right = right, left % right
+    answer = ". ".join(lines) + f". The greatest common divisor is {left}."
+    return problem(rng, "gcd", f"{a}&{b}", answer, left, a=a, b=b)
+
+
+def counting(rng: Random) -> Example:
+    """Count up, down or in steps."""
+    kind = rng.random()
+    first, last, step = 1, rng.randint(3, 40), 1
+    if kind < 0.1:
+        last = rng.choice((50, 60, 80, 100))
+    elif kind < 0.3:
+        first = rng.randint(2, 60)
+        last = first + rng.randint(3, 20)
+    elif kind < 0.4:
+        first, last, step = rng.randint(5, 20), 1, -1
+    elif kind < 0.5:
+        step = rng.choice((2, 5, 10))
+        first, last = step, step * rng.randint(4, 10)
+    phrase = "count" if step == 1 else "count down" if step < 0 else "count by"
+    question = say(rng, phrase, first=first, last=last, step=step)
+    values = range(first, last + (1 if step > 0 else -1), step)
+    return ask("counting", f"{first}..{last}:{step}", question, ", ".join(map(str, values)))
+
+
+def steps(rng: Random) -> Example:
+    """Three small numbers joined by two operations, solved one at a time."""
+    a, b, c = rng.randint(2, 30), rng.randint(2, 12), rng.randint(2, 12)
+    form = rng.randrange(4)
+    if form == 3 and c > a * b:
+        c = 0
+    expression, inner, outer, result = (
+        (f"{a} + {b} * {c}", f"{b} * {c} = {b * c}", sum_steps(a, b * c), a + b * c),
+        (f"({a} + {b}) * {c}", sum_steps(a, b), product_steps(a + b, c), (a + b) * c),
+        (f"{a} * {b} + {c}", product_steps(a, b), sum_steps(a * b, c), a * b + c),
+        (f"{a} * {b} - {c}", product_steps(a, b), sum_steps(a * b, c, "-"), a * b - c),
+    )[form]
+    answer = f"First, {inner}. Then, {outer}. The answer is {result}."
+    return problem(rng, "arithmetic steps", expression, answer, result, x=expression)
