@@ -11,7 +11,7 @@ from deployments.replica import EngineReplica, NamedModel, Report
 from deployments.replica_router import router_config
 from deployments.temporary import claim_temp_folder
 from serve_app.config import AppSettings
-from serve_app.engine_config import EngineSettings, FakeSettings
+from serve_app.engine_config import EngineSettings
 from serve_app.replica_metrics import MetricSink
 from serve_app.reports import ReplicaReport
 
@@ -62,8 +62,8 @@ def build_group(settings: AppSettings, name: str) -> serve.Application:
 
 
 def with_threads(settings: EngineSettings, cores: float) -> EngineSettings:
-    """Return the settings with threads for so many cores, one at least, unless they name a number or know no threads."""
-    if isinstance(settings, FakeSettings) or settings.threads is not None:
+    """Return the settings with threads for so many cores, one at least, unless they name a number."""
+    if settings.threads is not None:
         return settings
     return settings.model_copy(update={"threads": max(1, int(cores))})
 

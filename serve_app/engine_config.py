@@ -18,6 +18,10 @@ class GroupSettings(Settings):
 
     model: str | None = None
     """The name, under `models`, of the model that the group serves; None: the first one."""
+    max_model_len: int = Field(4096, ge=16)
+    """Context in tokens: prompt and answer together."""
+    threads: int | None = Field(None, ge=1)
+    """Threads of one replica on CPUs; None: the replica's num_cpus, one at least."""
 
 
 class VllmSettings(GroupSettings):
@@ -42,8 +46,6 @@ class VllmSettings(GroupSettings):
     """GPUs per replica."""
     enforce_eager: bool = True
     """Skip torch.compile and CUDA graphs: faster start, slower decoding on GPUs."""
-    threads: int | None = Field(None, ge=1)
-    """OpenMP threads on CPUs; None: the replica's num_cpus, one at least."""
     ngram_speculation: int = Field(0, ge=0, le=16)
     """Tokens drafted per step by prompt lookup; 0 is off."""
     health_timeout_s: float = Field(30.0, gt=0)
@@ -81,8 +83,6 @@ class OnnxSettings(GroupSettings):
     same; so it is left off with int8 and int4 weights, where what is rounding in fp32 moves logits by hundredths."""
     max_kv_gib: float | None = Field(None, gt=0)
     """Bound of the KV pool in GiB; None: what the machine or its memory limit leaves at start. A larger pool is refused."""
-    threads: int | None = Field(None, ge=1)
-    """Threads of one replica; None: the replica's num_cpus, one at least."""
     spinning: bool = False
     """Let these threads wait busily for their next piece of work: faster where the replica's cores are its own, slower for
     everybody where they are shared."""
@@ -146,8 +146,6 @@ class FakeSettings(GroupSettings):
     """Pace of the answer."""
     load_s: float = Field(0.0, ge=0)
     """Seconds its start takes."""
-    max_model_len: int = Field(4096, ge=16)
-    """Context in tokens."""
     slots: int = Field(8, ge=1)
     """Generations at once."""
     fault: Literal["none", "fail_start", "fail_first", "die_midway", "truncate", "hang"] = "none"
