@@ -34,7 +34,7 @@ def test_every_file_exists(path: str) -> None:
 @pytest.mark.parametrize("name", [each for each in _quoted() if NAME.fullmatch(each)])
 def test_every_name_exists(name: str) -> None:
     part = name.rpartition(".")[2]
-    assert re.search(rf"(?:class|def) {part}\b|^\s*{part}(?:: [^=\n]+)? =|\b{part}:", _code(), re.MULTILINE), name
+    assert re.search(rf"(?:class|def) {part}\b|^\s*{part}(?:: [^=\n]+)? =|\b{part}:|\"{part}\"", _code(), re.MULTILINE), name
 
 
 def test_the_document_names_what_it_should() -> None:
