@@ -17,12 +17,12 @@ import httpx
 import numpy as np
 import yaml
 
-from benchmarks.live import LiveApp, live, shipped_config
 from serve_app.chat.call_grammar import call_grammar
 from serve_app.chat.constraint import offered
 from serve_app.chat.grammar import GrammarCheck, checked_lark, wrap_tokenizer
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.types import Constraint, JsonSchema, Sampling
+from tests.live import LiveApp, live, shipped_config
 
 TEXT = ("Continuous batching lets requests join a running batch at every step. " * 15)[:1024]
 SCHEMA: dict[str, Any] = {

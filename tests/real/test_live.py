@@ -16,7 +16,7 @@ import httpx
 import jsonschema
 import pytest
 
-from benchmarks.live import LiveApp, live, shipped_config
+from tests.live import LiveApp, live, shipped_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 GROUPS = ["onnx", "llama_cpp", "vllm"]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.live import LiveApp, free_port, live, shipped_config
+from tests.live import LiveApp, free_port, live, shipped_config
 
 
 @pytest.fixture(scope="session")

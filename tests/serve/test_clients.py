@@ -7,7 +7,7 @@ import openai
 import pytest
 from openai.types import CompletionUsage
 
-from benchmarks.live import LiveApp
+from tests.live import LiveApp
 
 MODEL = "phi-4-mini-instruct"
 GROUPS = ["vllm", "onnx", "llama_cpp"]

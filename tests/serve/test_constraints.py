@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.live import LiveApp
+from tests.live import LiveApp
 
 GROUPS = ["onnx", "llama_cpp", "vllm"]
 HELLO: Any = [{"role": "user", "content": "Hello"}]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from benchmarks.live import LiveApp
 from serve_app.config import RoutingSettings
+from tests.live import LiveApp
 
 CHAT = "/v1/chat/completions"
 STREAMS = 32

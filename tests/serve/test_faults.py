@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.live import LiveApp
+from tests.live import LiveApp
 
 CHAT = "/v1/chat/completions"
 LONG = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3500, "ignore_eos": True}

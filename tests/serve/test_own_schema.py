@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from benchmarks.live import LiveApp
 from serve_app.dialects import ollama, openai, reasoning
 from serve_app.http import HEALTH_PATHS
 from serve_app.openapi import describe
+from tests.live import LiveApp
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # schemathesis' own

@@ -3,7 +3,7 @@
 import subprocess
 import time
 
-from benchmarks.live import LiveApp
+from tests.live import LiveApp
 
 
 def test_the_ingress_answers_long_before_the_engines_are_ready(app: LiveApp) -> None:

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 from openai import BadRequestError, OpenAI
 
-from benchmarks.live import LiveApp
+from tests.live import LiveApp
 from tests.schemas import random_object
 from tests.wild_schemas import wild_object
 
