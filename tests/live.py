@@ -89,6 +89,10 @@ def shipped_config() -> dict[str, Any]:
     return config
 
 
+GROUPS = [name for name, engine in shipped_config()["applications"][0]["args"]["engines"].items() if engine["kind"] != "fake"]
+"""The groups that a user gets; a new one is asked in every suite that drives the application."""
+
+
 def _watch(app: LiveApp, process: subprocess.Popen[bytes], began: float, limit_s: float) -> None:
     """Record what the ingress says until every group is ready."""
     while time.monotonic() - began < limit_s:

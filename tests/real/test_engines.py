@@ -19,19 +19,14 @@ from benchmarks.stand_in import ROLE_TOKENS, TOOL_TOKENS
 from serve_app.chat.call_grammar import call_grammar, call_guide
 from serve_app.chat.constraint import offered
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.config import EngineSettings, LlamaCppSettings, OnnxSettings, VllmSettings
 from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
 from serve_app.errors import InvalidRequest
 from serve_app.models.export import derive
 from serve_app.types import Choice, Constraint, EngineKind, FinishReason, Grammar, JsonSchema, Regex, Sampling, TokenRequest
+from tests.contract.conftest import MODEL_ENGINES
 from tests.contract.play import ask, play
 
-SETTINGS: dict[str, EngineSettings] = {
-    "onnx": OnnxSettings(slots=4),
-    "llama_cpp": LlamaCppSettings(precision="f32", slots=4),
-    "vllm": VllmSettings(max_num_seqs=4, kv_cache_gib=0.5),
-}
 NOISE = 2e-3
 """Nats by which float32 engines may differ in a logprob: they sum 256 products a weight in other orders. Seen: below 3e-4."""
 TEXTS = (
@@ -51,9 +46,9 @@ TEXTS = (
 LENGTHS = (5, 100, 1000, 3000)
 
 
-@pytest.fixture(scope="module", params=SETTINGS)
+@pytest.fixture(scope="module", params=MODEL_ENGINES)
 async def engine(request: pytest.FixtureRequest, real_dir: Path) -> AsyncIterator[Engine]:
-    settings = SETTINGS[request.param]
+    settings = MODEL_ENGINES[request.param]
     built = build_engine(settings, derive(real_dir, settings))
     await built.start()
     yield built
