@@ -155,7 +155,8 @@ def live(config: dict[str, Any], limit_s: float = START_LIMIT_S) -> Iterator[Liv
     tempfile.gettempdir()  # this process keeps its own
     lines = (ROOT / "cluster" / "serve.env").read_text().splitlines()
     serving = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    serving["TMPDIR"] = str(app.temporary)
+    # Ray lets replicas yield to all other processes; beside tests in another process they would hardly be served.
+    serving |= {"TMPDIR": str(app.temporary), "RAY_worker_niceness": "0"}
     with mock.patch.dict(os.environ, serving):
         ray.serve.context._set_global_client(None)  # type: ignore[attr-defined]  # another Ray's, where this process has used one
         ray.init(address="local", num_cpus=2, namespace="serve", _temp_dir=str(scratch / "ray"), log_to_driver=False)

@@ -30,7 +30,7 @@ MODEL_ENGINES = {name: settings for name, settings in ENGINES.items() if not isi
 
 
 def _fixture(name: str, settings: EngineSettings) -> Any:
-    @pytest.fixture(scope="session", name=f"{name}_engine")
+    @pytest.fixture(scope="package", name=f"{name}_engine")
     async def started(model_dir: Path) -> AsyncIterator[Engine]:
         engine = build_engine(settings, derive(model_dir, settings))
         await engine.start()

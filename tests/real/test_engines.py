@@ -7,13 +7,12 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM
 
 from benchmarks.stand_in import ROLE_TOKENS, TOOL_TOKENS
 from serve_app.chat.call_grammar import call_grammar, call_guide
@@ -58,8 +57,12 @@ async def engine(request: pytest.FixtureRequest, real_dir: Path) -> AsyncIterato
 @pytest.fixture(scope="module")
 def logprobs(real_dir: Path) -> Callable[[tuple[int, ...], tuple[int, ...]], NDArray[np.float32]]:
     """Return a function from ids and positions to transformers' logprobs after each of them, in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
     model = AutoModelForCausalLM.from_pretrained(real_dir, dtype=torch.float32).eval()
 
+    @cache  # every engine is held against the same ones
     def compute(ids: tuple[int, ...], places: tuple[int, ...]) -> NDArray[np.float32]:
         with torch.inference_mode():
             hidden = model.model(torch.tensor([ids])).last_hidden_state[0, list(places)]
