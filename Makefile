@@ -8,9 +8,6 @@ TORCH := torch==2.13.0
 CONFIG ?= serve_config.yaml
 TRAIN_WORK ?= .cache/train
 TRAIN_FLAGS ?= --minutes 60 --tokens-per-step 4096 --threads 2 --compile
-PYTEST := $(BIN)/pytest
-# Two processes: tests/distribution.py says which tests share one. More than two gain little, and take memory for more engines.
-PYTEST_2 := $(PYTEST) -n 2
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -50,18 +47,19 @@ check: $(STAMP) ## ruff, mypy strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Two processes; tests/distribution.py says which tests share one. More would gain little and take memory for engines of their own.
 test: $(STAMP) ## unit, contract over every engine, golden bytes, manifests, the app on Ray; all but the slow ones
-	$(PYTEST_2) -m "not slow and not containers"
+	$(BIN)/pytest -n 2 -m "not slow and not containers"
 
 test-slow: $(STAMP) ## soak, several Ray nodes, random schemas by the hundred, processes killed, the contract on the real model's files
-	$(PYTEST) -m slow
-	$(PYTEST) --model stand-in tests/contract/test_contract.py tests/contract/test_interleaving.py
+	$(BIN)/pytest -m slow
+	$(BIN)/pytest --model stand-in tests/contract/test_contract.py tests/contract/test_interleaving.py
 
 test-unit: $(STAMP) ## the tests that need neither Ray nor an engine (seconds)
-	$(PYTEST_2) -m "not slow" tests/unit tests/golden
+	$(BIN)/pytest -n 2 tests/unit tests/golden
 
 cluster-test: $(STAMP) ## builds the CPU image and runs a cluster of containers through failures (root, podman, runc; 25 GB of disk)
-	$(PYTEST) -m containers -s tests/containers
+	$(BIN)/pytest -m containers -s tests/containers
 
 bench: $(STAMP) ## overhead of the whole path over the bare engine, at 1, 8 and 32 streams
 	$(BIN)/python -m benchmarks.overhead

@@ -173,6 +173,8 @@ def live(config: dict[str, Any], limit_s: float = START_LIMIT_S) -> Iterator[Liv
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
         app.ended = app.log.read_bytes()[written:].decode(errors="replace")
+        if (client := ray.serve.context._global_client) is not None:  # type: ignore[attr-defined]
+            client.shutdown_cached_handles()  # they would start another Ray to report to, while other tests run
         ray.shutdown()
         _await_empty(app.temporary)
         shutil.rmtree(scratch, ignore_errors=True)

@@ -65,5 +65,6 @@ class TestOnnx(_OverOpenai):
     group = "onnx"
 
 
+@pytest.mark.slow  # the same questions to another group, which test_tools.py asks too
 class TestVllm(_OverOpenai):
     group = "vllm"
