@@ -49,15 +49,16 @@ check: $(STAMP) ## ruff, mypy strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Two processes; tests/distribution.py says which tests share one. More would gain little and take memory for engines of their own.
 test: $(STAMP) ## unit, contract over every engine, golden bytes, manifests, the app on Ray; all but the slow ones
-	$(BIN)/pytest -m "not slow and not containers"
+	$(BIN)/pytest -n 2 -m "not slow and not containers"
 
 test-slow: $(STAMP) ## soak, several Ray nodes, random schemas by the hundred, processes killed, the contract on the real model's files
 	$(BIN)/pytest -m slow
 	$(BIN)/pytest --model stand-in tests/contract/test_contract.py tests/contract/test_interleaving.py
 
 test-unit: $(STAMP) ## the tests that need neither Ray nor an engine (seconds)
-	$(BIN)/pytest tests/unit tests/golden
+	$(BIN)/pytest -n 2 tests/unit tests/golden
 
 cluster-test: $(STAMP) ## builds the CPU image and runs a cluster of containers through failures (root, podman, runc; 25 GB of disk)
 	$(BIN)/pytest -m containers -s tests/containers

@@ -14,13 +14,13 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.live import live, shipped_config
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import AppSettings
 from serve_app.engines.registry import build_engine
 from serve_app.models.export import derive
 from serve_app.models.locate import locate
 from serve_app.types import Sampling, TokenRequest
+from tests.live import live, shipped_config
 
 TOKENS = 128
 STREAMS = (1, 8, 32)

@@ -20,7 +20,7 @@ from unittest import mock
 import httpx
 import yaml
 
-from benchmarks.live import LiveApp, live
+from tests.live import LiveApp, live
 
 PROMPT_TOKENS, ANSWER_TOKENS = 500, 32
 START_LIMIT_S = 3600

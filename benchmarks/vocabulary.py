@@ -17,12 +17,12 @@ import httpx
 import numpy as np
 import yaml
 
-from benchmarks.live import LiveApp, live, shipped_config
 from serve_app.chat.constraint import parse_tools
 from serve_app.chat.formats.phi4.call_grammar import forced_calls
 from serve_app.chat.grammar import GrammarCheck, checked_lark, wrap_tokenizer
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.types import Constraint, JsonSchema, Sampling
+from tests.live import LiveApp, live, shipped_config
 
 TEXT = ("Continuous batching lets requests join a running batch at every step. " * 15)[:1024]
 SCHEMA: dict[str, Any] = {
@@ -132,7 +132,7 @@ def _request_cpu_ms(app: LiveApp, group: str, extra: dict[str, Any]) -> float:
 
 def measure_live(model: str, config: dict[str, Any]) -> None:
     """Serve `config` with `model` and print starts, the ingress's memory, and first and second uses on every group."""
-    config["applications"][0]["args"]["models"]["phi-4-mini-instruct"]["path"] = model
+    config["applications"][0]["args"]["model"]["path"] = model
     with live(config) as app:
         for group, seconds in app.first_answer_s.items():
             print_row(f"start of {group}, to its first token", seconds, "s (wall)")

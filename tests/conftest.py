@@ -1,7 +1,9 @@
 """Fixtures that every suite shares."""
 
+from collections import Counter
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -22,6 +24,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--form", action="append", choices=flags, default=[], help="what the stand-in's tokenizer has otherwise than as published"
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Name schemathesis' tests after their operations: pytest-xdist knows tests by name, and runs one of each name only."""
+    for item in items:
+        if operation := getattr(item, "operation_label", None):
+            item._id = item._id.with_params(operation)
+    if twice := [name for name, count in Counter(item.nodeid for item in items).items() if count > 1]:
+        raise pytest.UsageError(f"several tests have one name: {twice}")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from tests.distribution import BySharing
+
+    return BySharing(config, log)
 
 
 @pytest.fixture(scope="session")

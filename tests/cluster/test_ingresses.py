@@ -14,7 +14,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.live import LiveApp, free_port, live, shipped_config
+from tests.live import LiveApp, free_port, live, shipped_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

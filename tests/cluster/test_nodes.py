@@ -1,7 +1,6 @@
 """Several Ray nodes on this machine, real processes without containers: placement, a lost node, metrics, the autoscaling policy."""
 
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from ray.util.state import list_actors
 
 from serve_app.app import build_app
 from serve_app.config import AppSettings
+from tests.live import free_port
 
 pytestmark = pytest.mark.slow
 LIMIT_S = 90
@@ -30,12 +30,6 @@ TEXT = " ".join(["word"] * 60)
 ENGINE = {"kind": "fake", "tokens_per_second": 40, "slots": 2, "text": TEXT}
 TO_ZERO = {"min_replicas": 0, "max_replicas": 1, "upscale_delay_s": 0, "downscale_delay_s": 2, "metrics_interval_s": 0.5}
 SCALING = {"min_replicas": 1, "max_replicas": 2, "upscale_delay_s": 0, "downscale_delay_s": 600, "metrics_interval_s": 0.5}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +49,7 @@ def nodes(scratch: str) -> Iterator[tuple[str, Cluster, list[Any]]]:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True, "temp_dir": scratch})
     workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
     ray.init(address=cluster.address, namespace="serve", log_to_driver=False)
-    port = _free_port()
+    port = free_port()
     settings = AppSettings.model_validate(
         {"engines": {"pair": ENGINE, "scaled": ENGINE, "sleeper": ENGINE}, "routing": {"sleeping": ["sleeper"]}}
     )

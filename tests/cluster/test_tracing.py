@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.live import live, shipped_config
+from tests.live import live, shipped_config
 
 LIMIT_S = 30
 

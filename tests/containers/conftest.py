@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.live import shipped_config
 from tests.containers import images, podman
 from tests.containers.cluster import Cluster, Config, healthy, until
+from tests.live import shipped_config
 
 SLOW_TOKENS_PER_S = 2
 

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from tests.containers.cluster import RAYLET, WORKERS, Cluster, Config, healthy, until
 from tests.containers.conftest import SLOW_TOKENS_PER_S, options
 from tests.containers.load import Load, Outcome, ask, faults, longest
+from tests.live import GROUPS
 
-GROUPS = ("onnx", "llama_cpp", "vllm")
 CLIENTS = 8
 REQUESTS = 200
 STREAM_S = 60

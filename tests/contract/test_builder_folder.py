@@ -32,12 +32,6 @@ from tests.contract.test_graph_forms import prune_by_scalar
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PHI_SERVE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "onnx"
-
-
-@pytest.fixture
 def folder(built: Path, cache: Path, tmp_path: Path) -> Path:
     """A copy to damage."""
     return Path(shutil.copytree(built, tmp_path / "folder"))

@@ -24,12 +24,6 @@ from serve_app.models import export, manifest, onnx_graph
 from tests.contract.play import ask, play, prompt
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PHI_SERVE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "onnx"
-
-
 def test_replicas_that_start_together_export_once(model_dir: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[str] = []
     real = export._build

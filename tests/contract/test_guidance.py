@@ -271,7 +271,9 @@ async def test_compiled_constraints_are_kept(onnx_engine: Engine, model_dir: Pat
     assert guidance._compiled[schema] is compiled
 
 
-@pytest.mark.parametrize("pattern", ["(a|aa|aaa){900,5000}b", "(a|aa|aaa){1,5000}b", "(x+x+)+y{3000}"])
+@pytest.mark.parametrize(
+    "pattern", ["(a|aa|aaa){900,5000}b", "(a|aa|aaa){1,5000}b", pytest.param("(x+x+)+y{3000}", marks=pytest.mark.slow)]
+)
 async def test_what_grows_too_large_to_follow_is_refused_and_no_short_answer(model_engine: Engine, pattern: str) -> None:
     """It compiles, for every engine; following it is what takes too much, which is the request's fault and not the engine's."""
     try:

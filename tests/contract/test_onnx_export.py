@@ -10,7 +10,6 @@ import onnx_ir as ir
 import pytest
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM
 
 from serve_app.engines.onnx.graph import Graph
 from serve_app.engines.onnx.kv_pool import KvPool
@@ -118,6 +117,8 @@ def test_no_row_depends_on_how_many_there_are(built: Path, form: str) -> None:
 
 
 def test_a_sliding_window_is_the_references(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM  # takes seconds, and only this test needs it
+
     model = write_tiny(tmp_path / "model", sliding_window=8)
     export.write_form(model, "onnx", "fp32", tmp_path / "ours")
     graph = Graph(tmp_path / "ours", provider="cpu", threads=1)

@@ -12,7 +12,7 @@ from serve_app.models.export import derive
 from tests.contract.as_built import CHUNKS, require_equal, run_as_built
 from tests.contract.releases import INSTALLED, build, python_of, write_tiny_model
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cache")]
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,6 @@ BUILDS = [
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     folder = tmp_path_factory.mktemp("models")
     return {tied: write_tiny_model(folder / str(tied), tied=tied) for tied in (True, False)}
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PHI_SERVE_CACHE", str(tmp_path / "cache"))
 
 
 def require(release: str) -> None:

@@ -1,4 +1,4 @@
-"""Training by several processes: the same gradients and the same clock in all, examples of its own from each that writes them."""
+"""Training with torch: the same gradients and the same clock in all processes, examples of its own from each; averaged weights."""
 
 from itertools import islice
 from pathlib import Path
@@ -10,6 +10,8 @@ from tokenizers import Tokenizer, models
 from torch.multiprocessing.spawn import spawn
 
 from serve_app.models.locate import EMBEDDED
+from training.embedded.average import average
+from training.embedded.export import load_folder
 from training.embedded.model import CausalModel, Shape
 from training.embedded.packing import Stream
 from training.embedded.train import Run, _parse
@@ -38,3 +40,15 @@ def test_writing_processes_have_examples_of_their_own_and_give_the_same_ones_aga
     found = [[batch.tokens.flatten().tolist() for batch in islice(stream.loaded(2), 4)] for _ in range(2)]
     assert found[0] == found[1]
     assert found[0][0] != found[0][1]
+
+
+def test_averaged_models_have_the_weighted_sum_of_the_weights() -> None:
+    (first, _), (second, _), (wanted, _) = (load_folder(EMBEDDED) for _ in range(3))
+    with torch.no_grad():
+        for weight in second.parameters():
+            weight.zero_()
+    mean = average([(first, 0.75), (second, 0.25)])
+    for found, whole in zip(mean.parameters(), wanted.parameters(), strict=True):
+        torch.testing.assert_close(found, 0.75 * whole)
+    with pytest.raises(ValueError, match="sum to 1"):
+        average([(first, 0.5)])

@@ -1,6 +1,7 @@
 """The tutorial's own prompts, answered right by the embedded model on every engine and precision: numbers compared, code run."""
 
-import pytest
+import asyncio
+
 from tokenizers import Tokenizer
 
 from serve_app.engines.base import Engine
@@ -10,15 +11,9 @@ from training.embedded.evaluate import answer
 from training.embedded.families.tutorial import examples
 
 
-@pytest.fixture(params=["vllm", "onnx", "onnx_int8", "onnx_int4", "llama_cpp", "llama_cpp_q8_0", "llama_cpp_q4_0"])
-def served(request: pytest.FixtureRequest) -> Engine:
-    """Every engine and precision in turn."""
-    found: Engine = request.getfixturevalue(f"{request.param}_engine")
-    return found
-
-
-async def test_the_tutorials_prompts_are_answered(served: Engine) -> None:
+async def test_the_tutorials_prompts_are_answered(any_precision_engine: Engine) -> None:
     tokenizer = Tokenizer.from_file(str(EMBEDDED / "tokenizer.json"))
-    for number, example in enumerate(examples()):
-        text = await answer(served, tokenizer, example, f"tutorial-{number}")
+    asked = examples()
+    said = await asyncio.gather(*(answer(any_precision_engine, tokenizer, each, f"tutorial-{at}") for at, each in enumerate(asked)))
+    for example, text in zip(asked, said, strict=True):
         assert is_right(text, example.check), (example.messages[-2].content, text)

@@ -7,31 +7,25 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM
 
 from benchmarks.stand_in import ROLE_TOKENS, TOOL_TOKENS
 from serve_app.chat.constraint import parse_tools
 from serve_app.chat.formats.phi4.call_grammar import forced_calls, guided_calls
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.engine_config import EngineSettings, LlamaCppSettings, OnnxSettings, VllmSettings
 from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
 from serve_app.errors import InvalidRequest
 from serve_app.models.export import derive
 from serve_app.types import Choice, Constraint, EngineKind, FinishReason, Grammar, JsonSchema, Regex, Sampling, TokenRequest
+from tests.contract.conftest import MODEL_ENGINES
 from tests.contract.play import ask, play
 
-SETTINGS: dict[str, EngineSettings] = {
-    "onnx": OnnxSettings(slots=4),
-    "llama_cpp": LlamaCppSettings(precision="f32", slots=4),
-    "vllm": VllmSettings(max_num_seqs=4, kv_cache_gib=0.5),
-}
 NOISE = 2e-3
 """Nats by which float32 engines may differ in a logprob: they sum 256 products a weight in other orders. Seen: below 3e-4."""
 TEXTS = (
@@ -51,9 +45,9 @@ TEXTS = (
 LENGTHS = (5, 100, 1000, 3000)
 
 
-@pytest.fixture(scope="module", params=SETTINGS)
+@pytest.fixture(scope="module", params=MODEL_ENGINES)
 async def engine(request: pytest.FixtureRequest, real_dir: Path) -> AsyncIterator[Engine]:
-    settings = SETTINGS[request.param]
+    settings = MODEL_ENGINES[request.param]
     built = build_engine(settings, derive(real_dir, settings))
     await built.start()
     yield built
@@ -63,8 +57,12 @@ async def engine(request: pytest.FixtureRequest, real_dir: Path) -> AsyncIterato
 @pytest.fixture(scope="module")
 def logprobs(real_dir: Path) -> Callable[[tuple[int, ...], tuple[int, ...]], NDArray[np.float32]]:
     """Return a function from ids and positions to transformers' logprobs after each of them, in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
     model = AutoModelForCausalLM.from_pretrained(real_dir, dtype=torch.float32).eval()
 
+    @cache  # every engine is held against the same ones
     def compute(ids: tuple[int, ...], places: tuple[int, ...]) -> NDArray[np.float32]:
         with torch.inference_mode():
             hidden = model.model(torch.tensor([ids])).last_hidden_state[0, list(places)]

@@ -16,10 +16,9 @@ import httpx
 import jsonschema
 import pytest
 
-from benchmarks.live import LiveApp, live, shipped_config
+from tests.live import GROUPS, LiveApp, live, shipped_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-GROUPS = ["onnx", "llama_cpp", "vllm"]
 CHAT = "/v1/chat/completions"
 PARAMETERS = {
     "type": "object",

@@ -1,13 +1,13 @@
-"""The running application, started once for the suite."""
+"""The running application, started once for the suite and ended with it."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.live import LiveApp, free_port, live, shipped_config
+from tests.live import LiveApp, free_port, live, shipped_config
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def app() -> Iterator[LiveApp]:
     """The shipped configuration with a slow scripted group beside the real ones."""
     config = shipped_config()

@@ -7,10 +7,9 @@ import openai
 import pytest
 from openai.types import CompletionUsage
 
-from benchmarks.live import LiveApp
+from tests.live import GROUPS, LiveApp
 
 MODEL = "phi-4-mini-instruct"
-GROUPS = ["vllm", "onnx", "llama_cpp"]
 
 
 def _hi(text: str = "What is 12 + 30?") -> list[dict[str, str]]:

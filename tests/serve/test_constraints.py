@@ -7,9 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.live import LiveApp
+from tests.live import GROUPS, LiveApp
 
-GROUPS = ["onnx", "llama_cpp", "vllm"]
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 
 

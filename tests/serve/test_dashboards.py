@@ -13,9 +13,9 @@ import ray
 import yaml
 from ray.dashboard.modules.metrics.dashboards.serve_llm_dashboard_panels import serve_llm_dashboard_config
 
-from benchmarks.live import LiveApp, free_port
 from serve_app.manifests.grafana import PANELS
 from tests.cluster.conftest import tool
+from tests.live import LiveApp, free_port
 
 pytestmark = pytest.mark.slow
 

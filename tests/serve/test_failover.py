@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from benchmarks.live import LiveApp
 from serve_app.config import RoutingSettings
+from tests.live import LiveApp
 
 CHAT = "/v1/chat/completions"
 STREAMS = 32
@@ -113,7 +113,7 @@ def _attempts(app: LiveApp) -> float:
     return sum(float(line.split()[-1]) for line in lines if line.startswith('phi_serve_attempts_total{engine="onnx"'))
 
 
-@pytest.mark.parametrize("at", [1, 5, TOKENS // 2, TOKENS - 1])
+@pytest.mark.parametrize("at", [1, *(pytest.param(at, marks=pytest.mark.slow) for at in (5, TOKENS // 2)), TOKENS - 1])
 def test_a_replica_killed_under_32_streams_is_not_noticed(app: LiveApp, undisturbed: list[Answer], at: int) -> None:
     _await_both(app)
     victim, before = app.pids("onnx")[0], _attempts(app)

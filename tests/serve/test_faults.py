@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.live import LiveApp
+from tests.live import GROUPS, LiveApp
 
 CHAT = "/v1/chat/completions"
 LONG = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3500, "ignore_eos": True}
@@ -27,7 +27,7 @@ def _freed_after_s(app: LiveApp, group: str) -> float:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("group", ["onnx", "llama_cpp", "vllm"])
+@pytest.mark.parametrize("group", GROUPS)
 def test_a_client_that_leaves_frees_its_slot_within_a_second(app: LiveApp, group: str, stream: bool) -> None:
     headers = {"x-engine": group}
     if stream:
@@ -63,7 +63,7 @@ BROKEN: list[tuple[bytes, int]] = [
 ]
 
 
-@pytest.mark.parametrize("group", ["onnx", "llama_cpp", "vllm"])
+@pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize(("body", "status"), BROKEN, ids=range(len(BROKEN)))
 def test_broken_input_is_refused_and_the_engine_answers_the_next(app: LiveApp, group: str, body: bytes, status: int) -> None:
     headers = {"x-engine": group}

@@ -7,7 +7,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 
-from benchmarks.live import LiveApp
+from tests.live import LiveApp
 
 pytestmark = [  # what the clients say of their own doings
     pytest.mark.filterwarnings("ignore:Received a Pydantic BaseModel V1 schema"),
@@ -65,5 +65,6 @@ class TestOnnx(_OverOpenai):
     group = "onnx"
 
 
+@pytest.mark.slow  # the same questions to another group, which test_tools.py asks too
 class TestVllm(_OverOpenai):
     group = "vllm"

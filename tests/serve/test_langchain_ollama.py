@@ -13,7 +13,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_ollama import ChatOllama
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 
-from benchmarks.live import LiveApp
+from tests.live import LiveApp
 
 _UNABLE = pytest.mark.xfail(reason="the embedded model calls no such tool and tells no such joke", strict=True)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.live import LiveApp
+from tests.live import LiveApp
 from tests.serve.test_ollama import CALL, CIRCLE, MODEL
 
 

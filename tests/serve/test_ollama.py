@@ -16,8 +16,8 @@ import jsonschema
 import ollama
 import pytest
 
-from benchmarks.live import LiveApp
 from tests.cluster.fetch_tools import OLLAMA_JS, node
+from tests.live import LiveApp
 
 QUESTION = "If a car travels at 60 mph for 2.5 hours, then at 80 mph for 1.5 hours, what is the total distance traveled?"
 ASK: list[dict[str, Any]] = [{"role": "user", "content": QUESTION}]

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 
-from benchmarks.live import LiveApp
+from tests.live import LiveApp
 
 PATH = os.environ.get("OLLAMA_OPENAPI")
 MODEL = "phi4-mini"

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from benchmarks.live import LiveApp
 from serve_app.dialects import ollama, openai, reasoning
 from serve_app.http.openapi import describe
 from serve_app.http.status import STATUS_PATHS
+from tests.live import LiveApp
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # schemathesis' own

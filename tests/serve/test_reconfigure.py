@@ -7,10 +7,10 @@ import time
 import httpx
 import pytest
 
-from benchmarks.live import LiveApp
 from deployments.ingress import reroute
 from serve_app.config import AppSettings
 from serve_app.types import Task
+from tests.live import LiveApp
 
 SETTINGS = AppSettings.model_validate(
     {"engines": {"a": {"kind": "fake"}, "b": {"kind": "fake"}}, "routing": {"prefer": {"math": ["a"]}, "max_attempts": 2}}

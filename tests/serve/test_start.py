@@ -3,7 +3,7 @@
 import subprocess
 import time
 
-from benchmarks.live import LiveApp
+from tests.live import GROUPS, LiveApp
 
 
 def test_the_ingress_answers_long_before_the_engines_are_ready(app: LiveApp) -> None:
@@ -11,12 +11,12 @@ def test_the_ingress_answers_long_before_the_engines_are_ready(app: LiveApp) -> 
     print(f"\ningress after {first_s:.1f} s; first streamed token: {app.first_answer_s}; all ready after {app.seen[-1][0]:.1f} s")
     assert status == 503
     assert phases["vllm"] != "ready"
-    assert set(phases) == {"vllm", "onnx", "llama_cpp", "slow"}
+    assert set(phases) == {*GROUPS, "slow"}
 
 
 def test_phases_go_forward_to_ready_and_only_then_is_health_200(app: LiveApp) -> None:
     order = ["starting", "loading", "warming", "ready"]
-    for group in ("vllm", "onnx", "llama_cpp"):
+    for group in GROUPS:
         ranks = [order.index(phases[group]) for _, _, phases in app.seen]
         assert ranks == sorted(ranks)
     assert "loading" in {phases["vllm"] for _, _, phases in app.seen}

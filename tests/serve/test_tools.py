@@ -11,11 +11,10 @@ import jsonschema
 import pytest
 from openai import BadRequestError, OpenAI
 
-from benchmarks.live import LiveApp
+from tests.live import GROUPS, LiveApp
 from tests.schemas import random_object
 from tests.wild_schemas import wild_object
 
-GROUPS = ["onnx", "llama_cpp", "vllm"]
 CIRCLE: Any = {
     "type": "function",
     "function": {

@@ -78,9 +78,9 @@ def test_a_row_of_200064_costs_far_less_than_a_sort(wish: dict[str, float], spre
     def best(run: object) -> float:
         times = []
         for _ in range(7):
-            began = time.perf_counter()
+            began = time.thread_time()  # not what other processes take meanwhile
             run()  # type: ignore[operator]
-            times.append(time.perf_counter() - began)
+            times.append(time.thread_time() - began)
         return min(times)
 
     cost, sort = best(lambda: sampler.draw(logits)), best(lambda: np.argsort(-logits, kind="stable"))

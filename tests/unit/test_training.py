@@ -4,14 +4,11 @@ import itertools
 from random import Random
 
 import pytest
-import torch
 from tokenizers import Tokenizer
 
 from serve_app.models.locate import EMBEDDED
-from training.embedded.average import average
 from training.embedded.checks import is_right
 from training.embedded.conversation import Sampler
-from training.embedded.export import load_folder
 from training.embedded.families import FINITE, MIXTURE, draw, mixture
 from training.embedded.families.arithmetic import product_steps, quotient_steps
 from training.embedded.families.chat import memory
@@ -82,15 +79,3 @@ def test_every_equation_of_a_chain_holds() -> None:
 def test_every_digit_is_a_token() -> None:
     tokenizer = Tokenizer.from_file(str(EMBEDDED / "tokenizer.json"))
     assert len(tokenizer.encode("9071234", add_special_tokens=False).ids) == 7
-
-
-def test_averaged_models_have_the_weighted_sum_of_the_weights() -> None:
-    (first, _), (second, _), (wanted, _) = (load_folder(EMBEDDED) for _ in range(3))
-    with torch.no_grad():
-        for weight in second.parameters():
-            weight.zero_()
-    mean = average([(first, 0.75), (second, 0.25)])
-    for found, whole in zip(mean.parameters(), wanted.parameters(), strict=True):
-        torch.testing.assert_close(found, 0.75 * whole)
-    with pytest.raises(ValueError, match="sum to 1"):
-        average([(first, 0.5)])

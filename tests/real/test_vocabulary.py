@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from llguidance import LLMatcher
 from tokenizers import Tokenizer as RustTokenizer
-from transformers import AutoTokenizer
 
 from benchmarks import stand_in
 from serve_app.chat.formats.phi4.render import Phi4Template
@@ -93,6 +92,8 @@ def test_constraints_know_every_control_token(copy: Tokenizer) -> None:
 def test_the_dense_form_gives_transformers_the_files_ids(
     form_dir: Path, copy: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from transformers import AutoTokenizer  # takes seconds, and only this test needs it
+
     monkeypatch.setenv("PHI_SERVE_CACHE", str(tmp_path))
     folder = dense_tokenizer(form_dir)
     assert dense_tokenizer(form_dir) == folder

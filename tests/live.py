@@ -89,6 +89,10 @@ def shipped_config() -> dict[str, Any]:
     return config
 
 
+GROUPS = [name for name, engine in shipped_config()["applications"][0]["args"]["engines"].items() if engine["kind"] != "fake"]
+"""The groups that a user gets; a new one is asked in every suite that drives the application."""
+
+
 def _watch(app: LiveApp, process: subprocess.Popen[bytes], began: float, limit_s: float) -> None:
     """Record what the ingress says until every group is ready."""
     while time.monotonic() - began < limit_s:
@@ -151,7 +155,8 @@ def live(config: dict[str, Any], limit_s: float = START_LIMIT_S) -> Iterator[Liv
     tempfile.gettempdir()  # this process keeps its own
     lines = (ROOT / "cluster" / "serve.env").read_text().splitlines()
     serving = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    serving["TMPDIR"] = str(app.temporary)
+    # Ray lets replicas yield to all other processes; beside tests in another process they would hardly be served.
+    serving |= {"TMPDIR": str(app.temporary), "RAY_worker_niceness": "0"}
     with mock.patch.dict(os.environ, serving):
         ray.serve.context._set_global_client(None)  # type: ignore[attr-defined]  # another Ray's, where this process has used one
         ray.init(address="local", num_cpus=2, namespace="serve", _temp_dir=str(scratch / "ray"), log_to_driver=False)
@@ -168,6 +173,8 @@ def live(config: dict[str, Any], limit_s: float = START_LIMIT_S) -> Iterator[Liv
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
         app.ended = app.log.read_bytes()[written:].decode(errors="replace")
+        if (client := ray.serve.context._global_client) is not None:  # type: ignore[attr-defined]
+            client.shutdown_cached_handles()  # they would start another Ray to report to, while other tests run
         ray.shutdown()
         _await_empty(app.temporary)
         shutil.rmtree(scratch, ignore_errors=True)
