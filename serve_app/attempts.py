@@ -16,11 +16,11 @@ from typing import Protocol
 from serve_app.config import RoutingSettings
 from serve_app.errors import EngineError, IncompleteGeneration, NoEngine, Overloaded, ServeError
 from serve_app.generation import Generation
-from serve_app.metrics import Traffic
-from serve_app.routing.continuation import Continuation, obstacle
+from serve_app.metrics import IngressMetrics
+from serve_app.routing.continuation import Continuation, find_obstacle
 from serve_app.routing.fleet import Fleet, Workload
 from serve_app.routing.health import Admission, Health
-from serve_app.routing.policy import constraint_needs
+from serve_app.routing.policy import find_constraint_needs
 from serve_app.routing.retry_budget import RetryBudget
 from serve_app.stall_watch import StallWatch
 from serve_app.types import Capability, EngineInfo, Finished, Placement, TokenEvent, TokenRequest
@@ -53,25 +53,25 @@ def _drop_unusable_guidance(request: TokenRequest, info: EngineInfo | None) -> T
     constraint = request.constraint
     if constraint is None or not constraint.optional:
         return request
-    able = info is not None and constraint_needs(constraint, request.sampling) <= info.capabilities
+    able = info is not None and find_constraint_needs(constraint, request.sampling) <= info.capabilities
     return request if able else replace(request, constraint=None)
 
 
 class Attempts:
-    """Runs generations. One per gateway: breakers and the retry budget are about all its traffic."""
+    """Runs generations. One per gateway: breakers and the retry budget are about all its requests."""
 
     def __init__(
         self,
         settings: RoutingSettings,
         generators: Mapping[str, Generator],
         fleet: Callable[[], Fleet],
-        traffic: Traffic,
+        metrics: IngressMetrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Know the groups by name; `fleet` returns their state now, `clock` monotonic seconds."""
         self._generators = generators
         self._fleet = fleet
-        self._traffic = traffic
+        self._metrics = metrics
         self._clock = clock
         self.workload = Workload()
         self.configure(settings)
@@ -94,7 +94,7 @@ class Attempts:
         then comes before the next group.
         """
         answer, progress = Continuation(generation.choice.request), _Progress()
-        fixed = "it may call tools" if generation.choice.tools else obstacle(generation.choice.request)
+        fixed = "it may call tools" if generation.choice.tools else find_obstacle(generation.choice.request)
         error: ServeError | None = None
         self._budget.deposit(self._clock())
         for attempt in range(1, self._settings.max_attempts + 1):
@@ -204,7 +204,7 @@ class Attempts:
             await stream.aclose()
             self.workload.end(sent)
             self.health.settle(admission, placement.replica, ok=ok, now=self._clock())
-            self._traffic.count_attempt(name, outcome)
+            self._metrics.count_attempt(name, outcome)
 
     def _is_silent(self, name: str, placement: Placement) -> bool:
         group = self._fleet().group(name)

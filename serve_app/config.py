@@ -76,7 +76,7 @@ class VariantSettings(Settings):
     @field_validator("parameters")
     @classmethod
     def _check_parameters(cls, given: dict[str, Any]) -> dict[str, Any]:
-        return {name: ollama.checked(name, value) for name, value in given.items()}
+        return {name: ollama.check_parameter(name, value) for name, value in given.items()}
 
 
 class BreakerSettings(Settings):

@@ -92,7 +92,7 @@ class ToolCall:
     """JSON as the model wrote it."""
     id: str = ""
 
-    def extended(self, delta: ToolCallDelta) -> "ToolCall":
+    def extend_by(self, delta: ToolCallDelta) -> "ToolCall":
         """Return the call with the next piece of it."""
         return ToolCall(id=self.id + delta.id, name=self.name + delta.name, arguments=self.arguments + delta.arguments)
 
@@ -126,7 +126,7 @@ async def fold(events: AsyncIterable[AnswerEvent]) -> Completion:
             ends[event.choice] = event
         elif isinstance(event, ToolCallDelta):
             known = calls.setdefault(event.choice, {})
-            known[event.index] = known.get(event.index, ToolCall(name="", arguments="")).extended(event)
+            known[event.index] = known.get(event.index, ToolCall(name="", arguments="")).extend_by(event)
         elif not isinstance(event, Started):
             deltas.setdefault(event.choice, []).append(event)
     return Completion(

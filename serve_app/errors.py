@@ -3,7 +3,7 @@
 bytes --decode--> call --admit, choose--> route --attempt--> events --encode--> bytes
       RequestError     CapacityError          EngineError
 
-    ServeError(message, *, retry_after_s=None)            code, status, retryable, vain
+    ServeError(message, *, retry_after_s=None)            code, status, retryable, futile_to_retry
     ├─ RequestError      the client must change the request; not retried, but for ConstraintLost
     │   InvalidRequest 400 · Unauthenticated 401 · Forbidden 403 · ModelNotFound 404 · NotFound 404 · MethodNotAllowed 405
     │   ContextOverflow 400 · TooLarge 413 · Unsupported 400 · ConstraintLost 400
@@ -29,7 +29,7 @@ class ServeError(Exception):
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
     """Whether another engine may be asked."""
-    vain: ClassVar[bool] = False
+    futile_to_retry: ClassVar[bool] = False
     """Whether a client's library, which repeats what failed with such a status, should not: the answer would be the same."""
 
     def __init__(self, message: str, *, retry_after_s: float | None = None, param: str | None = None) -> None:
@@ -146,7 +146,7 @@ class DeadlineExceeded(CapacityError):
     code = "deadline_exceeded"
     status = 504
     retryable = False
-    vain = True  # whoever waited that long would wait that long again, and the engines would compute it again
+    futile_to_retry = True  # whoever waited that long would wait that long again, and the engines would compute it again
 
 
 class EngineError(ServeError):
@@ -181,7 +181,7 @@ class ModelUnusable(ServeError):
 
     code = "model_unusable"
     status = 503
-    vain = True
+    futile_to_retry = True
 
 
 class StorageFailed(ServeError):
@@ -189,7 +189,7 @@ class StorageFailed(ServeError):
 
     code = "storage_failed"
     status = 507
-    vain = True
+    futile_to_retry = True
 
 
 _ABSOLUTE_PATH = re.compile(r"(?<![\w./])(?:file://)?(?:/[^\s/'\"`,;()]+)+/([^\s/'\"`,;()]*)")

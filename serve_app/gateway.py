@@ -16,7 +16,7 @@ from serve_app.errors import InvalidRequest, NoEngine, Overloaded
 from serve_app.faults import client_faults
 from serve_app.generation import Generation, build_generations
 from serve_app.merge import merge
-from serve_app.metrics import Traffic, exposition
+from serve_app.metrics import IngressMetrics, render_exposition
 from serve_app.models.catalog import Catalog, Resolved
 from serve_app.models.served import PreparedRequest
 from serve_app.record import RequestRecord
@@ -35,7 +35,7 @@ class Gateway:
     generators: Mapping[str, Generator]
     fleet: Callable[[], Fleet]
     """Returns the groups' state now."""
-    traffic: Traffic = field(default_factory=Traffic)
+    metrics: IngressMetrics = field(default_factory=IngressMetrics)
     active: int = 0
     """Generations being worked on."""
     _policy: Policy = field(init=False)
@@ -44,7 +44,7 @@ class Gateway:
     def __post_init__(self) -> None:
         """Prepare policy and attempts."""
         self._policy = Policy(self.settings.routing)
-        self._attempts = Attempts(self.settings.routing, self.generators, self.fleet, self.traffic)
+        self._attempts = Attempts(self.settings.routing, self.generators, self.fleet, self.metrics)
 
     def configure(self, routing: RoutingSettings) -> None:
         """Route by other settings from the next request on; requests under way end by the old ones."""
@@ -65,7 +65,7 @@ class Gateway:
             record.task = request.task or Task.GENERAL
             record.reason = self._policy.choose(request, record.task, 0, self.fleet(), allowed=resolved.groups).reason
             return
-        with self._admit(request), account(request, record.model or resolved.model.name, record, self.traffic):
+        with self._admit(request), account(request, record.model or resolved.model.name, record, self.metrics):
             with client_faults():
                 prepared, generations = await self._prepare(request, resolved, record)
             streams = [generation.read(self._attempts.run(generation)) for generation in generations]
@@ -76,7 +76,7 @@ class Gateway:
                         started = True
                         yield Started(prompt_tokens=prepared.prompt_tokens)
                     if isinstance(event, ChoiceEnd):
-                        self._attempts.workload.answered(record.task or Task.GENERAL, event.usage.completion_tokens)
+                        self._attempts.workload.record_answer(record.task or Task.GENERAL, event.usage.completion_tokens)
                         record.outcome = "ok" if len(record.ends) == len(generations) else record.outcome
                     yield event
 
@@ -102,7 +102,7 @@ class Gateway:
         prepared = await resolved.model.prepare(request, fleet.limits(request.group))
         record.dropped_messages = prepared.dropped_messages
         route = self._choose(prepared, task, fleet, resolved)
-        record.reason, record.candidates = route.reason, route.weighed
+        record.reason, record.candidates = route.reason, route.considered
         longest_s = self.settings.limits.request_timeout_s
         choices = resolved.model.choices(prepared, min(request.timeout_s or longest_s, longest_s))
         return prepared, build_generations(choices, route, request.session, record)
@@ -142,9 +142,9 @@ class Gateway:
             return RoutePreview(decision=decision, candidates=(), reason=error.code)
         return RoutePreview(decision=decision, candidates=route.candidates, reason=route.reason)
 
-    def exposition(self) -> bytes:
+    def render_exposition(self) -> bytes:
         """Return Prometheus' text of replicas, requests and breakers."""
         fleet = self.fleet()
         states = self._attempts.health.states(fleet, time.monotonic())
-        self.traffic.breakers = {key: str(state) for key, state in states.items()}
-        return exposition((report for group in fleet.groups for report in group.reports), self.traffic)
+        self.metrics.breakers = {key: str(state) for key, state in states.items()}
+        return render_exposition((report for group in fleet.groups for report in group.reports), self.metrics)

@@ -8,12 +8,12 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from serve_app.chat.arguments import fits, invalid_calls
+from serve_app.chat.arguments import find_invalid_calls, fits_schema
 from serve_app.conversation import AnswerDelta, ChoiceEnd, TextDelta
 from serve_app.errors import IncompleteGeneration
 from serve_app.models.served import PreparedChoice
 from serve_app.record import RequestRecord
-from serve_app.routing.affinity import affinity
+from serve_app.routing.affinity import derive_affinity
 from serve_app.routing.policy import Route
 from serve_app.types import Finished, FinishReason, Timings, TokenEvent, Usage
 
@@ -91,8 +91,8 @@ class Generation:
             stop_sequence=text.stop_sequence,
             choice=text.choice,
             tokens=(*choice.request.prompt, *self._ids) if choice.with_tokens else (),
-            invalid_calls=invalid_calls(choice.tools, text.calls),
-            invalid_answer=is_whole and not fits("".join(self._answer), choice.schema),
+            invalid_calls=find_invalid_calls(choice.tools, text.calls),
+            invalid_answer=is_whole and not fits_schema("".join(self._answer), choice.schema),
         )
         self.record.add_end(end)
         return end
@@ -109,7 +109,7 @@ def build_generations(
             record=record,
             deadline=time.monotonic() + (choice.request.timeout_s or 0.0),
             work=route.work / len(choices),
-            affinity=affinity(choice.prompt, session),
+            affinity=derive_affinity(choice.prompt, session),
         )
         for choice in choices
     ]

@@ -4,7 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def available_bytes() -> int:
+def read_available_bytes() -> int:
     """Return what a new allocation may take: the machine's available memory, or less under a cgroup's limit."""
     found = [
         int(line.split()[1]) * 1024 for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable")

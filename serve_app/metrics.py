@@ -115,7 +115,7 @@ def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
 _Counts = defaultdict[tuple[str, ...], float]
 
 
-class Traffic(Collector):
+class IngressMetrics(Collector):
     """Counts requests and attempts by their labels. `ingress` tells several ingress replicas apart."""
 
     def __init__(self, ingress: str = "") -> None:
@@ -162,12 +162,12 @@ class Traffic(Collector):
         yield states
 
 
-def exposition(reports: Iterable[ReplicaReport], traffic: Traffic | None = None) -> bytes:
+def render_exposition(reports: Iterable[ReplicaReport], metrics: IngressMetrics | None = None) -> bytes:
     """Return reports and traffic in Prometheus' text format."""
     registry = CollectorRegistry()
     registry.register(_Replicas(reports))
-    if traffic is not None:
-        registry.register(traffic)
+    if metrics is not None:
+        registry.register(metrics)
     return generate_latest(registry)
 
 

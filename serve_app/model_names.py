@@ -14,7 +14,7 @@ _HOST, _NAMESPACE = "registry.ollama.ai", "library"
 _LONGEST = 160
 
 
-def bare(name: str) -> str:
+def strip_defaults(name: str) -> str:
     """Return the name without the host, namespace and tag that Ollama fills in by itself."""
     if name.casefold().endswith(LATEST):
         name = name[: -len(LATEST)]
@@ -26,19 +26,19 @@ def bare(name: str) -> str:
     return "/".join(parts)
 
 
-def key(name: str) -> str:
+def normalize_name(name: str) -> str:
     """Return what equal names have in common."""
-    return bare(name).casefold()
+    return strip_defaults(name).casefold()
 
 
-def tagged(name: str) -> str:
+def add_tag(name: str) -> str:
     """Return the name with its tag written out, as Ollama lists it."""
     return name if ":" in name.rpartition("/")[2] else name + LATEST
 
 
 def require_name(name: str) -> str:
-    """Return a name for a new model, `bare`; raises `InvalidRequest` for anything that is not plainly a name."""
-    wanted = bare(name)
+    """Return a name for a new model, `strip_defaults`; raises `InvalidRequest` for anything that is not plainly a name."""
+    wanted = strip_defaults(name)
     if len(wanted) > _LONGEST or not _NAME.fullmatch(wanted) or ".." in wanted or not wanted.isascii():
         raise InvalidRequest(
             f"invalid model name '{shorten_name(name)}': use letters, digits, '.', '_', '-', at most two '/' and one ':tag'",

@@ -26,7 +26,7 @@ _MOST_STOPS = 16
 _LARGEST = 1e300
 
 
-def checked(name: str, value: object) -> Value:
+def check_parameter(name: str, value: object) -> Value:
     """Return a parameter's value in its own type; raises `InvalidValue` for unknown names and wrong types.
 
     Whole numbers may come as floats, and lists of one string as the string, as in Ollama.
@@ -48,8 +48,8 @@ def checked(name: str, value: object) -> Value:
     raise InvalidValue(name, "is no known parameter")
 
 
-def from_text(name: str, text: str) -> Value:
-    """Return the value that a Modelfile writes as `text`; raises `InvalidValue` as `checked` does."""
+def parse_parameter(name: str, text: str) -> Value:
+    """Return the value that a Modelfile writes as `text`; raises `InvalidValue` as `check_parameter` does."""
     if name == "stop":
         return _stops(text)
     if name in _IDLE_SWITCHES:
@@ -63,21 +63,21 @@ def from_text(name: str, text: str) -> Value:
         number: int | float = int(text) if kind == "integer" else float(text)
     except ValueError as error:
         raise InvalidValue(name, f"must be of type {kind}") from error
-    return checked(name, number)
+    return check_parameter(name, number)
 
 
-def stops(parameters: Mapping[str, Any]) -> tuple[str, ...]:
+def read_stops(parameters: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the stop strings among checked parameters."""
     return tuple(parameters.get("stop", ()))
 
 
-def window(parameters: Mapping[str, Any]) -> int | None:
+def read_window(parameters: Mapping[str, Any]) -> int | None:
     """Return the context in tokens that checked parameters ask for; a `num_ctx` below 1 asks for none."""
     wanted: int = parameters.get("num_ctx", 0)
     return wanted if wanted > 0 else None
 
 
-def sampling_fields(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def read_sampling_fields(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the `Sampling` fields that checked parameters set.
 
     `num_predict` below 1 and negative seeds mean "none"; `top_k` and `top_p` outside their range switch themselves off;
@@ -109,17 +109,17 @@ NAMES: Mapping[str, str] = {"max_tokens": "num_predict", "repetition_penalty": "
 def require_usable(parameters: Mapping[str, Any]) -> None:
     """Raise `InvalidValue` naming the parameter when every request with these checked parameters would be refused."""
     try:
-        Sampling(**sampling_fields(parameters))
+        Sampling(**read_sampling_fields(parameters))
     except InvalidValue as error:
         raise InvalidValue(NAMES.get(error.field, error.field), error.fault) from error
-    wanted = window(parameters)
+    wanted = read_window(parameters)
     if wanted is not None and wanted <= SHORTEST_PROMPT_TOKENS:
         raise InvalidValue(
             "num_ctx", f"must be above {SHORTEST_PROMPT_TOKENS}, the tokens of the shortest prompt, or 0 for no bound"
         )
 
 
-def as_lines(parameters: Mapping[str, Any]) -> list[tuple[str, str]]:
+def write_values(parameters: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return (name, text) per value, a repeated name per stop string, texts as a Modelfile writes them."""
     lines = []
     for name, value in sorted(parameters.items()):

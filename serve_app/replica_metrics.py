@@ -46,7 +46,7 @@ class MetricSink(Protocol):
         """Add a value to the histogram `name` of `HISTOGRAMS`."""
         ...
 
-    def finished(self, reason: str) -> None:
+    def count_end(self, reason: str) -> None:
         """Count a request by how it ended."""
         ...
 
@@ -64,9 +64,9 @@ class ReplicaMetrics:
         self._buckets = {name: [0] * (len(bounds) + 1) for name, (_, bounds) in HISTOGRAMS.items()}
         self._sums = dict.fromkeys(HISTOGRAMS, 0.0)
 
-    def watch(self, request: TokenRequest) -> "RequestTimer":
+    def start_meter(self, request: TokenRequest) -> "RequestMeter":
         """Return the watch over a request that has just arrived."""
-        return RequestTimer(self, len(request.prompt), self._clock)
+        return RequestMeter(self, len(request.prompt), self._clock)
 
     def counts(self) -> RequestCounts:
         """Return the counts so far."""
@@ -90,14 +90,14 @@ class ReplicaMetrics:
         if self._sink is not None:
             self._sink.observe(name, value)
 
-    def finished(self, reason: str) -> None:
-        """See `MetricSink.finished`."""
+    def count_end(self, reason: str) -> None:
+        """See `MetricSink.count_end`."""
         self._ends[reason] += 1
         if self._sink is not None:
-            self._sink.finished(reason)
+            self._sink.count_end(reason)
 
 
-class RequestTimer:
+class RequestMeter:
     """Counts one request: `push` what it yields, then `end`, however it ended."""
 
     def __init__(self, tally: ReplicaMetrics, prompt_tokens: int, clock: Callable[[], float]) -> None:
@@ -131,9 +131,9 @@ class RequestTimer:
         """Count the request as a whole; must be called once."""
         tally, finished = self._metrics, self._finished
         if finished is None:
-            tally.finished(ABORTED)
+            tally.count_end(ABORTED)
             return
-        tally.finished(finished.reason)
+        tally.count_end(finished.reason)
         tally.count("prompt_tokens", self._prompt_tokens)
         tally.count("prefix_cache_queries", self._prompt_tokens)
         tally.count("prefix_cache_hits", finished.usage.cached_tokens)

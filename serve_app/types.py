@@ -203,7 +203,7 @@ class Regex:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class OneOf:
     """The answer is one of these texts; raises `InvalidValue` when there is none."""
 
     optional: ClassVar[bool] = False
@@ -234,7 +234,7 @@ class Grammar:
             raise InvalidValue("grammar", "must be a Lark grammar with a rule `start`")
 
 
-Constraint: TypeAlias = JsonSchema | Regex | Choice | Grammar
+Constraint: TypeAlias = JsonSchema | Regex | OneOf | Grammar
 
 
 @dataclass(slots=True, kw_only=True)
@@ -280,7 +280,7 @@ class TokenRequest:
         if any(type(token) is not int or token < 0 for token in self.prompt):
             raise InvalidValue("prompt", "must hold non-negative integer token ids")
 
-    def placed(self, placement: Placement) -> "TokenRequest":
+    def with_placement(self, placement: Placement) -> "TokenRequest":
         """Return the same request for another place; what is valid is not checked again."""
         other = copy.copy(self)
         object.__setattr__(other, "placement", placement)
@@ -291,7 +291,7 @@ LEAST_LOGPROB = -9999.0
 """Stands for a probability too small for a number, as in OpenAI's API."""
 
 
-def finite_logprob(value: float) -> float:
+def clamp_logprob(value: float) -> float:
     """Return `value`, or `LEAST_LOGPROB` where it is less than that or no number: JSON has no infinity."""
     return value if value > LEAST_LOGPROB else LEAST_LOGPROB
 

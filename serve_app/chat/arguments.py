@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonschema_rs import Draft202012Validator, FancyRegexOptions, RegexOptions, ValidationError
 
-from serve_app.chat.constraint import quoted, rewritten
+from serve_app.chat.constraint import map_schemas, quote_reference
 from serve_app.conversation import Tool, ToolCall
 from serve_app.strict_json import load
 
@@ -15,7 +15,7 @@ _MOST_BACKTRACKING = 20_000
 """Steps that a pattern may go back; it takes a millisecond."""
 
 
-def invalid_calls(tools: Sequence[Tool], calls: Iterable[ToolCall]) -> tuple[str, ...]:
+def find_invalid_calls(tools: Sequence[Tool], calls: Iterable[ToolCall]) -> tuple[str, ...]:
     """Return the names of the calls, in order, that no tool takes as they are: unknown, no JSON object, or against the schema.
 
     A schema that is none itself, or that needs more than the schema's own text to be understood, forbids nothing.
@@ -25,10 +25,10 @@ def invalid_calls(tools: Sequence[Tool], calls: Iterable[ToolCall]) -> tuple[str
 
 
 def _takes(schema: str, arguments: str) -> bool:
-    return arguments.lstrip().startswith("{") and fits(arguments, schema)
+    return arguments.lstrip().startswith("{") and fits_schema(arguments, schema)
 
 
-def fits(text: str, schema: str) -> bool:
+def fits_schema(text: str, schema: str) -> bool:
     """Return whether a text is JSON that a schema allows.
 
     Every JSON fits a schema that is not valid, or that refers to another document.
@@ -38,7 +38,7 @@ def fits(text: str, schema: str) -> bool:
     except (ValueError, RecursionError):
         return False
     if not schema.isascii():
-        schema = json.dumps(rewritten(json.loads(schema), quoted))
+        schema = json.dumps(map_schemas(json.loads(schema), quote_reference))
     for options in (
         RegexOptions(),
         FancyRegexOptions(backtrack_limit=_MOST_BACKTRACKING),

@@ -27,7 +27,7 @@ ANY_OBJECT = JsonSchema('{"type":"object"}')
 """`response_format: json_object`."""
 _IN_REFERENCES = "#/$~%!&'()*+,;=:@?"
 """Characters that stay as they are in a reference."""
-STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """As the model writes JSON: free white space lets a model never end, and none at all is not what it learned."""
 
 
@@ -39,12 +39,12 @@ def parse_schema(value: dict[str, Any], field: str, *, lenient: bool = False) ->
     if _depth(value) > MAX_DEPTH:
         raise InvalidValue(field, f"must be a schema of at most {MAX_DEPTH} levels")
     for reference in _references(value):
-        if target(value, reference) is _NOWHERE:
+        if resolve_reference(value, reference) is _NOWHERE:
             raise InvalidValue(field, f"has a $ref that points nowhere: {reference[:100]}")
     return JsonSchema(text, lenient)
 
 
-def lenient_schema(constraint: Constraint | None) -> str:
+def find_lenient_schema(constraint: Constraint | None) -> str:
     """Return the schema that an answer should fit though the constraint may not keep all of it; empty where there is none."""
     answer = constraint.answer if isinstance(constraint, Grammar) else constraint
     return answer.schema if isinstance(answer, JsonSchema) and answer.lenient else ""
@@ -81,28 +81,28 @@ def _ordered(fields: dict[str, Any], first: Sequence[str]) -> dict[str, Any]:
     return {key: fields[key] for key in first if key in fields} | fields
 
 
-def rewritten(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+def map_schemas(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
     """Return a schema with every schema in it changed, the innermost first; literals and names are left alone."""
     if isinstance(schema, list):
-        return [rewritten(each, change) for each in schema]
+        return [map_schemas(each, change) for each in schema]
     if not isinstance(schema, dict):
         return schema
     found = dict(schema)
     for key, value in schema.items():
         if key in _BY_NAME and isinstance(value, dict):
-            found[key] = {name: rewritten(each, change) for name, each in value.items()}
+            found[key] = {name: map_schemas(each, change) for name, each in value.items()}
         elif key not in _LITERAL:
-            found[key] = rewritten(value, change)
+            found[key] = map_schemas(value, change)
     return change(found)
 
 
-def quoted(schema: dict[str, Any]) -> dict[str, Any]:
+def quote_reference(schema: dict[str, Any]) -> dict[str, Any]:
     """Return a schema whose own reference is a URI: a name of another script in it is written by its bytes."""
     reference = schema.get("$ref")
     return schema | {"$ref": quote(reference, safe=_IN_REFERENCES)} if isinstance(reference, str) else schema
 
 
-def closed(schema: Any) -> Any:
+def close_objects(schema: Any) -> Any:
     """Return a schema whose objects have the properties that it lists and no others, unless it says that they may.
 
     JSON schema allows any others; whoever asks a model for two fields means two, and a model that may go on does. A property that
@@ -116,8 +116,8 @@ def closed(schema: Any) -> Any:
         joined = joined or _joins(each)
         return each
 
-    rewritten(schema, look)
-    return schema if joined else rewritten(schema, _close)
+    map_schemas(schema, look)
+    return schema if joined else map_schemas(schema, _close)
 
 
 _JOINING = frozenset(("allOf", "not", "if", "dependentSchemas"))
@@ -165,7 +165,7 @@ def _references(value: object) -> list[str]:
 _NOWHERE = object()
 
 
-def target(schema: object, reference: str) -> object:
+def resolve_reference(schema: object, reference: str) -> object:
     """Return what a reference within a schema leads to, `_NOWHERE` for none."""
     if not reference.startswith("#"):
         return _NOWHERE

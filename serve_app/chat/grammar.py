@@ -19,8 +19,8 @@ import llguidance.numpy
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
-from serve_app.chat.lark import enclosed, lark_of
-from serve_app.chat.lark_text import repetitions
+from serve_app.chat.lark import to_lark, wrap_lark
+from serve_app.chat.lark_text import find_repeat_counts
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.errors import InvalidRequest
 from serve_app.types import Constraint, Regex
@@ -80,14 +80,14 @@ class GrammarCheck:
         if constraint in self._passed:
             self._passed.move_to_end(constraint)
             return
-        await in_time(constraint, self._pool, lambda each: self._check(each, longest))
+        await compile_in_time(constraint, self._pool, lambda each: self._check(each, longest))
         self._passed[constraint] = None
         if len(self._passed) > _KEPT:
             self._passed.popitem(last=False)
 
     def _check(self, constraint: Constraint, longest: int | None) -> None:
-        lark = checked_lark(constraint)
-        most = max(repetitions(lark), default=0)
+        lark = require_lark(constraint)
+        most = max(find_repeat_counts(lark), default=0)
         if longest is not None and most > longest * _CHARS_PER_TOKEN:
             raise constraint_error(
                 f"it repeats something {most} times, and no answer here has more than {longest} tokens; ask for less"
@@ -95,7 +95,7 @@ class GrammarCheck:
         fault = LLMatcher.validate_grammar(lark, self._sparse)
         if fault:
             raise constraint_error(fault)
-        matcher = LLMatcher(self._sparse, enclosed(lark, self._vocabulary.stop_ids), log_level=0)
+        matcher = LLMatcher(self._sparse, wrap_lark(lark, self._vocabulary.stop_ids), log_level=0)
         if matcher.is_error():
             raise constraint_error(matcher.get_error())
         self._rehearse(matcher)
@@ -133,7 +133,7 @@ def _words(tokenizer: Tokenizer) -> list[bytes]:
     return [raw if at in vocabulary.control_ids or len(raw) == 1 else b"" for at, raw in enumerate(vocabulary.tokens)]
 
 
-async def in_time(constraint: Constraint, pool: Executor, compile_: Callable[[Constraint], Compiled]) -> Compiled:
+async def compile_in_time(constraint: Constraint, pool: Executor, compile_: Callable[[Constraint], Compiled]) -> Compiled:
     """Return what `compile_` makes of `constraint` in `pool`; raises what that raises, `InvalidRequest` when it takes too long.
 
     On a machine too busy to compute for that long, and behind others, it may wait some times as long.
@@ -164,10 +164,10 @@ def _slow(limit_s: float) -> InvalidRequest:
     return InvalidRequest(f"the constraint takes more than {limit_s:g} s to compile; make it simpler", param="constraint")
 
 
-def checked_lark(constraint: Constraint) -> str:
-    """Do as `lark_of`; raises `InvalidRequest` where llguidance raises at once."""
+def require_lark(constraint: Constraint) -> str:
+    """Do as `to_lark`; raises `InvalidRequest` where llguidance raises at once."""
     try:
-        return lark_of(constraint)
+        return to_lark(constraint)
     except ValueError as error:
         raise constraint_error(str(error)) from error
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from llguidance import LLMatcher
 
-from serve_app.chat.constraint import STYLE, closed, quoted, rewritten
-from serve_app.types import Choice, Constraint, Grammar, JsonSchema, Regex
+from serve_app.chat.constraint import JSON_STYLE, close_objects, map_schemas, quote_reference
+from serve_app.types import Constraint, Grammar, JsonSchema, OneOf, Regex
 
 _START = "start: "
 _WHOLE = frozenset(
@@ -25,45 +25,45 @@ _URI = f"^[A-Za-z][A-Za-z0-9+.-]*:(?://{_AUTHORITY}(?:/{_PCHAR}*)*|/?(?:{_PCHAR}
 _KNOWN_DIALECTS = ("http://json-schema.org/", "https://json-schema.org/")
 
 
-def lark_of(constraint: Constraint) -> str:
+def to_lark(constraint: Constraint) -> str:
     """Return a constraint as a Lark grammar; raises `ValueError` for a pattern that llguidance cannot read at all."""
     match constraint:
         case Grammar():
             return constraint.lark
         case _:
-            return _START + answer_rule(constraint)
+            return _START + write_answer_rule(constraint)
 
 
-def answer_rule(constraint: Constraint) -> str:
-    """Return what stands behind the name of a rule that derives what `constraint` allows; raises as `lark_of` does."""
+def write_answer_rule(constraint: Constraint) -> str:
+    """Return what stands behind the name of a rule that derives what `constraint` allows; raises as `to_lark` does."""
     match constraint:
         case JsonSchema():
-            return f"%json {styled(json.loads(constraint.schema), lenient=constraint.lenient)}"
+            return f"%json {style_schema(json.loads(constraint.schema), lenient=constraint.lenient)}"
         case Regex():
-            return pattern(constraint.pattern)
-        case Choice():
-            return " | ".join(map(literal, constraint.options))
+            return convert_regex(constraint.pattern)
+        case OneOf():
+            return " | ".join(map(quote_literal, constraint.options))
         case Grammar():
             return f"%lark {{\n{constraint.lark}\n}}"
 
 
-def enclosed(lark: str, end_ids: Collection[int], *, forcing: bool = False) -> str:
+def wrap_lark(lark: str, end_ids: Collection[int], *, forcing: bool = False) -> str:
     """Return a grammar for those who run llguidance over a vocabulary of their own, as vLLM and llama.cpp do.
 
     They know one token that ends an answer, and the model may write another: so every one in `end_ids` is named. Without `forcing`
-    they leave the tokens to the model also where the text has no choice; see `serve_app.chat.lark_text.may_force`.
+    they leave the tokens to the model also where the text has no choice; see `serve_app.chat.lark_text.may_force_tokens`.
     """
     ends = ",".join(map(str, sorted(end_ids)))
     options = "{}" if forcing else '{"no_forcing": true}'
     return f"%llguidance {options}\n{_START}answer <[{ends}]>?\nanswer: %lark {{\n{lark}\n}}\n"
 
 
-def literal(text: str) -> str:
+def quote_literal(text: str) -> str:
     """Return a text as Lark writes it: as JSON does, but with DEL escaped too."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def pattern(regex: str) -> str:
+def convert_regex(regex: str) -> str:
     """Return a regular expression as Lark writes it; raises `ValueError` where llguidance cannot read it at all."""
     if (len(regex) - len(regex.rstrip("\\"))) % 2:
         raise ValueError("the pattern ends within an escape")  # llguidance would drop the backslash
@@ -71,19 +71,19 @@ def pattern(regex: str) -> str:
     return lark.removeprefix(_START)
 
 
-def styled(schema: Any, *, lenient: bool = False) -> str:
+def style_schema(schema: Any, *, lenient: bool = False) -> str:
     """Return a schema as JSON that also asks for the model's own way to write JSON, which llguidance reads.
 
     With `lenient` what llguidance cannot enforce is left out of it; without, it refuses the schema.
     """
-    value = rewritten(closed(schema), _relaxed if lenient else _plain)
-    style = STYLE | ({"lenient": True} if lenient else {})
+    value = map_schemas(close_objects(schema), _relaxed if lenient else _plain)
+    style = JSON_STYLE | ({"lenient": True} if lenient else {})
     return json.dumps((value if isinstance(value, dict) else {}) | {"x-guidance": style}, ensure_ascii=False)
 
 
 def _plain(schema: dict[str, Any]) -> dict[str, Any]:
     """Return a schema with the same meaning in llguidance's terms."""
-    plain = {key: int(value) if key in _WHOLE and _is_whole(value) else value for key, value in quoted(schema).items()}
+    plain = {key: int(value) if key in _WHOLE and _is_whole(value) else value for key, value in quote_reference(schema).items()}
     if plain.get("format") == "uri":
         del plain["format"]
         plain["allOf"] = [*_listed(plain.get("allOf")), {"pattern": _URI}]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from urllib.parse import quote, unquote
 
-from serve_app.types import Choice, Constraint, Grammar, JsonSchema, Regex
+from serve_app.types import Constraint, Grammar, JsonSchema, OneOf, Regex
 
 _PARTS = re.compile(
     r"""(?P<pattern>"pattern(?:Properties)?"\s*:\s*(?:"(?:\\.|[^"\\])*"|\{))"""
@@ -27,7 +27,7 @@ def names_unicode_patterns(constraint: Constraint) -> bool:
     match constraint:
         case Regex():
             return not constraint.pattern.isascii() or bool(_ESCAPED_UNICODE.search(constraint.pattern))
-        case Choice():
+        case OneOf():
             return False
         case JsonSchema():
             text = json.dumps(json.loads(constraint.schema), ensure_ascii=False)
@@ -39,7 +39,7 @@ def names_unicode_patterns(constraint: Constraint) -> bool:
     return any("patternProperties" in part[0] or not part[0].isascii() or _ESCAPED_UNICODE.search(part[0]) for part in found)
 
 
-def respell(grammar: str, spell: Callable[[str], str]) -> str:
+def respell_non_ascii(grammar: str, spell: Callable[[str], str]) -> str:
     """Return a Lark grammar with `spell` applied to each of its texts' characters outside ASCII, patterns left alone.
 
     A reference names a text, though by its bytes: it goes on to name it.
@@ -71,23 +71,23 @@ _MOST_FORCED = 1000
 _LONGEST_FORCED = 4000
 
 
-def repetitions(lark: str) -> Iterator[int]:
+def find_repeat_counts(lark: str) -> Iterator[int]:
     """Yield how often, at least, a Lark grammar wants something repeated: in patterns, in rules, in schemas."""
     yield from (int(found[1]) for found in _LEAST.finditer(lark))
     yield from (int(found[1]) for found in _COUNT.finditer(_PARTS.sub(lambda part: '""' if part["text"] else part[0], lark)))
 
 
-def forces_much(lark: str) -> bool:
+def forces_long_text(lark: str) -> bool:
     """Return whether a grammar may force more than a thousand characters in a row; True when in doubt.
 
     To say which tokens must come next takes llguidance a time that grows with their text, at every step.
     """
-    if math.prod(count for count in repetitions(lark) if count) > _MOST_FORCED:
+    if math.prod(count for count in find_repeat_counts(lark) if count) > _MOST_FORCED:
         return True
     return any(part["text"] and len(part[0]) > _LONGEST_FORCED for part in _PARTS.finditer(lark))
 
 
-def may_force(lark: str, control_tokens: Iterable[str]) -> bool:
+def may_force_tokens(lark: str, control_tokens: Iterable[str]) -> bool:
     """Return whether an engine's own llguidance may tokenize the text that a grammar forces; False when in doubt.
 
     Forced text comes in the tokens that the model learned, on every engine alike. But these engines' tokenizers make control tokens
@@ -96,4 +96,4 @@ def may_force(lark: str, control_tokens: Iterable[str]) -> bool:
     begins = {token[0] for token in control_tokens}
     spelled = "".join(part[0] for part in _PARTS.finditer(lark) if not part["comment"])
     escaped = "|".join(f"\\\\[xuU]\\{{?0*{ord(char):x}" for char in sorted(begins))
-    return not (forces_much(lark) or begins & set(spelled) or re.search(escaped, spelled, re.IGNORECASE))
+    return not (forces_long_text(lark) or begins & set(spelled) or re.search(escaped, spelled, re.IGNORECASE))

@@ -13,7 +13,7 @@ def suppress_thoughts(prompt: Prompt, tags: tuple[str, str]) -> Prompt:
     return replace(prompt, opening=f"{tags[0]}\n\n{tags[1]}\n\n")
 
 
-def answer_prefix(prompt: Prompt, ids: tuple[int, ...], tokenizer: Tokenizer, think_tags: tuple[str, str] | None) -> str:
+def find_answer_prefix(prompt: Prompt, ids: tuple[int, ...], tokenizer: Tokenizer, think_tags: tuple[str, str] | None) -> str:
     """Return the part of the answer that the prompt holds: the client's words, or the tag with which a template opens a thought."""
     if isinstance(prompt, Chat) and prompt.prefill:
         return prompt.prefill

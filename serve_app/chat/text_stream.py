@@ -128,7 +128,7 @@ class TextStream:
             return ThoughtDelta(text=part.text, choice=self.choice)
         if part.index < len(self._calls):
             delta = ToolCallDelta(index=part.index, arguments=part.arguments, choice=self.choice)
-            self._calls[part.index] = self._calls[part.index].extended(delta)
+            self._calls[part.index] = self._calls[part.index].extend_by(delta)
             return delta
         key = f"call_{uuid.uuid4().hex[:24]}"
         self._calls.append(ToolCall(id=key, name=part.name, arguments=part.arguments))

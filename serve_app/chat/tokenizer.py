@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as RustTokenizer
 
-from serve_app.chat.vocabulary import FILE, TokenizerFile, Vocabulary, read_tokenizer_file, read_vocabulary
+from serve_app.chat.vocabulary import TOKENIZER_FILE, TokenizerFile, Vocabulary, read_tokenizer_file, read_vocabulary
 from serve_app.errors import ModelUnusable
 
 _ASYNC_ABOVE_CHARS = 4096
@@ -68,14 +68,17 @@ class Tokenizer:
 def _load(file: TokenizerFile, added: Mapping[str, int], *, control: bool) -> RustTokenizer:
     """Return the library's tokenizer; raises `ModelUnusable` unless each of its ids is the file's."""
     try:
-        tokenizer = RustTokenizer.from_str(file.for_library(control=control))
+        tokenizer = RustTokenizer.from_str(file.write_for_library(control=control))
     except Exception as error:  # what the library raises has no narrower type
-        raise ModelUnusable(f"the tokenizers library cannot read {FILE} ({str(error)[:200]}); fetch the model again") from error
-    wanted = {**file.vocab, **added}
-    found = tokenizer.get_vocab(with_added_tokens=True)
-    if found != wanted:
-        text = next(text for text in (*wanted, *found) if wanted.get(text) != found.get(text))
         raise ModelUnusable(
-            f"{FILE} gives `{text[:80]}` the id {wanted.get(text)}, but the installed tokenizers library gives it {found.get(text)}"
+            f"the tokenizers library cannot read {TOKENIZER_FILE} ({str(error)[:200]}); fetch the model again"
+        ) from error
+    expected = {**file.vocab, **added}
+    actual = tokenizer.get_vocab(with_added_tokens=True)
+    if actual != expected:
+        text = next(text for text in (*expected, *actual) if expected.get(text) != actual.get(text))
+        raise ModelUnusable(
+            f"{TOKENIZER_FILE} gives `{text[:80]}` the id {expected.get(text)}, but the installed tokenizers library gives it "
+            f"{actual.get(text)}"
         )
     return tokenizer

@@ -14,7 +14,7 @@ from typing import Any
 from serve_app.chat.formats.names import DEFAULT
 from serve_app.errors import ModelUnusable
 
-FILE = "tokenizer.json"
+TOKENIZER_FILE = "tokenizer.json"
 _ADDED = "added_tokens.json"
 _SETTINGS = "tokenizer_config.json"
 
@@ -60,7 +60,7 @@ class TokenizerFile:
     control: frozenset[str]
     """Texts of the control tokens among `added`."""
 
-    def for_library(self, *, control: bool) -> str:
+    def write_for_library(self, *, control: bool) -> str:
         """Return JSON for the library `tokenizers`, whose ids will be this file's, whatever its version.
 
         Several versions number added tokens anew unless `model.vocab` has them, so here it has. Without `control` tokens the
@@ -71,7 +71,7 @@ class TokenizerFile:
         model = {**self.content["model"], "vocab": {**self.vocab, **kept}}
         return json.dumps({**self.content, "added_tokens": entries, "model": model}, ensure_ascii=False)
 
-    def dense(self, size: int) -> str:
+    def fill_gaps(self, size: int) -> str:
         """Return JSON in which every id below `size` is a token: for readers that take the number of tokens for the highest id.
 
         Ids that are no token become special tokens that no text contains.
@@ -92,18 +92,20 @@ def read_tokenizer_file(folder: Path, named: Collection[str] = DEFAULT.control) 
     Raises `ModelUnusable` naming file, token and ids where the files contradict each other, and for another kind of tokenizer
     than byte-level BPE.
     """
-    content = read_json(folder, FILE)
+    content = read_json(folder, TOKENIZER_FILE)
     if content is None:
-        raise ModelUnusable(f"the model's folder has no {FILE}; fetch the model again")
+        raise ModelUnusable(f"the model's folder has no {TOKENIZER_FILE}; fetch the model again")
     try:
         model, entries = content["model"], [*content["added_tokens"]]
         written = {str(text): int(token_id) for text, token_id in model["vocab"].items()}
         added = {str(entry["content"]): int(entry["id"]) for entry in entries}
         special = {str(entry["content"]) for entry in entries if entry.get("special")}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelUnusable(f"{FILE} does not have the form of a tokenizer; fetch the model again") from error
+        raise ModelUnusable(f"{TOKENIZER_FILE} does not have the form of a tokenizer; fetch the model again") from error
     if model.get("type") != "BPE" or model.get("byte_fallback"):
-        raise ModelUnusable(f"{FILE} holds a tokenizer of the kind {model.get('type')}; only byte-level BPE can be served")
+        raise ModelUnusable(
+            f"{TOKENIZER_FILE} holds a tokenizer of the kind {model.get('type')}; only byte-level BPE can be served"
+        )
     _require_one_id_each(entries, written, added)
     _require_agreement(folder, added)
     vocab = {text: token_id for text, token_id in written.items() if text not in added}
@@ -123,8 +125,8 @@ def read_vocabulary(folder: Path, file: TokenizerFile | None = None) -> Vocabula
     size = config.get("vocab_size", highest + 1)
     if type(size) is not int or highest >= size:
         raise ModelUnusable(
-            f"{FILE} gives {_shown(by_id[highest])} the id {highest}, but config.json says vocab_size: {size}, and ids must be "
-            "below it; fetch the model again"
+            f"{TOKENIZER_FILE} gives {_shown(by_id[highest])} the id {highest}, but config.json says vocab_size: {size}, and ids "
+            "must be below it; fetch the model again"
         )
     stop_ids: tuple[int, ...] = ()
     for name in ("config.json", "generation_config.json"):
@@ -142,15 +144,17 @@ def _require_one_id_each(entries: list[Any], vocab: Mapping[str, int], added: Ma
     """Raise `ModelUnusable` where tokenizer.json gives a token two ids or an id to two tokens."""
     by_id: dict[int, str] = {token_id: text for text, token_id in vocab.items()}
     if len(by_id) != len(vocab) or min(by_id, default=0) < 0:
-        raise ModelUnusable(f"{FILE} gives one id to two tokens of its vocabulary; fetch the model again")
+        raise ModelUnusable(f"{TOKENIZER_FILE} gives one id to two tokens of its vocabulary; fetch the model again")
     for entry in entries:
         text, token_id = str(entry["content"]), int(entry["id"])
         other = vocab.get(text, added[text])
         if other != token_id:
-            raise ModelUnusable(f"{FILE} gives {_shown(text)} the id {token_id} and also {other}; fetch the model again")
+            raise ModelUnusable(f"{TOKENIZER_FILE} gives {_shown(text)} the id {token_id} and also {other}; fetch the model again")
         if by_id.setdefault(token_id, text) != text or token_id < 0:
             holder = _shown(by_id[token_id])
-            raise ModelUnusable(f"{FILE} gives {_shown(text)} the id {token_id}, which is that of {holder}; fetch the model again")
+            raise ModelUnusable(
+                f"{TOKENIZER_FILE} gives {_shown(text)} the id {token_id}, which is that of {holder}; fetch the model again"
+            )
 
 
 def _require_agreement(folder: Path, added: Mapping[str, int]) -> None:
@@ -165,14 +169,14 @@ def _require_agreement(folder: Path, added: Mapping[str, int]) -> None:
     for name, text, token_id in claims:
         if text in added and added[text] != token_id:
             raise ModelUnusable(
-                f"{FILE} gives {_shown(text)} the id {added[text]}, but {name} the id {token_id}; fetch the model again"
+                f"{TOKENIZER_FILE} gives {_shown(text)} the id {added[text]}, but {name} the id {token_id}; fetch the model again"
             )
 
 
 def _require_tokens(ids: tuple[int, ...], known: Collection[int], claim: str) -> None:
     for token_id in ids:
         if token_id not in known:
-            raise ModelUnusable(f"{claim}, but {FILE} has no token with the id {token_id}; fetch the model again")
+            raise ModelUnusable(f"{claim}, but {TOKENIZER_FILE} has no token with the id {token_id}; fetch the model again")
 
 
 def _id_list(value: object) -> tuple[int, ...]:
@@ -182,15 +186,17 @@ def _id_list(value: object) -> tuple[int, ...]:
 
 def _bytes_by_id(vocab: Mapping[str, int]) -> Iterator[tuple[int, bytes]]:
     """Yield id and bytes of every ordinary token; raises `ModelUnusable` for a spelling that is not byte-level."""
-    table = byte_of_char()
+    table = map_chars_to_bytes()
     try:
         for text, token_id in vocab.items():
             yield token_id, bytes([table[char] for char in text])
     except KeyError as error:
-        raise ModelUnusable(f"{FILE} spells tokens otherwise than byte-level BPE does, the only kind that can be served") from error
+        raise ModelUnusable(
+            f"{TOKENIZER_FILE} spells tokens otherwise than byte-level BPE does, the only kind that can be served"
+        ) from error
 
 
-def byte_of_char() -> dict[str, int]:
+def map_chars_to_bytes() -> dict[str, int]:
     """Return the inverse of GPT-2's byte-to-character table, which byte-level BPE vocabularies are written in."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     rest = [byte for byte in range(256) if byte not in printable]

@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from serve_app.conversation import AnswerEvent, Completion, GenerateRequest, Prompt, RoutePreview, TaskExample
-from serve_app.dialects.faults import first_fault
+from serve_app.dialects.faults import find_first_fault
 from serve_app.errors import InvalidRequest, ServeError
 from serve_app.model_info import LoadedGroup, ModelInfo
 from serve_app.record import RequestRecord
@@ -29,7 +29,7 @@ Body = TypeVar("Body", bound=WireBody)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call(Generic[Body]):
+class AnswerContext(Generic[Body]):
     """A decoded request, and what its answer repeats of it."""
 
     request: GenerateRequest
@@ -68,11 +68,11 @@ class Codec(Protocol[Body]):
         """Return what is asked and whether the answer is streamed; raises `ServeError`."""
         ...
 
-    def encode(self, completion: Completion, call: Call[Body]) -> JsonObject:
+    def encode(self, completion: Completion, call: AnswerContext[Body]) -> JsonObject:
         """Return the whole answer."""
         ...
 
-    def encoder(self, call: Call[Body]) -> StreamEncoder:
+    def encoder(self, call: AnswerContext[Body]) -> StreamEncoder:
         """Return the encoder of a streamed answer."""
         ...
 
@@ -219,7 +219,7 @@ def parse(body_type: type[Body], raw: bytes) -> Body:
         faults = [(fault["loc"], fault["msg"]) for fault in error.errors(include_url=False, include_input=False)]
     except ValueError as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}") from error
-    place, message = first_fault(faults)
+    place, message = find_first_fault(faults)
     field = ".".join(map(str, place))
     if not field:
         raise InvalidRequest(f"The body is not valid JSON of the expected form: {message}")

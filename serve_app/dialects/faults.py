@@ -6,7 +6,7 @@ Fault: TypeAlias = tuple[tuple[int | str, ...], str]
 """Place and message, pydantic's."""
 
 
-def first_fault(faults: list[Fault]) -> Fault:
+def find_first_fault(faults: list[Fault]) -> Fault:
     """Return the first fault. Where a field may have several forms, that is the fault of the form that it nearly has.
 
     pydantic puts the form's name ('str', 'list[int]') into the place of each fault. A value nearly has a form whose fault is within
@@ -19,7 +19,7 @@ def first_fault(faults: list[Fault]) -> Fault:
     faults = [fault for fault in faults if fault[0][:at] == place[:at] and len(fault[0]) > at]
     deeper = [fault for fault in faults if len(fault[0]) > at + 1 + str(fault[0][at]).startswith("list[")]
     if len({fault[0][at] for fault in deeper}) == 1:
-        return first_fault([(where[:at] + where[at + 1 :], what) for where, what in deeper])
+        return find_first_fault([(where[:at] + where[at + 1 :], what) for where, what in deeper])
     forms = dict.fromkeys(_plain(str(where[at])) for where, _ in faults)
     return place[:at], f"must be {' or '.join(forms)}"
 

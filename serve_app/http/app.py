@@ -25,9 +25,9 @@ from serve_app.http.browsers import BrowserRules
 from serve_app.http.edge import Edge
 from serve_app.http.openapi import describe
 from serve_app.http.queries import GatewayContext
-from serve_app.http.respond import error_response, json_response, read_body, record_headers, request_id, respond
+from serve_app.http.respond import error_response, json_response, read_body, request_id, respond, write_record_headers
 from serve_app.http.status import STATUS_PATHS, mount_status, mount_unusable_status
-from serve_app.http.wrong_paths import advice, dialect_of
+from serve_app.http.wrong_paths import find_dialect, suggest_path
 from serve_app.record import RequestRecord
 from serve_app.routing.fleet import Fleet
 
@@ -61,12 +61,12 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
     async def refuse(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         path = request.scope["path"]
-        shown: ServeError = NotFound(f"no endpoint {request.method} {path[:200]}; {advice(path, dialects)}")
+        shown: ServeError = NotFound(f"no endpoint {request.method} {path[:200]}; {suggest_path(path, dialects)}")
         headers = {name.lower(): value for name, value in (error.headers or {}).items()}
         if error.status_code == 405:
             shown = MethodNotAllowed(f"{path[:200]} does not take {request.method}")
             headers["allow"] = _methods_at(app, path)
-        return error_response(dialect_of(path, dialects), shown, RequestRecord(request_id=request_id(request)), headers)
+        return error_response(find_dialect(path, dialects), shown, RequestRecord(request_id=request_id(request)), headers)
 
     app.add_exception_handler(HTTPException, refuse)
     _add_edge(app, gateway.settings, dialects)
@@ -88,7 +88,7 @@ def create_unusable_app(
 
     async def refuse(request: Request) -> Response:
         record = RequestRecord(request_id=request_id(request))
-        return error_response(dialect_of(request.scope["path"], dialects), reason(), record)
+        return error_response(find_dialect(request.scope["path"], dialects), reason(), record)
 
     mount_unusable_status(app, settings, fleet, reason)
     app.add_api_route("/{path:path}", refuse, methods=_ALL_METHODS)
@@ -108,7 +108,7 @@ def _add_edge(app: FastAPI, settings: AppSettings, dialects: tuple[Dialect, ...]
 
     def refuse(scope: Scope, error: ServeError | None) -> Response:
         record = RequestRecord(request_id=request_id(Request(scope)))
-        return error_response(dialect_of(scope["path"], dialects), error or internal_error(record.request_id), record)
+        return error_response(find_dialect(scope["path"], dialects), error or internal_error(record.request_id), record)
 
     app.add_middleware(Edge, rules=rules, refuse=refuse)
 
@@ -162,5 +162,5 @@ def _parse_body(query: Query, raw: bytes) -> Any:
 
 def _reply(answer: JsonObject | Reply, record: RequestRecord) -> Response:
     if isinstance(answer, Reply):
-        return Response(answer.body, answer.status, record_headers(record), answer.media_type)
-    return json_response(answer, 200, record_headers(record))
+        return Response(answer.body, answer.status, write_record_headers(record), answer.media_type)
+    return json_response(answer, 200, write_record_headers(record))

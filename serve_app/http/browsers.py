@@ -47,7 +47,7 @@ class BrowserRules:
         A rebound name leads a browser to its own machine, so only requests to a loopback address are checked, or to one that is not
         known; all of them where names are configured. That keeps every name of a network or a cluster working.
         """
-        name = host_name(host)
+        name = parse_host(host)
         if self._everywhere or arrived_at is None or not _is_remote(arrived_at):
             known = name in self._own_names or any(each.fullmatch(name) for each in self._hosts)
             if not (known or _is_local_name(name)):
@@ -65,7 +65,7 @@ def refuse_origin(origin: str) -> Forbidden:
     )
 
 
-def host_name(host: str) -> str:
+def parse_host(host: str) -> str:
     """Return the name in a Host header without port, brackets and final dot, in lower case.
 
     Raises `InvalidRequest` for what is no name.

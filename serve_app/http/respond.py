@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from serve_app.conversation import AnswerEvent, Completion, fold
-from serve_app.dialects.base import Call, Codec, Dialect, JsonObject, StreamEncoder, dump, parse
+from serve_app.dialects.base import AnswerContext, Codec, Dialect, JsonObject, StreamEncoder, dump, parse
 from serve_app.errors import ServeError, TooLarge, internal_error
 from serve_app.gateway import Gateway
 from serve_app.http.hints import apply_header_hints
@@ -51,7 +51,7 @@ async def respond(codec: Codec[Any], gateway: Gateway, http_request: Request, re
     request, stream = codec.decode(body, record.request_id)
     request = apply_header_hints(request, http_request)
     record.model = request.model or gateway.catalog.default.name
-    call = Call(
+    call = AnswerContext(
         request=request,
         record=record,
         body=body,
@@ -64,13 +64,13 @@ async def respond(codec: Codec[Any], gateway: Gateway, http_request: Request, re
     events = gateway.generate(request, record)
     if encoder is None:
         completion = await _fold_while_connected(http_request, events)
-        return json_response(codec.encode(completion, call), 200, record_headers(record))
+        return json_response(codec.encode(completion, call), 200, write_record_headers(record))
     try:
         first = await anext(events)
     except BaseException:
         await events.aclose()
         raise
-    headers = record_headers(record) | {"cache-control": "no-cache", "x-accel-buffering": "no"}
+    headers = write_record_headers(record) | {"cache-control": "no-cache", "x-accel-buffering": "no"}
     chunks = _encode(first, events, encoder, record)
     return _EventResponse(events, chunks, media_type=encoder.media_type, headers=headers)
 
@@ -132,7 +132,7 @@ def request_id(request: Request) -> str:
     return choose_request_id(request.headers.get("x-request-id", ""))
 
 
-def record_headers(record: RequestRecord) -> dict[str, str]:
+def write_record_headers(record: RequestRecord) -> dict[str, str]:
     """Return the headers that say where a request went."""
     headers = {
         "x-request-id": record.request_id,
@@ -172,9 +172,9 @@ def json_response(body: JsonObject, status: int, headers: dict[str, str]) -> Res
 
 def error_response(dialect: Dialect, error: ServeError, record: RequestRecord, extra: dict[str, str] | None = None) -> Response:
     """Return an error in the dialect's shape; `extra` headers come on top."""
-    headers = record_headers(record) | (extra or {})
+    headers = write_record_headers(record) | (extra or {})
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after_s)))
-    if error.vain:
+    if error.futile_to_retry:
         headers["x-should-retry"] = "false"  # read by the libraries of OpenAI and of others made by the same generator
     return json_response(dialect.encode_error(error, record.request_id), error.status, headers)

@@ -37,7 +37,7 @@ def mount_status(app: FastAPI, gateway: Gateway) -> None:
         return json_response(body, 200 if fleet.ready else 503, {} if fleet.ready else {"retry-after": "5"})
 
     async def metrics(request: Request) -> Response:
-        return Response(gateway.exposition(), media_type=CONTENT_TYPE)
+        return Response(gateway.render_exposition(), media_type=CONTENT_TYPE)
 
     async def cluster(request: Request) -> Response:
         return json_response(show_cluster(gateway.fleet()), 200, {})

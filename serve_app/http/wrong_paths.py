@@ -13,7 +13,7 @@ _PARAMETER = re.compile(r"\\\{\w+(:path)?\\\}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class RightPath:
     """Where a request should have gone."""
 
     dialect: Dialect
@@ -22,20 +22,20 @@ class Place:
     """Whether there is such an endpoint."""
 
 
-def dialect_of(path: str, dialects: Sequence[Dialect]) -> Dialect:
+def find_dialect(path: str, dialects: Sequence[Dialect]) -> Dialect:
     """Return the dialect in which errors at `path` are answered.
 
     It is that of the right path, else the one with the longest prefix of this one, else the one with the shortest prefix.
     """
-    place = right_place(path, dialects)
+    place = find_right_path(path, dialects)
     if place is not None:
         return place.dialect
     return max(dialects, key=lambda each: len(each.prefix) if f"{path}/".startswith(each.prefix) else -len(each.prefix))
 
 
-def advice(path: str, dialects: Sequence[Dialect]) -> str:
+def suggest_path(path: str, dialects: Sequence[Dialect]) -> str:
     """Return what to say of `path`, which no endpoint has, besides that."""
-    place, listed = right_place(path, dialects), "GET /openapi.json lists them"
+    place, listed = find_right_path(path, dialects), "GET /openapi.json lists them"
     if place is None or place.path == path:
         return listed
     shown = place.path[:_SHOWN_CHARS]
@@ -44,7 +44,7 @@ def advice(path: str, dialects: Sequence[Dialect]) -> str:
     return f"the right path is {shown}: {place.dialect.base_url}"
 
 
-def right_place(path: str, dialects: Sequence[Dialect]) -> Place | None:
+def find_right_path(path: str, dialects: Sequence[Dialect]) -> RightPath | None:
     """Return where a request to `path` should have gone; None where nothing is like it."""
     roots = {dialect.prefix.strip("/"): dialect for dialect in dialects if dialect.prefix != "/"}
     segments = [segment for segment in path.split("/") if segment]
@@ -58,16 +58,16 @@ def right_place(path: str, dialects: Sequence[Dialect]) -> Place | None:
         if found is not None:
             return found
         if rest[0].casefold() in dialect.absent and (dialect in named or not named):
-            return Place(dialect=dialect, path=dialect.prefix + "/".join(rest), served=False)
+            return RightPath(dialect=dialect, path=dialect.prefix + "/".join(rest), served=False)
     return _served("/" + "/".join(rest), dialects) if at else None
 
 
-def _served(path: str, dialects: Sequence[Dialect]) -> Place | None:
+def _served(path: str, dialects: Sequence[Dialect]) -> RightPath | None:
     for dialect in dialects:
         for endpoint in dialect.endpoints:
             if _pattern(endpoint.path).fullmatch(path):
                 right = path if "{" in endpoint.path else endpoint.path
-                return Place(dialect=dialect, path=right, served=True)
+                return RightPath(dialect=dialect, path=right, served=True)
     return None
 
 

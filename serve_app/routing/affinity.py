@@ -8,7 +8,7 @@ _READ_CHARS = 512
 _READ_TOKENS = 128
 
 
-def affinity(prompt: Prompt, session: str | None) -> str:
+def derive_affinity(prompt: Prompt, session: str | None) -> str:
     """Return a key that all turns of a conversation share: the client's session, else how the conversation began."""
     if session:
         return _digest(f"session {session}")

@@ -2,7 +2,7 @@
 
 The next engine gets the prompt and the tokens so far as its prompt, and only the rest of the limits. That gives what an undisturbed
 run would have given wherever the next token depends on the tokens before it alone. Where it also depends on which of them were
-generated, or on a generator's state, there is no continuation: see `obstacle`.
+generated, or on a generator's state, there is no continuation: see `find_obstacle`.
 """
 
 from dataclasses import replace
@@ -58,7 +58,7 @@ class Continuation:
     def rest(self, placement: Placement, attempt: int) -> TokenRequest:
         """Return what the `attempt`-th engine is asked."""
         if attempt == 1:
-            return self._request.placed(placement)
+            return self._request.with_placement(placement)
         sampling, count = self._request.sampling, len(self._ids)
         return replace(
             self._request,
@@ -81,7 +81,7 @@ class Continuation:
         )
 
 
-def obstacle(request: TokenRequest) -> str:
+def find_obstacle(request: TokenRequest) -> str:
     """Return why an answer cannot go on elsewhere once it has begun; empty when it can.
 
     An unseeded sample goes on with a fresh draw, which is as good as the first one. A seeded one would not be what its seed

@@ -234,7 +234,7 @@ class Workload:
         """Note that the work is done, or was given up."""
         sent.tokens = 0.0
 
-    def answered(self, task: Task, tokens: int) -> None:
+    def record_answer(self, task: Task, tokens: int) -> None:
         """Note the length of a whole answer."""
         for key in (task, None):
             known = self._lengths.get(key)

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from serve_app.types import Placement
 
 
-def place(placement: Placement, queues: Mapping[str, int], slack: int, passed: Collection[str] = ()) -> str:
+def choose_replica(placement: Placement, queues: Mapping[str, int], slack: int, passed: Collection[str] = ()) -> str:
     """Return one of the replicas in `queues`, which tells how many requests each has.
 
     First those not to be avoided and not yet `passed` over. Among them the one being probed; else the home of the request's

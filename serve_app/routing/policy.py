@@ -23,7 +23,7 @@ class Route:
 
     candidates: tuple[str, ...]
     reason: str
-    weighed: tuple[Candidate, ...] = field(default=(), compare=False)
+    considered: tuple[Candidate, ...] = field(default=(), compare=False)
     """Every group in the order of preference, with what was known of it."""
     work: float = field(default=0.0, compare=False)
     """Estimated work of the request, in generated tokens."""
@@ -87,7 +87,7 @@ class Policy:
         if wake and request.group is None:
             reason = "waking"
         names = tuple(candidate.group for candidate in ((*asleep, *able) if wake else (*able, *asleep)))
-        return Route(candidates=names, reason=reason, weighed=weighed, work=tokens)
+        return Route(candidates=names, reason=reason, considered=weighed, work=tokens)
 
     def _work(self, request: GenerateRequest, task: Task, prompt_tokens: int, fleet: Fleet) -> float:
         """Estimate a request's work in generated tokens."""
@@ -177,11 +177,11 @@ def _needs(request: GenerateRequest, constraint: Constraint | None) -> set[Capab
     if request.sampling.presence_penalty or request.sampling.frequency_penalty:
         needs.add(Capability.OUTPUT_PENALTIES)
     if constraint is not None and not constraint.optional:
-        needs |= constraint_needs(constraint, request.sampling)
+        needs |= find_constraint_needs(constraint, request.sampling)
     return needs
 
 
-def constraint_needs(constraint: Constraint, sampling: Sampling) -> set[Capability]:
+def find_constraint_needs(constraint: Constraint, sampling: Sampling) -> set[Capability]:
     """Return what an engine must be able to do so as to follow a constraint."""
     needs = {Capability.STRUCTURED}
     if names_unicode_patterns(constraint):

@@ -25,7 +25,7 @@ from serve_app.conversation import (
     ToolCall,
     ToolCallDelta,
 )
-from serve_app.dialects.base import Call, JsonObject, StreamEncoder, decode_sampling
+from serve_app.dialects.base import AnswerContext, JsonObject, StreamEncoder, decode_sampling
 from serve_app.dialects.ollama.shapes import (
     MEDIA_TYPE,
     encode_error,
@@ -76,7 +76,7 @@ class GenerateCodec:
         request = _request(body, request_id, prompts, form, with_tokens=bool(prompts) and not body.raw)
         return request, bool(prompts) and body.stream is not False
 
-    def encode(self, completion: Completion, call: Call[GenerateBody]) -> JsonObject:
+    def encode(self, completion: Completion, call: AnswerContext[GenerateBody]) -> JsonObject:
         """See `Codec.encode`."""
         if not completion.choices:
             return head(call) | {"response": ""} | loaded(call)
@@ -84,7 +84,7 @@ class GenerateCodec:
         said = {"response": choice.text} | ({"thinking": choice.thoughts} if choice.thoughts else {})
         return head(call) | said | _logprobs(choice.logprobs, call) | _ended(choice.end, call)
 
-    def encoder(self, call: Call[GenerateBody]) -> StreamEncoder:
+    def encoder(self, call: AnswerContext[GenerateBody]) -> StreamEncoder:
         """See `Codec.encoder`."""
         return GenerateEncoder(call)
 
@@ -94,7 +94,7 @@ class GenerateEncoder:
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, call: Call[GenerateBody]) -> None:
+    def __init__(self, call: AnswerContext[GenerateBody]) -> None:
         self._call = call
 
     def push(self, event: AnswerEvent) -> Iterable[bytes]:
@@ -125,7 +125,7 @@ class ChatCodec:
         prompts: tuple[Prompt, ...] = (Chat(messages=messages, tools=tools, ending=_ending(messages)),) if messages else ()
         return _request(body, request_id, prompts, form), bool(prompts) and body.stream is not False
 
-    def encode(self, completion: Completion, call: Call[ChatBody]) -> JsonObject:
+    def encode(self, completion: Completion, call: AnswerContext[ChatBody]) -> JsonObject:
         """See `Codec.encode`."""
         if not completion.choices:
             return head(call) | {"message": {"role": "assistant", "content": ""}} | loaded(call)
@@ -133,7 +133,7 @@ class ChatCodec:
         message = _assistant(choice.text, choice.tool_calls, choice.thoughts)
         return head(call) | {"message": message} | _logprobs(choice.logprobs, call) | figures(choice.end, call)
 
-    def encoder(self, call: Call[ChatBody]) -> StreamEncoder:
+    def encoder(self, call: AnswerContext[ChatBody]) -> StreamEncoder:
         """See `Codec.encoder`."""
         return ChatEncoder(call)
 
@@ -143,7 +143,7 @@ class ChatEncoder:
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, call: Call[ChatBody]) -> None:
+    def __init__(self, call: AnswerContext[ChatBody]) -> None:
         self._call = call
         self._calling: ToolCall | None = None
 
@@ -152,7 +152,7 @@ class ChatEncoder:
         if isinstance(event, ToolCallDelta):
             if event.id:
                 yield from self._called()
-            self._calling = (self._calling or ToolCall(name="", arguments="")).extended(event)
+            self._calling = (self._calling or ToolCall(name="", arguments="")).extend_by(event)
             return
         if isinstance(event, Started):
             return
@@ -191,7 +191,7 @@ def _request(
     body: GenerationBody, request_id: str, prompts: tuple[Prompt, ...], form: AnswerForm, *, with_tokens: bool = False
 ) -> GenerateRequest:
     options = _options(body.options or {})
-    fields = ollama.sampling_fields(options)
+    fields = ollama.read_sampling_fields(options)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     return GenerateRequest(
         request_id=request_id,
@@ -200,8 +200,8 @@ def _request(
         form=form,
         explicit=frozenset(fields) | (options.keys() & {"stop"}),
         model=body.model,
-        stop=ollama.stops(options),
-        window=ollama.window(options),
+        stop=ollama.read_stops(options),
+        window=ollama.read_window(options),
         think=None if body.think is None else bool(body.think),
         with_tokens=with_tokens,
     )
@@ -215,7 +215,7 @@ def _options(given: dict[str, Any]) -> dict[str, Any]:
             logger.warning("option %r is not known and has no effect", name[:40])
         elif value is not None:
             try:
-                options[name] = ollama.checked(name, value)
+                options[name] = ollama.check_parameter(name, value)
             except InvalidValue as error:
                 raise InvalidRequest(f'option "{name}" {error.fault}', param=f"options.{name}") from error
     return options
@@ -262,10 +262,10 @@ def _assistant(text: str, calls: tuple[ToolCall, ...] = (), thoughts: str = "") 
     return message | ({"tool_calls": shown_calls} if shown_calls else {})
 
 
-def _logprobs(logprobs: tuple[TextLogprob, ...], call: Call[ChatBody] | Call[GenerateBody]) -> JsonObject:
+def _logprobs(logprobs: tuple[TextLogprob, ...], call: AnswerContext[ChatBody] | AnswerContext[GenerateBody]) -> JsonObject:
     return {"logprobs": show_logprobs(logprobs)} if call.body.logprobs and logprobs else {}
 
 
-def _ended(end: ChoiceEnd, call: Call[GenerateBody]) -> JsonObject:
+def _ended(end: ChoiceEnd, call: AnswerContext[GenerateBody]) -> JsonObject:
     told = figures(end, call)
     return told | {"context": list(end.tokens)} if call.request.with_tokens else told

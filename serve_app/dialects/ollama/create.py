@@ -65,7 +65,7 @@ def _of_body(body: CreateBody) -> dict[str, Any]:
         try:
             if modelfile.TASK in given:
                 changes["task"] = modelfile.task_of(given.pop(modelfile.TASK))
-            changes["parameters"] = {name: ollama.checked(name, value) for name, value in given.items()}
+            changes["parameters"] = {name: ollama.check_parameter(name, value) for name, value in given.items()}
             ollama.require_usable(changes["parameters"])
         except InvalidValue as error:
             raise InvalidRequest(f'parameter "{error.field[:100]}" {error.fault}', param="parameters") from error

@@ -5,13 +5,13 @@ from serve_app.dialects.base import JsonObject
 from serve_app.dialects.ollama import modelfile
 from serve_app.dialects.ollama.shapes import moment
 from serve_app.model_info import ModelInfo
-from serve_app.model_names import tagged
+from serve_app.model_names import add_tag
 
 
 def details(model: ModelInfo) -> JsonObject:
     """Return a model's `details`."""
     return {
-        "parent_model": tagged(model.parent) if model.parent else "",
+        "parent_model": add_tag(model.parent) if model.parent else "",
         "format": "safetensors",
         "family": model.family,
         "families": [model.family],
@@ -23,8 +23,8 @@ def details(model: ModelInfo) -> JsonObject:
 def summary(model: ModelInfo) -> JsonObject:
     """Return a model's entry in the list."""
     return {
-        "name": tagged(model.name),
-        "model": tagged(model.name),
+        "name": add_tag(model.name),
+        "model": add_tag(model.name),
         "modified_at": moment(model.modified),
         "size": model.stored_bytes,
         "digest": model.digest,
@@ -42,8 +42,8 @@ def show(model: ModelInfo) -> JsonObject:
     )
     shown: JsonObject = {
         "license": "\n".join(settings.license),
-        "modelfile": f"# Derives {tagged(model.name)} anew: phi-serve create NAME -f this-file\n{text}",
-        "parameters": "\n".join(f"{name:<30} {value}" for name, value in ollama.as_lines(parameters)),
+        "modelfile": f"# Derives {add_tag(model.name)} anew: phi-serve create NAME -f this-file\n{text}",
+        "parameters": "\n".join(f"{name:<30} {value}" for name, value in ollama.write_values(parameters)),
         "template": model.template,
         "system": settings.system,
         "details": details(model),

@@ -7,7 +7,7 @@ from serve_app.dialects.ollama.describe import details, show, summary
 from serve_app.dialects.ollama.shapes import ERROR_SCHEMA, MEDIA_TYPE, encode_error, line, moment
 from serve_app.dialects.ollama.wire import CopyBody, CreateBody, ModelBody
 from serve_app.errors import InvalidRequest, ModelNotFound, NotFound, Unsupported
-from serve_app.model_names import shorten_name, tagged
+from serve_app.model_names import add_tag, shorten_name
 
 PORT = 11434
 """Where Ollama listens; a request that names it in its Host header gets Ollama's own `GET /`."""
@@ -41,8 +41,8 @@ async def _ps(context: QueryContext, _: None) -> JsonObject:
         return {"models": []}
     model = context.models.find(None)
     entry = {
-        "name": tagged(model.name),
-        "model": tagged(model.name),
+        "name": add_tag(model.name),
+        "model": add_tag(model.name),
         "size": sum(group.weight_bytes for group in groups),
         "digest": model.digest,
         "details": details(model),
@@ -72,7 +72,7 @@ async def _create(context: QueryContext, body: CreateBody) -> Reply:
     name = _name(body)
     parent, changes = create.decode(body)
     made = await context.models.create(name, parent, changes)
-    using = f"using existing model {tagged(context.models.find(parent).name)}"
+    using = f"using existing model {add_tag(context.models.find(parent).name)}"
     steps = [using, f"creating new layer sha256:{made.digest}", "writing manifest"]
     return _progress(body, [{"status": step} for step in steps])
 

@@ -72,7 +72,7 @@ def write(base: str, *, system: str, template: str, messages: Sequence[tuple[str
     lines = [f"FROM {base}"]
     lines += [f"TEMPLATE {_quoted(template)}"] if template else []
     lines += [f"SYSTEM {_quoted(system)}"] if system else []
-    lines += [f"PARAMETER {name} {value}" for name, value in ollama.as_lines(parameters)]
+    lines += [f"PARAMETER {name} {value}" for name, value in ollama.write_values(parameters)]
     lines += [f"MESSAGE {role} {_quoted(content)}" for role, content in messages]
     return "\n".join(lines) + "\n"
 
@@ -115,9 +115,9 @@ def _take_parameter(found: Modelfile, instruction: _Instruction) -> None:
             found.task = task_of(text)
         elif name == "stop":
             stops = [*found.parameters.get("stop", ()), text]
-            found.parameters["stop"] = ollama.checked("stop", stops)
+            found.parameters["stop"] = ollama.check_parameter("stop", stops)
         else:
-            found.parameters[name] = ollama.from_text(name, text)
+            found.parameters[name] = ollama.parse_parameter(name, text)
             ollama.require_usable({name: found.parameters[name]})
     except InvalidValue as error:
         raise instruction.fault(f"PARAMETER {error.field[:100]} {error.fault}") from error

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from serve_app.conversation import ChoiceEnd, TextLogprob, ToolCall
-from serve_app.dialects.base import Call, JsonObject, dump
+from serve_app.dialects.base import AnswerContext, JsonObject, dump
 from serve_app.dialects.ollama.wire import ChatBody, GenerateBody
 from serve_app.errors import ModelNotFound, Overloaded, ServeError
 from serve_app.strict_json import load
@@ -36,12 +36,12 @@ def moment(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def head(call: Call[ChatBody] | Call[GenerateBody]) -> JsonObject:
+def head(call: AnswerContext[ChatBody] | AnswerContext[GenerateBody]) -> JsonObject:
     """Return what every answer and line begins with."""
     return {"model": call.model, "created_at": moment(call.created + call.elapsed())}
 
 
-def figures(end: ChoiceEnd, call: Call[ChatBody] | Call[GenerateBody]) -> JsonObject:
+def figures(end: ChoiceEnd, call: AnswerContext[ChatBody] | AnswerContext[GenerateBody]) -> JsonObject:
     """Return what the last line tells of the generation, times in nanoseconds.
 
     The model is loaded before any request comes, so that takes none of its time. What the total has beyond the other two was spent
@@ -62,7 +62,7 @@ def figures(end: ChoiceEnd, call: Call[ChatBody] | Call[GenerateBody]) -> JsonOb
     }
 
 
-def loaded(call: Call[ChatBody] | Call[GenerateBody]) -> JsonObject:
+def loaded(call: AnswerContext[ChatBody] | AnswerContext[GenerateBody]) -> JsonObject:
     """Return how a request without a prompt ends."""
     return {"done": True, "done_reason": "unload" if seconds(call.body.keep_alive) == 0 else "load"}
 

@@ -15,7 +15,7 @@ from serve_app.conversation import (
     Tool,
 )
 from serve_app.dialects.base import (
-    Call,
+    AnswerContext,
     Dialect,
     Generate,
     JsonObject,
@@ -77,7 +77,7 @@ class ChatCodec:
         )
         return request, _streamed(body)
 
-    def encode(self, completion: Completion, call: Call[ChatBody]) -> JsonObject:
+    def encode(self, completion: Completion, call: AnswerContext[ChatBody]) -> JsonObject:
         """See `Codec.encode`."""
         choices, legacy = [], bool(call.body.functions)
         for index, choice in enumerate(completion.choices):
@@ -93,7 +93,7 @@ class ChatCodec:
             )
         return head(call, "chat.completion") | {"choices": choices, "usage": completion_usage(completion, call)}
 
-    def encoder(self, call: Call[ChatBody]) -> StreamEncoder:
+    def encoder(self, call: AnswerContext[ChatBody]) -> StreamEncoder:
         """See `Codec.encoder`."""
         return ChatEncoder(call, "chat.completion.chunk")
 
@@ -126,7 +126,7 @@ class CompletionCodec:
         )
         return request, _streamed(body)
 
-    def encode(self, completion: Completion, call: Call[CompletionBody]) -> JsonObject:
+    def encode(self, completion: Completion, call: AnswerContext[CompletionBody]) -> JsonObject:
         """See `Codec.encode`."""
         choices = [
             {
@@ -139,7 +139,7 @@ class CompletionCodec:
         ]
         return head(call, "text_completion") | {"choices": choices, "usage": completion_usage(completion, call)}
 
-    def encoder(self, call: Call[CompletionBody]) -> StreamEncoder:
+    def encoder(self, call: AnswerContext[CompletionBody]) -> StreamEncoder:
         """See `Codec.encoder`."""
         return CompletionEncoder(call, "text_completion")
 

@@ -10,7 +10,7 @@ from serve_app.dialects.openai import wire
 from serve_app.dialects.openai.wire import ChatBody, CompletionBody, NamedFunction, ResponseFormat, StructuredOutputs
 from serve_app.faults import client_faults
 from serve_app.strict_json import load
-from serve_app.types import Choice, Constraint, Grammar, InvalidValue, JsonSchema, Regex
+from serve_app.types import Constraint, Grammar, InvalidValue, JsonSchema, OneOf, Regex
 
 
 def decode_tools(body: ChatBody) -> tuple[tuple[Tool, ...], AnswerForm]:
@@ -115,7 +115,7 @@ def _structured(wanted: StructuredOutputs) -> Constraint:
     if wanted.regex is not None:
         given.append(Regex(_short(wanted.regex, "regex")))
     if wanted.choice is not None:
-        given.append(Choice(tuple(wanted.choice)))
+        given.append(OneOf(tuple(wanted.choice)))
         _short("".join(wanted.choice), "choice")
     if wanted.grammar is not None:
         given.append(Grammar(_short(wanted.grammar, "grammar")))

@@ -1,7 +1,7 @@
 """Objects that OpenAI's answers, chunks and errors have in common. Pure."""
 
 from serve_app.conversation import ChoiceEnd, Completion, TextLogprob, ToolCall, total_usage
-from serve_app.dialects.base import Call, JsonObject, dump
+from serve_app.dialects.base import AnswerContext, JsonObject, dump
 from serve_app.dialects.openai.wire import ChatBody, CompletionBody
 from serve_app.errors import CapacityError, QuotaExceeded, RequestError, ServeError, Unauthenticated
 from serve_app.types import FinishReason, Usage
@@ -41,7 +41,7 @@ def _error_type(error: ServeError) -> str:
     return "service_unavailable_error" if isinstance(error, CapacityError) else "server_error"
 
 
-def head(call: Call[ChatBody] | Call[CompletionBody], kind: str) -> JsonObject:
+def head(call: AnswerContext[ChatBody] | AnswerContext[CompletionBody], kind: str) -> JsonObject:
     """Return what every answer and chunk begins with."""
     prefix = "cmpl" if kind == "text_completion" else "chatcmpl"
     return {"id": f"{prefix}-{call.request.request_id}", "object": kind, "created": int(call.created), "model": call.model}
@@ -58,7 +58,7 @@ def show_invalid(end: ChoiceEnd) -> JsonObject:
     return calls | ({"invalid_answer": True} if end.invalid_answer else {})
 
 
-def completion_usage(completion: Completion, call: Call[ChatBody] | Call[CompletionBody]) -> JsonObject:
+def completion_usage(completion: Completion, call: AnswerContext[ChatBody] | AnswerContext[CompletionBody]) -> JsonObject:
     """Return the usage of a whole answer."""
     return show_usage(total_usage((choice.end for choice in completion.choices), call.request.n))
 

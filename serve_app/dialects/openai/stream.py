@@ -12,7 +12,7 @@ from serve_app.conversation import (
     ToolCallDelta,
     total_usage,
 )
-from serve_app.dialects.base import Call, JsonObject
+from serve_app.dialects.base import AnswerContext, JsonObject
 from serve_app.dialects.openai.shapes import (
     chat_logprobs,
     encode_error,
@@ -34,7 +34,7 @@ class Encoder:
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, call: Call[ChatBody] | Call[CompletionBody], kind: str) -> None:
+    def __init__(self, call: AnswerContext[ChatBody] | AnswerContext[CompletionBody], kind: str) -> None:
         self._call = call
         self._head = head(call, kind)
         self._with_usage = bool(call.body.stream_options and call.body.stream_options.include_usage)
@@ -69,7 +69,7 @@ class Encoder:
 class ChatEncoder(Encoder):
     """Chunks of a chat."""
 
-    def __init__(self, call: Call[ChatBody], kind: str) -> None:
+    def __init__(self, call: AnswerContext[ChatBody], kind: str) -> None:
         super().__init__(call, kind)
         self._with_logprobs = bool(call.body.logprobs)
         self._legacy = bool(call.body.functions)
@@ -101,7 +101,7 @@ class ChatEncoder(Encoder):
 class CompletionEncoder(Encoder):
     """Chunks of a completion."""
 
-    def __init__(self, call: Call[CompletionBody], kind: str) -> None:
+    def __init__(self, call: AnswerContext[CompletionBody], kind: str) -> None:
         super().__init__(call, kind)
         self._with_logprobs = call.body.logprobs is not None
         self._offsets: dict[int, int] = {}

@@ -1,7 +1,16 @@
 """The reasoning API as pure functions."""
 
 from serve_app.conversation import Chat, Completion, GenerateRequest, Message
-from serve_app.dialects.base import Call, Dialect, Generate, JsonObject, Query, QueryContext, StreamEncoder, decode_sampling
+from serve_app.dialects.base import (
+    AnswerContext,
+    Dialect,
+    Generate,
+    JsonObject,
+    Query,
+    QueryContext,
+    StreamEncoder,
+    decode_sampling,
+)
 from serve_app.dialects.reasoning.wire import ReasoningBody
 from serve_app.errors import ServeError, Unsupported
 from serve_app.types import Task
@@ -30,7 +39,7 @@ class ReasoningCodec:
         )
         return request, False
 
-    def encode(self, completion: Completion, call: Call[ReasoningBody]) -> JsonObject:
+    def encode(self, completion: Completion, call: AnswerContext[ReasoningBody]) -> JsonObject:
         """See `Codec.encode`."""
         choice, seconds = completion.choices[0], call.elapsed()
         usage = choice.end.usage
@@ -45,7 +54,7 @@ class ReasoningCodec:
             "tokens_per_second": round(usage.completion_tokens / max(seconds, 0.001), 1),
         }
 
-    def encoder(self, call: Call[ReasoningBody]) -> StreamEncoder:
+    def encoder(self, call: AnswerContext[ReasoningBody]) -> StreamEncoder:
         """Refuse: this API has no streamed form."""
         raise Unsupported("the reasoning API does not stream; use /v1/chat/completions")
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from serve_app.chat.constraint import target
+from serve_app.chat.constraint import resolve_reference
 from serve_app.chat.formats.phi4.tokens import CALLS_BEGIN, CALLS_END
-from serve_app.chat.lark import answer_rule, literal, styled
+from serve_app.chat.lark import quote_literal, style_schema, write_answer_rule
 from serve_app.conversation import Tool
 from serve_app.types import Constraint, Grammar, JsonSchema
 
@@ -27,7 +27,7 @@ _MOST_CHOICES = 100
 _LONGEST_CHOICES = 2000
 
 
-def forced_calls(tools: Sequence[Tool], *, parallel: bool) -> Grammar:
+def build_forced_calls(tools: Sequence[Tool], *, parallel: bool) -> Grammar:
     """Return the grammar of a call to one of `tools`, or of several calls when `parallel`, in the model's own form.
 
     Arguments keep to the tool's schema, to what can be kept of it where the tool is not strict.
@@ -36,7 +36,7 @@ def forced_calls(tools: Sequence[Tool], *, parallel: bool) -> Grammar:
 
 
 @lru_cache(32)
-def guided_calls(tools: tuple[Tool, ...]) -> Grammar:
+def build_guided_calls(tools: tuple[Tool, ...]) -> Grammar:
     """Return the grammar of any text with calls to `tools` in it.
 
     Arguments of a strict tool keep to its schema, and the grammar is a promise then; else it is optional. Those of other tools have
@@ -44,7 +44,9 @@ def guided_calls(tools: tuple[Tool, ...]) -> Grammar:
     model's own: a schema is followed in its order, and a model that begins with the second property has then lost the first.
     """
     rules = [f"start: text? ({_CALLS} text?)*", _TEXT, 'calls: "[" call (", " call)* "]"']
-    rules.append("call: " + " | ".join(f"{literal(_opened(tool))} arguments{at} {literal('}')}" for at, tool in enumerate(tools)))
+    rules.append(
+        "call: " + " | ".join(f"{quote_literal(_opened(tool))} arguments{at} {quote_literal('}')}" for at, tool in enumerate(tools))
+    )
     values: dict[str, str] = {}
     for at, tool in enumerate(tools):
         rules += _argument_rules(f"arguments{at}", tool, values)
@@ -66,7 +68,7 @@ def _argument_rules(rule: str, tool: Tool, values: dict[str, str]) -> list[str]:
         return [f"{rule}: {_value_rule({'type': 'object'}, values)}"]
     kinds = _Kinds(schema)
     pairs = [
-        f"{literal(json.dumps(name, ensure_ascii=False) + ': ')} {_value_rule(kinds.of(each), values)}"
+        f"{quote_literal(json.dumps(name, ensure_ascii=False) + ': ')} {_value_rule(kinds.of(each), values)}"
         for name, each in properties.items()
         if each is not False
     ]
@@ -74,7 +76,7 @@ def _argument_rules(rule: str, tool: Tool, values: dict[str, str]) -> list[str]:
     if not more and len(pairs) <= _MOST_EACH_ONCE:
         return _each_once(rule, pairs)
     if more:
-        pairs.append(f"{_value_rule({'type': 'string'}, values)} {literal(': ')} {_value_rule({}, values)}")
+        pairs.append(f"{_value_rule({'type': 'string'}, values)} {quote_literal(': ')} {_value_rule({}, values)}")
     return [f'{rule}: "{{" ({rule}_pair (", " {rule}_pair)*)? "}}"', f"{rule}_pair: {' | '.join(pairs)}"]
 
 
@@ -85,7 +87,7 @@ def _each_once(rule: str, pairs: list[str]) -> list[str]:
         firsts = [at for at in range(len(pairs)) if left & 1 << at]
         rules.append(f"{rule}_{left}: " + " | ".join(_then(rule, at, left & ~(1 << at)) for at in firsts))
     every = (1 << len(pairs)) - 1
-    return [f'{rule}: "{{" {rule}_{every}? "}}"' if every else f"{rule}: {literal('{}')}", *rules]
+    return [f'{rule}: "{{" {rule}_{every}? "}}"' if every else f"{rule}: {quote_literal('{}')}", *rules]
 
 
 def _then(rule: str, at: int, left: int) -> str:
@@ -123,7 +125,7 @@ class _Kinds:
 
     def _at(self, reference: str, depth: int) -> dict[str, Any]:
         if (reference, depth) not in self._followed:
-            self._followed[reference, depth] = self.of(target(self._root, reference), depth)
+            self._followed[reference, depth] = self.of(resolve_reference(self._root, reference), depth)
         return self._followed[reference, depth]
 
     def _any_of(self, schemas: list[Any], depth: int) -> dict[str, Any]:
@@ -144,10 +146,10 @@ def _are_plain(choices: list[Any]) -> bool:
 
 def _value_rule(schema: dict[str, Any], values: dict[str, str]) -> str:
     """Return the name of the rule for a schema, noted in `values`."""
-    return values.setdefault(styled(schema), f"value{len(values)}")
+    return values.setdefault(style_schema(schema), f"value{len(values)}")
 
 
-def calls_or_answer(answer: Constraint | None, tools: Sequence[Tool], *, parallel: bool) -> Grammar:
+def build_calls_or_answer(answer: Constraint | None, tools: Sequence[Tool], *, parallel: bool) -> Grammar:
     """Return the grammar of either calls or an answer: one that keeps `answer`, or any text.
 
     Raises `ValueError` for a pattern that llguidance cannot read at all.
@@ -156,7 +158,7 @@ def calls_or_answer(answer: Constraint | None, tools: Sequence[Tool], *, paralle
     if answer is None:
         return Grammar("\n".join([f"start: ({_CALLS}) | text?", _TEXT, *rules]))
     lenient = answer if isinstance(answer, JsonSchema) and answer.lenient else None
-    return Grammar("\n".join([f"start: ({_CALLS}) | answer", f"answer: {answer_rule(answer)}", *rules]), answer=lenient)
+    return Grammar("\n".join([f"start: ({_CALLS}) | answer", f"answer: {write_answer_rule(answer)}", *rules]), answer=lenient)
 
 
 def _call_rules(tools: Sequence[Tool], *, parallel: bool) -> list[str]:
@@ -164,8 +166,9 @@ def _call_rules(tools: Sequence[Tool], *, parallel: bool) -> list[str]:
     more = f' (", " call){{0,{_MOST_CALLS - 1}}}' if parallel else ""
     return [
         f'calls: "[" call{more} "]"',
-        "call: " + " | ".join(f"{literal(_opened(tool))} arguments{at} {literal('}')}" for at, tool in enumerate(tools)),
-        *(f"arguments{at}: %json {styled(_arguments(tool), lenient=not tool.strict)}" for at, tool in enumerate(tools)),
+        "call: "
+        + " | ".join(f"{quote_literal(_opened(tool))} arguments{at} {quote_literal('}')}" for at, tool in enumerate(tools)),
+        *(f"arguments{at}: %json {style_schema(_arguments(tool), lenient=not tool.strict)}" for at, tool in enumerate(tools)),
     ]
 
 
