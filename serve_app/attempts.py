@@ -102,20 +102,22 @@ class Attempts:
             admission = self._admit(generation.candidates, progress, answer.length)
             if admission is None or (error is not None and not self._pays(error, admission)):
                 break
-            request = _drop_unusable_guidance(answer.rest(self._placement(generation, admission), attempt), admission.group.info)
+            request = _drop_unusable_guidance(
+                answer.build_request(self._placement(generation, admission), attempt), admission.group.info
+            )
             self._record_attempt(generation, attempt, admission.group.name)
             try:
                 async with aclosing(self._once(generation, request, admission)) as events:
                     async for event in events:
-                        yield answer.take(event, self._clock())
+                        yield answer.add(event, self._clock())
                 return
             except ServeError as failure:
                 error = failure
                 info = admission.group.info
                 if info is not None and Capability.EXACT_IDS not in info.capabilities:
                     fixed = fixed or "that engine tells its text, and not the tokens that it drew"
-                elif info is not None and answer.complete(info.context_length):
-                    yield answer.full(self._clock())
+                elif info is not None and answer.is_complete(info.context_length):
+                    yield answer.finish(self._clock())
                     return
                 if not error.retryable:
                     raise

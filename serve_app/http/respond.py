@@ -1,6 +1,6 @@
-"""The one path of every generating request: headers and body in, an answer out, streamed or whole.
+"""Answers every generating request: headers and body in, an answer out, streamed or whole.
 
-Knows requests and responses, dialects and the gateway; no paths.
+The one place that does so. Knows requests and responses, dialects and the gateway; no paths.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class _EventResponse(StreamingResponse):
-    """A streamed answer that closes its events however the response ends, even before it began."""
+    """A streamed answer that closes its events however the response ends, even when it never began."""
 
     def __init__(self, events: Any, content: AsyncIterator[bytes], *, media_type: str, headers: dict[str, str]) -> None:
         super().__init__(content, media_type=media_type, headers=headers)
@@ -51,7 +51,7 @@ async def respond(codec: Codec[Any], gateway: Gateway, http_request: Request, re
     request, stream = codec.decode(body, record.request_id)
     request = apply_header_hints(request, http_request)
     record.model = request.model or gateway.catalog.default.name
-    call = AnswerContext(
+    context = AnswerContext(
         request=request,
         record=record,
         body=body,
@@ -60,11 +60,11 @@ async def respond(codec: Codec[Any], gateway: Gateway, http_request: Request, re
         created=created,
         elapsed=lambda: time.monotonic() - arrived,
     )
-    encoder = codec.encoder(call) if stream else None
+    encoder = codec.encoder(context) if stream else None
     events = gateway.generate(request, record)
     if encoder is None:
         completion = await _fold_while_connected(http_request, events)
-        return json_response(codec.encode(completion, call), 200, write_record_headers(record))
+        return json_response(codec.encode(completion, context), 200, write_record_headers(record))
     try:
         first = await anext(events)
     except BaseException:
@@ -76,13 +76,13 @@ async def respond(codec: Codec[Any], gateway: Gateway, http_request: Request, re
 
 
 async def _fold_while_connected(request: Request, events: AsyncGenerator[AnswerEvent, None]) -> Completion:
-    """Collect the whole answer; a client that leaves meanwhile aborts it, raising `ClientDisconnect`."""
+    """Collect the whole answer; aborts it and raises `ClientDisconnect` when the client leaves."""
 
-    async def disconnected() -> None:
+    async def wait_for_disconnect() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    answer, gone = asyncio.ensure_future(fold(events)), asyncio.ensure_future(disconnected())
+    answer, gone = asyncio.ensure_future(fold(events)), asyncio.ensure_future(wait_for_disconnect())
     try:
         await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
@@ -98,7 +98,7 @@ async def _fold_while_connected(request: Request, events: AsyncGenerator[AnswerE
 async def _encode(
     first: AnswerEvent, events: AsyncIterator[AnswerEvent], encoder: StreamEncoder, record: RequestRecord
 ) -> AsyncIterator[bytes]:
-    """Yield the stream's bytes, ending in a well-formed error when it fails midway."""
+    """Yield the stream's bytes; a stream that fails midway ends with a well-formed error."""
     try:
         if opening := b"".join(encoder.push(first)):
             yield opening
@@ -133,7 +133,7 @@ def request_id(request: Request) -> str:
 
 
 def write_record_headers(record: RequestRecord) -> dict[str, str]:
-    """Return the headers that say where a request went."""
+    """Return the response headers with the request's id and routing."""
     headers = {
         "x-request-id": record.request_id,
         "x-task": record.task or "none",
@@ -148,20 +148,20 @@ def write_record_headers(record: RequestRecord) -> dict[str, str]:
     if record.invalid_answers:
         headers["x-invalid-answer"] = ",".join(map(str, record.invalid_answers))
     if record.show_candidates:
-        headers["x-route-candidates"] = json.dumps([_candidate(each) for each in record.candidates], separators=(",", ":"))
+        headers["x-route-candidates"] = json.dumps([_show_candidate(each) for each in record.candidates], separators=(",", ":"))
     return headers
 
 
-def _candidate(candidate: Candidate) -> JsonObject:
-    def rounded(seconds: float | None) -> float | None:
+def _show_candidate(candidate: Candidate) -> JsonObject:
+    def round_seconds(seconds: float | None) -> float | None:
         return None if seconds is None or not math.isfinite(seconds) else round(seconds, 3)
 
     return {
         "group": candidate.group,
         "obstacle": candidate.obstacle or None,
         "ahead": candidate.ahead,
-        "wait_s": rounded(candidate.wait_s),
-        "finish_s": rounded(candidate.finish_s),
+        "wait_s": round_seconds(candidate.wait_s),
+        "finish_s": round_seconds(candidate.finish_s),
     }
 
 
@@ -176,5 +176,5 @@ def error_response(dialect: Dialect, error: ServeError, record: RequestRecord, e
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after_s)))
     if error.futile_to_retry:
-        headers["x-should-retry"] = "false"  # read by the libraries of OpenAI and of others made by the same generator
+        headers["x-should-retry"] = "false"  # read by OpenAI's libraries, and by others from the same generator
     return json_response(dialect.encode_error(error, record.request_id), error.status, headers)

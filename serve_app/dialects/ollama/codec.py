@@ -29,13 +29,13 @@ from serve_app.dialects.base import AnswerContext, JsonObject, StreamEncoder, de
 from serve_app.dialects.ollama.shapes import (
     MEDIA_TYPE,
     encode_error,
-    figures,
-    head,
-    line,
-    loaded,
+    encode_line,
     show_call,
+    show_end,
+    show_head,
+    show_loaded,
     show_logprobs,
-    written,
+    write_call,
 )
 from serve_app.dialects.ollama.wire import ChatBody, ChatMessage, GenerateBody, GenerationBody
 from serve_app.errors import InvalidRequest, ServeError, Unsupported
@@ -79,10 +79,10 @@ class GenerateCodec:
     def encode(self, completion: Completion, call: AnswerContext[GenerateBody]) -> JsonObject:
         """See `Codec.encode`."""
         if not completion.choices:
-            return head(call) | {"response": ""} | loaded(call)
+            return show_head(call) | {"response": ""} | show_loaded(call)
         choice = completion.choices[0]
         said = {"response": choice.text} | ({"thinking": choice.thoughts} if choice.thoughts else {})
-        return head(call) | said | _logprobs(choice.logprobs, call) | _ended(choice.end, call)
+        return show_head(call) | said | _logprobs(choice.logprobs, call) | _ended(choice.end, call)
 
     def encoder(self, call: AnswerContext[GenerateBody]) -> StreamEncoder:
         """See `Codec.encoder`."""
@@ -100,14 +100,14 @@ class GenerateEncoder:
     def push(self, event: AnswerEvent) -> Iterable[bytes]:
         """See `StreamEncoder.push`."""
         if isinstance(event, ChoiceEnd):
-            yield line(head(self._call) | {"response": ""} | _ended(event, self._call))
+            yield encode_line(show_head(self._call) | {"response": ""} | _ended(event, self._call))
         elif not isinstance(event, Started | ToolCallDelta) and (event.text or event.logprobs):
             text = {"response": "", "thinking": event.text} if isinstance(event, ThoughtDelta) else {"response": event.text}
-            yield line(head(self._call) | text | _logprobs(event.logprobs, self._call) | {"done": False})
+            yield encode_line(show_head(self._call) | text | _logprobs(event.logprobs, self._call) | {"done": False})
 
     def fail(self, error: ServeError) -> Iterable[bytes]:
         """See `StreamEncoder.fail`."""
-        yield line(encode_error(error, self._call.request.request_id))
+        yield encode_line(encode_error(error, self._call.request.request_id))
 
 
 class ChatCodec:
@@ -128,10 +128,10 @@ class ChatCodec:
     def encode(self, completion: Completion, call: AnswerContext[ChatBody]) -> JsonObject:
         """See `Codec.encode`."""
         if not completion.choices:
-            return head(call) | {"message": {"role": "assistant", "content": ""}} | loaded(call)
+            return show_head(call) | {"message": {"role": "assistant", "content": ""}} | show_loaded(call)
         choice = completion.choices[0]
         message = _assistant(choice.text, choice.tool_calls, choice.thoughts)
-        return head(call) | {"message": message} | _logprobs(choice.logprobs, call) | figures(choice.end, call)
+        return show_head(call) | {"message": message} | _logprobs(choice.logprobs, call) | show_end(choice.end, call)
 
     def encoder(self, call: AnswerContext[ChatBody]) -> StreamEncoder:
         """See `Codec.encoder`."""
@@ -158,14 +158,14 @@ class ChatEncoder:
             return
         yield from self._called()
         if isinstance(event, ChoiceEnd):
-            yield line(head(self._call) | {"message": _assistant("")} | figures(event, self._call))
+            yield encode_line(show_head(self._call) | {"message": _assistant("")} | show_end(event, self._call))
         elif event.text or event.logprobs:
             message = _assistant("", thoughts=event.text) if isinstance(event, ThoughtDelta) else _assistant(event.text)
             yield self._line(message, event.logprobs)
 
     def fail(self, error: ServeError) -> Iterable[bytes]:
         """See `StreamEncoder.fail`."""
-        yield line(encode_error(error, self._call.request.request_id))
+        yield encode_line(encode_error(error, self._call.request.request_id))
 
     def _called(self) -> Iterable[bytes]:
         call, self._calling = self._calling, None
@@ -173,7 +173,7 @@ class ChatEncoder:
             yield self._line(_assistant("", (call,)), ())
 
     def _line(self, message: JsonObject, logprobs: tuple[TextLogprob, ...]) -> bytes:
-        return line(head(self._call) | {"message": message} | _logprobs(logprobs, self._call) | {"done": False})
+        return encode_line(show_head(self._call) | {"message": message} | _logprobs(logprobs, self._call) | {"done": False})
 
 
 def _check(body: GenerationBody) -> None:
@@ -257,7 +257,7 @@ def _decode_format(wanted: str | dict[str, Any] | None) -> Constraint | None:
 
 def _assistant(text: str, calls: tuple[ToolCall, ...] = (), thoughts: str = "") -> JsonObject:
     shown_calls = [told for call in calls if (told := show_call(call)) is not None]
-    text += "".join(written(call) for call in calls if show_call(call) is None)
+    text += "".join(write_call(call) for call in calls if show_call(call) is None)
     message: JsonObject = {"role": "assistant", "content": text} | ({"thinking": thoughts} if thoughts else {})
     return message | ({"tool_calls": shown_calls} if shown_calls else {})
 
@@ -267,5 +267,5 @@ def _logprobs(logprobs: tuple[TextLogprob, ...], call: AnswerContext[ChatBody] |
 
 
 def _ended(end: ChoiceEnd, call: AnswerContext[GenerateBody]) -> JsonObject:
-    told = figures(end, call)
+    told = show_end(end, call)
     return told | {"context": list(end.tokens)} if call.request.with_tokens else told

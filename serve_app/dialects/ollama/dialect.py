@@ -3,8 +3,8 @@
 from serve_app.dialects.base import Dialect, Generate, JsonObject, Query, QueryContext, Reply, dump
 from serve_app.dialects.ollama import create
 from serve_app.dialects.ollama.codec import ChatCodec, GenerateCodec
-from serve_app.dialects.ollama.describe import details, show, summary
-from serve_app.dialects.ollama.shapes import ERROR_SCHEMA, MEDIA_TYPE, encode_error, line, moment
+from serve_app.dialects.ollama.describe import show_details, show_model, show_summary
+from serve_app.dialects.ollama.shapes import ERROR_SCHEMA, MEDIA_TYPE, encode_error, encode_line, format_time
 from serve_app.dialects.ollama.wire import CopyBody, CreateBody, ModelBody
 from serve_app.errors import InvalidRequest, ModelNotFound, NotFound, Unsupported
 from serve_app.model_names import add_tag, shorten_name
@@ -31,7 +31,7 @@ async def _version(context: QueryContext, _: None) -> JsonObject:
 
 
 async def _tags(context: QueryContext, _: None) -> JsonObject:
-    return {"models": [summary(model) for model in context.models.list()]}
+    return {"models": [show_summary(model) for model in context.models.list()]}
 
 
 async def _ps(context: QueryContext, _: None) -> JsonObject:
@@ -45,8 +45,8 @@ async def _ps(context: QueryContext, _: None) -> JsonObject:
         "model": add_tag(model.name),
         "size": sum(group.weight_bytes for group in groups),
         "digest": model.digest,
-        "details": details(model),
-        "expires_at": moment(model.created + _NEVER_S),
+        "details": show_details(model),
+        "expires_at": format_time(model.created + _NEVER_S),
         "size_vram": sum(group.gpu_bytes for group in groups),
         "context_length": max(group.context_length for group in groups),
         "groups": [
@@ -65,7 +65,7 @@ async def _ps(context: QueryContext, _: None) -> JsonObject:
 
 
 async def _show(context: QueryContext, body: ModelBody) -> JsonObject:
-    return show(context.models.find(_name(body)))
+    return show_model(context.models.find(_name(body)))
 
 
 async def _create(context: QueryContext, body: CreateBody) -> Reply:
@@ -138,7 +138,7 @@ def _progress(body: ModelBody, steps: list[JsonObject]) -> Reply:
     success = {"status": "success"}
     if body.stream is False:
         return Reply(body=dump(success))
-    return Reply(body=b"".join(map(line, [*steps, success])), media_type=MEDIA_TYPE)
+    return Reply(body=b"".join(map(encode_line, [*steps, success])), media_type=MEDIA_TYPE)
 
 
 DIALECT = Dialect(

@@ -29,18 +29,18 @@ from serve_app.dialects.openai.constraints import decode_form, decode_tools
 from serve_app.dialects.openai.messages import decode_messages
 from serve_app.dialects.openai.shapes import (
     ERROR_SCHEMA,
-    chat_logprobs,
-    completion_usage,
     encode_error,
-    finish_reason,
-    head,
     show_call,
+    show_chat_logprobs,
+    show_completion_usage,
+    show_finish_reason,
     show_function_call,
-    show_invalid,
-    text_logprobs,
+    show_head,
+    show_text_logprobs,
 )
 from serve_app.dialects.openai.stream import MEDIA_TYPE, ChatEncoder, CompletionEncoder
 from serve_app.dialects.openai.wire import ChatBody, CompletionBody, DetokenizeBody, GenerationBody, TokenizeBody
+from serve_app.dialects.shared_wire import show_invalid
 from serve_app.errors import InvalidRequest, Unsupported
 from serve_app.model_info import ModelInfo
 from serve_app.types import Sampling
@@ -81,17 +81,17 @@ class ChatCodec:
         """See `Codec.encode`."""
         choices, legacy = [], bool(call.body.functions)
         for index, choice in enumerate(completion.choices):
-            logprobs = {"content": chat_logprobs(choice.logprobs), "refusal": None} if call.body.logprobs else None
+            logprobs = {"content": show_chat_logprobs(choice.logprobs), "refusal": None} if call.body.logprobs else None
             choices.append(
                 {
                     "index": index,
                     "message": _answer(choice, legacy),
                     "logprobs": logprobs,
-                    "finish_reason": finish_reason(choice.end, legacy),
+                    "finish_reason": show_finish_reason(choice.end, legacy),
                 }
                 | show_invalid(choice.end)
             )
-        return head(call, "chat.completion") | {"choices": choices, "usage": completion_usage(completion, call)}
+        return show_head(call, "chat.completion") | {"choices": choices, "usage": show_completion_usage(completion, call)}
 
     def encoder(self, call: AnswerContext[ChatBody]) -> StreamEncoder:
         """See `Codec.encoder`."""
@@ -132,12 +132,12 @@ class CompletionCodec:
             {
                 "index": index,
                 "text": choice.text,
-                "logprobs": text_logprobs(choice.logprobs, 0) if call.body.logprobs is not None else None,
+                "logprobs": show_text_logprobs(choice.logprobs, 0) if call.body.logprobs is not None else None,
                 "finish_reason": choice.end.reason,
             }
             for index, choice in enumerate(completion.choices)
         ]
-        return head(call, "text_completion") | {"choices": choices, "usage": completion_usage(completion, call)}
+        return show_head(call, "text_completion") | {"choices": choices, "usage": show_completion_usage(completion, call)}
 
     def encoder(self, call: AnswerContext[CompletionBody]) -> StreamEncoder:
         """See `Codec.encoder`."""

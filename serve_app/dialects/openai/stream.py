@@ -14,16 +14,16 @@ from serve_app.conversation import (
 )
 from serve_app.dialects.base import AnswerContext, JsonObject
 from serve_app.dialects.openai.shapes import (
-    chat_logprobs,
     encode_error,
-    finish_reason,
-    head,
-    server_sent_event,
-    show_invalid,
+    encode_event,
+    show_chat_logprobs,
+    show_finish_reason,
+    show_head,
+    show_text_logprobs,
     show_usage,
-    text_logprobs,
 )
 from serve_app.dialects.openai.wire import ChatBody, CompletionBody
+from serve_app.dialects.shared_wire import show_invalid
 from serve_app.errors import ServeError
 
 MEDIA_TYPE = "text/event-stream"
@@ -36,7 +36,7 @@ class Encoder:
 
     def __init__(self, call: AnswerContext[ChatBody] | AnswerContext[CompletionBody], kind: str) -> None:
         self._call = call
-        self._head = head(call, kind)
+        self._head = show_head(call, kind)
         self._with_usage = bool(call.body.stream_options and call.body.stream_options.include_usage)
         if self._with_usage:
             self._head["usage"] = None
@@ -48,18 +48,18 @@ class Encoder:
         if isinstance(event, Started):
             return
         for choice in self._choices(event):
-            yield server_sent_event(self._head | {"choices": [choice]})
+            yield encode_event(self._head | {"choices": [choice]})
         if isinstance(event, ChoiceEnd):
             self._ends.append(event)
             if len(self._ends) == self._open:
                 if self._with_usage:
                     usage = show_usage(total_usage(self._ends, self._call.request.n))
-                    yield server_sent_event(self._head | {"choices": [], "usage": usage})
+                    yield encode_event(self._head | {"choices": [], "usage": usage})
                 yield b"data: [DONE]\n\n"
 
     def fail(self, error: ServeError) -> Iterable[bytes]:
         """See `StreamEncoder.fail`."""
-        yield server_sent_event(encode_error(error, self._call.request.request_id))
+        yield encode_event(encode_error(error, self._call.request.request_id))
         yield b"data: [DONE]\n\n"
 
     def _choices(self, event: AnswerDelta | ChoiceEnd) -> list[JsonObject]:
@@ -81,7 +81,7 @@ class ChatEncoder(Encoder):
             self._begun.add(event.choice)
             choices.append(self._choice(event.choice, {"role": "assistant", "content": ""}))
         if isinstance(event, ChoiceEnd):
-            choices.append(self._choice(event.choice, {}, reason=finish_reason(event, self._legacy)) | show_invalid(event))
+            choices.append(self._choice(event.choice, {}, reason=show_finish_reason(event, self._legacy)) | show_invalid(event))
         elif isinstance(event, ToolCallDelta):
             delta = _legacy_delta(event) if self._legacy else {"tool_calls": [_call_delta(event)]}
             choices.append(self._choice(event.choice, delta))
@@ -94,7 +94,7 @@ class ChatEncoder(Encoder):
     def _choice(
         self, index: int, delta: JsonObject, *, logprobs: tuple[TextLogprob, ...] = (), reason: str | None = None
     ) -> JsonObject:
-        shown = {"content": chat_logprobs(logprobs), "refusal": None} if self._with_logprobs and logprobs else None
+        shown = {"content": show_chat_logprobs(logprobs), "refusal": None} if self._with_logprobs and logprobs else None
         return {"index": index, "delta": delta, "logprobs": shown, "finish_reason": reason}
 
 
@@ -113,7 +113,7 @@ class CompletionEncoder(Encoder):
             return []  # no tools are offered on this endpoint
         offset = self._offsets.get(event.choice, 0)
         self._offsets[event.choice] = offset + len(event.text)
-        logprobs = text_logprobs(event.logprobs, offset) if self._with_logprobs and event.logprobs else None
+        logprobs = show_text_logprobs(event.logprobs, offset) if self._with_logprobs and event.logprobs else None
         return [{"index": event.choice, "text": event.text, "logprobs": logprobs, "finish_reason": None}]
 
 

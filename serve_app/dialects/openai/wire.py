@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from serve_app.dialects import shared_wire
 from serve_app.dialects.base import WireBody
 
 
@@ -21,17 +22,15 @@ class ContentPart(WireBody):
     refusal: str | None = None
 
 
-class CalledFunction(WireBody):
+class CalledFunction(shared_wire.CalledFunction):
     """What a tool call asks for."""
 
-    name: str = Field(min_length=1)
     arguments: str
 
 
-class MessageToolCall(WireBody):
+class MessageToolCall(shared_wire.MessageToolCall):
     """A tool call in an assistant's message."""
 
-    id: str | None = None
     type: Literal["function"] = "function"
     function: CalledFunction
 
@@ -50,11 +49,10 @@ class ChatMessage(WireBody):
     name: str | None = None
 
 
-class OfferedTool(WireBody):
+class OfferedTool(shared_wire.OfferedTool):
     """A function that the model may ask for; the object is shown to the model as it is."""
 
     type: Literal["function"]
-    function: dict[str, Any]
 
 
 class NamedFunction(WireBody):

@@ -20,7 +20,7 @@ class Phi4Format:
     markers: Mapping[str, str] = MARKERS
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Look the control tokens up once."""
+        """Look up the control tokens once."""
         self._template = Phi4Template(tokenizer)
 
     async def render(self, chat: Chat) -> tuple[int, ...]:
