@@ -178,18 +178,18 @@ class EngineReplica:
             return
         stream = self._engine.generate(request)
         self._drain.enter()
-        watch = self._metrics.start_meter(request)
+        meter = self._metrics.start_meter(request)
         try:
             async with aclosing(coalesce(stream, _FLUSH_AFTER_S)) as batches:
                 async for batch in batches:
                     self._drain.add(sum(len(event.ids) for event in batch if isinstance(event, TokenDelta)))
-                    watch.push(batch)
+                    meter.push(batch)
                     yield batch
         except ServeError as error:
             yield (error,)
         finally:
             self._drain.leave()
-            watch.end()
+            meter.end()
             await stream.aclose()
 
     def record_autoscaling_stats(self) -> dict[str, float]:

@@ -1,6 +1,6 @@
-"""The one path of every request: resolve the model, admit, classify, prepare, choose a group, attempt.
+"""Serves every request on one path: resolve the model, admit, classify, prepare, choose a group, attempt.
 
-Knows groups only as things that generate token events, and clients only as `GenerateRequest`s. No web framework, no Ray.
+Knows groups only as generators of token events, and clients only as `GenerateRequest`s. No web framework, no Ray.
 """
 
 import time
@@ -34,10 +34,10 @@ class Gateway:
     catalog: Catalog
     generators: Mapping[str, Generator]
     fleet: Callable[[], Fleet]
-    """Returns the groups' state now."""
+    """Returns the current state of the groups."""
     metrics: IngressMetrics = field(default_factory=IngressMetrics)
     active: int = 0
-    """Generations being worked on."""
+    """Generations in progress."""
     _policy: Policy = field(init=False)
     _attempts: Attempts = field(init=False)
 
@@ -47,7 +47,7 @@ class Gateway:
         self._attempts = Attempts(self.settings.routing, self.generators, self.fleet, self.metrics)
 
     def configure(self, routing: RoutingSettings) -> None:
-        """Route by other settings from the next request on; requests under way end by the old ones."""
+        """Use other routing settings from the next request on; requests under way keep the old ones."""
         self.settings = self.settings.model_copy(update={"routing": routing})
         self.catalog.configure(routing)
         self._policy = Policy(routing)
@@ -56,8 +56,8 @@ class Gateway:
     async def generate(self, request: GenerateRequest, record: RequestRecord) -> AsyncGenerator[AnswerEvent, None]:
         """Yield one `Started`, any number of deltas and one `ChoiceEnd` per choice; closing the iterator aborts everything.
 
-        The routing in `record` is complete when the first event is out. Without prompts it yields nothing, and raises what would
-        keep it from generating. Raises `ServeError` only.
+        The routing in `record` is complete when the first event is out. Without prompts it yields nothing, and raises the
+        error that a generation would meet. Raises `ServeError` only.
         """
         resolved = self.catalog.resolve(request.model)
         request = resolved.apply_to(request)
@@ -72,7 +72,7 @@ class Gateway:
             async with aclosing(merge(streams)) as events:
                 started = False
                 async for event in events:
-                    if not started:  # only now: the first event commits the headers
+                    if not started:  # not earlier: the first event commits the headers
                         started = True
                         yield Started(prompt_tokens=prepared.prompt_tokens)
                     if isinstance(event, ChoiceEnd):
@@ -82,7 +82,7 @@ class Gateway:
 
     @contextmanager
     def _admit(self, request: GenerateRequest) -> Iterator[None]:
-        """Count the generations of a request while they are worked on; raises `Overloaded` when there are too many."""
+        """Count the generations of a request while they run; raises `Overloaded` when there are too many."""
         cost = len(request.prompts) * request.n
         if self.active and self.active + cost > self.settings.limits.max_concurrent_generations:
             raise Overloaded("too many requests are being served; try again later", retry_after_s=1.0)
@@ -130,7 +130,7 @@ class Gateway:
         return ids, resolved.model.text_of(ids)
 
     async def preview_route(self, request: GenerateRequest) -> RoutePreview:
-        """Return where `request` would go now; asks no engine. Raises what would refuse the request itself."""
+        """Return the route that `request` would take now, without asking an engine; raises the errors of the request itself."""
         resolved = self.catalog.resolve(request.model)
         request = resolved.apply_to(request)
         decision, fleet = self._classify(request), self._attempts.survey()
@@ -143,7 +143,7 @@ class Gateway:
         return RoutePreview(decision=decision, candidates=route.candidates, reason=route.reason)
 
     def render_exposition(self) -> bytes:
-        """Return Prometheus' text of replicas, requests and breakers."""
+        """Return the metrics of replicas, requests and breakers in Prometheus' text format."""
         fleet = self.fleet()
         states = self._attempts.health.states(fleet, time.monotonic())
         self.metrics.breakers = {key: str(state) for key, state in states.items()}

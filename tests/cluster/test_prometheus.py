@@ -36,10 +36,10 @@ def test_the_rules_fire_when_they_should() -> None:
 def _exposed() -> dict[str, set[str]]:
     """What GET /metrics shows of a replica that has answered one request: labels by series."""
     metrics = ReplicaMetrics("m")
-    watch = metrics.start_meter(TokenRequest(request_id="r", prompt=(1,), sampling=Sampling()))
+    meter = metrics.start_meter(TokenRequest(request_id="r", prompt=(1,), sampling=Sampling()))
     usage = Usage(prompt_tokens=1, completion_tokens=2)
-    watch.push((TokenDelta((1,)), TokenDelta((2,)), Finished(reason=FinishReason.LENGTH, usage=usage)))
-    watch.end()
+    meter.push((TokenDelta((1,)), TokenDelta((2,)), Finished(reason=FinishReason.LENGTH, usage=usage)))
+    meter.end()
     info = EngineInfo(kind=EngineKind.FAKE, context_length=8, capabilities=frozenset(), max_concurrency=1, precision="none")
     report = ReplicaReport(group="a", replica_id="0", phase=Phase.READY, info=info, requests=metrics.counts())
     exposed: dict[str, set[str]] = {}

@@ -8,14 +8,14 @@ from hypothesis import HealthCheck, settings
 
 from benchmarks.live import LiveApp
 from serve_app.dialects import ollama, openai, reasoning
-from serve_app.http.app import HEALTH_PATHS
+from serve_app.http.app import STATUS_PATHS
 from serve_app.http.openapi import describe
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # schemathesis' own
     import schemathesis
 
-    schema = schemathesis.openapi.from_dict(describe((openai.DIALECT, ollama.DIALECT, reasoning.DIALECT), HEALTH_PATHS))
+    schema = schemathesis.openapi.from_dict(describe((openai.DIALECT, ollama.DIALECT, reasoning.DIALECT), STATUS_PATHS))
 
 _BUSY = (503, 504)
 """A random x-timeout-s is often too short."""

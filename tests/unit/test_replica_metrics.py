@@ -44,11 +44,11 @@ def _request(prompt_tokens: int) -> TokenRequest:
 def test_a_request_is_counted_with_its_times() -> None:
     clock, heard = Clock(), Heard()
     tally = ReplicaMetrics("m", heard, clock)
-    watch = tally.start_meter(_request(7))
+    meter = tally.start_meter(_request(7))
     clock.now += 0.2
-    watch.push((TokenDelta((1,)),))
+    meter.push((TokenDelta((1,)),))
     clock.now += 0.6
-    watch.push(
+    meter.push(
         (
             TokenDelta((2, 3, 4)),
             Finished(
@@ -58,7 +58,7 @@ def test_a_request_is_counted_with_its_times() -> None:
             ),
         )
     )
-    watch.end()
+    meter.end()
     served = tally.counts()
     assert served.counters == {"prompt_tokens": 7, "generation_tokens": 4, "prefix_cache_queries": 7, "prefix_cache_hits": 5}
     assert served.ends == {"length": 1}
@@ -72,9 +72,9 @@ def test_a_request_is_counted_with_its_times() -> None:
 
 def test_a_request_without_an_end_is_an_abort_and_its_tokens_count() -> None:
     tally = ReplicaMetrics("m")
-    watch = tally.start_meter(_request(7))
-    watch.push((TokenDelta((1, 2)),))
-    watch.end()
+    meter = tally.start_meter(_request(7))
+    meter.push((TokenDelta((1, 2)),))
+    meter.end()
     assert tally.counts().ends == {ABORTED: 1}
     assert tally.counts().counters["generation_tokens"] == 2
     assert tally.counts().counters["prompt_tokens"] == 0

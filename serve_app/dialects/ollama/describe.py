@@ -1,4 +1,4 @@
-"""What Ollama's API says about a model. Pure."""
+"""Shows models in the shapes of Ollama's API. Pure."""
 
 from serve_app import parameters as ollama
 from serve_app.dialects.base import JsonObject
@@ -33,7 +33,7 @@ def show_summary(model: ModelInfo) -> JsonObject:
 
 
 def show_model(model: ModelInfo) -> JsonObject:
-    """Return everything about a model; its context length is what a group has, and not what the weights could have."""
+    """Return everything about a model; its context length is that of a group, not that of the weights."""
     settings = model.settings
     parameters = settings.parameters | ({modelfile.TASK: settings.task} if settings.task else {})
     turns = [(turn.role, turn.content) for turn in settings.messages]

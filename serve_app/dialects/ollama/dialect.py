@@ -12,15 +12,15 @@ from serve_app.model_names import add_tag, shorten_name
 PORT = 11434
 """Where Ollama listens; a request that names it in its Host header gets Ollama's own `GET /`."""
 API_VERSION = "0.12.6"
-"""The Ollama whose API this is; clients ask it to know what they may send."""
+"""The version of Ollama whose API this is; clients query it to learn which features they may use."""
 _TEXT = "text/plain"
 _PROGRESS = ("application/json", MEDIA_TYPE)
 _NEVER_S = (2**63 - 1) / 1e9
-"""How far off Ollama puts the end of a model that is kept for good."""
+"""How far ahead Ollama puts the expiry of a model that is never unloaded."""
 
 
-async def _running(context: QueryContext, _: None) -> Reply | None:
-    """Answer on Ollama's own port; another dialect has this path too, and only the port says which one the client means."""
+async def _greet(context: QueryContext, _: None) -> Reply | None:
+    """Answer on Ollama's own port only: another dialect has this path too, and the port shows which one the client means."""
     if not context.host.endswith(f":{PORT}"):
         return None
     return Reply(body=b"Ollama is running", media_type=_TEXT)
@@ -35,7 +35,7 @@ async def _tags(context: QueryContext, _: None) -> JsonObject:
 
 
 async def _ps(context: QueryContext, _: None) -> JsonObject:
-    """List one entry: all names share the weights, which the ready groups hold until the operator takes them away."""
+    """List one entry: all names share the weights, which the ready groups hold until the operator removes them."""
     groups = context.loaded_groups()
     if not groups:
         return {"models": []}
@@ -65,56 +65,56 @@ async def _ps(context: QueryContext, _: None) -> JsonObject:
 
 
 async def _show(context: QueryContext, body: ModelBody) -> JsonObject:
-    return show_model(context.models.find(_name(body)))
+    return show_model(context.models.find(_require_name(body)))
 
 
 async def _create(context: QueryContext, body: CreateBody) -> Reply:
-    name = _name(body)
+    name = _require_name(body)
     parent, changes = create.decode(body)
-    made = await context.models.create(name, parent, changes)
+    variant = await context.models.create(name, parent, changes)
     using = f"using existing model {add_tag(context.models.find(parent).name)}"
-    steps = [using, f"creating new layer sha256:{made.digest}", "writing manifest"]
-    return _progress(body, [{"status": step} for step in steps])
+    steps = [using, f"creating new layer sha256:{variant.digest}", "writing manifest"]
+    return _reply_progress(body, [{"status": step} for step in steps])
 
 
 async def _copy(context: QueryContext, body: CopyBody) -> Reply:
     if not body.source or not body.destination:
         raise InvalidRequest("source and destination are required")
     await context.models.copy(body.source, body.destination)
-    return _empty()
+    return _reply_empty()
 
 
 async def _delete(context: QueryContext, body: ModelBody) -> Reply:
-    await context.models.delete(_name(body))
-    return _empty()
+    await context.models.delete(_require_name(body))
+    return _reply_empty()
 
 
 async def _pull(context: QueryContext, body: ModelBody) -> Reply:
-    """Report a served model as complete; no other can be had."""
+    """Report a served model as complete; no other model can be pulled."""
     try:
-        model = context.models.find(_name(body))
+        model = context.models.find(_require_name(body))
     except ModelNotFound as error:
         raise NotFound("pull model manifest: file does not exist; the operator configures which model is served") from error
     digest, size = model.digest, model.stored_bytes
     layer = {"status": f"pulling {digest[:12]}", "digest": f"sha256:{digest}", "total": size, "completed": size}
     steps: list[JsonObject] = [{"status": "pulling manifest"}, layer, {"status": "verifying sha256 digest"}]
-    return _progress(body, [*steps, {"status": "writing manifest"}])
+    return _reply_progress(body, [*steps, {"status": "writing manifest"}])
 
 
 async def _push(context: QueryContext, body: ModelBody) -> Reply:
-    context.models.find(_name(body))
+    context.models.find(_require_name(body))
     raise Unsupported("you are not authorized to push from here: this server publishes no models", param="model")
 
 
 async def _embed(context: QueryContext, body: ModelBody) -> Reply:
-    context.models.find(_name(body))
-    raise Unsupported(f'"{shorten_name(_name(body))}" does not support embeddings', param="model")
+    context.models.find(_require_name(body))
+    raise Unsupported(f'"{shorten_name(_require_name(body))}" does not support embeddings', param="model")
 
 
 async def _has_blob(context: QueryContext, _: None) -> Reply:
     if not await context.models.has_blob(context.parameters["digest"]):
         raise NotFound("no such blob")
-    return _empty()
+    return _reply_empty()
 
 
 async def _put_blob(context: QueryContext, raw: bytes) -> Reply:
@@ -122,19 +122,19 @@ async def _put_blob(context: QueryContext, raw: bytes) -> Reply:
     return Reply(body=b"", media_type=_TEXT, status=201)
 
 
-def _name(body: ModelBody) -> str:
+def _require_name(body: ModelBody) -> str:
     name = body.model or body.name
     if not name:
         raise InvalidRequest("model is required", param="model")
     return name
 
 
-def _empty() -> Reply:
+def _reply_empty() -> Reply:
     return Reply(body=b"", media_type=_TEXT)
 
 
-def _progress(body: ModelBody, steps: list[JsonObject]) -> Reply:
-    """Return the steps that were taken; they take no time, so they come together."""
+def _reply_progress(body: ModelBody, steps: list[JsonObject]) -> Reply:
+    """Return the steps of a finished operation; all at once, since they take no time."""
     success = {"status": "success"}
     if body.stream is False:
         return Reply(body=dump(success))
@@ -148,7 +148,7 @@ DIALECT = Dialect(
     endpoints=(
         Generate("/api/generate", GenerateCodec(), MEDIA_TYPE),
         Generate("/api/chat", ChatCodec(), MEDIA_TYPE),
-        Query(path="/", answer=_running, media_types=(_TEXT,)),
+        Query(path="/", answer=_greet, media_types=(_TEXT,)),
         Query(path="/api/version", answer=_version),
         Query(path="/api/tags", answer=_tags),
         Query(path="/api/ps", answer=_ps),

@@ -37,12 +37,12 @@ def format_time(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def show_head(call: AnswerContext[ChatBody] | AnswerContext[GenerateBody]) -> JsonObject:
+def show_head(context: AnswerContext[ChatBody] | AnswerContext[GenerateBody]) -> JsonObject:
     """Return the first fields of every answer and line."""
-    return {"model": call.model, "created_at": format_time(call.created + call.elapsed())}
+    return {"model": context.model, "created_at": format_time(context.created + context.elapsed())}
 
 
-def show_end(end: ChoiceEnd, call: AnswerContext[ChatBody] | AnswerContext[GenerateBody]) -> JsonObject:
+def show_end(end: ChoiceEnd, context: AnswerContext[ChatBody] | AnswerContext[GenerateBody]) -> JsonObject:
     """Return the fields of the last line: reason, counts and times in nanoseconds.
 
     The model is loaded before any request arrives, so `load_duration` is 0. The rest of the total is time spent waiting and in
@@ -52,7 +52,7 @@ def show_end(end: ChoiceEnd, call: AnswerContext[ChatBody] | AnswerContext[Gener
     return show_invalid(end) | {
         "done": True,
         "done_reason": "length" if end.reason is FinishReason.LENGTH else "stop",
-        "total_duration": round(call.elapsed() * _NS),
+        "total_duration": round(context.elapsed() * _NS),
         "load_duration": 0,
         "prompt_eval_count": usage.prompt_tokens,
         "prompt_eval_duration": round(timings.prefill_s * _NS),
@@ -61,9 +61,9 @@ def show_end(end: ChoiceEnd, call: AnswerContext[ChatBody] | AnswerContext[Gener
     }
 
 
-def show_loaded(call: AnswerContext[ChatBody] | AnswerContext[GenerateBody]) -> JsonObject:
+def show_loaded(context: AnswerContext[ChatBody] | AnswerContext[GenerateBody]) -> JsonObject:
     """Return the last fields of the answer to a request without a prompt."""
-    return {"done": True, "done_reason": "unload" if _unloads(call.body.keep_alive) else "load"}
+    return {"done": True, "done_reason": "unload" if _unloads(context.body.keep_alive) else "load"}
 
 
 def _unloads(keep_alive: str | float | None) -> bool:

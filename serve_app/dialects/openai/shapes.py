@@ -41,10 +41,10 @@ def _error_type(error: ServeError) -> str:
     return "service_unavailable_error" if isinstance(error, CapacityError) else "server_error"
 
 
-def show_head(call: AnswerContext[ChatBody] | AnswerContext[CompletionBody], kind: str) -> JsonObject:
+def show_head(context: AnswerContext[ChatBody] | AnswerContext[CompletionBody], kind: str) -> JsonObject:
     """Return the first fields of every answer and chunk."""
     prefix = "cmpl" if kind == "text_completion" else "chatcmpl"
-    return {"id": f"{prefix}-{call.request.request_id}", "object": kind, "created": int(call.created), "model": call.model}
+    return {"id": f"{prefix}-{context.request.request_id}", "object": kind, "created": int(context.created), "model": context.model}
 
 
 def show_finish_reason(end: ChoiceEnd, legacy: bool) -> str:
@@ -52,9 +52,9 @@ def show_finish_reason(end: ChoiceEnd, legacy: bool) -> str:
     return "function_call" if legacy and end.reason is FinishReason.TOOL_CALLS else end.reason
 
 
-def show_completion_usage(completion: Completion, call: AnswerContext[ChatBody] | AnswerContext[CompletionBody]) -> JsonObject:
+def show_completion_usage(completion: Completion, context: AnswerContext[ChatBody] | AnswerContext[CompletionBody]) -> JsonObject:
     """Return the usage of a whole answer."""
-    return show_usage(total_usage((choice.end for choice in completion.choices), call.request.n))
+    return show_usage(total_usage((choice.end for choice in completion.choices), context.request.n))
 
 
 def show_usage(usage: Usage) -> JsonObject:
