@@ -1,4 +1,4 @@
-"""Accounts for a request while it is served: its span, its log line, its counts. All of them are written from its record."""
+"""Accounts for a request while it is served: writes its span, log line and counts, all from its record."""
 
 import json
 import logging

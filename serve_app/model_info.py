@@ -20,7 +20,7 @@ class LoadedGroup:
     weight_bytes: int
     """Bytes of the weights in all of its replicas."""
     gpu_bytes: int
-    """Bytes of them in GPUs' memory."""
+    """Bytes of these weights in GPU memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -184,7 +184,7 @@ class JsonSchema:
     schema: str
     """The schema as JSON text; `{}` allows any JSON."""
     lenient: bool = False
-    """Enforce the rules that can be enforced, and leave the others to the model; otherwise a schema with other rules is refused."""
+    """Enforce only the rules that can be enforced; without it, a schema with other rules is refused."""
 
     def __post_init__(self) -> None:
         """Check that engines can read it."""

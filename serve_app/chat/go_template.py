@@ -213,7 +213,7 @@ class _Reader:
 
 
 def _split_actions(text: str) -> Iterator[tuple[int, str, bool]]:
-    """Yield (line, text, whether it is an action), white space trimmed where a dash says so and comments left out."""
+    """Yield (line, text, whether it is an action), with white space trimmed at dashes and without comments."""
     at, trim = 0, False
     for match in _ACTION.finditer(text):
         before = text[at : match.start()]

@@ -1,6 +1,6 @@
 """Reads a model's vocabulary, the bytes of each token id, from the model's files, which must agree with each other.
 
-The one place that knows ids. Ids are the file's own numbers: they may have gaps, so the number of tokens says nothing about the
+The one place that knows ids. Ids are the file's own numbers: they may have gaps, so the number of tokens does not give the
 highest id, and the model's vocab_size may be above both. Knows no chats and encodes no text.
 """
 

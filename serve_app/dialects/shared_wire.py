@@ -12,7 +12,7 @@ from serve_app.dialects.base import JsonObject, WireBody
 
 
 class CalledFunction(WireBody):
-    """What a tool call asks for."""
+    """The called function."""
 
     name: str = Field(min_length=1)
 
@@ -24,7 +24,7 @@ class MessageToolCall(WireBody):
 
 
 class OfferedTool(WireBody):
-    """A function that the model may ask for; the object is shown to the model as it is."""
+    """A function that the model may call; the object is shown to the model unchanged."""
 
     type: Literal["function"] = "function"
     function: dict[str, Any]

@@ -132,9 +132,9 @@ class Edge:
 def _allow_preflight(headers: Headers) -> dict[str, str]:
     """Return the headers that allow a browser any method, and the headers that it asks for."""
     allowed = {"access-control-allow-methods": _METHODS, "access-control-max-age": str(_PREFLIGHT_S)}
-    wanted = headers.get("access-control-request-headers", "")
-    if wanted and _HEADER_NAMES.fullmatch(wanted):
-        allowed["access-control-allow-headers"] = wanted
+    requested = headers.get("access-control-request-headers", "")
+    if requested and _HEADER_NAMES.fullmatch(requested):
+        allowed["access-control-allow-headers"] = requested
     if headers.get("access-control-request-private-network") == "true":
         allowed["access-control-allow-private-network"] = "true"
     return allowed

@@ -136,7 +136,7 @@ def _read_instructions(text: str) -> Iterator[_Instruction]:
         keyword, rest = (match[1].upper(), match[2]) if match else ("", "")
         place = _Instruction(number, keyword, "", "")
         if keyword not in KEYWORDS:
-            raise place.fault(f"'{keyword[:40]}' is no instruction; those are {', '.join(KEYWORDS)}")
+            raise place.fault(f"'{keyword[:40]}' is no instruction; instructions are {', '.join(KEYWORDS)}")
         head, rest = _split_lead(keyword, rest)
         rest, at = _read_value(place, rest, lines, at)
         if not rest and keyword not in ("SYSTEM", "TEMPLATE", "LICENSE"):

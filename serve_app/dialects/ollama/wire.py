@@ -14,7 +14,7 @@ def _lowercase(value: Any) -> Any:
 
 
 class CalledFunction(shared_wire.CalledFunction):
-    """What a tool call asks for."""
+    """The called function."""
 
     arguments: dict[str, Any] | None = None
 

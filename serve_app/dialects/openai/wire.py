@@ -23,7 +23,7 @@ class ContentPart(WireBody):
 
 
 class CalledFunction(shared_wire.CalledFunction):
-    """What a tool call asks for."""
+    """The called function."""
 
     arguments: str
 
@@ -50,7 +50,7 @@ class ChatMessage(WireBody):
 
 
 class OfferedTool(shared_wire.OfferedTool):
-    """A function that the model may ask for; the object is shown to the model as it is."""
+    """A function that the model may call; the object is shown to the model unchanged."""
 
     type: Literal["function"]
 
@@ -77,9 +77,9 @@ class AllowedTools(WireBody):
 
 
 class ToolChoice(WireBody):
-    """`tool_choice` that names one function, or those that are allowed.
+    """`tool_choice` that names one function, or the allowed tools.
 
-    `mode` and `tools` are where the Responses API has what `allowed_tools` holds here.
+    The Responses API has the fields of `allowed_tools` at the top level: `mode` and `tools`.
     """
 
     type: Literal["function", "allowed_tools"]
@@ -105,7 +105,7 @@ class ResponseFormat(WireBody):
 
 
 class StructuredOutputs(WireBody):
-    """vLLM's `structured_outputs`: one of them."""
+    """vLLM's `structured_outputs`; exactly one field is set."""
 
     json_: dict[str, Any] | str | None = Field(None, alias="json")
     regex: str | None = None

@@ -1,4 +1,4 @@
-"""Renders a chat as Phi-4's prompt: `<|role|>content<|end|>` per message, then `<|assistant|>`, or as `Chat.ending` says.
+"""Renders a chat as Phi-4's prompt: `<|role|>content<|end|>` per message, then `<|assistant|>`, or as `Chat.ending` sets.
 
 Tools stand in the system message as `<|tool|>[function, ...]<|/tool|>`; calls are written `<|tool_call|>[...]<|/tool_call|>` in the
 assistant's turn and results as turns of the role `tool`. Control tokens are placed as ids and content is encoded with control
@@ -87,7 +87,7 @@ def list_tools(tools: tuple[Tool, ...]) -> str:
 
 
 def list_calls(calls: tuple[ToolCall, ...]) -> str:
-    """Return calls as the model writes them; arguments stay as they were written."""
+    """Return calls as the model writes them; arguments stay unchanged."""
     return "[" + ", ".join(map(_write_call, calls)) + "]"
 
 

@@ -1,4 +1,4 @@
-"""The names of the control tokens to which the format gives a meaning; their ids are those of the model's file."""
+"""The names of the format's control tokens; the model's file gives their ids."""
 
 from types import MappingProxyType
 
