@@ -186,7 +186,7 @@ class World:
         if sent is not None:
             self.workload.end(sent)  # type: ignore[arg-type]
             if job.done_s is not None:
-                self.workload.answered(job.task, round(job.tokens))
+                self.workload.record_answer(job.task, round(job.tokens))
 
 
 POLICIES: dict[str, Callable[[World], Chooser]] = {

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.chat.vocabulary import byte_of_char
+from serve_app.chat.vocabulary import map_chars_to_bytes
 from serve_app.models.locate import EMBEDDED
 
 VOCAB_SIZE = 200_064
@@ -211,7 +211,7 @@ def _byte_pairs() -> tuple[list[str], list[tuple[str, str]]]:
 
     encoding = bpe_openai.get_encoding("o200k_base")
     ranks = [encoding.decode_bytes([rank]) for rank in range(RANKS)]
-    char_of = {byte: char for char, byte in byte_of_char().items()}
+    char_of = {byte: char for char, byte in map_chars_to_bytes().items()}
 
     def spell(raw: bytes) -> str:
         return "".join(map(char_of.__getitem__, raw))

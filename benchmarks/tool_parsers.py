@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.tool_parsers.phi4mini_tool_parser import Phi4MiniJsonToolParser
 
-from serve_app.chat.formats.phi4.calls import BEGIN, BEGIN_TOKEN, END, END_TOKEN
+from serve_app.chat.formats.phi4.tokens import CALLS_BEGIN, CALLS_BEGIN_MARK, CALLS_END, CALLS_END_MARK
 from serve_app.models.locate import EMBEDDED
 from tests.unit.test_tool_calls import CORPUS, TEXTS, parse
 
@@ -30,7 +30,7 @@ def main() -> None:
         total[form] += 1
         wanted = _loaded(calls)
         right["phi-serve"][form] += _loaded(parse([text])[1]) == wanted
-        named = text.replace(BEGIN, BEGIN_TOKEN).replace(END, END_TOKEN)
+        named = text.replace(CALLS_BEGIN_MARK, CALLS_BEGIN).replace(CALLS_END_MARK, CALLS_END)
         found = parser.extract_tool_calls(named, request).tool_calls
         right["vllm"][form] += _loaded([(call.function.name, call.function.arguments) for call in found]) == wanted
     print(f"{'form':<36} {'cases':>5} {'phi-serve':>9} {'vllm':>5}")

@@ -18,8 +18,8 @@ import numpy as np
 import yaml
 
 from serve_app.chat.constraint import parse_tools
-from serve_app.chat.formats.phi4.call_grammar import forced_calls
-from serve_app.chat.grammar import GrammarCheck, checked_lark, wrap_tokenizer
+from serve_app.chat.formats.phi4.call_grammar import build_forced_calls
+from serve_app.chat.grammar import GrammarCheck, require_lark, wrap_tokenizer
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.types import Constraint, JsonSchema, Sampling
 from tests.live import LiveApp, live, shipped_config
@@ -84,12 +84,12 @@ def measure_here(folder: Path) -> None:
     from llguidance import LLMatcher
 
     constraints: dict[str, Constraint] = {
-        "tool grammar": forced_calls(parse_tools(TOOLS), parallel=True),
+        "tool grammar": build_forced_calls(parse_tools(TOOLS), parallel=True),
         "JSON schema": JsonSchema(json.dumps(SCHEMA)),
     }
     logits = np.random.default_rng(0).standard_normal(size).astype(np.float32)
     for name, constraint in constraints.items():
-        grammar = checked_lark(constraint)
+        grammar = require_lark(constraint)
         print_row(f"compiling the {name}", cpu_ms(lambda grammar=grammar: LLMatcher(wrapped, grammar)))  # type: ignore[misc]
         guide = Guide(LLMatcher(wrapped, grammar), size)
         costs, draw = [], np.random.default_rng(1)

@@ -21,7 +21,7 @@ from serve_app.dialects import ollama, openai, reasoning
 from serve_app.errors import ModelUnusable
 from serve_app.gateway import Gateway
 from serve_app.http.app import create_app, create_unusable_app
-from serve_app.metrics import Traffic
+from serve_app.metrics import IngressMetrics
 from serve_app.models.catalog import Catalog
 from serve_app.models.locate import locate
 from serve_app.models.served import ServedModel
@@ -72,7 +72,7 @@ class Ingress:
                 catalog=Catalog(settings, models, created=int(time.time())),
                 generators={name: RemoteEngine(name, each, _patience_s(routing, name)) for name, each in self._groups.items()},
                 fleet=self._snapshot,
-                traffic=Traffic(serve.get_replica_context().replica_id.unique_id),
+                metrics=IngressMetrics(serve.get_replica_context().replica_id.unique_id),
             )
         except ModelUnusable as error:
             if self._fault is None or self._fault.message != error.message:

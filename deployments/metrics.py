@@ -38,8 +38,8 @@ class RayMetrics:
         """See `MetricSink.observe`."""
         self._histograms[name].observe(value, self._model)
 
-    def finished(self, reason: str) -> None:
-        """See `MetricSink.finished`."""
+    def count_end(self, reason: str) -> None:
+        """See `MetricSink.count_end`."""
         self._ends.inc(1, self._model | {_REASON: reason})
 
     def show(self, load: EngineLoad) -> None:

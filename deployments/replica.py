@@ -24,10 +24,10 @@ from serve_app.replica_metrics import MetricSink, ReplicaMetrics
 from serve_app.reports import ReplicaReport
 from serve_app.types import (
     Capability,
-    Choice,
     Constraint,
     EngineLoad,
     Finished,
+    OneOf,
     Phase,
     Sampling,
     TokenDelta,
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 REPORT_EVERY_S = 1.0
 _FLUSH_AFTER_S = 0.02
 _WARM_PROMPT = (0,)
-_WARM_CONSTRAINT = Choice(("yes", "no"))
+_WARM_CONSTRAINT = OneOf(("yes", "no"))
 _RETRY_S = 10.0
 """Between the first two attempts to start the engine; doubled each time."""
 _LONGEST_PAUSE_S = 60.0
@@ -178,18 +178,18 @@ class EngineReplica:
             return
         stream = self._engine.generate(request)
         self._drain.enter()
-        watch = self._metrics.watch(request)
+        meter = self._metrics.start_meter(request)
         try:
             async with aclosing(coalesce(stream, _FLUSH_AFTER_S)) as batches:
                 async for batch in batches:
                     self._drain.add(sum(len(event.ids) for event in batch if isinstance(event, TokenDelta)))
-                    watch.push(batch)
+                    meter.push(batch)
                     yield batch
         except ServeError as error:
             yield (error,)
         finally:
             self._drain.leave()
-            watch.end()
+            meter.end()
             await stream.aclose()
 
     def record_autoscaling_stats(self) -> dict[str, float]:

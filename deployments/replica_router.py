@@ -8,7 +8,7 @@ from typing import Any
 from ray.serve.config import RequestRouterConfig
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
-from serve_app.routing.placing import place
+from serve_app.routing.placing import choose_replica
 from serve_app.types import Placement, TokenRequest
 
 _SLACK = 4
@@ -37,7 +37,7 @@ class ReplicaRouter(RequestRouter):
         by_id = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         queues = {name: self.replica_queue_len_cache.get(replica.replica_id) or 0 for name, replica in by_id.items()}
         passed = {placement.replica} if placement.replica else set()
-        placement.replica = place(placement, queues, self._slack, passed)
+        placement.replica = choose_replica(placement, queues, self._slack, passed)
         return [[by_id[placement.replica]]]
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:

@@ -1,4 +1,4 @@
-"""Accounts for a request while it is served: its span, its log line, its counts. All of them are written from its record."""
+"""Accounts for a request while it is served: writes its span, log line and counts, all from its record."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from serve_app import tracing
 from serve_app.conversation import GenerateRequest
 from serve_app.errors import ServeError
-from serve_app.metrics import Traffic
+from serve_app.metrics import IngressMetrics
 from serve_app.record import RequestRecord
 
 REQUEST_LOG = logging.getLogger("serve_app.requests")
@@ -17,7 +17,7 @@ REQUEST_LOG = logging.getLogger("serve_app.requests")
 
 
 @contextmanager
-def account(request: GenerateRequest, model: str, record: RequestRecord, traffic: Traffic) -> Iterator[None]:
+def account(request: GenerateRequest, model: str, record: RequestRecord, metrics: IngressMetrics) -> Iterator[None]:
     """Account for `request`, served under the name `model`, when the block ends; `record.outcome` becomes an error's code."""
     record.choices_per_prompt = request.n
     span, began = tracing.begin(request, model), time.monotonic()
@@ -31,6 +31,6 @@ def account(request: GenerateRequest, model: str, record: RequestRecord, traffic
         raise
     finally:
         record.seconds = time.monotonic() - began
-        traffic.count_request(record)
+        metrics.count_request(record)
         REQUEST_LOG.info("%s", json.dumps(record.log_fields(), allow_nan=False))
         tracing.end(span, record)

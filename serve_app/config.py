@@ -1,7 +1,7 @@
-"""What is served and how it is routed: the `args:` half of serve_config.yaml.
+"""Settings of what is served and how requests are routed: the `args:` half of serve_config.yaml.
 
-How many replicas run where is the other half (`deployments:`, Serve's own options). Unknown fields are errors, and every value
-that can be wrong is checked here, before anything starts. Knows no engine and no Ray.
+The other half (`deployments:`, Serve's own options) sets how many replicas run where. Unknown fields are errors, and every value is
+checked here, before anything starts. Knows no engine and no Ray.
 """
 
 import json
@@ -26,10 +26,10 @@ class ModelSettings(Settings):
     aliases: tuple[str, ...] = ()
     """Other names that clients may use for it."""
     think_tags: tuple[str, str] | None = None
-    """The tags around what a reasoning model thinks before it answers, e.g. ["<think>", "</think>"]; None: it does not think."""
+    """The tags around a reasoning model's thoughts before its answer, e.g. ["<think>", "</think>"]; None: it does not think."""
     guided_calls: bool = True
-    """Hold tool calls to the offered tools and their schemas where the model decides whether to call. Calls of tools that a client
-    declares `strict` are held to their schemas in any case."""
+    """Constrain tool calls to the offered tools and their schemas where the model decides whether to call. Calls of tools that a
+    client declares `strict` are always constrained to their schemas."""
 
     @model_validator(mode="after")
     def _check_think_tags(self) -> "ModelSettings":
@@ -41,55 +41,55 @@ class ModelSettings(Settings):
 DEFAULT_MODELS = {
     "phi-4-mini-instruct": ModelSettings(aliases=("microsoft/Phi-4-mini-instruct", "phi-4-mini", "phi4-mini")),
 }
-"""What is served where the configuration names no model."""
+"""The served models where the configuration names none."""
 
 
 class VariantMessage(Settings):
-    """A turn that stands before every conversation of a variant."""
+    """A turn before every conversation of a variant."""
 
     role: Literal["system", "user", "assistant"]
-    """Who says it."""
+    """Role of the turn's author."""
     content: str
-    """What is said."""
+    """Text of the turn."""
 
 
 class VariantSettings(Settings):
-    """The served model under another name, with a system prompt and parameters of its own: what a Modelfile says."""
+    """The served model under another name, with its own system prompt and parameters, as in a Modelfile."""
 
     model_config = ConfigDict(populate_by_name=True)
 
     parent: str = Field("", alias="from")
     """The served model or variant it derives from; empty: the served model."""
     system: str = ""
-    """System prompt of conversations that bring none."""
+    """System prompt of conversations without one."""
     template: str = ""
     """Prompt template in Ollama's language; empty: the model's own."""
     parameters: dict[str, bool | int | float | str | list[str]] = Field(default_factory=dict)
-    """Ollama's parameters (temperature, top_p, num_predict, stop, ...); what a request says itself wins."""
+    """Ollama's parameters (temperature, top_p, num_predict, stop, ...); a request's own parameters win."""
     messages: tuple[VariantMessage, ...] = ()
-    """Turns that stand before every conversation."""
+    """Turns before every conversation."""
     license: tuple[str, ...] = ()
     """License texts, shown by /api/show."""
     task: Task | None = None
-    """Task that its requests count as in routing; None: told from each request."""
+    """Task of its requests in routing; None: each request is classified."""
 
     @field_validator("parameters")
     @classmethod
     def _check_parameters(cls, given: dict[str, Any]) -> dict[str, Any]:
-        return {name: ollama.checked(name, value) for name, value in given.items()}
+        return {name: ollama.check_parameter(name, value) for name, value in given.items()}
 
 
 class BreakerSettings(Settings):
-    """When a group or a replica is left alone, and when it is tried again."""
+    """When a circuit breaker blocks a group or a replica, and when it tries again."""
 
     failures: int = Field(5, ge=1)
     """It opens after this many failures in a row."""
     failure_ratio: float = Field(0.5, gt=0, le=1)
     """It also opens when this share of the requests in the window failed."""
     min_requests: int = Field(5, ge=1)
-    """Fewer requests in the window say nothing about a share."""
+    """With fewer requests in the window the share does not count."""
     window_s: float = Field(30.0, gt=0)
-    """Seconds looked back for the share."""
+    """Length in seconds of the window for the share."""
     open_s: float = Field(30.0, gt=0)
     """Seconds it stays open; after that one request at a time probes."""
     successes: int = Field(2, ge=1)
@@ -97,47 +97,47 @@ class BreakerSettings(Settings):
 
 
 class RoutingSettings(Settings):
-    """Which group answers which task, when another one does instead, and what happens when one fails."""
+    """Which group answers which task, when another group takes over, and what happens when a group fails."""
 
     prefer: dict[Task, tuple[str, ...]] = Field(default_factory=dict)
-    """Groups per task, best first. Groups not named follow in the order of `engines`."""
+    """Groups per task, best first. Other groups follow in the order of `engines`."""
     models: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Model name -> the only groups that may answer for it. Names left out may go anywhere. All names of one model are the same
-    here (case, `:latest`, aliases, `library/`); of several aliases listed, the one that the client uses counts."""
+    """Model name -> the only groups that may answer for it. Other names may go to any group. All names of one model are the same
+    here (case, `:latest`, aliases, `library/`); of several listed aliases, the one that the client uses counts."""
     overrule_factor: float = Field(2.0, ge=1)
-    """Another group takes the first one's place when its estimated time to finish is shorter by this factor."""
+    """Another group replaces the first one when its estimated time to finish is shorter by this factor."""
     overrule_above_s: float = Field(1.0, ge=0)
     """An estimate below this many seconds is good enough: the preference stands."""
     answer_tokens: int = Field(128, ge=1)
-    """Length of an answer assumed until answers have been observed."""
+    """Tokens of an answer assumed until answers have been observed."""
     prompt_weight: float = Field(0.25, ge=0)
-    """Work of reading a prompt token, compared to generating one."""
+    """Work of reading a prompt token, relative to generating one."""
     task_threshold: float = Field(0.4, ge=0, le=1)
-    """Least probability of an inferred task; a request that is unsure of every task counts as general."""
+    """Least probability of an inferred task; a request below it for every task counts as general."""
     max_attempts: int = Field(3, ge=1, le=10)
-    """Tries per answer, the first and every continuation included."""
+    """Attempts per answer, including the first and every continuation."""
     retry_ratio: float = Field(0.2, ge=0, le=1)
-    """Further tries allowed, as a share of recent requests."""
+    """Retries allowed, as a share of recent requests."""
     retry_reserve: int = Field(64, ge=0)
-    """Further tries allowed at once whatever the traffic: the streams that one dying replica leaves. Refills in a minute."""
+    """Retries allowed at once whatever the traffic, for the streams of a dying replica. Refills in a minute."""
     breaker: BreakerSettings = BreakerSettings()
     """Circuit breaker of every group and every replica."""
     accept_timeout_s: float = Field(10.0, gt=0)
     """Seconds a group may take to hand a request to a replica."""
     sleeping: tuple[str, ...] = ()
     """Groups that may have no replica (`min_replicas: 0` of their deployment). A request that names such a group, or that no other
-    can take, is held while a replica starts."""
+    group can take, waits while a replica starts."""
     wake_timeout_s: float = Field(300.0, gt=0)
-    """`accept_timeout_s` of those groups: the longest time that a request is held."""
+    """`accept_timeout_s` of sleeping groups: the longest time that a request waits for a replica to start."""
     stall_timeout_s: float = Field(60.0, gt=0)
-    """A stream that has begun and sends nothing for this long counts as failed and goes on elsewhere. Above the longest pause that
-    another's prompt may cause; a replica that hangs as a whole is noticed after `stale_after_s`."""
+    """A begun stream that sends nothing for this long counts as failed and continues elsewhere. Should exceed the longest pause
+    that another request's prompt causes; a replica that hangs as a whole is noticed after `stale_after_s`."""
     stale_after_s: float = Field(6.0, gt=0)
-    """A replica not heard of for this long counts as gone; it reports once a second."""
+    """A replica that has not reported for this long counts as gone; replicas report once a second."""
 
 
 class LimitSettings(Settings):
-    """Bounds on what one request may ask."""
+    """Limits of one request and of one ingress."""
 
     max_body_bytes: int = Field(4 << 20, ge=1024)
     """Larger bodies are refused with 413."""
@@ -146,22 +146,22 @@ class LimitSettings(Settings):
     max_prompts: int = Field(16, ge=1)
     """Prompts in one /v1/completions call."""
     max_concurrent_generations: int = Field(256, ge=1)
-    """Generations (prompts times `n`) one ingress replica works on at once; more get 503 with Retry-After."""
+    """Generations (prompts times `n`) that one ingress replica runs at once; further requests get 503 with Retry-After."""
     request_timeout_s: float = Field(600.0, gt=0)
-    """Longest time one request may take, waiting included."""
+    """Most seconds that one request may take, waiting included."""
 
 
 class BrowserSettings(Settings):
-    """Which web pages may call, and under which names the server answers, beside the local ones."""
+    """Web pages that may call, and host names that the server answers to, beside the local ones."""
 
     origins: tuple[str, ...] = ()
     """Origins of web pages that may call, e.g. https://chat.example.com. `*` alone allows every page; inside an origin it stands
     for any text without a slash. Always allowed are localhost and loopback addresses on any port, and pages inside desktop
     applications (app://, file://, tauri://, vscode-webview://)."""
     hosts: tuple[str, ...] = ()
-    """Names that may stand in the Host header, e.g. llm.example.com or *.example.com. Allowed anyway: localhost, addresses, the
+    """Names that may stand in the Host header, e.g. llm.example.com or *.example.com. Always allowed: localhost, addresses, the
     machine's own name, names without a dot or below .local, .internal, .svc. Only requests to a loopback address are checked
-    (DNS rebinding leads there); with names here, all are."""
+    (DNS rebinding leads there); with names here, all requests are checked."""
 
     @field_validator("origins")
     @classmethod
@@ -181,7 +181,7 @@ class BrowserSettings(Settings):
 
 
 class PortSettings(Settings):
-    """Another address that the ingress itself listens on, past Serve's proxy."""
+    """Another address on which the ingress itself listens, without Serve's proxy."""
 
     host: str = "127.0.0.1"
     """Address to bind; 0.0.0.0 takes connections from other machines."""
@@ -193,30 +193,30 @@ class AppSettings(Settings):
     """Everything under `args:`."""
 
     models: dict[str, ModelSettings] = Field(default_factory=lambda: dict(DEFAULT_MODELS), min_length=1, max_length=1)
-    """The served models by name: the name that clients use and that answers carry. The first is the default."""
+    """The served models by the name that clients use and answers carry. The first is the default."""
     engines: dict[str, EngineSettings] = Field(min_length=1)
     """Engine groups by name; the name is also the Serve deployment's."""
     variants: dict[str, VariantSettings] = Field(default_factory=dict)
-    """More names of a model, with prompts and parameters of their own; Ollama's API makes others."""
+    """More names of a model, with prompts and parameters of their own; Ollama's API adds others."""
     models_dir: str | None = "~/.local/share/phi-serve/models"
     """Folder of the variants made through Ollama's API; ingress replicas on several nodes must share it. None: none can be made."""
     routing: RoutingSettings = RoutingSettings()
-    """Task to group."""
+    """Choice of groups."""
     limits: LimitSettings = LimitSettings()
     """Bounds per request and per ingress."""
     browsers: BrowserSettings = BrowserSettings()
-    """Web pages and names that are let in."""
+    """Allowed web pages and host names."""
     ollama_port: PortSettings | None = None
-    """Where Ollama's clients look for it; every endpoint answers there. None: only Serve's own port is open."""
+    """The port that Ollama's clients use by default; serves every endpoint. None: only Serve's own port is open."""
     public_url: str = "http://localhost:8000"
-    """Where clients reach the ingress; shown in the message that it is ready."""
+    """URL at which clients reach the ingress; shown when the application is ready."""
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_model(cls, given: Any) -> Any:
-        """Say how `args.model` of earlier versions is written now."""
+        """Refuse `args.model` of earlier versions, and show how it is written now."""
         if isinstance(given, dict) and "model" in given:
-            raise ValueError(f"args.model is now args.models, by name. Write:\n{_as_models(given['model'])}")
+            raise ValueError(f"args.model is now args.models, by name. Write:\n{_show_as_models(given['model'])}")
         return given
 
     @model_validator(mode="after")
@@ -231,7 +231,7 @@ class AppSettings(Settings):
 
     @model_validator(mode="after")
     def _check_variants(self) -> "AppSettings":
-        """Not in `VariantSettings`: files of stored variants must stay readable, so that they can be shown and deleted."""
+        """Check variants here, not in `VariantSettings`: files of stored variants must stay readable, to be shown and deleted."""
         for name, variant in self.variants.items():
             try:
                 ollama.require_usable(variant.parameters)
@@ -241,7 +241,7 @@ class AppSettings(Settings):
 
     @property
     def default_model(self) -> str:
-        """The name of the model that requests without a name get."""
+        """The name of the model for requests without a model name."""
         return next(iter(self.models))
 
     def model_of(self, group: str) -> str:
@@ -249,8 +249,8 @@ class AppSettings(Settings):
         return self.engines[group].model or self.default_model
 
 
-def _as_models(model: Any) -> str:
-    """Return the YAML lines of `args.models` that mean what `args.model` meant."""
+def _show_as_models(model: Any) -> str:
+    """Return the YAML lines of `args.models` with the meaning of `args.model`."""
     settings = dict(model) if isinstance(model, dict) else {}
     name, default = settings.pop("name", None), next(iter(DEFAULT_MODELS))
     if "aliases" not in settings and name in (None, default):
@@ -264,7 +264,7 @@ def require_groups(routing: RoutingSettings, engines: Collection[str]) -> None:
     named = [(f"prefer.{task}", groups) for task, groups in routing.prefer.items()]
     named += [(f"models.{model}", groups) for model, groups in routing.models.items()]
     named.append(("sleeping", routing.sleeping))
-    for place, groups in named:
+    for field, groups in named:
         for group in groups:
             if group not in engines:
-                raise ValueError(f"routing.{place}: no engine group '{group}'; configured are: {', '.join(engines)}")
+                raise ValueError(f"routing.{field}: no engine group '{group}'; configured are: {', '.join(engines)}")

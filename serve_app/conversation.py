@@ -23,10 +23,10 @@ class TextLogprob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """The first event of an answer: an engine has answered."""
+    """The first event of an answer: an engine has produced output."""
 
     prompt_tokens: int
-    """Of all prompts of the request."""
+    """Tokens of all prompts of the request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThoughtDelta:
-    """New text of what the model thinks before one choice's answer; never half a character."""
+    """New text of the model's thoughts before one choice's answer; never half a character."""
 
     text: str
     logprobs: tuple[TextLogprob, ...] = ()
@@ -49,7 +49,7 @@ class ThoughtDelta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCallDelta:
-    """A piece of a tool call of one choice: the first piece has id and name, later ones more of the arguments' JSON."""
+    """A piece of a tool call of one choice: the first piece has id and name, later pieces have more of the arguments' JSON."""
 
     index: int
     """Which call of the choice, from 0."""
@@ -67,14 +67,14 @@ class ChoiceEnd:
     usage: Usage
     timings: Timings = field(default_factory=Timings)
     stop_sequence: str | None = None
-    """The client's stop string that ended it; None where something else did."""
+    """The client's stop string that ended the choice; None where something else ended it."""
     choice: int = 0
     tokens: tuple[int, ...] = ()
-    """Prompt and answer as token ids, where the request asks for them (`with_tokens`)."""
+    """Prompt and answer as token ids, where the request has `with_tokens`."""
     invalid_calls: tuple[str, ...] = ()
-    """Names of the tools that are called with arguments their schema does not allow, one per call."""
+    """Names of the tools that are called with arguments that violate their schema, one per call."""
     invalid_answer: bool = False
-    """Whether the client's JSON schema does not allow the answer."""
+    """Whether the answer violates the client's JSON schema."""
 
 
 AnswerDelta: TypeAlias = TextDelta | ThoughtDelta | ToolCallDelta
@@ -85,15 +85,15 @@ AnswerEvent: TypeAlias = Started | AnswerDelta | ChoiceEnd
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
-    """A call that the model asked for."""
+    """A tool call of the model."""
 
     name: str
     arguments: str
     """JSON as the model wrote it."""
     id: str = ""
 
-    def extended(self, delta: ToolCallDelta) -> "ToolCall":
-        """Return the call with the next piece of it."""
+    def extend_by(self, delta: ToolCallDelta) -> "ToolCall":
+        """Return the call extended by its next piece."""
         return ToolCall(id=self.id + delta.id, name=self.name + delta.name, arguments=self.arguments + delta.arguments)
 
 
@@ -106,7 +106,7 @@ class CompletedChoice:
     end: ChoiceEnd
     tool_calls: tuple[ToolCall, ...] = ()
     thoughts: str = ""
-    """What the model thought before the answer."""
+    """The model's thoughts before the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +117,7 @@ class Completion:
 
 
 async def fold(events: AsyncIterable[AnswerEvent]) -> Completion:
-    """Collect a stream of events into the completion it adds up to. Raises what the stream raises."""
+    """Collect a stream of events into a completion; raises what the stream raises."""
     deltas: dict[int, list[TextDelta | ThoughtDelta]] = {}
     calls: dict[int, dict[int, ToolCall]] = {}
     ends: dict[int, ChoiceEnd] = {}
@@ -125,8 +125,8 @@ async def fold(events: AsyncIterable[AnswerEvent]) -> Completion:
         if isinstance(event, ChoiceEnd):
             ends[event.choice] = event
         elif isinstance(event, ToolCallDelta):
-            known = calls.setdefault(event.choice, {})
-            known[event.index] = known.get(event.index, ToolCall(name="", arguments="")).extended(event)
+            calls_of_choice = calls.setdefault(event.choice, {})
+            calls_of_choice[event.index] = calls_of_choice.get(event.index, ToolCall(name="", arguments="")).extend_by(event)
         elif not isinstance(event, Started):
             deltas.setdefault(event.choice, []).append(event)
     return Completion(
@@ -162,12 +162,12 @@ class Message:
     """system, developer, user, assistant or tool."""
     content: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
-    """What an assistant asked for in this turn."""
+    """The assistant's tool calls in this turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """A function that the model may ask for."""
+    """A function that the model may call."""
 
     name: str
     function: str
@@ -175,7 +175,7 @@ class Tool:
     parameters: str = "{}"
     """The JSON schema of its arguments, as JSON."""
     strict: bool = False
-    """Whether the client was promised that arguments keep to the schema."""
+    """Whether the client is promised that arguments keep to the schema."""
 
 
 class Ending(Enum):
@@ -186,7 +186,7 @@ class Ending(Enum):
     CONTINUED = "continued"
     """With the last message's text, its turn still open: the answer continues it."""
     CLOSED = "closed"
-    """With the end of the last message, and no turn begun."""
+    """With the end of the last message; no turn is open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,27 +198,27 @@ class Chat:
     template: str = ""
     """A template in Ollama's language to use in place of the model's own."""
     context: tuple[int, ...] = ()
-    """Token ids of the conversation so far; `messages` go on from there."""
+    """Token ids of the conversation so far; `messages` continue it."""
     ending: Ending = Ending.OPENED
     opening: str = ""
-    """What the prompt puts at the beginning of the answer, of which it is no part; control tokens in it count."""
+    """Text that the prompt puts before the answer; it is no part of the answer, and control tokens in it count as such."""
 
     @property
     def prefill(self) -> str:
-        """The beginning of the answer, which the client has written itself; empty where it has not."""
+        """The beginning of the answer as the client wrote it; empty where it wrote none."""
         return self.messages[-1].content if self.ending is Ending.CONTINUED else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawText:
-    """Text given to the model as it is; control tokens written in it count as control tokens."""
+    """Text given to the model unchanged; control tokens spelled in it count as such."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawTokens:
-    """Token ids given to the model as they are."""
+    """Token ids given to the model unchanged."""
 
     ids: tuple[int, ...]
 
@@ -228,18 +228,18 @@ Prompt: TypeAlias = Chat | RawText | RawTokens
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskDecision:
-    """Which task a request is, and why."""
+    """The task of a request, and why."""
 
     task: Task
     reason: str
     """A slug; see `serve_app.routing.tasks`."""
     probabilities: Mapping[Task, float] = field(default_factory=dict)
-    """Of every task that was weighed; empty when none was."""
+    """Probability of each considered task; empty when none was considered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutePreview:
-    """Where a request would go."""
+    """The route that a request would take."""
 
     decision: TaskDecision
     candidates: tuple[str, ...]
@@ -267,7 +267,7 @@ class ToolChoice(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerForm:
-    """The form that a client wants its answers in. How a model is made to keep to it is the chat format's business."""
+    """The form of answers that a client wants. The chat format turns it into a constraint."""
 
     tool_choice: ToolChoice = ToolChoice.AUTO
     callable: tuple[str, ...] = ()
@@ -275,12 +275,12 @@ class AnswerForm:
     parallel: bool = True
     """Whether an answer may call several tools."""
     format: Constraint | None = None
-    """What an answer that calls no tool must look like."""
+    """Constraint of an answer that calls no tool."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
-    """What a dialect asks of the gateway: one or more prompts, `n` choices of each. Without prompts it asks for a route only.
+    """A dialect's request to the gateway: one or more prompts, `n` choices of each. Without prompts it only checks the route.
 
     Choice numbers run prompt by prompt: choice `p * n + k` is the k-th answer to prompt p.
     """
@@ -290,16 +290,16 @@ class GenerateRequest:
     sampling: Sampling = field(default_factory=Sampling)
     form: AnswerForm = field(default_factory=AnswerForm)
     explicit: frozenset[str] = frozenset()
-    """Fields of `sampling`, and `stop`, that the client named; a model variant's parameters fill in the others."""
+    """Fields of `sampling`, and `stop`, that the client set; a model variant's parameters fill in the other fields."""
     model: str | None = None
     """The model's name as the client wrote it; None: the default model."""
     stop: tuple[str, ...] = ()
     n: int = 1
     window: int | None = None
-    """Most tokens of prompt and answer together, as the client wants it; a conversation's oldest turns are left out to fit. None:
-    what the group has, and nothing is left out."""
+    """Most tokens of prompt and answer together that the client wants; a conversation's oldest turns are dropped to fit. None: the
+    group's context, and no turn is dropped."""
     one_call: bool = False
-    """End an answer where a second tool call begins: the client's protocol has room for one."""
+    """End an answer where a second tool call begins: the client's protocol allows one call."""
     echo: bool = False
     """Put the prompt's text before the answer."""
     think: bool | None = None
@@ -307,9 +307,9 @@ class GenerateRequest:
     with_tokens: bool = False
     """Return prompt and answer as token ids in `ChoiceEnd.tokens`."""
     task: Task | None = None
-    """Given by the client; wins over classification."""
+    """The client's choice, which wins over classification."""
     group: str | None = None
-    """Engine group given by the client; wins over every preference."""
+    """The client's choice of an engine group, which wins over every preference."""
     session: str | None = None
-    """The client's name of the conversation; its requests go to one replica while that is not overloaded."""
+    """The client's name of the conversation; its requests go to one replica while this is not overloaded."""
     timeout_s: float | None = None

@@ -149,7 +149,7 @@ class FakeSettings(GroupSettings):
     slots: int = Field(8, ge=1)
     """Generations at once."""
     fault: Literal["none", "fail_start", "fail_first", "die_midway", "truncate", "hang"] = "none"
-    """How it misbehaves: refuses to start, fails before or after some tokens, ends without `Finished`, or never goes on."""
+    """How it misbehaves: refuses to start, fails before or after some tokens, ends without `Finished`, or stops without an end."""
     fault_at: int = Field(2, ge=0)
     """Tokens of an answer after which it dies, truncates or hangs."""
 

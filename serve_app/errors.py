@@ -1,18 +1,18 @@
-"""Errors that a client may see, and how they look from outside.
+"""Errors that a client may see, with their codes and HTTP status.
 
-bytes --decode--> call --admit, choose--> route --attempt--> events --encode--> bytes
-      RequestError     CapacityError          EngineError
+bytes --decode--> request --admit, choose--> route --attempt--> events --encode--> bytes
+      RequestError        CapacityError          EngineError
 
-    ServeError(message, *, retry_after_s=None)            code, status, retryable, vain
+    ServeError(message, *, retry_after_s=None)            code, status, retryable, futile_to_retry
     ├─ RequestError      the client must change the request; not retried, but for ConstraintLost
     │   InvalidRequest 400 · Unauthenticated 401 · Forbidden 403 · ModelNotFound 404 · NotFound 404 · MethodNotAllowed 405
     │   ContextOverflow 400 · TooLarge 413 · Unsupported 400 · ConstraintLost 400
-    ├─ CapacityError     nobody can take it now; try again
+    ├─ CapacityError     no engine can take the request now; try again
     │   Overloaded 503 · QuotaExceeded 429 · NoEngine 503 · DeadlineExceeded 504
     ├─ EngineError       an engine failed
     │   GenerationFailed 500 · IncompleteGeneration 502 · EngineDead 503
-    ├─ StorageFailed 507 what a client wants kept could not be written
-    └─ ModelUnusable 503 a model's files or settings are wrong; requests hear of it only where nothing can be served
+    ├─ StorageFailed 507 data of a client could not be written
+    └─ ModelUnusable 503 a model's files or settings are wrong; clients see it only where nothing can be served
 
 Foreign exceptions become one of these inside each engine and in `deployments.remote`, nowhere else. Render `exc.message`, never
 `str(exc)`: through a Ray handle the latter is the remote traceback. Only `message` is positional, or Ray loses the type.
@@ -23,14 +23,14 @@ from typing import ClassVar
 
 
 class ServeError(Exception):
-    """Base of everything a client may be told. `message` says what is wrong and what to do."""
+    """Base of all errors that a client may see. `message` says what is wrong and what to do."""
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
-    """Whether another engine may be asked."""
-    vain: ClassVar[bool] = False
-    """Whether a client's library, which repeats what failed with such a status, should not: the answer would be the same."""
+    """Whether another engine may be tried."""
+    futile_to_retry: ClassVar[bool] = False
+    """Whether a retry would fail in the same way, so that a client's library should not retry in spite of the status."""
 
     def __init__(self, message: str, *, retry_after_s: float | None = None, param: str | None = None) -> None:
         """Keep the message; `param` names the field at fault, `retry_after_s` is seconds to wait."""
@@ -59,7 +59,7 @@ class Unauthenticated(RequestError):
 
 
 class Forbidden(RequestError):
-    """Valid credentials without the right."""
+    """The client may not do this."""
 
     code = "forbidden"
     status = 403
@@ -73,7 +73,7 @@ class NotFound(RequestError):
 
 
 class ModelNotFound(NotFound):
-    """No such model; `model` is the name that was asked for."""
+    """No such model; `model` is the requested name."""
 
     code = "model_not_found"
 
@@ -110,13 +110,13 @@ class Unsupported(RequestError):
 
 
 class ConstraintLost(InvalidRequest):
-    """An engine could not keep the answer within the request's constraint. Says nothing of the engine; another may do better."""
+    """An engine could not keep the answer within the request's constraint. No failure of the engine; another one may succeed."""
 
     retryable = True
 
 
 class CapacityError(ServeError):
-    """Nothing is wrong with the request, but nobody can serve it now."""
+    """The request is valid, but cannot be served now."""
 
     code = "overloaded"
     status = 503
@@ -146,7 +146,7 @@ class DeadlineExceeded(CapacityError):
     code = "deadline_exceeded"
     status = 504
     retryable = False
-    vain = True  # whoever waited that long would wait that long again, and the engines would compute it again
+    futile_to_retry = True  # a retry would wait as long again, and the engines would compute the answer again
 
 
 class EngineError(ServeError):
@@ -181,15 +181,15 @@ class ModelUnusable(ServeError):
 
     code = "model_unusable"
     status = 503
-    vain = True
+    futile_to_retry = True
 
 
 class StorageFailed(ServeError):
-    """What a client wants kept could not be written."""
+    """Data that a client wants stored could not be written."""
 
     code = "storage_failed"
     status = 507
-    vain = True
+    futile_to_retry = True
 
 
 _ABSOLUTE_PATH = re.compile(r"(?<![\w./])(?:file://)?(?:/[^\s/'\"`,;()]+)+/([^\s/'\"`,;()]*)")
@@ -197,7 +197,7 @@ _LONGEST_CAUSE_CHARS = 300
 
 
 def explain(error: BaseException) -> str:
-    """Return in a sentence why something could not be loaded; of paths only the last part, so that it may be shown to clients."""
+    """Return in a sentence why loading failed; paths are cut to their last part, so that clients may see it."""
     if isinstance(error, ServeError):
         return error.message
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")

@@ -1,4 +1,4 @@
-"""Where values out of range become faults of the request that brought them. Knows no dialect and no gateway."""
+"""Turns values out of range into errors of the request that holds them. Knows no dialect and no gateway."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

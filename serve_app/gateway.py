@@ -1,6 +1,6 @@
-"""The one path of every request: resolve the model, admit, classify, prepare, choose a group, attempt.
+"""Serves every request on one path: resolve the model, admit, classify, prepare, choose a group, attempt.
 
-Knows groups only as things that generate token events, and clients only as `GenerateRequest`s. No web framework, no Ray.
+Knows groups only as generators of token events, and clients only as `GenerateRequest`s. No web framework, no Ray.
 """
 
 import time
@@ -16,7 +16,7 @@ from serve_app.errors import InvalidRequest, NoEngine, Overloaded
 from serve_app.faults import client_faults
 from serve_app.generation import Generation, build_generations
 from serve_app.merge import merge
-from serve_app.metrics import Traffic, exposition
+from serve_app.metrics import IngressMetrics, render_exposition
 from serve_app.models.catalog import Catalog, Resolved
 from serve_app.models.served import PreparedRequest
 from serve_app.record import RequestRecord
@@ -34,20 +34,20 @@ class Gateway:
     catalog: Catalog
     generators: Mapping[str, Generator]
     fleet: Callable[[], Fleet]
-    """Returns the groups' state now."""
-    traffic: Traffic = field(default_factory=Traffic)
+    """Returns the current state of the groups."""
+    metrics: IngressMetrics = field(default_factory=IngressMetrics)
     active: int = 0
-    """Generations being worked on."""
+    """Generations in progress."""
     _policy: Policy = field(init=False)
     _attempts: Attempts = field(init=False)
 
     def __post_init__(self) -> None:
         """Prepare policy and attempts."""
         self._policy = Policy(self.settings.routing)
-        self._attempts = Attempts(self.settings.routing, self.generators, self.fleet, self.traffic)
+        self._attempts = Attempts(self.settings.routing, self.generators, self.fleet, self.metrics)
 
     def configure(self, routing: RoutingSettings) -> None:
-        """Route by other settings from the next request on; requests under way end by the old ones."""
+        """Use other routing settings from the next request on; requests under way keep the old ones."""
         self.settings = self.settings.model_copy(update={"routing": routing})
         self.catalog.configure(routing)
         self._policy = Policy(routing)
@@ -56,8 +56,8 @@ class Gateway:
     async def generate(self, request: GenerateRequest, record: RequestRecord) -> AsyncGenerator[AnswerEvent, None]:
         """Yield one `Started`, any number of deltas and one `ChoiceEnd` per choice; closing the iterator aborts everything.
 
-        The routing in `record` is complete when the first event is out. Without prompts it yields nothing, and raises what would
-        keep it from generating. Raises `ServeError` only.
+        The routing in `record` is complete when the first event is out. Without prompts it yields nothing, and raises the
+        error that a generation would meet. Raises `ServeError` only.
         """
         resolved = self.catalog.resolve(request.model)
         request = resolved.apply_to(request)
@@ -65,24 +65,24 @@ class Gateway:
             record.task = request.task or Task.GENERAL
             record.reason = self._policy.choose(request, record.task, 0, self.fleet(), allowed=resolved.groups).reason
             return
-        with self._admit(request), account(request, record.model or resolved.model.name, record, self.traffic):
+        with self._admit(request), account(request, record.model or resolved.model.name, record, self.metrics):
             with client_faults():
                 prepared, generations = await self._prepare(request, resolved, record)
             streams = [generation.read(self._attempts.run(generation)) for generation in generations]
             async with aclosing(merge(streams)) as events:
                 started = False
                 async for event in events:
-                    if not started:  # only now: the first event commits the headers
+                    if not started:  # not earlier: the first event commits the headers
                         started = True
                         yield Started(prompt_tokens=prepared.prompt_tokens)
                     if isinstance(event, ChoiceEnd):
-                        self._attempts.workload.answered(record.task or Task.GENERAL, event.usage.completion_tokens)
+                        self._attempts.workload.record_answer(record.task or Task.GENERAL, event.usage.completion_tokens)
                         record.outcome = "ok" if len(record.ends) == len(generations) else record.outcome
                     yield event
 
     @contextmanager
     def _admit(self, request: GenerateRequest) -> Iterator[None]:
-        """Count the generations of a request while they are worked on; raises `Overloaded` when there are too many."""
+        """Count the generations of a request while they run; raises `Overloaded` when there are too many."""
         cost = len(request.prompts) * request.n
         if self.active and self.active + cost > self.settings.limits.max_concurrent_generations:
             raise Overloaded("too many requests are being served; try again later", retry_after_s=1.0)
@@ -102,7 +102,7 @@ class Gateway:
         prepared = await resolved.model.prepare(request, fleet.limits(request.group))
         record.dropped_messages = prepared.dropped_messages
         route = self._choose(prepared, task, fleet, resolved)
-        record.reason, record.candidates = route.reason, route.weighed
+        record.reason, record.candidates = route.reason, route.considered
         longest_s = self.settings.limits.request_timeout_s
         choices = resolved.model.choices(prepared, min(request.timeout_s or longest_s, longest_s))
         return prepared, build_generations(choices, route, request.session, record)
@@ -130,7 +130,7 @@ class Gateway:
         return ids, resolved.model.text_of(ids)
 
     async def preview_route(self, request: GenerateRequest) -> RoutePreview:
-        """Return where `request` would go now; asks no engine. Raises what would refuse the request itself."""
+        """Return the route that `request` would take now, without asking an engine; raises the errors of the request itself."""
         resolved = self.catalog.resolve(request.model)
         request = resolved.apply_to(request)
         decision, fleet = self._classify(request), self._attempts.survey()
@@ -142,9 +142,9 @@ class Gateway:
             return RoutePreview(decision=decision, candidates=(), reason=error.code)
         return RoutePreview(decision=decision, candidates=route.candidates, reason=route.reason)
 
-    def exposition(self) -> bytes:
-        """Return Prometheus' text of replicas, requests and breakers."""
+    def render_exposition(self) -> bytes:
+        """Return the metrics of replicas, requests and breakers in Prometheus' text format."""
         fleet = self.fleet()
         states = self._attempts.health.states(fleet, time.monotonic())
-        self.traffic.breakers = {key: str(state) for key, state in states.items()}
-        return exposition((report for group in fleet.groups for report in group.reports), self.traffic)
+        self.metrics.breakers = {key: str(state) for key, state in states.items()}
+        return render_exposition((report for group in fleet.groups for report in group.reports), self.metrics)

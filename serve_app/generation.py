@@ -1,6 +1,6 @@
 """One choice of an answer: token events of engines in, text events out.
 
-Knows what the choice was asked for and how its text is read; no group's name, no dialect.
+Knows the prepared choice and its text stream; no group's name, no dialect.
 """
 
 import time
@@ -8,12 +8,12 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from serve_app.chat.arguments import fits, invalid_calls
+from serve_app.chat.arguments import find_invalid_calls, fits_schema
 from serve_app.conversation import AnswerDelta, ChoiceEnd, TextDelta
 from serve_app.errors import IncompleteGeneration
 from serve_app.models.served import PreparedChoice
 from serve_app.record import RequestRecord
-from serve_app.routing.affinity import affinity
+from serve_app.routing.affinity import derive_affinity
 from serve_app.routing.policy import Route
 from serve_app.types import Finished, FinishReason, Timings, TokenEvent, Usage
 
@@ -27,13 +27,13 @@ class Generation:
     """Groups that may answer, best first."""
     record: RequestRecord
     deadline: float
-    """Monotonic seconds at which the client's time is over."""
+    """Monotonic seconds at which the client's time limit ends."""
     work: float = 0.0
     """Estimated work, in generated tokens."""
     affinity: str = ""
-    """Generations of equal affinity share the beginning of their prompts."""
-    _began: float = field(default_factory=time.monotonic)
-    _first_token: float = 0.0
+    """Generations of equal affinity share the beginning of their prompts, and go to one replica."""
+    _started_s: float = field(default_factory=time.monotonic)
+    _first_token_s: float = 0.0
     _ids: list[int] = field(default_factory=list)
     _answer: list[str] = field(default_factory=list)
     """The text so far, kept where it must fit a schema."""
@@ -43,43 +43,43 @@ class Generation:
 
         Raises what `tokens` raises, and `IncompleteGeneration` when they end without `Finished`.
         """
-        self._began = self._first_token = time.monotonic()
+        self._started_s = self._first_token_s = time.monotonic()
         choice, text, echo = self.choice, self.choice.text, self.choice.echo
         async with aclosing(tokens):
             async for event in tokens:
-                if echo:  # only now that an engine has answered: the first event commits the headers
+                if echo:  # not before an engine has answered: the first event commits the headers
                     yield TextDelta(text=echo, choice=text.choice)
                     echo = ""
                 if isinstance(event, Finished):
                     for delta in text.flush():
-                        yield self._seen(delta)
-                    yield self._end(event)
+                        yield self._note_text(delta)
+                    yield self._end_choice(event)
                     return
                 if choice.with_tokens:
                     self._ids.extend(event.ids)
                 if not text.tokens:
-                    self._first_token = time.monotonic()
+                    self._first_token_s = time.monotonic()
                 for delta in text.push(event):
-                    yield self._seen(delta)
+                    yield self._note_text(delta)
                 if text.stopped:
-                    yield self._end(self._stopped())
+                    yield self._end_choice(self._finish_early())
                     return
         raise IncompleteGeneration("the engine's stream ended before the answer did; try again")
 
-    def _seen(self, delta: AnswerDelta) -> AnswerDelta:
+    def _note_text(self, delta: AnswerDelta) -> AnswerDelta:
         if self.choice.schema and isinstance(delta, TextDelta):
             self._answer.append(delta.text)
         return delta
 
-    def _stopped(self) -> Finished:
-        """Return the end of an answer that a stop string ended; the engine's timings and cached tokens are lost with its end."""
+    def _finish_early(self) -> Finished:
+        """Return the end of an answer that a stop string ended; the engine's timings and cached tokens are then unknown."""
         usage = Usage(prompt_tokens=len(self.choice.request.prompt), completion_tokens=self.choice.text.tokens)
-        timings = Timings(prefill_s=self._first_token - self._began, decode_s=time.monotonic() - self._first_token)
+        timings = Timings(prefill_s=self._first_token_s - self._started_s, decode_s=time.monotonic() - self._first_token_s)
         return Finished(reason=FinishReason.STOP, usage=usage, timings=timings)
 
-    def _end(self, finished: Finished) -> ChoiceEnd:
+    def _end_choice(self, finished: Finished) -> ChoiceEnd:
         choice, text = self.choice, self.choice.text
-        # Text that was held back may complete a stop string only in the flush.
+        # Only the flush may reveal that text held back completes a stop string.
         reason = FinishReason.STOP if text.stopped else finished.reason
         if text.calls and reason is FinishReason.STOP:
             reason = FinishReason.TOOL_CALLS
@@ -91,8 +91,8 @@ class Generation:
             stop_sequence=text.stop_sequence,
             choice=text.choice,
             tokens=(*choice.request.prompt, *self._ids) if choice.with_tokens else (),
-            invalid_calls=invalid_calls(choice.tools, text.calls),
-            invalid_answer=is_whole and not fits("".join(self._answer), choice.schema),
+            invalid_calls=find_invalid_calls(choice.tools, text.calls),
+            invalid_answer=is_whole and not fits_schema("".join(self._answer), choice.schema),
         )
         self.record.add_end(end)
         return end
@@ -109,7 +109,7 @@ def build_generations(
             record=record,
             deadline=time.monotonic() + (choice.request.timeout_s or 0.0),
             work=route.work / len(choices),
-            affinity=affinity(choice.prompt, session),
+            affinity=derive_affinity(choice.prompt, session),
         )
         for choice in choices
     ]

@@ -1,4 +1,4 @@
-"""Several streams of events as one. Knows nothing of what the events say."""
+"""Merges several streams of events into one. Knows nothing about the events."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -7,7 +7,7 @@ from serve_app.conversation import AnswerEvent
 
 
 async def merge(streams: Sequence[AsyncGenerator[AnswerEvent, None]]) -> AsyncGenerator[AnswerEvent, None]:
-    """Interleave several streams as their events come; the first failure ends all."""
+    """Yield the events of several streams as they arrive; the first failure ends all streams."""
     if len(streams) == 1:
         try:
             async for event in streams[0]:

@@ -1,7 +1,7 @@
-"""Prometheus text of what the replicas report, and of the requests that this ingress served.
+"""Renders Prometheus text: the reports of all replicas, and the requests that this ingress served.
 
-Every ingress hears every replica, so each tells the same of them; of requests each tells its own, under its own label. Knows
-reports and labels; neither fleet nor engine.
+Every ingress gets the reports of every replica, so all show the same replicas; each counts its own requests, under its own label.
+Knows reports and labels; neither fleet nor engine.
 """
 
 from collections import defaultdict
@@ -50,39 +50,39 @@ _VLLM_GAUGES = {
 }
 
 
-class _Replicas(Collector):
-    """The reports as metric families."""
+class _ReplicaCollector(Collector):
+    """Collects the reports as metric families."""
 
     def __init__(self, reports: Iterable[ReplicaReport]) -> None:
-        """Show these reports; only ready replicas have figures."""
+        """Show these reports; only ready replicas have values."""
         self._reports = tuple(reports)
 
     def collect(self) -> Iterable[Metric]:
-        """Yield a family per figure, with a sample per replica."""
+        """Yield a family per metric, with a sample per replica."""
         ready = [report for report in self._reports if report.phase is Phase.READY and report.info]
         phases = GaugeMetricFamily("phi_serve_replica_phase", "1 for the phase that a replica is in", labels=(*_LABELS, "phase"))
         for report in self._reports:
-            phases.add_metric((*_labels(report), report.phase), 1)
+            phases.add_metric((*_list_labels(report), report.phase), 1)
         yield phases
         for name, about in _GAUGES.items():
             gauge = GaugeMetricFamily(f"{_PREFIX}_{name}", about, labels=_LABELS)
             for report in ready:
-                gauge.add_metric(_labels(report), getattr(report.load, name))
+                gauge.add_metric(_list_labels(report), getattr(report.load, name))
             yield gauge
         for key, (name, about) in _COUNTERS.items():
             counter = CounterMetricFamily(f"{_PREFIX}_{name}", about, labels=_LABELS)
             for report in ready:
                 if key in report.load.counters:
-                    counter.add_metric(_labels(report), report.load.counters[key])
+                    counter.add_metric(_list_labels(report), report.load.counters[key])
             if counter.samples:
                 yield counter
-        yield from _as_vllm(ready)
+        yield from _collect_vllm_series(ready)
 
 
-def _as_vllm(ready: list[ReplicaReport]) -> Iterable[Metric]:
-    """Yield vLLM's own series for the replicas of every group, so that dashboards made for vLLM show them all."""
+def _collect_vllm_series(ready: list[ReplicaReport]) -> Iterable[Metric]:
+    """Yield vLLM's own series for the replicas of every group, so that dashboards made for vLLM show all of them."""
     labels = ("model_name", *_LABELS)
-    reported = [((counts.model, *_labels(report)), report, counts) for report in ready if (counts := report.requests)]
+    reported = [((counts.model, *_list_labels(report)), report, counts) for report in ready if (counts := report.requests)]
     for name, (about, figure) in _VLLM_GAUGES.items():
         gauge = GaugeMetricFamily(f"vllm:{name}", about, labels=labels)
         for values, report, _ in reported:
@@ -102,12 +102,12 @@ def _as_vllm(ready: list[ReplicaReport]) -> Iterable[Metric]:
         family = HistogramMetricFamily(f"vllm:{name}", about, labels=labels)
         for values, _, counts in reported:
             if name in counts.histograms:
-                family.add_metric(values, _buckets(counts.histograms[name]), counts.histograms[name].total)
+                family.add_metric(values, _accumulate_buckets(counts.histograms[name]), counts.histograms[name].total)
         yield family
 
 
-def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """Return the cumulated buckets that Prometheus wants."""
+def _accumulate_buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Return cumulative buckets, as Prometheus requires."""
     bounds = [*map(repr, histogram.bounds), "+Inf"]
     return list(zip(bounds, accumulate(histogram.counts), strict=True))
 
@@ -115,8 +115,8 @@ def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
 _Counts = defaultdict[tuple[str, ...], float]
 
 
-class Traffic(Collector):
-    """Counts requests and attempts by their labels. `ingress` tells several ingress replicas apart."""
+class IngressMetrics(Collector):
+    """Counts requests and attempts by their labels; the label `ingress` distinguishes several ingress replicas."""
 
     def __init__(self, ingress: str = "") -> None:
         """Start at zero."""
@@ -126,7 +126,7 @@ class Traffic(Collector):
         self._attempts: _Counts = defaultdict(float)
         self._tokens: _Counts = defaultdict(float)
         self.breakers: Mapping[tuple[str, str], str] = {}
-        """State of each breaker by (group, replica), set before the text is made."""
+        """State of each breaker by (group, replica); set before the text is rendered."""
 
     def count_request(self, record: RequestRecord) -> None:
         """Count a request that has ended, and the tokens of its whole answers."""
@@ -138,7 +138,7 @@ class Traffic(Collector):
         self._tokens[(task, group, "completion")] += usage.completion_tokens
 
     def count_attempt(self, engine: str, outcome: str) -> None:
-        """Count one engine's try at a request."""
+        """Count one engine's attempt at a request."""
         self._attempts[(engine, outcome)] += 1
 
     def collect(self) -> Iterable[Metric]:
@@ -162,14 +162,14 @@ class Traffic(Collector):
         yield states
 
 
-def exposition(reports: Iterable[ReplicaReport], traffic: Traffic | None = None) -> bytes:
-    """Return reports and traffic in Prometheus' text format."""
+def render_exposition(reports: Iterable[ReplicaReport], metrics: IngressMetrics | None = None) -> bytes:
+    """Return reports and request counts in Prometheus' text format."""
     registry = CollectorRegistry()
-    registry.register(_Replicas(reports))
-    if traffic is not None:
-        registry.register(traffic)
+    registry.register(_ReplicaCollector(reports))
+    if metrics is not None:
+        registry.register(metrics)
     return generate_latest(registry)
 
 
-def _labels(report: ReplicaReport) -> tuple[str, str, str]:
+def _list_labels(report: ReplicaReport) -> tuple[str, str, str]:
     return report.group, report.info.kind if report.info else "", report.replica_id

@@ -1,4 +1,4 @@
-"""What the application says of a model to its clients. Plain values: no catalog, engine or dialect."""
+"""What clients may learn about a model. Plain values: no catalog, engine or dialect."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from serve_app.types import EngineKind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedGroup:
-    """A ready group, and what it holds of a model."""
+    """A ready group, and the weights that it holds."""
 
     group: str
     engine: EngineKind
@@ -18,14 +18,14 @@ class LoadedGroup:
     replicas: int
     context_length: int
     weight_bytes: int
-    """Size of the weights in all of its replicas."""
+    """Bytes of the weights in all of its replicas."""
     gpu_bytes: int
-    """The part of it in GPUs' memory."""
+    """Bytes of these weights in GPU memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """A name that clients may use, and the model behind it."""
+    """A name that clients may use, and its model."""
 
     name: str
     root: str

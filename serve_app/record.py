@@ -1,4 +1,4 @@
-"""The record of one request: where it went and how it ended. Headers, log, metrics and traces are all written from it."""
+"""The record of one request: its route and its outcome. Headers, log, metrics and traces are written from it."""
 
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -11,17 +11,17 @@ LogValue: TypeAlias = str | int | float
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One group as the routing policy weighed it for a request."""
+    """The routing policy's estimates for one group and one request."""
 
     group: str
     obstacle: str
     """Why it cannot take the request; empty when it can."""
     ahead: int
-    """Requests that it has."""
+    """Requests in the group, which the request would have ahead of it."""
     wait_s: float | None
-    """Estimated time until it would begin; None while its rate is unknown."""
+    """Estimated seconds until the request would begin; None while the group's rate is unknown."""
     finish_s: float | None
-    """Estimated time until this request would be done there."""
+    """Estimated seconds until the request would be done; None while the group's rate is unknown."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,28 +35,28 @@ class RequestRecord:
     group: str | None = None
     """The engine group that answers."""
     reason: str | None = None
-    """Why that group; see `Policy.choose`. `failover` when an earlier candidate failed."""
+    """Why this group was chosen; see `Policy.choose`. `failover` when an earlier candidate failed."""
     attempts: int = 0
     candidates: tuple[Candidate, ...] = ()
-    """The groups as the policy saw them."""
+    """Every group, with the policy's estimates."""
     show_candidates: bool = False
-    """Whether the client wants to see them."""
+    """Whether the response shows `candidates`."""
     dropped_messages: int = 0
-    """Turns left out of the prompt, so that it fits into the context that the client asked for."""
+    """Turns dropped from the prompt to fit the context that the client asked for."""
     invalid_calls: tuple[str, ...] = ()
-    """Tools called with arguments that their schema does not allow."""
+    """Tools called with arguments that violate their schema."""
     invalid_answers: tuple[int, ...] = ()
-    """Choices that the client's schema does not allow."""
+    """Choices that violate the client's schema."""
     outcome: str = "cancelled"
     """`ok`, `cancelled` or an error's code."""
     seconds: float = 0.0
-    """From its arrival at the gateway to its end."""
+    """Time from the request's arrival at the gateway to its end."""
     choices_per_prompt: int = 1
     ends: list[ChoiceEnd] = field(default_factory=list)
     """The choices that have ended."""
 
     def add_end(self, end: ChoiceEnd) -> None:
-        """Take the end of a choice."""
+        """Add the end of a choice."""
         self.ends.append(end)
         self.invalid_calls += end.invalid_calls
         self.invalid_answers += (end.choice,) * end.invalid_answer
@@ -67,7 +67,7 @@ class RequestRecord:
         return total_usage(self.ends, self.choices_per_prompt)
 
     def log_fields(self) -> dict[str, LogValue]:
-        """Return the fields of the request's log line; nothing of its text."""
+        """Return the fields of the request's log line, without any of its text."""
         usage = self.usage
         return {
             "request_id": self.request_id,

@@ -1,4 +1,4 @@
-"""What a replica did with its requests, counted under the names that vLLM uses for the same, whatever the engine.
+"""Counts a replica's requests under vLLM's metric names, whatever the engine.
 
 Knows token events and numbers; neither Prometheus nor Ray.
 """
@@ -23,20 +23,20 @@ HISTOGRAMS = {
     "request_prompt_tokens": ("Prompt tokens of a request", _TOKENS),
     "request_generation_tokens": ("Generated tokens of a request", _TOKENS),
 }
-"""What is observed once a request: name to meaning and upper bounds of the buckets."""
+"""Values observed once per request: name to meaning and upper bounds of the buckets."""
 COUNTERS = {
     "prompt_tokens": "Prompt tokens of finished requests",
     "generation_tokens": "Tokens generated, those of requests that failed or were given up included",
     "prefix_cache_queries": "Prompt tokens looked up in the prefix cache",
     "prefix_cache_hits": "Prompt tokens found there",
 }
-"""What only grows."""
+"""Counters: name to meaning."""
 ABORTED = "abort"
-"""How a request ended that has no `Finished`."""
+"""The reason of a request that ended without `Finished`."""
 
 
 class MetricSink(Protocol):
-    """Takes what is counted as well, for another system of metrics."""
+    """Receives all counts and values, for another system of metrics."""
 
     def count(self, name: str, amount: float) -> None:
         """Add to the counter `name` of `COUNTERS`."""
@@ -46,16 +46,16 @@ class MetricSink(Protocol):
         """Add a value to the histogram `name` of `HISTOGRAMS`."""
         ...
 
-    def finished(self, reason: str) -> None:
-        """Count a request by how it ended."""
+    def count_end(self, reason: str) -> None:
+        """Count a request that ended for `reason`."""
         ...
 
 
 class ReplicaMetrics:
-    """The counts of one replica. `watch` gives what counts one request."""
+    """The counts of one replica; `start_meter` returns the meter of one request."""
 
     def __init__(self, model: str, sink: MetricSink | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start at zero; `sink` is told everything too."""
+        """Start at zero; `sink` receives everything too."""
         self._model = model
         self._sink = sink
         self._clock = clock
@@ -64,9 +64,9 @@ class ReplicaMetrics:
         self._buckets = {name: [0] * (len(bounds) + 1) for name, (_, bounds) in HISTOGRAMS.items()}
         self._sums = dict.fromkeys(HISTOGRAMS, 0.0)
 
-    def watch(self, request: TokenRequest) -> "RequestTimer":
-        """Return the watch over a request that has just arrived."""
-        return RequestTimer(self, len(request.prompt), self._clock)
+    def start_meter(self, request: TokenRequest) -> "RequestMeter":
+        """Return the meter of a request that has just arrived."""
+        return RequestMeter(self, len(request.prompt), self._clock)
 
     def counts(self) -> RequestCounts:
         """Return the counts so far."""
@@ -90,19 +90,19 @@ class ReplicaMetrics:
         if self._sink is not None:
             self._sink.observe(name, value)
 
-    def finished(self, reason: str) -> None:
-        """See `MetricSink.finished`."""
+    def count_end(self, reason: str) -> None:
+        """See `MetricSink.count_end`."""
         self._ends[reason] += 1
         if self._sink is not None:
-            self._sink.finished(reason)
+            self._sink.count_end(reason)
 
 
-class RequestTimer:
-    """Counts one request: `push` what it yields, then `end`, however it ended."""
+class RequestMeter:
+    """Measures one request: `push` its events, then `end`, however it ended."""
 
-    def __init__(self, tally: ReplicaMetrics, prompt_tokens: int, clock: Callable[[], float]) -> None:
-        """Begin now."""
-        self._metrics = tally
+    def __init__(self, metrics: ReplicaMetrics, prompt_tokens: int, clock: Callable[[], float]) -> None:
+        """Start measuring now."""
+        self._metrics = metrics
         self._prompt_tokens = prompt_tokens
         self._clock = clock
         self._began = clock()
@@ -112,7 +112,7 @@ class RequestTimer:
         self._finished: Finished | None = None
 
     def push(self, batch: Iterable[object]) -> None:
-        """Take events; what is no event of a stream is ignored."""
+        """Take events; other objects are ignored."""
         tokens = 0
         for event in batch:
             if isinstance(event, TokenDelta):
@@ -129,20 +129,20 @@ class RequestTimer:
 
     def end(self) -> None:
         """Count the request as a whole; must be called once."""
-        tally, finished = self._metrics, self._finished
+        metrics, finished = self._metrics, self._finished
         if finished is None:
-            tally.finished(ABORTED)
+            metrics.count_end(ABORTED)
             return
-        tally.finished(finished.reason)
-        tally.count("prompt_tokens", self._prompt_tokens)
-        tally.count("prefix_cache_queries", self._prompt_tokens)
-        tally.count("prefix_cache_hits", finished.usage.cached_tokens)
-        tally.observe("e2e_request_latency_seconds", self._clock() - self._began)
-        tally.observe("request_prompt_tokens", self._prompt_tokens)
-        tally.observe("request_generation_tokens", self._tokens)
+        metrics.count_end(finished.reason)
+        metrics.count("prompt_tokens", self._prompt_tokens)
+        metrics.count("prefix_cache_queries", self._prompt_tokens)
+        metrics.count("prefix_cache_hits", finished.usage.cached_tokens)
+        metrics.observe("e2e_request_latency_seconds", self._clock() - self._began)
+        metrics.observe("request_prompt_tokens", self._prompt_tokens)
+        metrics.observe("request_generation_tokens", self._tokens)
         if self._first is not None and self._tokens > 1:
-            tally.observe("request_time_per_output_token_seconds", (self._last - self._first) / (self._tokens - 1))
+            metrics.observe("request_time_per_output_token_seconds", (self._last - self._first) / (self._tokens - 1))
         timings = finished.timings
-        tally.observe("request_queue_time_seconds", timings.queue_s)
-        tally.observe("request_prefill_time_seconds", timings.prefill_s)
-        tally.observe("request_decode_time_seconds", timings.decode_s)
+        metrics.observe("request_queue_time_seconds", timings.queue_s)
+        metrics.observe("request_prefill_time_seconds", timings.prefill_s)
+        metrics.observe("request_decode_time_seconds", timings.decode_s)

@@ -1,6 +1,6 @@
-"""What replicas tell the ingress about themselves: their phase, their load, and what became of their requests.
+"""Reports of replicas to the ingress: their phase, their load, and counts of their requests.
 
-Plain frozen dataclasses, so they cross Ray unchanged. Knows what an engine is and does, nothing of requests.
+Plain frozen dataclasses, so they cross Ray unchanged. Knows engines' info and load, no single request.
 """
 
 from collections.abc import Mapping
@@ -23,19 +23,19 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestCounts:
-    """What a replica has done with its requests since its start; see `serve_app.replica_metrics` for the names."""
+    """Counts of a replica's requests since its start; see `serve_app.replica_metrics` for the names."""
 
     model: str
     """The served model's name."""
     counters: Mapping[str, float] = field(default_factory=dict)
     ends: Mapping[str, int] = field(default_factory=dict)
-    """Requests by the reason of their end."""
+    """Number of requests by finish reason."""
     histograms: Mapping[str, Histogram] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaReport:
-    """What a replica tells every ingress once a second."""
+    """A replica's report to every ingress, sent once a second."""
 
     group: str
     replica_id: str
@@ -45,4 +45,4 @@ class ReplicaReport:
     info: EngineInfo | None = None
     load: EngineLoad = field(default_factory=EngineLoad)
     requests: RequestCounts | None = None
-    """Its requests so far, for metrics."""
+    """Counts of its requests so far, for metrics."""

@@ -1,4 +1,4 @@
-"""Reads and writes strict JSON: no NaN, no Infinity, and no character at which a client might split a line. Pure."""
+"""Reads and writes strict JSON: no NaN, no Infinity, and no character at which a client might split lines. Pure."""
 
 import json
 import logging
@@ -9,9 +9,9 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 _LINE_ENDS = re.compile("[\x85\u2028\u2029]")
-"""What JSON allows within a string although readers of lines, Python's and JavaScript's, cut there. The others are below U+0020."""
+"""Line ends that JSON allows within a string, and at which line readers of Python and JavaScript split. JSON escapes the rest."""
 _LARGE = re.compile(rb"[0-9](?:[eE]\+?[0-9]{3}|[0-9]{308})")
-"""What a number beyond all floats has. It begins with one set of characters because that is searched for fast."""
+"""Occurs in every number beyond all floats. It begins with a single set of characters, since such a search is fast."""
 
 
 def dump(value: Any) -> bytes:
@@ -20,19 +20,19 @@ def dump(value: Any) -> bytes:
         text = _encode(value)
     except ValueError:
         logger.exception("an answer has a number that JSON lacks; it leaves as null")
-        text = _encode(_finite(value))
+        text = _encode(_replace_non_finite(value))
     if not text.isascii():
-        text = _LINE_ENDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+        text = _LINE_ENDS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
     return text.encode("utf-8", "replace")
 
 
 def load(text: str | bytes) -> Any:
-    """Return what strict JSON says; raises `ValueError` also for NaN, Infinity and numbers beyond all floats."""
-    return json.loads(text, parse_constant=_refuse, parse_float=_float)
+    """Parse strict JSON; raises `ValueError` also for NaN, Infinity and numbers beyond all floats."""
+    return json.loads(text, parse_constant=_refuse_constant, parse_float=_parse_float)
 
 
 def require_finite(raw: bytes) -> None:
-    """Raise `ValueError` when a body, known to be JSON but for its numbers, has one that JSON lacks, or one beyond all floats."""
+    """Raise `ValueError` when a body that a lenient parser accepted has NaN, Infinity or a number beyond all floats."""
     if b"NaN" in raw or b"Infinity" in raw or _LARGE.search(raw):
         load(raw)
 
@@ -41,18 +41,18 @@ def _encode(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def _finite(value: Any) -> Any:
+def _replace_non_finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
+        return {name: _replace_non_finite(each) for name, each in value.items()}
+    return [_replace_non_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _refuse(constant: str) -> float:
+def _refuse_constant(constant: str) -> float:
     raise ValueError(f"{constant} is no number in JSON")
 
 
-def _float(text: str) -> float:
+def _parse_float(text: str) -> float:
     number = float(text)
-    return number if math.isfinite(number) else _refuse(text)
+    return number if math.isfinite(number) else _refuse_constant(text)

@@ -1,6 +1,6 @@
-"""One OpenTelemetry span a request, by the conventions for generative AI (`gen_ai.*`), a child of Serve's own.
+"""Writes one OpenTelemetry span per request, by the conventions for generative AI (`gen_ai.*`), as a child of Serve's own span.
 
-Serve's tracing hook decides whether and where spans go; without it they cost next to nothing. No text is recorded.
+Serve's tracing hook decides whether and where spans are exported; without it they cost almost nothing. No text is recorded.
 """
 
 from opentelemetry import trace
@@ -15,10 +15,10 @@ _NO_FAULT = frozenset({"ok", "cancelled"})
 
 
 def begin(request: GenerateRequest, model: str) -> Span:
-    """Start the span of a request, with what the client asked for."""
+    """Start the span of a request, with the request's parameters."""
     operation = "chat" if isinstance(request.prompts[0], Chat) else "text_completion"
     sampling = request.sampling
-    asked: dict[str, AttributeValue | None] = {
+    parameters: dict[str, AttributeValue | None] = {
         "operation.name": operation,
         "provider.name": "phi_serve",
         "request.model": model,
@@ -30,12 +30,12 @@ def begin(request: GenerateRequest, model: str) -> Span:
         "request.stop_sequences": list(request.stop) or None,
         "conversation.id": request.session,
     }
-    attributes = {f"gen_ai.{name}": value for name, value in asked.items() if value is not None}
+    attributes = {f"gen_ai.{name}": value for name, value in parameters.items() if value is not None}
     return _TRACER.start_span(f"{operation} {model}", attributes=attributes)
 
 
 def end(span: Span, record: RequestRecord) -> None:
-    """End it with the request's record: usage under `gen_ai.`, routing under `phi_serve.`."""
+    """End a span with the request's record: usage under `gen_ai.`, routing under `phi_serve.`."""
     fields = record.log_fields()
     usage = {"gen_ai.usage.input_tokens": fields["prompt_tokens"], "gen_ai.usage.output_tokens": fields["completion_tokens"]}
     routing = {f"phi_serve.{name}": fields[name] for name in ("request_id", "task", "engine", "reason", "attempts", "outcome")}

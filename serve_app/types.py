@@ -1,7 +1,7 @@
-"""Values between gateway and engines: sampling parameters, constraints, token requests and events, what an engine is and does.
+"""Values between gateway and engines: sampling parameters, constraints, token requests and events, an engine's info and load.
 
 Plain frozen dataclasses, so they cross Ray unchanged. Knows no web framework, dialect, engine or clock: durations are seconds,
-instants do not appear. What is constructed is valid: a `Sampling` or `TokenRequest` that exists can be given to any engine.
+points in time do not appear. Constructors validate: any `Sampling` or `TokenRequest` can be given to any engine.
 """
 
 import copy
@@ -19,13 +19,13 @@ MAX_TOKENS = 1 << 20
 MAX_LOGPROBS = 20
 """Most alternatives per token, the limit that OpenAI and vLLM share."""
 MAX_SEED = 1 << 63
-"""Engines get seeds from 0 to below this; clients may also send negative ones, down to its negative, as in OpenAI's API."""
+"""Engines get seeds from 0 to below this; clients may also send negative seeds, down to -MAX_SEED, as in OpenAI's API."""
 _ONE_TOKEN_BELOW = 1e-6
-"""The likeliest token alone holds a larger share than this, in a vocabulary of up to a million tokens."""
+"""A `top_p` below this keeps one token: in a vocabulary of up to a million tokens the likeliest one has a larger share."""
 
 
 class Task(StrEnum):
-    """What a request asks for; routing prefers groups per task."""
+    """The kind of a request; routing prefers groups per task."""
 
     GENERAL = "general"
     MATH = "math"
@@ -44,7 +44,7 @@ class EngineKind(StrEnum):
 
 
 class Capability(StrEnum):
-    """Features that not every engine has; a request that needs one is only sent where it exists."""
+    """Features that some engines lack; a request that needs one is sent only to engines that have it."""
 
     LOGPROBS = "logprobs"
     LOGIT_BIAS = "logit_bias"
@@ -52,18 +52,18 @@ class Capability(StrEnum):
     STRUCTURED = "structured"
     """Keeps the answer within a `Constraint`."""
     UNICODE_PATTERNS = "unicode_patterns"
-    """Takes regular expressions in constraints that name characters outside ASCII."""
+    """Accepts constraints whose regular expressions name characters outside ASCII."""
     STRUCTURED_MIN_TOKENS = "structured_min_tokens"
-    """Holds stop tokens back for `min_tokens` under a constraint too, as long as the constraint has more to say."""
+    """Forbids stop tokens for `min_tokens` under a constraint too, as long as the constraint allows more text."""
     OUTPUT_PENALTIES = "output_penalties"
     """Presence and frequency penalties count the answer's tokens alone, not the prompt's."""
     EXACT_IDS = "exact_ids"
-    """The ids that it yields are those that the model drew, one by one; without it only their text is. All engines here have it,
+    """Yields exactly the ids that the model drew; an engine without it yields only the same text. All engines here have it,
     llama.cpp with any GGUF file of the model."""
 
 
 class Phase(StrEnum):
-    """Life of a replica, in order; `failed` may follow any of them."""
+    """Phases of a replica, in order; `failed` may follow any phase."""
 
     STARTING = "starting"
     LOADING = "loading"
@@ -71,7 +71,7 @@ class Phase(StrEnum):
     READY = "ready"
     FAILED = "failed"
     ASLEEP = "asleep"
-    """Said of a group, not of a replica: it has none, and a request starts one."""
+    """Of a group, not of a replica: the group has no replica, and a request starts one."""
 
 
 class FinishReason(StrEnum):
@@ -80,7 +80,7 @@ class FinishReason(StrEnum):
     STOP = "stop"
     LENGTH = "length"
     TOOL_CALLS = "tool_calls"
-    """It stopped, and asked for tools. Said by the gateway; engines say `stop`."""
+    """The answer calls tools. Set by the gateway; engines use `stop`."""
 
 
 class InvalidValue(ValueError):
@@ -101,7 +101,7 @@ def _require_number(name: str, value: object, low: float, high: float) -> None:
 
 
 def _require_integer(name: str, value: object, low: int, high: int) -> None:
-    # type() and not isinstance(): a bool or a numpy integer inside a request hangs vLLM's core for good.
+    # type() and not isinstance(): a bool or a numpy integer in a request hangs vLLM's core until its restart.
     if type(value) is not int:
         raise InvalidValue(name, "must be an integer")
     if not low <= value <= high:
@@ -110,7 +110,7 @@ def _require_integer(name: str, value: object, low: int, high: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How the next token is drawn. Neutral defaults; raises `InvalidValue` on construction when out of range.
+    """How the next token is drawn. Defaults change nothing; raises `InvalidValue` on construction when out of range.
 
     Order of application, vLLM's and so every engine's: logit_bias, min_tokens, penalties, temperature, min_p, top_k, top_p.
     """
@@ -132,10 +132,10 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Added to logits by token id, each -100 to 100."""
     seed: int | None = None
-    """The same seed gives the same tokens on the same engine. Constructed from -2**63 to 2**63 - 1, and then from 0: a negative one
-    counts modulo 2**63, since vLLM takes -1 for none and other generators refuse them all."""
+    """The same seed gives the same tokens on the same engine. Takes -2**63 to 2**63 - 1, and stores it modulo 2**63: vLLM treats -1
+    as no seed, and other generators refuse negative seeds."""
     max_tokens: int | None = None
-    """Most tokens generated; None, like any number above it, means what the context leaves."""
+    """Most tokens generated; None, and any larger number, means the rest of the context."""
     min_tokens: int = 0
     """Stop tokens are forbidden until this many tokens."""
     stop_token_ids: tuple[int, ...] = ()
@@ -172,7 +172,7 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether nothing is drawn: the likeliest token is the only one left. Engines need not know by which field."""
+        """Whether only the likeliest token can be drawn, by `temperature` or `top_p`."""
         return self.temperature == 0 or self.top_p < _ONE_TOKEN_BELOW
 
 
@@ -184,7 +184,7 @@ class JsonSchema:
     schema: str
     """The schema as JSON text; `{}` allows any JSON."""
     lenient: bool = False
-    """Keep to what can be kept of it, and leave the rest to the model; otherwise it is refused where not all of it can be."""
+    """Enforce only the rules that can be enforced; without it, a schema with other rules is refused."""
 
     def __post_init__(self) -> None:
         """Check that engines can read it."""
@@ -203,14 +203,14 @@ class Regex:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class OneOf:
     """The answer is one of these texts; raises `InvalidValue` when there is none."""
 
     optional: ClassVar[bool] = False
     options: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Check that there is something to choose."""
+        """Check that there is an option."""
         if not self.options:
             raise InvalidValue("choice", "must have at least one option")
 
@@ -224,35 +224,35 @@ class Grammar:
 
     lark: str
     optional: bool = False
-    """It helps the model and promises the client nothing: an answer does without it where it cannot be followed."""
+    """It helps the model and promises the client nothing; it is dropped where an engine cannot follow it."""
     answer: JsonSchema | None = None
-    """The lenient schema of answers that are no tool calls, which it may not keep to in full."""
+    """The lenient schema of answers that are no tool calls; the grammar may enforce only a part of it."""
 
     def __post_init__(self) -> None:
-        """Check for the rule to begin with; without it vLLM would take the text for another kind of grammar."""
+        """Check for the start rule; without it vLLM would read the text as another kind of grammar."""
         if not re.search(r"^\s*start\s*:", self.lark, re.MULTILINE):
             raise InvalidValue("grammar", "must be a Lark grammar with a rule `start`")
 
 
-Constraint: TypeAlias = JsonSchema | Regex | Choice | Grammar
+Constraint: TypeAlias = JsonSchema | Regex | OneOf | Grammar
 
 
 @dataclass(slots=True, kw_only=True)
 class Placement:
-    """Which replica of a group should take a request, and which did.
+    """Which replica of a group should take a request, and which one took it.
 
-    The one mutable value here: the gateway asks, and Serve's replica choice, in the same process, writes down whom it chose, so
-    that the gateway knows who failed even when nothing came back. Engines ignore it.
+    The one mutable value here. The gateway sets the hints, and Serve's replica router, in the same process, sets `replica`; so the
+    gateway knows which replica failed even when nothing came back. Engines ignore it.
     """
 
     affinity: str = ""
     """Requests of equal affinity go to the same replica while it is not overloaded; empty: any."""
     prefer: str = ""
-    """Replica that should take it before all others: it is being probed."""
+    """The replica to prefer over all others, because it is being probed."""
     avoid: frozenset[str] = frozenset()
-    """Replicas that should not take it as long as there is another."""
+    """Replicas that should not take the request while there is another one."""
     replica: str = ""
-    """Out: the replica that got it; empty where a group has no replicas to choose from."""
+    """Output: the replica that got the request; empty where a group has no replicas to choose from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,41 +266,41 @@ class TokenRequest:
     prompt: tuple[int, ...]
     sampling: Sampling
     constraint: Constraint | None = None
-    """What the answer must look like; only engines with `Capability.STRUCTURED` take one."""
+    """Constraint of the answer; only engines with `Capability.STRUCTURED` take one."""
     cache_salt: str | None = None
     """Prefix caches are shared only between requests of equal salt."""
     timeout_s: float | None = None
     placement: Placement = field(default_factory=Placement, compare=False)
-    """Where it should be computed and where it was; no engine reads it."""
+    """The replica that should take the request, and the one that did; no engine reads it."""
 
     def __post_init__(self) -> None:
-        """Check the token ids' exact type; one float among them would hang vLLM for good."""
+        """Check the exact type of token ids; a single float would hang vLLM until its restart."""
         if not self.prompt:
             raise InvalidValue("prompt", "must not be empty")
         if any(type(token) is not int or token < 0 for token in self.prompt):
             raise InvalidValue("prompt", "must hold non-negative integer token ids")
 
-    def placed(self, placement: Placement) -> "TokenRequest":
-        """Return the same request for another place; what is valid is not checked again."""
+    def with_placement(self, placement: Placement) -> "TokenRequest":
+        """Return the request with another placement, without validating it again."""
         other = copy.copy(self)
         object.__setattr__(other, "placement", placement)
         return other
 
 
 LEAST_LOGPROB = -9999.0
-"""Stands for a probability too small for a number, as in OpenAI's API."""
+"""Stands for the logarithm of a probability of almost zero, as in OpenAI's API."""
 
 
-def finite_logprob(value: float) -> float:
-    """Return `value`, or `LEAST_LOGPROB` where it is less than that or no number: JSON has no infinity."""
+def clamp_logprob(value: float) -> float:
+    """Return `value`, or `LEAST_LOGPROB` where it is smaller or NaN: JSON has no infinity."""
     return value if value > LEAST_LOGPROB else LEAST_LOGPROB
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Natural-log probability of a sampled token and of the likeliest alternatives, as the model gives them.
+    """Natural-log probability of a sampled token and of the likeliest alternatives, as the model computes them.
 
-    That is before logit_bias, a constraint, penalties, temperature and every filter. All values are finite.
+    They are taken before logit_bias, a constraint, penalties, temperature and every filter. All values are finite.
     """
 
     token: int
@@ -312,7 +312,7 @@ class TokenLogprob:
 class Usage:
     """Exact token counts. `completion_tokens` includes the stop token that ended the generation.
 
-    `cached_tokens` is the engine's word at the end of a generation; where a stop string ends it earlier, it is 0.
+    The engine reports `cached_tokens` at the end of a generation; it is 0 where a stop string ends the answer earlier.
     """
 
     prompt_tokens: int
@@ -351,7 +351,7 @@ TokenEvent: TypeAlias = TokenDelta | Finished
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """What an engine is and can do; constant after its start."""
+    """Kind and capabilities of an engine; constant after its start."""
 
     kind: EngineKind
     context_length: int
@@ -364,19 +364,19 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextLimits:
-    """How many tokens of prompt and answer together the groups take, as far as is known."""
+    """Known context lengths of the groups, in tokens of prompt and answer together."""
 
     longest: int | None = None
-    """The most of a group that has reported; None while none has."""
+    """The longest context of the groups that have reported; None while none has."""
     complete: bool = False
     """Whether every group has reported, so that `longest` is a bound."""
     window: int | None = None
-    """The most of the groups that the client's own choice leaves; bounds the context that it asks for."""
+    """The longest context of the groups that the client allows; bounds the context that it asks for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLoad:
-    """What an engine is doing now."""
+    """The current load of an engine."""
 
     running: int = 0
     waiting: int = 0
@@ -386,8 +386,8 @@ class EngineLoad:
     tokens_per_second: float = 0.0
     """Generated over the last seconds, all requests together."""
     drain_rate: float = 0.0
-    """Tokens generated per second of the time in which it had any work; 0 until measured. Filled in by the replica."""
+    """Tokens generated per second of busy time; 0 until measured. Set by the replica."""
     stream_rate: float = 0.0
-    """Tokens per second of one of its streams, waiting included; likewise."""
+    """Tokens per second of one of its streams, waiting included; 0 until measured. Set by the replica."""
     counters: Mapping[str, float] = field(default_factory=dict)
-    """What it has done since its start, in the engine's own terms; for metrics."""
+    """Totals since the engine's start, by the engine's own names; for metrics."""

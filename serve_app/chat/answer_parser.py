@@ -1,7 +1,7 @@
-"""Splits the text of an answer into text, thoughts and tool calls, whatever pieces it comes in.
+"""Splits the streamed text of an answer into text, thoughts and tool calls.
 
-Thoughts stand before the answer, between tags that the model's settings name. How calls look is the chat format's business: it
-supplies the `CallParser`. Pure: no tokenizer, no engine, no dialect.
+Thoughts stand before the answer, between tags that the model's settings name. The chat format knows how calls look, and supplies
+the `CallParser`. Pure: no tokenizer, no engine, no dialect.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from serve_app.chat.thinking import ThinkSplitter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallPart:
-    """A piece of a call: the first piece has its name, later ones more of its arguments' JSON."""
+    """A piece of a call: the first piece has the name, later pieces have more of the arguments' JSON."""
 
     index: int
     """Which call of the answer, from 0."""
@@ -24,7 +24,7 @@ class CallPart:
 
 @dataclass(frozen=True, slots=True)
 class Thought:
-    """A piece of what the model thinks before it answers."""
+    """A piece of the model's thoughts before its answer."""
 
     text: str
 
@@ -34,14 +34,14 @@ Part: TypeAlias = CallOrText | Thought
 
 
 class CallParser(Protocol):
-    """Finds calls in one answer. Contract: joining the parts gives the same, whatever pieces were pushed."""
+    """Finds calls in one answer. Contract: the joined parts do not depend on how the text was cut."""
 
     def push(self, text: str) -> list[CallOrText]:
-        """Take more of the answer; return what is certain."""
+        """Take more of the answer; return the parts that are certain."""
         ...
 
     def finish(self) -> list[CallOrText]:
-        """Return what was held back, at the end of the answer."""
+        """Return the text held back, at the end of the answer."""
         ...
 
 
@@ -56,10 +56,10 @@ class AnswerParser:
         think_tags: tuple[str, str] | None = None,
         prefill: str = "",
     ) -> None:
-        """Prepare for an answer that continues `prefill`, nothing of which is returned.
+        """Prepare for an answer that continues `prefill`, which is not returned.
 
-        `calls` returns the parser of calls, given whether the answer's text has begun already. `markers` are the control tokens
-        that it reads, by name; each value is a code point that is no character and stands for the token.
+        `calls` returns the parser of calls, given whether the answer's text has begun already. `markers` maps the control tokens
+        that this parser reads to code points that are no characters and stand for them.
         """
         self._thinking = None if think_tags is None else ThinkSplitter(*think_tags)
         if self._thinking is not None:
@@ -68,7 +68,7 @@ class AnswerParser:
         self._calls = None if calls is None else calls(begun)
         self._markers = markers if calls is not None else {}
         self.control_texts: Mapping[str, str] = {**self._markers, **{tag: tag for tag in think_tags or ()}}
-        """What stands in the text for a control token, by the token's name; those not listed are not part of it."""
+        """Text that stands for a control token, by the token's name; other control tokens are left out of the text."""
 
     def insert_markers(self, text: str) -> str:
         """Return a text with the code points of markers in place of their names."""
@@ -83,13 +83,13 @@ class AnswerParser:
         return text
 
     def push(self, text: str) -> list[Part]:
-        """Take more of the answer; return what is certain."""
+        """Take more of the answer; return the parts that are certain."""
         if self._thinking is None:
             return self._split_calls(text) if text else []
         return self._split_pieces(self._thinking.push(text))
 
     def finish(self) -> list[Part]:
-        """Return what was held back, at the end of the answer."""
+        """Return the text held back, at the end of the answer."""
         parts = [] if self._thinking is None else self._split_pieces(self._thinking.finish())
         return parts + (list[Part](self._calls.finish()) if self._calls is not None else [])
 

@@ -1,4 +1,4 @@
-"""Checks answers and arguments of tool calls against their schemas. Pure: fetches nothing; what patterns may cost is bounded."""
+"""Checks answers and arguments of tool calls against their schemas. Pure: fetches nothing, and bounds the cost of patterns."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -7,46 +7,44 @@ from typing import Any
 
 from jsonschema_rs import Draft202012Validator, FancyRegexOptions, RegexOptions, ValidationError
 
-from serve_app.chat.constraint import quoted, rewritten
+from serve_app.chat.constraint import map_schemas, quote_reference
 from serve_app.conversation import Tool, ToolCall
 from serve_app.strict_json import load
 
-_MOST_BACKTRACKING = 20_000
-"""Steps that a pattern may go back; it takes a millisecond."""
+_MAX_BACKTRACKING = 20_000
+"""Most backtracking steps of a pattern; they take a millisecond."""
 
 
-def invalid_calls(tools: Sequence[Tool], calls: Iterable[ToolCall]) -> tuple[str, ...]:
-    """Return the names of the calls, in order, that no tool takes as they are: unknown, no JSON object, or against the schema.
+def find_invalid_calls(tools: Sequence[Tool], calls: Iterable[ToolCall]) -> tuple[str, ...]:
+    """Return the names of the invalid calls, in order: of unknown tools, or with arguments that violate the tool's schema.
 
-    A schema that is none itself, or that needs more than the schema's own text to be understood, forbids nothing.
+    A schema that is invalid, or that refers to another document, forbids nothing.
     """
     schemas = {tool.name: tool.parameters for tool in tools}
-    return tuple(call.name for call in calls if call.name not in schemas or not _takes(schemas[call.name], call.arguments))
+    return tuple(call.name for call in calls if call.name not in schemas or not _accepts(schemas[call.name], call.arguments))
 
 
-def _takes(schema: str, arguments: str) -> bool:
-    return arguments.lstrip().startswith("{") and fits(arguments, schema)
+def _accepts(schema: str, arguments: str) -> bool:
+    return arguments.lstrip().startswith("{") and fits_schema(arguments, schema)
 
 
-def fits(text: str, schema: str) -> bool:
+def fits_schema(text: str, schema: str) -> bool:
     """Return whether a text is JSON that a schema allows.
 
-    Every JSON fits a schema that is not valid, or that refers to another document.
+    A schema that is invalid, or that refers to another document, allows all JSON.
     """
     try:
         value = load(text)
     except (ValueError, RecursionError):
         return False
     if not schema.isascii():
-        schema = json.dumps(rewritten(json.loads(schema), quoted))
-    for options in (
-        RegexOptions(),
-        FancyRegexOptions(backtrack_limit=_MOST_BACKTRACKING),
-    ):  # the second for patterns that look around
+        schema = json.dumps(map_schemas(json.loads(schema), quote_reference))
+    # Patterns with lookaround need the second kind of options.
+    for options in (RegexOptions(), FancyRegexOptions(backtrack_limit=_MAX_BACKTRACKING)):
         with suppress(ValidationError, ValueError):
-            return bool(Draft202012Validator(schema, retriever=_refuse, pattern_options=options).is_valid(value))
+            return bool(Draft202012Validator(schema, retriever=_refuse_fetch, pattern_options=options).is_valid(value))
     return True
 
 
-def _refuse(address: str) -> Any:
+def _refuse_fetch(address: str) -> Any:
     raise ValueError(f"schemas are not fetched: {address[:100]}")

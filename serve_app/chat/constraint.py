@@ -1,6 +1,6 @@
-"""What an answer must look like, from what a client asked: tool_choice, response_format, structured outputs.
+"""Parses the constraints and tools of a request: response_format, structured outputs, offered functions.
 
-Checks what can be checked without an engine: size, depth and references of schemas. Knows no calls and no dialect.
+Checks the size, depth and references of schemas without an engine. Knows no calls and no dialect.
 """
 
 import json
@@ -16,43 +16,43 @@ MAX_SCHEMA_BYTES = 64 << 10
 MAX_DEPTH = 16
 MAX_TOOLS = 128
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
-_FIRST = ("name", "description", "parameters")
-_FIRST_OF_SCHEMA = ("type", "properties", "required")
-"""The order in which the model learned to read a function."""
-_LITERAL = ("const", "enum", "default", "examples")
-"""Keys of a schema below which there is no schema."""
-_BY_NAME = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
-"""Keys below which there are schemas by names of their own."""
+_FUNCTION_KEYS_FIRST = ("name", "description", "parameters")
+_SCHEMA_KEYS_FIRST = ("type", "properties", "required")
+"""The order of keys in which the model was trained to read a function."""
+_VALUE_KEYS = ("const", "enum", "default", "examples")
+"""Keys of a schema whose values are plain JSON, not schemas."""
+_NAMED_SCHEMA_KEYS = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
+"""Keys of a schema whose values map names to schemas."""
 ANY_OBJECT = JsonSchema('{"type":"object"}')
 """`response_format: json_object`."""
-_IN_REFERENCES = "#/$~%!&'()*+,;=:@?"
-"""Characters that stay as they are in a reference."""
-STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""As the model writes JSON: free white space lets a model never end, and none at all is not what it learned."""
+_REFERENCE_CHARS = "#/$~%!&'()*+,;=:@?"
+"""Characters of a reference that are not percent-encoded."""
+JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""How the model was trained to write JSON. With free white space an answer might never end."""
 
 
 def parse_schema(value: dict[str, Any], field: str, *, lenient: bool = False) -> JsonSchema:
-    """Return a constraint to a JSON schema; raises `InvalidValue` when it is too large, too deep, or points nowhere."""
+    """Return a constraint to a JSON schema; raises `InvalidValue` where it is too large, too deep or has a dangling $ref."""
     text = json.dumps(value, ensure_ascii=False)
     if len(text.encode()) > MAX_SCHEMA_BYTES:
         raise InvalidValue(field, f"must be a schema of at most {MAX_SCHEMA_BYTES} bytes")
-    if _depth(value) > MAX_DEPTH:
+    if _count_levels(value) > MAX_DEPTH:
         raise InvalidValue(field, f"must be a schema of at most {MAX_DEPTH} levels")
-    for reference in _references(value):
-        if target(value, reference) is _NOWHERE:
+    for reference in _list_references(value):
+        if resolve_reference(value, reference) is _UNRESOLVED:
             raise InvalidValue(field, f"has a $ref that points nowhere: {reference[:100]}")
     return JsonSchema(text, lenient)
 
 
-def lenient_schema(constraint: Constraint | None) -> str:
-    """Return the schema that an answer should fit though the constraint may not keep all of it; empty where there is none."""
+def find_lenient_schema(constraint: Constraint | None) -> str:
+    """Return the schema of a lenient constraint, which an answer may violate; empty where there is none."""
     answer = constraint.answer if isinstance(constraint, Grammar) else constraint
     return answer.schema if isinstance(answer, JsonSchema) and answer.lenient else ""
 
 
 def parse_tools(functions: Sequence[dict[str, Any]]) -> tuple[Tool, ...]:
     """Return the functions that a client offers as `tools`; raises `InvalidValue` naming the field at fault."""
-    tools = tuple(_tool(at, function) for at, function in enumerate(functions))
+    tools = tuple(_parse_tool(at, function) for at, function in enumerate(functions))
     if len(tools) > MAX_TOOLS:
         raise InvalidValue("tools", f"must be at most {MAX_TOOLS}")
     if len({tool.name for tool in tools}) < len(tools):
@@ -60,7 +60,7 @@ def parse_tools(functions: Sequence[dict[str, Any]]) -> tuple[Tool, ...]:
     return tools
 
 
-def _tool(at: int, function: dict[str, Any]) -> Tool:
+def _parse_tool(at: int, function: dict[str, Any]) -> Tool:
     field = f"tools.{at}.function"
     name, parameters, description = (function.get(key) for key in ("name", "parameters", "description"))
     if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -70,105 +70,105 @@ def _tool(at: int, function: dict[str, Any]) -> Tool:
     if parameters is not None and not isinstance(parameters, dict):
         raise InvalidValue(f"{field}.parameters", "must be a JSON schema")
     schema = parse_schema(parameters or {"type": "object", "properties": {}}, f"{field}.parameters")
-    ordered = _ordered({key: value for key, value in function.items() if value is not None}, _FIRST)
-    if parameters:  # Ollama's client, for one, sends them in an order of its own
-        ordered["parameters"] = _ordered(parameters, _FIRST_OF_SCHEMA)
+    ordered = _put_first({key: value for key, value in function.items() if value is not None}, _FUNCTION_KEYS_FIRST)
+    if parameters:  # Ollama's client sends them in another order
+        ordered["parameters"] = _put_first(parameters, _SCHEMA_KEYS_FIRST)
     text = json.dumps(ordered, ensure_ascii=False)
     return Tool(name=name, function=text, parameters=schema.schema, strict=function.get("strict") is True)
 
 
-def _ordered(fields: dict[str, Any], first: Sequence[str]) -> dict[str, Any]:
+def _put_first(fields: dict[str, Any], first: Sequence[str]) -> dict[str, Any]:
     return {key: fields[key] for key in first if key in fields} | fields
 
 
-def rewritten(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
-    """Return a schema with every schema in it changed, the innermost first; literals and names are left alone."""
+def map_schemas(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """Return a schema with `change` applied to every schema in it, the innermost first; plain JSON values and names stay."""
     if isinstance(schema, list):
-        return [rewritten(each, change) for each in schema]
+        return [map_schemas(each, change) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    found = dict(schema)
+    changed = dict(schema)
     for key, value in schema.items():
-        if key in _BY_NAME and isinstance(value, dict):
-            found[key] = {name: rewritten(each, change) for name, each in value.items()}
-        elif key not in _LITERAL:
-            found[key] = rewritten(value, change)
-    return change(found)
+        if key in _NAMED_SCHEMA_KEYS and isinstance(value, dict):
+            changed[key] = {name: map_schemas(each, change) for name, each in value.items()}
+        elif key not in _VALUE_KEYS:
+            changed[key] = map_schemas(value, change)
+    return change(changed)
 
 
-def quoted(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a schema whose own reference is a URI: a name of another script in it is written by its bytes."""
+def quote_reference(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema whose own `$ref` is a URI: characters outside ASCII are percent-encoded."""
     reference = schema.get("$ref")
-    return schema | {"$ref": quote(reference, safe=_IN_REFERENCES)} if isinstance(reference, str) else schema
+    return schema | {"$ref": quote(reference, safe=_REFERENCE_CHARS)} if isinstance(reference, str) else schema
 
 
-def closed(schema: Any) -> Any:
-    """Return a schema whose objects have the properties that it lists and no others, unless it says that they may.
+def close_objects(schema: Any) -> Any:
+    """Return a schema whose objects have the listed properties only, unless it allows further ones explicitly.
 
-    JSON schema allows any others; whoever asks a model for two fields means two, and a model that may go on does. A property that
-    is required counts as listed. Where several schemas judge one object, each lists but some of its properties: then all is left
-    as it is.
+    JSON schema allows further properties by default. A client that lists two fields wants two, and a model that may add fields
+    does. A required property counts as listed. Where several schemas judge one object, each lists only some of its properties; such
+    a schema is returned unchanged.
     """
-    joined = False
+    is_judged_twice = False
 
-    def look(each: dict[str, Any]) -> dict[str, Any]:
-        nonlocal joined
-        joined = joined or _joins(each)
+    def check_one(each: dict[str, Any]) -> dict[str, Any]:
+        nonlocal is_judged_twice
+        is_judged_twice = is_judged_twice or _is_judged_twice(each)
         return each
 
-    rewritten(schema, look)
-    return schema if joined else rewritten(schema, _close)
+    map_schemas(schema, check_one)
+    return schema if is_judged_twice else map_schemas(schema, _close_object)
 
 
-_JOINING = frozenset(("allOf", "not", "if", "dependentSchemas"))
-_JUDGING = ("properties", "anyOf", "oneOf", "$ref")
-_OPEN = frozenset(("additionalProperties", "patternProperties", "propertyNames", "unevaluatedProperties"))
+_COMBINING_KEYS = frozenset(("allOf", "not", "if", "dependentSchemas"))
+_OBJECT_KEYS = ("properties", "anyOf", "oneOf", "$ref")
+_OPENING_KEYS = frozenset(("additionalProperties", "patternProperties", "propertyNames", "unevaluatedProperties"))
 
 
-def _joins(schema: dict[str, Any]) -> bool:
-    return not _JOINING.isdisjoint(schema) or sum(key in schema for key in _JUDGING) > 1
+def _is_judged_twice(schema: dict[str, Any]) -> bool:
+    return not _COMBINING_KEYS.isdisjoint(schema) or sum(key in schema for key in _OBJECT_KEYS) > 1
 
 
-def _close(schema: dict[str, Any]) -> dict[str, Any]:
+def _close_object(schema: dict[str, Any]) -> dict[str, Any]:
     properties, required = schema.get("properties"), schema.get("required")
-    if not isinstance(properties, dict) or not _OPEN.isdisjoint(schema):
+    if not isinstance(properties, dict) or not _OPENING_KEYS.isdisjoint(schema):
         return schema
     named = required if isinstance(required, list) else []
     unlisted: dict[str, Any] = {name: {} for name in named if isinstance(name, str) and name not in properties}
     return schema | {"properties": properties | unlisted, "additionalProperties": False}
 
 
-def _depth(value: object) -> int:
-    """Return how deep objects and lists are nested; stops counting above the limit, so that no stack overflows."""
+def _count_levels(value: object) -> int:
+    """Return how deep schemas are nested; stops counting above the limit, so that no stack overflows."""
     level, depth = [value], 0
     while level and depth <= MAX_DEPTH * 4:
-        level = [child for parent in level for child in _children(parent)]
+        level = [child for parent in level for child in _list_children(parent)]
         depth += 1
-    # A level of a schema is an object within `properties` or `items`: two levels of JSON.
+    # A level of a schema is an object within `properties` or `items`, which is two levels of JSON.
     return depth // 2
 
 
-def _children(value: object) -> list[object]:
+def _list_children(value: object) -> list[object]:
     if isinstance(value, dict):
         return [child for child in value.values() if isinstance(child, dict | list)]
     return [child for child in value if isinstance(child, dict | list)] if isinstance(value, list) else []
 
 
-def _references(value: object) -> list[str]:
-    found, level = [], [value]
+def _list_references(value: object) -> list[str]:
+    references, level = [], [value]
     while level:
-        found += [parent["$ref"] for parent in level if isinstance(parent, dict) and isinstance(parent.get("$ref"), str)]
-        level = [child for parent in level for child in _children(parent)]
-    return found
+        references += [parent["$ref"] for parent in level if isinstance(parent, dict) and isinstance(parent.get("$ref"), str)]
+        level = [child for parent in level for child in _list_children(parent)]
+    return references
 
 
-_NOWHERE = object()
+_UNRESOLVED = object()
 
 
-def target(schema: object, reference: str) -> object:
-    """Return what a reference within a schema leads to, `_NOWHERE` for none."""
+def resolve_reference(schema: object, reference: str) -> object:
+    """Return the part of a schema that a reference names, `_UNRESOLVED` where there is no such part."""
     if not reference.startswith("#"):
-        return _NOWHERE
+        return _UNRESOLVED
     at = schema
     for part in reference[1:].strip("/").split("/") if reference.strip("#/") else []:
         name = unquote(part).replace("~1", "/").replace("~0", "~")
@@ -177,5 +177,5 @@ def target(schema: object, reference: str) -> object:
         elif isinstance(at, list) and name.isdigit() and int(name) < len(at):
             at = at[int(name)]
         else:
-            return _NOWHERE
+            return _UNRESOLVED
     return at

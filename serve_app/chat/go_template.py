@@ -1,9 +1,9 @@
 """Ollama's prompt templates: the part of Go's text/template that prompts use, parsed strictly and run without side effects.
 
-Served: text; `{{ .System }} {{ .Prompt }} {{ .Response }} {{ .Tools }}`; `{{ range .Messages }}` with `.Role`, `.Content` and
+Supported: text; `{{ .System }} {{ .Prompt }} {{ .Response }} {{ .Tools }}`; `{{ range .Messages }}` with `.Role`, `.Content` and
 `.ToolCalls` (in it `$.System` and so on); `{{ if }} {{ else if }} {{ else }} {{ end }}` with and, or, not, eq, ne over fields and
-"strings"; `{{- -}}` and comments. Anything else is refused with its line. What the template itself says may hold control tokens;
-what is put in for a field may not, so no message can open a turn of another role. Pure.
+"strings"; `{{- -}}` and comments. Anything else is refused with its line. The template's own text may hold control tokens; the
+value of a field may not, so no message can open a turn of another role. Pure.
 """
 
 import re
@@ -32,7 +32,7 @@ class _Text:
 
 
 @dataclass(frozen=True, slots=True)
-class _Put:
+class _Insert:
     expression: "_Expression"
 
 
@@ -49,7 +49,7 @@ class _Range:
     otherwise: "tuple[_Node, ...]"
 
 
-_Node: TypeAlias = _Text | _Put | _If | _Range
+_Node: TypeAlias = _Text | _Insert | _If | _Range
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,8 @@ class _Expression:
     literal: bool = False
 
 
-Part: TypeAlias = tuple[str, bool]
-"""A text, and whether control tokens in it count."""
+RenderedPart: TypeAlias = tuple[str, bool]
+"""A text, and whether control tokens in it count as such."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,61 +70,61 @@ class GoTemplate:
     """A parsed template."""
 
     nodes: tuple[_Node, ...]
-    over_messages: bool
-    """It goes through the messages itself; others are run once per exchange."""
-    with_response: bool
+    loops_over_messages: bool
+    """Whether it iterates over the messages itself; other templates are executed once per exchange."""
+    uses_response: bool
 
-    def render(self, chat: Chat, tools: str, calls: Mapping[int, str]) -> list[Part]:
-        """Return the prompt of `chat` up to where the answer begins, or where the text that it continues ends.
+    def render(self, chat: Chat, tools: str, calls: Mapping[int, str]) -> list[RenderedPart]:
+        """Return the prompt of `chat` up to the beginning of the answer, or to the end of the text that the answer continues.
 
-        `tools` is the list of tools as text, `calls` the tool calls of a message, by its position, as text.
+        `tools` is the list of tools as text; `calls` maps the position of a message to its tool calls as text.
         """
-        parts: list[Part] = []
-        if self.over_messages:
+        parts: list[RenderedPart] = []
+        if self.loops_over_messages:
             system = "\n\n".join(message.content for message in chat.messages if _is_system(message))
             items = tuple(
                 {"Role": message.role, "Content": message.content, "ToolCalls": calls.get(at, "")}
                 for at, message in enumerate(chat.messages)
             )
             fields: dict[str, Value] = {"System": system, "Tools": tools, "Messages": items, "Prompt": "", "Response": ""}
-            _run(self.nodes, fields, {}, parts, until="messages" if chat.ending is Ending.CONTINUED else "")
+            _execute(self.nodes, fields, {}, parts, until="messages" if chat.ending is Ending.CONTINUED else "")
             return parts
-        exchanges = list(_exchanges(chat.messages))
+        exchanges = list(_split_exchanges(chat.messages))
         for at, (system, prompt, response) in enumerate(exchanges):
             fields = {"System": system, "Prompt": prompt, "Response": response, "Messages": ()}
             fields["Tools"] = tools if at == 0 else ""
             last = at == len(exchanges) - 1 and (not response or chat.ending is Ending.CONTINUED)
-            _run(self.nodes, fields, {}, parts, until="$.Response" if last else "")
-            if not self.with_response:
-                _say(parts, response, control=False)
+            _execute(self.nodes, fields, {}, parts, until="$.Response" if last else "")
+            if not self.uses_response:
+                _append(parts, response, control=False)
         return parts
 
 
 def parse(text: str) -> GoTemplate:
-    """Return the template in `text`; raises `InvalidValue` naming the line and what is not served."""
+    """Return the template in `text`; raises `InvalidValue` naming the line and the unsupported part."""
     if len(text) > MAX_CHARS:
         raise InvalidValue("template", f"may have {MAX_CHARS} characters")
     reader = _Reader(text)
-    nodes, end = reader.block(0, in_range=False)
+    nodes, end = reader.read_block(0, in_range=False)
     if end:
         raise InvalidValue("template", f"line {reader.line}: '{end}' without its beginning")
     return GoTemplate(nodes, "Messages" in reader.used, "Response" in reader.used)
 
 
 class _Reader:
-    """Turns actions into nodes."""
+    """Parses text and actions into nodes."""
 
     def __init__(self, text: str) -> None:
-        self._pieces = iter(_pieces(text))
+        self._split_actions = iter(_split_actions(text))
         self.line = 1
         self.used: set[str] = set()
 
-    def block(self, depth: int, *, in_range: bool) -> tuple[tuple[_Node, ...], str]:
+    def read_block(self, depth: int, *, in_range: bool) -> tuple[tuple[_Node, ...], str]:
         """Return the nodes up to the `end` or `else` that belongs to the caller, and that action's text; '' at the end."""
         if depth > _MAX_DEPTH:
             raise self._fault(f"nested deeper than {_MAX_DEPTH}")
         nodes: list[_Node] = []
-        for line, piece, is_action in self._pieces:
+        for line, piece, is_action in self._split_actions:
             self.line = line
             if not is_action:
                 nodes.append(_Text(piece))
@@ -133,39 +133,39 @@ class _Reader:
             if word in ("end", "else"):
                 return tuple(nodes), piece
             if word == "if":
-                nodes.append(self._if(rest, depth, in_range))
+                nodes.append(self._read_if(rest, depth, in_range))
             elif word == "range":
-                nodes.append(self._range(rest, depth, in_range))
+                nodes.append(self._read_range(rest, depth, in_range))
             elif piece:
-                nodes.append(_Put(self._expression(piece, in_range)))
+                nodes.append(_Insert(self._read_expression(piece, in_range)))
         return tuple(nodes), ""
 
-    def _if(self, condition: str, depth: int, in_range: bool) -> _If:
-        tested = self._expression(condition, in_range)
-        then, end = self.block(depth + 1, in_range=in_range)
+    def _read_if(self, condition: str, depth: int, in_range: bool) -> _If:
+        tested = self._read_expression(condition, in_range)
+        then, end = self.read_block(depth + 1, in_range=in_range)
         otherwise: tuple[_Node, ...] = ()
         word, _, rest = end.partition(" ")
         if word == "else" and rest.strip().startswith("if "):
-            return _If(tested, then, (self._if(rest.strip()[3:], depth + 1, in_range),))
+            return _If(tested, then, (self._read_if(rest.strip()[3:], depth + 1, in_range),))
         if word == "else":
-            otherwise, end = self.block(depth + 1, in_range=in_range)
+            otherwise, end = self.read_block(depth + 1, in_range=in_range)
         if end != "end":
             raise self._fault("an if without its end")
         return _If(tested, then, otherwise)
 
-    def _range(self, over: str, depth: int, in_range: bool) -> _Range:
+    def _read_range(self, over: str, depth: int, in_range: bool) -> _Range:
         if in_range or over.strip() not in (".Messages", "$.Messages"):
             raise self._fault("range goes over .Messages only, without variables")
         self.used.add("Messages")
-        body, end = self.block(depth + 1, in_range=True)
+        body, end = self.read_block(depth + 1, in_range=True)
         otherwise: tuple[_Node, ...] = ()
         if end == "else":
-            otherwise, end = self.block(depth + 1, in_range=False)
+            otherwise, end = self.read_block(depth + 1, in_range=False)
         if end != "end":
             raise self._fault("a range without its end")
         return _Range(body, otherwise)
 
-    def _expression(self, text: str, in_range: bool) -> _Expression:
+    def _read_expression(self, text: str, in_range: bool) -> _Expression:
         tokens, at = [], 0
         while text[at:].strip():
             match = _TOKEN.match(text, at)
@@ -173,29 +173,29 @@ class _Reader:
                 raise self._fault(f"'{text[at:].strip()[:40]}' is not served in templates")
             tokens.append(match[0].strip())
             at = match.end()
-        expression, rest = self._call(tokens, in_range)
+        expression, rest = self._read_call(tokens, in_range)
         if rest:
             raise self._fault(f"'{rest[0][:40]}' is not expected here")
         return expression
 
-    def _call(self, tokens: list[str], in_range: bool) -> tuple[_Expression, list[str]]:
+    def _read_call(self, tokens: list[str], in_range: bool) -> tuple[_Expression, list[str]]:
         """Return a function with its arguments, or a single operand."""
         if not tokens or tokens[0] not in _FUNCTIONS:
-            return self._operand(tokens, in_range)
+            return self._read_operand(tokens, in_range)
         name, rest, arguments = tokens[0], tokens[1:], []
         while rest and rest[0] != ")":
-            argument, rest = self._operand(rest, in_range)
+            argument, rest = self._read_operand(rest, in_range)
             arguments.append(argument)
         if len(arguments) < (1 if name in ("not", "and", "or") else 2) or (name == "not" and len(arguments) > 1):
             raise self._fault(f"{name} has too few or too many arguments")
         return _Expression(name, tuple(arguments)), rest
 
-    def _operand(self, tokens: list[str], in_range: bool) -> tuple[_Expression, list[str]]:
+    def _read_operand(self, tokens: list[str], in_range: bool) -> tuple[_Expression, list[str]]:
         if not tokens:
             raise self._fault("an action without a value")
         token, rest = tokens[0], tokens[1:]
         if token == "(":
-            inner, rest = self._call(rest, in_range)
+            inner, rest = self._read_call(rest, in_range)
             if not rest or rest[0] != ")":
                 raise self._fault("a parenthesis is not closed")
             return inner, rest[1:]
@@ -212,8 +212,8 @@ class _Reader:
         return InvalidValue("template", f"line {self.line}: {what}")
 
 
-def _pieces(text: str) -> Iterator[tuple[int, str, bool]]:
-    """Yield (line, text, whether it is an action), white space trimmed where a dash says so and comments left out."""
+def _split_actions(text: str) -> Iterator[tuple[int, str, bool]]:
+    """Yield (line, text, whether it is an action), with white space trimmed at dashes and without comments."""
     at, trim = 0, False
     for match in _ACTION.finditer(text):
         before = text[at : match.start()]
@@ -233,55 +233,55 @@ def _pieces(text: str) -> Iterator[tuple[int, str, bool]]:
         yield text.count("\n") + 1, rest, False
 
 
-def _run(
-    nodes: tuple[_Node, ...], fields: Mapping[str, Value], item: Mapping[str, str], out: list[Part], *, until: str = ""
+def _execute(
+    nodes: tuple[_Node, ...], fields: Mapping[str, Value], item: Mapping[str, str], out: list[RenderedPart], *, until: str = ""
 ) -> bool:
-    """Append what the nodes say; False when it stopped after `until`, the place of the answer.
+    """Append the text of the nodes; return False where it stopped after `until`, the position of the answer.
 
-    That is a field, or `messages` for the content of the last message.
+    `until` is a field, or `messages` for the content of the last message.
     """
     for node in nodes:
         match node:
             case _Text(text):
-                _say(out, text, control=True)
-            case _Put(expression):
-                value = _value(expression, fields, item)
-                # A role is one of a few known words, so that <|{{ .Role }}|> may become a control token.
-                _say(out, value if isinstance(value, str) else str(bool(value)).lower(), control=expression.head == ".Role")
+                _append(out, text, control=True)
+            case _Insert(expression):
+                value = _evaluate(expression, fields, item)
+                # A role is one of a few known words, so <|{{ .Role }}|> may become a control token.
+                _append(out, value if isinstance(value, str) else str(bool(value)).lower(), control=expression.head == ".Role")
                 if until and expression.head == until:
                     return False
             case _If(condition, then, otherwise):
-                chosen = then if _value(condition, fields, item) else otherwise
-                # Where the answer is to come, `{{ if .Response }}` holds.
+                chosen = then if _evaluate(condition, fields, item) else otherwise
+                # At the position of the answer `{{ if .Response }}` is true.
                 chosen = then if until == condition.head == "$.Response" else chosen
-                if not _run(chosen, fields, item, out, until=until):
+                if not _execute(chosen, fields, item, out, until=until):
                     return False
             case _Range(body, otherwise):
                 items = fields["Messages"]
                 assert not isinstance(items, str | bool)
                 for each in items:
                     last = until == "messages" and each is items[-1]
-                    if not _run(body, fields, each, out, until=".Content" if last else ""):
+                    if not _execute(body, fields, each, out, until=".Content" if last else ""):
                         return False
                 if not items:
-                    _run(otherwise, fields, {}, out)
+                    _execute(otherwise, fields, {}, out)
     return True
 
 
-def _say(out: list[Part], text: str, *, control: bool) -> None:
-    """Append text, joined with what stands before it where both are of one kind: tokens may span them."""
+def _append(out: list[RenderedPart], text: str, *, control: bool) -> None:
+    """Append text to the last part where both are of one kind, since tokens may span them; otherwise as a new part."""
     if out and out[-1][1] is control:
         out[-1] = (out[-1][0] + text, control)
     elif text:
         out.append((text, control))
 
 
-def _value(expression: _Expression, fields: Mapping[str, Value], item: Mapping[str, str]) -> Value:
+def _evaluate(expression: _Expression, fields: Mapping[str, Value], item: Mapping[str, str]) -> Value:
     if expression.literal:
         return expression.head
     if expression.head not in _FUNCTIONS:
         return fields[expression.head[2:]] if expression.head.startswith("$.") else item[expression.head[1:]]
-    values = [_value(argument, fields, item) for argument in expression.arguments]
+    values = [_evaluate(argument, fields, item) for argument in expression.arguments]
     match expression.head:
         case "not":
             return not values[0]
@@ -299,8 +299,8 @@ def _is_system(message: Message) -> bool:
     return message.role in ("system", "developer")
 
 
-def _exchanges(messages: Sequence[Message]) -> Iterator[tuple[str, str, str]]:
-    """Yield (system, prompt, response) per exchange; the last one has no response where an answer is due."""
+def _split_exchanges(messages: Sequence[Message]) -> Iterator[tuple[str, str, str]]:
+    """Yield (system, prompt, response) per exchange; the last one has no response where the model is to answer."""
     system, prompt, response = "", "", ""
     for message in messages:
         if _is_system(message):

@@ -1,4 +1,4 @@
-"""What can be seen in the text of a grammar: patterns beyond ASCII, texts to respell, how often something is repeated. Pure."""
+"""Inspects the text of grammars: patterns outside ASCII, literals to respell, counts of repetitions. Pure."""
 
 import json
 import math
@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from urllib.parse import quote, unquote
 
-from serve_app.types import Choice, Constraint, Grammar, JsonSchema, Regex
+from serve_app.types import Constraint, Grammar, JsonSchema, OneOf, Regex
 
 _PARTS = re.compile(
     r"""(?P<pattern>"pattern(?:Properties)?"\s*:\s*(?:"(?:\\.|[^"\\])*"|\{))"""
@@ -19,7 +19,7 @@ _PARTS = re.compile(
 
 
 _ESCAPED_UNICODE = re.compile(r"\\(?:u|U|x\{|x[89a-fA-F]|[pP])")
-"""How a pattern in ASCII names characters beyond it."""
+"""Escapes with which a pattern written in ASCII names characters outside ASCII."""
 
 
 def names_unicode_patterns(constraint: Constraint) -> bool:
@@ -27,7 +27,7 @@ def names_unicode_patterns(constraint: Constraint) -> bool:
     match constraint:
         case Regex():
             return not constraint.pattern.isascii() or bool(_ESCAPED_UNICODE.search(constraint.pattern))
-        case Choice():
+        case OneOf():
             return False
         case JsonSchema():
             text = json.dumps(json.loads(constraint.schema), ensure_ascii=False)
@@ -35,65 +35,66 @@ def names_unicode_patterns(constraint: Constraint) -> bool:
             text = constraint.lark
     if text.isascii() and not _ESCAPED_UNICODE.search(text):
         return False
-    found = [part for part in _PARTS.finditer(text) if part["pattern"] or part["regex"]]
-    return any("patternProperties" in part[0] or not part[0].isascii() or _ESCAPED_UNICODE.search(part[0]) for part in found)
+    patterns = [part for part in _PARTS.finditer(text) if part["pattern"] or part["regex"]]
+    return any("patternProperties" in part[0] or not part[0].isascii() or _ESCAPED_UNICODE.search(part[0]) for part in patterns)
 
 
-def respell(grammar: str, spell: Callable[[str], str]) -> str:
-    """Return a Lark grammar with `spell` applied to each of its texts' characters outside ASCII, patterns left alone.
+def respell_non_ascii(grammar: str, spell: Callable[[str], str]) -> str:
+    """Return a Lark grammar with `spell` applied to each character outside ASCII in its literals; patterns are unchanged.
 
-    A reference names a text, though by its bytes: it goes on to name it.
+    References, which name literals by their percent-encoded bytes, are respelled likewise.
     """
 
-    def spelled(text: str) -> str:
+    def respell_text(text: str) -> str:
         return "".join(char if char.isascii() else spell(char) for char in text)
 
-    def change(part: re.Match[str]) -> str:
+    def respell_part(part: re.Match[str]) -> str:
         if not part["text"]:
             return part[0]
-        return spelled(_ESCAPED.sub(lambda escape: str(json.loads(f'"{escape[0]}"')), part[0]))
+        return respell_text(_ESCAPED_CHARS.sub(lambda escape: str(json.loads(f'"{escape[0]}"')), part[0]))
 
-    def rename(reference: re.Match[str]) -> str:
-        return _BYTES.sub(lambda run: quote(spelled(unquote(run[0]))), reference[0])
+    def respell_reference(reference: re.Match[str]) -> str:
+        return _PERCENT_BYTES.sub(lambda run: quote(respell_text(unquote(run[0]))), reference[0])
 
-    return _REFERENCE.sub(rename, _PARTS.sub(change, grammar))
+    return _REFERENCE.sub(respell_reference, _PARTS.sub(respell_part, grammar))
 
 
 _REFERENCE = re.compile(r'(?<!\\)"\$ref": "[^"]*%[^"]*"')
-_BYTES = re.compile(r"(?:%[89A-Fa-f][0-9A-Fa-f])+")
-_ESCAPED = re.compile(r"(?<!\\)(?:\\u(?!00[0-7])[0-9a-fA-F]{4})+")
+_PERCENT_BYTES = re.compile(r"(?:%[89A-Fa-f][0-9A-Fa-f])+")
+_ESCAPED_CHARS = re.compile(r"(?<!\\)(?:\\u(?!00[0-7])[0-9a-fA-F]{4})+")
 """Characters outside ASCII, a pair of surrogates as one."""
 
 
-_COUNT = re.compile(r"[{~]\s*(\d{1,18})")
-_LEAST = re.compile(r'(?<!\\)"min(?:Length|Items|Properties)":\s*(\d{1,18})')
-_MOST_FORCED = 1000
-_LONGEST_FORCED = 4000
+_REPEAT_COUNT = re.compile(r"[{~]\s*(\d{1,18})")
+_MIN_KEYWORDS = re.compile(r'(?<!\\)"min(?:Length|Items|Properties)":\s*(\d{1,18})')
+_MAX_FORCED_CHARS = 1000
+_MAX_LITERAL_CHARS = 4000
 
 
-def repetitions(lark: str) -> Iterator[int]:
-    """Yield how often, at least, a Lark grammar wants something repeated: in patterns, in rules, in schemas."""
-    yield from (int(found[1]) for found in _LEAST.finditer(lark))
-    yield from (int(found[1]) for found in _COUNT.finditer(_PARTS.sub(lambda part: '""' if part["text"] else part[0], lark)))
+def find_repeat_counts(lark: str) -> Iterator[int]:
+    """Yield the least counts of repetitions that a Lark grammar demands in patterns, rules and schemas."""
+    yield from (int(match[1]) for match in _MIN_KEYWORDS.finditer(lark))
+    yield from (int(match[1]) for match in _REPEAT_COUNT.finditer(_PARTS.sub(lambda part: '""' if part["text"] else part[0], lark)))
 
 
-def forces_much(lark: str) -> bool:
+def forces_long_text(lark: str) -> bool:
     """Return whether a grammar may force more than a thousand characters in a row; True when in doubt.
 
-    To say which tokens must come next takes llguidance a time that grows with their text, at every step.
+    At every step llguidance computes the tokens that must come next, in a time that grows with the length of their text.
     """
-    if math.prod(count for count in repetitions(lark) if count) > _MOST_FORCED:
+    if math.prod(count for count in find_repeat_counts(lark) if count) > _MAX_FORCED_CHARS:
         return True
-    return any(part["text"] and len(part[0]) > _LONGEST_FORCED for part in _PARTS.finditer(lark))
+    return any(part["text"] and len(part[0]) > _MAX_LITERAL_CHARS for part in _PARTS.finditer(lark))
 
 
-def may_force(lark: str, control_tokens: Iterable[str]) -> bool:
+def may_force_tokens(lark: str, control_tokens: Iterable[str]) -> bool:
     """Return whether an engine's own llguidance may tokenize the text that a grammar forces; False when in doubt.
 
-    Forced text comes in the tokens that the model learned, on every engine alike. But these engines' tokenizers make control tokens
-    of text that spells one, and text of thousands of characters is tokenized anew at every step, in the loop that serves everybody.
+    Forced text then has the tokenization that the model was trained on, on every engine. But the engines' tokenizers turn text
+    that spells a control token into that token, and they tokenize a text of thousands of characters anew at every step, in the loop
+    that serves all requests.
     """
     begins = {token[0] for token in control_tokens}
-    spelled = "".join(part[0] for part in _PARTS.finditer(lark) if not part["comment"])
+    literals = "".join(part[0] for part in _PARTS.finditer(lark) if not part["comment"])
     escaped = "|".join(f"\\\\[xuU]\\{{?0*{ord(char):x}" for char in sorted(begins))
-    return not (forces_much(lark) or begins & set(spelled) or re.search(escaped, spelled, re.IGNORECASE))
+    return not (forces_long_text(lark) or begins & set(literals) or re.search(escaped, literals, re.IGNORECASE))

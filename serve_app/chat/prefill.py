@@ -1,4 +1,4 @@
-"""Answers that the prompt begins: the client's own words, an empty thought, or a tag that opens one. Knows no dialect."""
+"""Prompts that hold the beginning of the answer: a client's text, an empty thought, or a tag that opens one. Knows no dialect."""
 
 from dataclasses import replace
 
@@ -7,14 +7,14 @@ from serve_app.conversation import Chat, Ending, Prompt
 
 
 def suppress_thoughts(prompt: Prompt, tags: tuple[str, str]) -> Prompt:
-    """Return a prompt whose answer begins with an empty thought, so that no other follows; text that is there already stays."""
+    """Return a prompt whose answer begins with an empty thought, so that none follows; prefilled and closed prompts stay."""
     if not isinstance(prompt, Chat) or prompt.prefill or prompt.ending is Ending.CLOSED:
         return prompt
     return replace(prompt, opening=f"{tags[0]}\n\n{tags[1]}\n\n")
 
 
-def answer_prefix(prompt: Prompt, ids: tuple[int, ...], tokenizer: Tokenizer, think_tags: tuple[str, str] | None) -> str:
-    """Return the part of the answer that the prompt holds: the client's words, or the tag with which a template opens a thought."""
+def find_answer_prefix(prompt: Prompt, ids: tuple[int, ...], tokenizer: Tokenizer, think_tags: tuple[str, str] | None) -> str:
+    """Return the beginning of the answer in the prompt: the client's text, or the tag with which a template opens a thought."""
     if isinstance(prompt, Chat) and prompt.prefill:
         return prompt.prefill
     if think_tags is None:

@@ -1,7 +1,7 @@
-"""The model's tokenizer: text to ids, with control tokens in the text or without.
+"""Encodes text as the model's token ids, with or without control tokens in the text.
 
-Knows nothing of chats. What ids stand for is the vocabulary's matter (`serve_app.chat.vocabulary`). Two instances of the Rust
-tokenizer are kept: one recognises control tokens in the text, to the other they are text.
+Knows no chats. `serve_app.chat.vocabulary` knows the bytes of each id. Holds two instances of the Rust tokenizer: one recognises
+control tokens in the text, the other encodes their names as ordinary text.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as RustTokenizer
 
-from serve_app.chat.vocabulary import FILE, TokenizerFile, Vocabulary, read_tokenizer_file, read_vocabulary
+from serve_app.chat.vocabulary import TOKENIZER_FILE, TokenizerFile, Vocabulary, read_tokenizer_file, read_vocabulary
 from serve_app.errors import ModelUnusable
 
 _ASYNC_ABOVE_CHARS = 4096
@@ -20,19 +20,19 @@ class Tokenizer:
     """Byte-level BPE from a `tokenizer.json`."""
 
     def __init__(self, plain: RustTokenizer, marked: RustTokenizer | None, vocabulary: Vocabulary) -> None:
-        """Use `plain` for text whose control tokens are mere text, `marked` where they count; None: nowhere."""
+        """Use `plain` where control tokens in a text are ordinary text, `marked` where they count; None: nowhere."""
         self._plain = plain
         self._marked = marked
         self.vocabulary = vocabulary
-        """What each id stands for."""
+        """The bytes of each id."""
 
     @classmethod
     def load(cls, model_dir: Path, *, control: bool = True) -> "Tokenizer":
-        """Read tokenizer.json and what stands beside it.
+        """Read tokenizer.json and the files beside it.
 
-        Without `control` the result recognises no control tokens in text and takes 100 MB less for 200,000 tokens.
+        Without `control` the tokenizer recognises no control tokens in text and takes 100 MB less for 200,000 tokens.
 
-        Raises `ModelUnusable` where these files contradict each other, or the installed `tokenizers` cannot follow them.
+        Raises `ModelUnusable` where these files contradict each other, or the installed library `tokenizers` cannot read them.
         """
         file = read_tokenizer_file(model_dir)
         vocabulary = read_vocabulary(model_dir, file)
@@ -42,15 +42,15 @@ class Tokenizer:
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         """Return token ids; `special` says whether control tokens written in the text count as such."""
-        return list(self._chosen(special).encode(text, add_special_tokens=False).ids)
+        return list(self._select(special).encode(text, add_special_tokens=False).ids)
 
     async def encode_async(self, text: str, *, special: bool) -> list[int]:
-        """Do as `encode`, leaving the event loop free while a long text is encoded."""
+        """Return token ids as `encode` does, but encode long texts outside the event loop."""
         if len(text) <= _ASYNC_ABOVE_CHARS:
             return self.encode(text, special=special)
-        return list((await self._chosen(special).async_encode(text, add_special_tokens=False)).ids)
+        return list((await self._select(special).async_encode(text, add_special_tokens=False)).ids)
 
-    def _chosen(self, special: bool) -> RustTokenizer:
+    def _select(self, special: bool) -> RustTokenizer:
         tokenizer = self._marked if special else self._plain
         if tokenizer is None:
             raise ValueError("this tokenizer was loaded without control tokens")
@@ -68,14 +68,17 @@ class Tokenizer:
 def _load(file: TokenizerFile, added: Mapping[str, int], *, control: bool) -> RustTokenizer:
     """Return the library's tokenizer; raises `ModelUnusable` unless each of its ids is the file's."""
     try:
-        tokenizer = RustTokenizer.from_str(file.for_library(control=control))
-    except Exception as error:  # what the library raises has no narrower type
-        raise ModelUnusable(f"the tokenizers library cannot read {FILE} ({str(error)[:200]}); fetch the model again") from error
-    wanted = {**file.vocab, **added}
-    found = tokenizer.get_vocab(with_added_tokens=True)
-    if found != wanted:
-        text = next(text for text in (*wanted, *found) if wanted.get(text) != found.get(text))
+        tokenizer = RustTokenizer.from_str(file.write_for_library(control=control))
+    except Exception as error:  # the library raises no narrower type
         raise ModelUnusable(
-            f"{FILE} gives `{text[:80]}` the id {wanted.get(text)}, but the installed tokenizers library gives it {found.get(text)}"
+            f"the tokenizers library cannot read {TOKENIZER_FILE} ({str(error)[:200]}); fetch the model again"
+        ) from error
+    expected = {**file.vocab, **added}
+    actual = tokenizer.get_vocab(with_added_tokens=True)
+    if actual != expected:
+        text = next(text for text in (*expected, *actual) if expected.get(text) != actual.get(text))
+        raise ModelUnusable(
+            f"{TOKENIZER_FILE} gives `{text[:80]}` the id {expected.get(text)}, but the installed tokenizers library gives it "
+            f"{actual.get(text)}"
         )
     return tokenizer

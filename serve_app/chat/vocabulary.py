@@ -1,6 +1,6 @@
-"""A model's vocabulary: the bytes of each token id, read from the model's files, which must agree with each other.
+"""Reads a model's vocabulary, the bytes of each token id, from the model's files, which must agree with each other.
 
-The one place that knows ids. Ids are the file's own numbers: they may have holes, the number of tokens says nothing about the
+The one place that knows ids. Ids are the file's own numbers: they may have gaps, so the number of tokens does not give the
 highest id, and the model's vocab_size may be above both. Knows no chats and encodes no text.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from serve_app.chat.formats.names import format_tokens
 from serve_app.errors import ModelUnusable
 
-FILE = "tokenizer.json"
+TOKENIZER_FILE = "tokenizer.json"
 _ADDED = "added_tokens.json"
 _SETTINGS = "tokenizer_config.json"
 
@@ -24,7 +24,7 @@ class Vocabulary:
     """Every id from 0 to `size` - 1."""
 
     tokens: tuple[bytes, ...]
-    """Bytes by id; those of added tokens are their text, and an id that is no token has none."""
+    """Bytes by id; the bytes of an added token are its text, and an id without a token has none."""
     added: Mapping[str, int]
     """Ids of the added tokens by their text."""
     control_ids: frozenset[int]
@@ -38,12 +38,12 @@ class Vocabulary:
         return len(self.tokens)
 
     def raw(self, token_id: int) -> bytes:
-        """Return the bytes of a token; empty for ids that are none."""
+        """Return the bytes of a token; empty for an id without one."""
         return self.tokens[token_id] if 0 <= token_id < len(self.tokens) else b""
 
     @cached_property
     def longest_token_bytes(self) -> int:
-        """Bytes of the longest token that text is made of: a text of n bytes has at least n divided by this many tokens."""
+        """Length in bytes of the longest ordinary token: a text of n bytes has at least n divided by this many tokens."""
         return max(len(raw) for token_id, raw in enumerate(self.tokens) if token_id not in self.control_ids)
 
 
@@ -54,27 +54,27 @@ class TokenizerFile:
     content: Mapping[str, Any]
     """The parsed file."""
     vocab: Mapping[str, int]
-    """Ids of ordinary tokens, in the file's spelling of bytes; none of `added` among them."""
+    """Ids of ordinary tokens by the file's spelling of their bytes, without those in `added`."""
     added: Mapping[str, int]
     """Ids of added tokens by their text."""
     control: frozenset[str]
     """Texts of the control tokens among `added`."""
 
-    def for_library(self, *, control: bool) -> str:
-        """Return JSON for the library `tokenizers`, whose ids will be this file's, whatever its version.
+    def write_for_library(self, *, control: bool) -> str:
+        """Return JSON from which every version of the library `tokenizers` makes a tokenizer with this file's ids.
 
-        Several versions number added tokens anew unless `model.vocab` has them, so here it has. Without `control` tokens the
-        text that spells one is text like any other.
+        Several versions renumber added tokens that `model.vocab` lacks, so the result lists them there. Without `control` the names
+        of control tokens are ordinary text.
         """
         kept = {text: token_id for text, token_id in self.added.items() if control or text not in self.control}
         entries = [entry for entry in self.content["added_tokens"] if entry["content"] in kept]
         model = {**self.content["model"], "vocab": {**self.vocab, **kept}}
         return json.dumps({**self.content, "added_tokens": entries, "model": model}, ensure_ascii=False)
 
-    def dense(self, size: int) -> str:
-        """Return JSON in which every id below `size` is a token: for readers that take the number of tokens for the highest id.
+    def fill_gaps(self, size: int) -> str:
+        """Return JSON in which every id below `size` is a token, for readers that confuse the number of tokens with the highest id.
 
-        Ids that are no token become special tokens that no text contains.
+        Ids without a token become special tokens that no text contains.
         """
         used = {*self.vocab.values(), *self.added.values()}
         fillers = {f"<|no token {token_id}|>": token_id for token_id in range(size) if token_id not in used}
@@ -92,18 +92,20 @@ def read_tokenizer_file(folder: Path) -> TokenizerFile:
     Raises `ModelUnusable` naming file, token and ids where the files contradict each other, and for another kind of tokenizer
     than byte-level BPE.
     """
-    content = read_json(folder, FILE)
+    content = read_json(folder, TOKENIZER_FILE)
     if content is None:
-        raise ModelUnusable(f"the model's folder has no {FILE}; fetch the model again")
+        raise ModelUnusable(f"the model's folder has no {TOKENIZER_FILE}; fetch the model again")
     try:
         model, entries = content["model"], [*content["added_tokens"]]
         written = {str(text): int(token_id) for text, token_id in model["vocab"].items()}
         added = {str(entry["content"]): int(entry["id"]) for entry in entries}
         special = {str(entry["content"]) for entry in entries if entry.get("special")}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelUnusable(f"{FILE} does not have the form of a tokenizer; fetch the model again") from error
+        raise ModelUnusable(f"{TOKENIZER_FILE} does not have the form of a tokenizer; fetch the model again") from error
     if model.get("type") != "BPE" or model.get("byte_fallback"):
-        raise ModelUnusable(f"{FILE} holds a tokenizer of the kind {model.get('type')}; only byte-level BPE can be served")
+        raise ModelUnusable(
+            f"{TOKENIZER_FILE} holds a tokenizer of the kind {model.get('type')}; only byte-level BPE can be served"
+        )
     _require_one_id_each(entries, written, added)
     _require_agreement(folder, added)
     vocab = {text: token_id for text, token_id in written.items() if text not in added}
@@ -114,23 +116,23 @@ def read_tokenizer_file(folder: Path) -> TokenizerFile:
 def read_vocabulary(folder: Path, file: TokenizerFile | None = None) -> Vocabulary:
     """Return the vocabulary of a model's `folder`, whose tokenizer file may have been read already.
 
-    Raises `ModelUnusable` as `read_tokenizer_file` does, and where an id is beyond config.json's vocab_size or a configured end
-    token is none.
+    Raises `ModelUnusable` as `read_tokenizer_file` does, and where an id is not below config.json's vocab_size or a configured end
+    token does not exist.
     """
     file = file or read_tokenizer_file(folder)
     config = read_json(folder, "config.json") or {}
-    by_id = dict(_bytes_by_id(file.vocab)) | {token_id: text.encode() for text, token_id in file.added.items()}
+    by_id = dict(_decode_vocab(file.vocab)) | {token_id: text.encode() for text, token_id in file.added.items()}
     highest = max(by_id)
     size = config.get("vocab_size", highest + 1)
     if type(size) is not int or highest >= size:
         raise ModelUnusable(
-            f"{FILE} gives {_shown(by_id[highest])} the id {highest}, but config.json says vocab_size: {size}, and ids must be "
-            "below it; fetch the model again"
+            f"{TOKENIZER_FILE} gives {_show_token(by_id[highest])} the id {highest}, but config.json says vocab_size: {size}, and "
+            "ids must be below it; fetch the model again"
         )
     stop_ids: tuple[int, ...] = ()
     for name in ("config.json", "generation_config.json"):
         written = (read_json(folder, name) or {}).get("eos_token_id")
-        ids = _id_list(written)
+        ids = _list_ids(written)
         _require_tokens(ids, by_id, f"{name} says eos_token_id: {written}")
         stop_ids = ids or stop_ids
     if not stop_ids:
@@ -143,15 +145,19 @@ def _require_one_id_each(entries: list[Any], vocab: Mapping[str, int], added: Ma
     """Raise `ModelUnusable` where tokenizer.json gives a token two ids or an id to two tokens."""
     by_id: dict[int, str] = {token_id: text for text, token_id in vocab.items()}
     if len(by_id) != len(vocab) or min(by_id, default=0) < 0:
-        raise ModelUnusable(f"{FILE} gives one id to two tokens of its vocabulary; fetch the model again")
+        raise ModelUnusable(f"{TOKENIZER_FILE} gives one id to two tokens of its vocabulary; fetch the model again")
     for entry in entries:
         text, token_id = str(entry["content"]), int(entry["id"])
         other = vocab.get(text, added[text])
         if other != token_id:
-            raise ModelUnusable(f"{FILE} gives {_shown(text)} the id {token_id} and also {other}; fetch the model again")
+            raise ModelUnusable(
+                f"{TOKENIZER_FILE} gives {_show_token(text)} the id {token_id} and also {other}; fetch the model again"
+            )
         if by_id.setdefault(token_id, text) != text or token_id < 0:
-            holder = _shown(by_id[token_id])
-            raise ModelUnusable(f"{FILE} gives {_shown(text)} the id {token_id}, which is that of {holder}; fetch the model again")
+            holder = _show_token(by_id[token_id])
+            raise ModelUnusable(
+                f"{TOKENIZER_FILE} gives {_show_token(text)} the id {token_id}, which is that of {holder}; fetch the model again"
+            )
 
 
 def _require_agreement(folder: Path, added: Mapping[str, int]) -> None:
@@ -166,45 +172,48 @@ def _require_agreement(folder: Path, added: Mapping[str, int]) -> None:
     for name, text, token_id in claims:
         if text in added and added[text] != token_id:
             raise ModelUnusable(
-                f"{FILE} gives {_shown(text)} the id {added[text]}, but {name} the id {token_id}; fetch the model again"
+                f"{TOKENIZER_FILE} gives {_show_token(text)} the id {added[text]}, but {name} the id {token_id}; "
+                "fetch the model again"
             )
 
 
 def _require_tokens(ids: tuple[int, ...], known: Collection[int], claim: str) -> None:
     for token_id in ids:
         if token_id not in known:
-            raise ModelUnusable(f"{claim}, but {FILE} has no token with the id {token_id}; fetch the model again")
+            raise ModelUnusable(f"{claim}, but {TOKENIZER_FILE} has no token with the id {token_id}; fetch the model again")
 
 
-def _id_list(value: object) -> tuple[int, ...]:
-    """Return the ids of a configuration's field, which holds one, several or none."""
+def _list_ids(value: object) -> tuple[int, ...]:
+    """Return the ids in a configuration's field, which holds an id, a list of ids or nothing."""
     return tuple(entry for entry in (value if isinstance(value, list) else [value]) if type(entry) is int)
 
 
-def _bytes_by_id(vocab: Mapping[str, int]) -> Iterator[tuple[int, bytes]]:
+def _decode_vocab(vocab: Mapping[str, int]) -> Iterator[tuple[int, bytes]]:
     """Yield id and bytes of every ordinary token; raises `ModelUnusable` for a spelling that is not byte-level."""
-    table = byte_of_char()
+    table = map_chars_to_bytes()
     try:
         for text, token_id in vocab.items():
             yield token_id, bytes([table[char] for char in text])
     except KeyError as error:
-        raise ModelUnusable(f"{FILE} spells tokens otherwise than byte-level BPE does, the only kind that can be served") from error
+        raise ModelUnusable(
+            f"{TOKENIZER_FILE} spells tokens otherwise than byte-level BPE does, and only that can be served"
+        ) from error
 
 
-def byte_of_char() -> dict[str, int]:
-    """Return the inverse of GPT-2's byte-to-character table, which byte-level BPE vocabularies are written in."""
+def map_chars_to_bytes() -> dict[str, int]:
+    """Return the inverse of GPT-2's byte-to-character table, in which byte-level BPE vocabularies are written."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     rest = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(rest)}
 
 
-def _shown(token: str | bytes) -> str:
+def _show_token(token: str | bytes) -> str:
     text = token.decode("utf-8", "replace") if isinstance(token, bytes) else token
     return f"`{text[:80]}`"
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any] | None:
-    """Return what a file of the folder says, None where there is none; raises `ModelUnusable` unless it is a JSON object."""
+    """Return the JSON object in a file of the folder, None without such a file; raises `ModelUnusable` for any other content."""
     try:
         value = json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError:

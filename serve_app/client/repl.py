@@ -169,7 +169,7 @@ def _set_parameter(session: Session, rest: str) -> str:
     if not value:
         return "usage: /set parameter NAME VALUE\n"
     try:
-        given = ollama.checked("stop", value.split()) if name == "stop" else ollama.from_text(name, value.strip())
+        given = ollama.check_parameter("stop", value.split()) if name == "stop" else ollama.parse_parameter(name, value.strip())
         ollama.require_usable({name: given})
     except InvalidValue as error:
         return f"{error}\n"

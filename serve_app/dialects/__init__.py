@@ -1,1 +1,1 @@
-"""Dialects: the APIs that clients speak, each as wire shapes and pure functions between them and the app's values."""
+"""Dialects: the APIs that clients use, each as wire shapes and pure functions that convert between these and the app's values."""

@@ -1,4 +1,4 @@
-"""What a dialect is: endpoints of two kinds, `Generate` and `Query`. Knows no web framework, gateway, model or engine."""
+"""The interface of a dialect: endpoints of two kinds, `Generate` and `Query`. Knows no web framework, gateway, model or engine."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from serve_app.conversation import AnswerEvent, Completion, GenerateRequest, Prompt, RoutePreview, TaskExample
-from serve_app.dialects.faults import first_fault
+from serve_app.dialects.faults import find_first_fault
 from serve_app.errors import InvalidRequest, ServeError
 from serve_app.model_info import LoadedGroup, ModelInfo
 from serve_app.record import RequestRecord
@@ -20,7 +20,7 @@ JsonObject = dict[str, Any]
 
 
 class WireBody(BaseModel):
-    """Base of request bodies: unknown fields are tolerated, wrong types are not, NaN and Infinity neither."""
+    """Base of request bodies: tolerates unknown fields, refuses wrong types, NaN and Infinity."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -29,12 +29,12 @@ Body = TypeVar("Body", bound=WireBody)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call(Generic[Body]):
-    """A decoded request, and what its answer repeats of it."""
+class AnswerContext(Generic[Body]):
+    """A decoded request, with everything that its answer repeats."""
 
     request: GenerateRequest
     record: RequestRecord
-    """Where it went; complete for routing when the first event is out."""
+    """The request's record; its routing is complete when the first event is out."""
     body: Body
     stream: bool
     model: str
@@ -42,20 +42,20 @@ class Call(Generic[Body]):
     created: float
     """When the request arrived, in Unix seconds."""
     elapsed: Callable[[], float]
-    """Returns the seconds since then."""
+    """Returns the seconds since the request arrived."""
 
 
 class StreamEncoder(Protocol):
-    """Encodes one stream; has the state of one answer."""
+    """Encodes one stream; holds the state of one answer."""
 
     media_type: str
 
     def push(self, event: AnswerEvent) -> Iterable[bytes]:
-        """Return the bytes for `event`; after the last `ChoiceEnd`, also those that end the stream."""
+        """Return the bytes for `event`; for the last `ChoiceEnd`, also the bytes that end the stream."""
         ...
 
     def fail(self, error: ServeError) -> Iterable[bytes]:
-        """Return the bytes that end a stream already begun with an error."""
+        """Return the bytes that end a begun stream with an error."""
         ...
 
 
@@ -65,14 +65,14 @@ class Codec(Protocol[Body]):
     body: type[Body]
 
     def decode(self, body: Body, request_id: str) -> tuple[GenerateRequest, bool]:
-        """Return what is asked and whether the answer is streamed; raises `ServeError`."""
+        """Return the request and whether the answer is streamed; raises `ServeError`."""
         ...
 
-    def encode(self, completion: Completion, call: Call[Body]) -> JsonObject:
+    def encode(self, completion: Completion, context: AnswerContext[Body]) -> JsonObject:
         """Return the whole answer."""
         ...
 
-    def encoder(self, call: Call[Body]) -> StreamEncoder:
+    def encoder(self, context: AnswerContext[Body]) -> StreamEncoder:
         """Return the encoder of a streamed answer."""
         ...
 
@@ -84,11 +84,11 @@ class Generate:
     path: str
     codec: Codec[Any]
     streams: str | None = None
-    """Media type of its streamed answers; None: it has none."""
+    """Media type of its streamed answers; None: it does not stream."""
 
 
 class Models(Protocol):
-    """The models by name, as endpoints may see and change them."""
+    """The models by name: what endpoints may read and change."""
 
     def list(self) -> tuple[ModelInfo, ...]:
         """Return every name, the served models' own first."""
@@ -111,17 +111,17 @@ class Models(Protocol):
         ...
 
     async def has_blob(self, digest: str) -> bool:
-        """Return whether a blob was uploaded."""
+        """Return whether a blob is stored."""
         ...
 
     async def put_blob(self, digest: str, content: bytes) -> None:
-        """Keep a blob; raises `ServeError` unless `digest` is its own."""
+        """Store a blob; raises `ServeError` unless `digest` is the blob's digest."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderedPrompt:
-    """A prompt as the engines would get it."""
+    """A prompt in the form that engines get."""
 
     ids: tuple[int, ...]
     text: str
@@ -131,7 +131,7 @@ class RenderedPrompt:
 
 
 class QueryContext(Protocol):
-    """What endpoints that generate nothing may see of the application and of the request."""
+    """The parts of the application and the request that endpoints which generate nothing may use."""
 
     models: Models
     host: str
@@ -142,7 +142,7 @@ class QueryContext(Protocol):
     request_id: str
 
     def loaded_groups(self) -> tuple[LoadedGroup, ...]:
-        """Return the ready groups and what they hold."""
+        """Return the ready groups and the weights that they hold."""
         ...
 
     async def render(self, model: str | None, prompt: Prompt) -> RenderedPrompt:
@@ -150,7 +150,7 @@ class QueryContext(Protocol):
         ...
 
     async def preview_route(self, request: GenerateRequest) -> RoutePreview:
-        """Return where a request would go, its routing headers included; raises `ServeError`."""
+        """Return the route of a request, with its routing headers applied; raises `ServeError`."""
         ...
 
     async def confusion(self, examples: Sequence[TaskExample]) -> Mapping[Task, Mapping[Task, int]]:
@@ -175,15 +175,15 @@ class Query:
     method: str = "GET"
     """GET answers HEAD too."""
     body: type[WireBody] | type[bytes] | None = None
-    """Shape of the request's body: bytes as they are; None: it has none."""
+    """Type of the request's body: a `WireBody`, or `bytes` for raw bytes; None: no body."""
     answer: Callable[[QueryContext, Any], Awaitable[JsonObject | Reply | None]]
     """(context, body) -> answer. None leaves the request to the next dialect that has the path. Raises `ServeError`."""
     media_types: tuple[str, ...] = ("application/json",)
-    """Those that its answers may have."""
+    """Media types that its answers may have."""
     success: int = 200
     """Status of its answers."""
     writes: bool = False
-    """Whether it stores something, so that it may fail with 507."""
+    """Whether it writes to storage, so that it may fail with 507."""
 
 
 Endpoint: TypeAlias = Generate | Query
@@ -197,29 +197,29 @@ class Dialect:
     prefix: str
     """Unknown paths below it are answered in this dialect; the longest matching prefix wins."""
     base_url: str = ""
-    """How its clients' base URL should look, as a sentence for those whose paths are a little wrong."""
+    """A sentence about the base URL of its clients, shown to a client whose path is slightly wrong."""
     absent: frozenset[str] = frozenset()
-    """First segments below `prefix` of endpoints that this API has elsewhere and not here."""
+    """First path segments below `prefix` of endpoints that other servers of this API have, and this one lacks."""
     endpoints: tuple[Endpoint, ...]
     encode_error: Callable[[ServeError, str], JsonObject]
     """(error, request id) -> body."""
     error_schema: JsonObject
-    """JSON schema of those bodies."""
+    """JSON schema of the error bodies."""
 
 
 def parse(body_type: type[Body], raw: bytes) -> Body:
-    """Return the body in `raw`, whatever its content type was; raises `InvalidRequest` naming the field and the fault."""
+    """Return the body in `raw`, whatever its content type; raises `InvalidRequest` naming the field and the fault."""
     if not raw.strip():
         raise InvalidRequest("missing request body")
     try:
         body = body_type.model_validate_json(raw)
-        require_finite(raw)  # fields of any form let other numbers pass
+        require_finite(raw)  # fields of type Any would let NaN and Infinity pass
         return body
     except ValidationError as error:
         faults = [(fault["loc"], fault["msg"]) for fault in error.errors(include_url=False, include_input=False)]
     except ValueError as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}") from error
-    place, message = first_fault(faults)
+    place, message = find_first_fault(faults)
     field = ".".join(map(str, place))
     if not field:
         raise InvalidRequest(f"The body is not valid JSON of the expected form: {message}")
@@ -229,7 +229,7 @@ def parse(body_type: type[Body], raw: bytes) -> Body:
 def decode_sampling(names: Mapping[str, str] = MappingProxyType({}), /, **fields: Any) -> Sampling:
     """Return `Sampling` from the fields that are not None; raises `InvalidRequest` for values out of range.
 
-    `names` maps our field names to the dialect's own where they differ, for the message.
+    `names` maps our field names to the dialect's own where they differ, for messages.
     """
     try:
         return Sampling(**{name: value for name, value in fields.items() if value is not None})
@@ -239,5 +239,5 @@ def decode_sampling(names: Mapping[str, str] = MappingProxyType({}), /, **fields
 
 
 def given_fields(fields: Mapping[str, Any]) -> frozenset[str]:
-    """Return the names of the fields that a client gave a value, for `GenerateRequest.explicit`."""
+    """Return the names of the fields to which a client gave a value, for `GenerateRequest.explicit`."""
     return frozenset(name for name, value in fields.items() if value is not None)

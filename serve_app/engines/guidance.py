@@ -14,9 +14,9 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
-from serve_app.chat.grammar import checked_lark, constraint_error, in_time
-from serve_app.chat.lark import enclosed
-from serve_app.chat.lark_text import forces_much
+from serve_app.chat.grammar import compile_in_time, constraint_error, require_lark
+from serve_app.chat.lark import wrap_lark
+from serve_app.chat.lark_text import forces_long_text
 from serve_app.errors import ConstraintLost, InvalidRequest
 from serve_app.types import Constraint
 
@@ -116,7 +116,7 @@ class Guidance:
         """Return the compiled constraint; whoever asks for it meanwhile waits for the same compilation."""
         compiled = self._compiled.get(constraint)
         if compiled is None or (compiled.done() and (compiled.cancelled() or compiled.exception())):
-            compiled = asyncio.ensure_future(in_time(constraint, self._pool, self._match))
+            compiled = asyncio.ensure_future(compile_in_time(constraint, self._pool, self._match))
             compiled.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to hear of it
             self._compiled[constraint] = compiled
             if len(self._compiled) > _KEPT:
@@ -125,9 +125,9 @@ class Guidance:
         return await asyncio.shield(compiled)
 
     def _match(self, constraint: Constraint) -> LLMatcher:
-        grammar = checked_lark(constraint)
-        if self._end_ids and forces_much(grammar):
-            grammar = enclosed(grammar, self._end_ids)
+        grammar = require_lark(constraint)
+        if self._end_ids and forces_long_text(grammar):
+            grammar = wrap_lark(grammar, self._end_ids)
         fault = LLMatcher.validate_grammar(grammar, self._tokenizer)
         if fault:
             raise constraint_error(fault)

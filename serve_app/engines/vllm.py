@@ -25,9 +25,9 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.metrics.loggers import AggregateStatLoggerBase
 
-from serve_app.chat.grammar import checked_lark, wrap_tokenizer
-from serve_app.chat.lark import enclosed
-from serve_app.chat.lark_text import may_force
+from serve_app.chat.grammar import require_lark, wrap_tokenizer
+from serve_app.chat.lark import wrap_lark
+from serve_app.chat.lark_text import may_force_tokens
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.engine_config import VllmSettings
 from serve_app.engines.admission import answer_limit
@@ -52,7 +52,7 @@ from serve_app.types import (
     TokenLogprob,
     TokenRequest,
     Usage,
-    finite_logprob,
+    clamp_logprob,
 )
 
 logger = logging.getLogger(__name__)
@@ -187,9 +187,9 @@ class VllmEngine:
         Raises `InvalidRequest` for others.
         """
         assert self._guidance is not None
-        lark = checked_lark(constraint)
-        guide = await self._guidance.start(Grammar(enclosed(lark, self._end_ids), optional=constraint.optional))
-        return guide, enclosed(lark, self._end_ids, forcing=may_force(lark, self._control)) if guide else ""
+        lark = require_lark(constraint)
+        guide = await self._guidance.start(Grammar(wrap_lark(lark, self._end_ids), optional=constraint.optional))
+        return guide, wrap_lark(lark, self._end_ids, forcing=may_force_tokens(lark, self._control)) if guide else ""
 
     def _require(self) -> AsyncLLM:
         if self._llm is None:
@@ -368,7 +368,7 @@ def _logprobs(parts: Any, ids: tuple[int, ...], count: int | None) -> tuple[Toke
     for token, entries in zip(ids, parts, strict=False):
         ranked = sorted((entry.rank, other, float(entry.logprob)) for other, entry in entries.items() if entry.rank <= count)
         top = tuple((int(other), value) for _, other, value in ranked if value > -math.inf)
-        result.append(TokenLogprob(token, finite_logprob(float(entries[token].logprob)), top))
+        result.append(TokenLogprob(token, clamp_logprob(float(entries[token].logprob)), top))
     return tuple(result)
 
 

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from serve_app.chat.vocabulary import FILE, Vocabulary, read_tokenizer_file, read_vocabulary
+from serve_app.chat.vocabulary import TOKENIZER_FILE, Vocabulary, read_tokenizer_file, read_vocabulary
 from serve_app.files.cache import cache_dir, locked, writing
 from serve_app.files.scratch import scratch_folder
 
@@ -25,7 +25,7 @@ def dense_tokenizer(model_dir: Path) -> Path:
     """
     file = read_tokenizer_file(model_dir)
     vocabulary = read_vocabulary(model_dir, file)
-    text = file.dense(vocabulary.size)
+    text = file.fill_gaps(vocabulary.size)
     settings = json.dumps(_settings(model_dir, vocabulary), indent=2)
     digest = hashlib.blake2b(f"{_FORM};{settings};{text}".encode(), digest_size=8).hexdigest()
     target = cache_dir() / "tokenizer" / digest
@@ -37,7 +37,7 @@ def dense_tokenizer(model_dir: Path) -> Path:
             if not target.exists():
                 folder = scratch / "out"
                 folder.mkdir()
-                (folder / FILE).write_text(text, encoding="utf-8")
+                (folder / TOKENIZER_FILE).write_text(text, encoding="utf-8")
                 (folder / "tokenizer_config.json").write_text(settings, encoding="utf-8")
                 os.replace(folder, target)
     return target

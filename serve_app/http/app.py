@@ -1,6 +1,6 @@
-"""The HTTP application: paths to endpoints, and errors in the dialect of their path.
+"""The HTTP application: maps paths to endpoints, and answers errors in the dialect of their path.
 
-Knows dialects as data; knows nothing of what their bodies mean.
+Knows dialects as data, and not the meaning of their bodies.
 """
 
 import logging
@@ -25,9 +25,9 @@ from serve_app.http.browsers import BrowserRules
 from serve_app.http.edge import Edge
 from serve_app.http.openapi import describe
 from serve_app.http.queries import GatewayContext
-from serve_app.http.respond import error_response, json_response, read_body, record_headers, request_id, respond
+from serve_app.http.respond import error_response, json_response, read_body, request_id, respond, write_record_headers
 from serve_app.http.status import STATUS_PATHS, mount_status, mount_unusable_status
-from serve_app.http.wrong_paths import advice, dialect_of
+from serve_app.http.wrong_paths import find_dialect, suggest_path
 from serve_app.record import RequestRecord
 from serve_app.routing.fleet import Fleet
 
@@ -35,38 +35,38 @@ logger = logging.getLogger(__name__)
 
 _CLIENT_GONE = 499
 _ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-_Answer: TypeAlias = Callable[[Request, RequestRecord], Awaitable[Response]]
+_Respond: TypeAlias = Callable[[Request, RequestRecord], Awaitable[Response]]
 
 
 def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
     """Return the ASGI application: every dialect's endpoints, the status endpoints, and errors in the dialect of their path.
 
-    Where several dialects have the same path, the first that has an answer gives it.
+    Where several dialects have the same path, the first dialect with an answer gives it.
     """
     app = FastAPI(title="phi-serve", docs_url=None, redoc_url=None)
     dialects = tuple(dialects)
-    app.openapi = cache(lambda: describe(dialects, STATUS_PATHS))  # type: ignore[method-assign]  # made when first asked for
+    app.openapi = cache(lambda: describe(dialects, STATUS_PATHS))  # type: ignore[method-assign]  # made at first use
     queries: dict[tuple[str, str], list[tuple[Dialect, Query]]] = {}
     for dialect in dialects:
         for endpoint in dialect.endpoints:
             if isinstance(endpoint, Generate):
-                _mount(app, dialect, endpoint.path, ["POST"], _generate(endpoint, gateway))
+                _mount(app, dialect, endpoint.path, ["POST"], _answer_generating(endpoint, gateway))
             else:
                 queries.setdefault((endpoint.path, endpoint.method), []).append((dialect, endpoint))
-    for (path, method), found in queries.items():
+    for (path, method), queries_at_path in queries.items():
         methods = ["GET", "HEAD"] if method == "GET" else [method]
-        _mount(app, found[0][0], path, methods, _query([query for _, query in found], gateway))
+        _mount(app, queries_at_path[0][0], path, methods, _answer_query([query for _, query in queries_at_path], gateway))
     mount_status(app, gateway)
 
     async def refuse(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         path = request.scope["path"]
-        shown: ServeError = NotFound(f"no endpoint {request.method} {path[:200]}; {advice(path, dialects)}")
+        shown: ServeError = NotFound(f"no endpoint {request.method} {path[:200]}; {suggest_path(path, dialects)}")
         headers = {name.lower(): value for name, value in (error.headers or {}).items()}
         if error.status_code == 405:
             shown = MethodNotAllowed(f"{path[:200]} does not take {request.method}")
-            headers["allow"] = _methods_at(app, path)
-        return error_response(dialect_of(path, dialects), shown, RequestRecord(request_id=request_id(request)), headers)
+            headers["allow"] = _list_methods(app, path)
+        return error_response(find_dialect(path, dialects), shown, RequestRecord(request_id=request_id(request)), headers)
 
     app.add_exception_handler(HTTPException, refuse)
     _add_edge(app, gateway.settings, dialects)
@@ -76,9 +76,9 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
 def create_unusable_app(
     settings: AppSettings, fleet: Callable[[], Fleet], dialects: Iterable[Dialect], fault: Callable[[], ServeError | None]
 ) -> FastAPI:
-    """Return the application while the model cannot be served: GET /health says why, and so does every error.
+    """Return the application for the time in which the model cannot be served: GET /health and every error say why.
 
-    `fault` returns the reason as it is now.
+    `fault` returns the current reason.
     """
     app = FastAPI(title="phi-serve", docs_url=None, redoc_url=None, openapi_url=None)
     dialects = tuple(dialects)
@@ -88,7 +88,7 @@ def create_unusable_app(
 
     async def refuse(request: Request) -> Response:
         record = RequestRecord(request_id=request_id(request))
-        return error_response(dialect_of(request.scope["path"], dialects), reason(), record)
+        return error_response(find_dialect(request.scope["path"], dialects), reason(), record)
 
     mount_unusable_status(app, settings, fleet, reason)
     app.add_api_route("/{path:path}", refuse, methods=_ALL_METHODS)
@@ -96,8 +96,8 @@ def create_unusable_app(
     return app
 
 
-def _methods_at(app: FastAPI, path: str) -> str:
-    """Return the methods of every route at `path`; the framework names those of the first alone."""
+def _list_methods(app: FastAPI, path: str) -> str:
+    """Return the methods of every route at `path`; the framework names only the methods of the first one."""
     routes = [route for route in app.routes if isinstance(route, APIRoute) and route.path_regex.fullmatch(path)]
     return ", ".join(sorted({method for route in routes for method in route.methods}))
 
@@ -108,13 +108,13 @@ def _add_edge(app: FastAPI, settings: AppSettings, dialects: tuple[Dialect, ...]
 
     def refuse(scope: Scope, error: ServeError | None) -> Response:
         record = RequestRecord(request_id=request_id(Request(scope)))
-        return error_response(dialect_of(scope["path"], dialects), error or internal_error(record.request_id), record)
+        return error_response(find_dialect(scope["path"], dialects), error or internal_error(record.request_id), record)
 
     app.add_middleware(Edge, rules=rules, refuse=refuse)
 
 
-def _mount(app: FastAPI, dialect: Dialect, path: str, methods: list[str], answer: _Answer) -> None:
-    """Add an endpoint; whatever it raises becomes an error in the dialect's shape, an unforeseen one without its text."""
+def _mount(app: FastAPI, dialect: Dialect, path: str, methods: list[str], answer: _Respond) -> None:
+    """Add an endpoint whose exceptions become errors in the dialect's shape; an unforeseen exception's text is left out."""
 
     async def endpoint(request: Request) -> Response:
         shows_candidates = request.headers.get("x-debug-route", "").lower() == "true"
@@ -133,22 +133,22 @@ def _mount(app: FastAPI, dialect: Dialect, path: str, methods: list[str], answer
     app.add_api_route(path, endpoint, methods=methods, name=f"{methods[0]} {path}")
 
 
-def _generate(endpoint: Generate, gateway: Gateway) -> _Answer:
+def _answer_generating(endpoint: Generate, gateway: Gateway) -> _Respond:
     async def answer(request: Request, record: RequestRecord) -> Response:
         return await respond(endpoint.codec, gateway, request, record)
 
     return answer
 
 
-def _query(queries: list[Query], gateway: Gateway) -> _Answer:
-    """Return the answer of the first of the queries that has one."""
+def _answer_query(queries: list[Query], gateway: Gateway) -> _Respond:
+    """Return an endpoint that gives the answer of the first query that has one."""
 
     async def answer(request: Request, record: RequestRecord) -> Response:
         raw = b"" if queries[0].body is None else await read_body(request, gateway.settings.limits.max_body_bytes)
         context = GatewayContext(gateway, request, record, raw)
         for query in queries:
-            if (found := await query.answer(context, _parse_body(query, raw))) is not None:
-                return _reply(found, record)
+            if (result := await query.answer(context, _parse_body(query, raw))) is not None:
+                return _encode_reply(result, record)
         raise NotFound(f"nothing is served at {queries[0].path}")
 
     return answer
@@ -160,7 +160,7 @@ def _parse_body(query: Query, raw: bytes) -> Any:
     return parse(query.body, raw) if issubclass(query.body, WireBody) else raw
 
 
-def _reply(answer: JsonObject | Reply, record: RequestRecord) -> Response:
+def _encode_reply(answer: JsonObject | Reply, record: RequestRecord) -> Response:
     if isinstance(answer, Reply):
-        return Response(answer.body, answer.status, record_headers(record), answer.media_type)
-    return json_response(answer, 200, record_headers(record))
+        return Response(answer.body, answer.status, write_record_headers(record), answer.media_type)
+    return json_response(answer, 200, write_record_headers(record))

@@ -1,8 +1,8 @@
-"""Which web pages may call, and under which names the server answers: the decisions, as pure functions of header texts.
+"""Decides which web pages may call, and under which host names the server answers. Pure functions of header texts.
 
-While there are no API keys, a browser is the way into a server that only its own machine reaches: any page may send requests to
-http://localhost, and a page whose own name is made to resolve to 127.0.0.1 (DNS rebinding) may read the answers too. The rules are
-Ollama's: local origins and local names are allowed, others when they are configured. Knows no HTTP library.
+Without API keys, a browser is a way into a server that only its own machine reaches: any page may send requests to
+http://localhost, and a page whose host name resolves to 127.0.0.1 (DNS rebinding) may read the answers too. The rules are Ollama's:
+local origins and names are allowed, and further ones when they are configured. Knows no HTTP library.
 """
 
 import ipaddress
@@ -25,30 +25,30 @@ _SHOWN_CHARS = 100
 
 
 class BrowserRules:
-    """The configured origins and names beside the local ones."""
+    """The allowed origins and host names: local and configured ones."""
 
     def __init__(self, settings: BrowserSettings, own_names: Iterable[str] = ()) -> None:
-        """Allow `own_names` too: names under which this server is known to be reached."""
+        """Allow `own_names` too, names under which clients are known to reach this server."""
         self.any_origin = "*" in settings.origins
-        self._origins = tuple(_pattern(each) for each in settings.origins)
-        self._everywhere = bool(settings.hosts)
-        self._hosts = tuple(_pattern(each) for each in settings.hosts)
+        self._origins = tuple(_compile_pattern(each) for each in settings.origins)
+        self._checks_every_address = bool(settings.hosts)
+        self._hosts = tuple(_compile_pattern(each) for each in settings.hosts)
         self._own_names = {name.lower() for name in (*own_names, socket.gethostname()) if name}
 
     def allows_origin(self, origin: str, host: str) -> bool:
-        """Return whether a page of `origin` may call; one that came from the server's own Host may."""
+        """Return whether a page of `origin` may call; an origin equal to the request's own Host may."""
         if origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}"):
             return True
         return self.any_origin or _is_local_origin(origin) or any(each.fullmatch(origin) for each in self._origins)
 
     def require_host(self, host: str, arrived_at: str | None) -> None:
-        """Raise `Forbidden` unless the server answers to the Host header of a request that came to the address `arrived_at`.
+        """Raise `Forbidden` unless the server answers to the Host header of a request that arrived at the address `arrived_at`.
 
-        A rebound name leads a browser to its own machine, so only requests to a loopback address are checked, or to one that is not
-        known; all of them where names are configured. That keeps every name of a network or a cluster working.
+        DNS rebinding leads a browser to its own machine, so only requests to a loopback or unknown address are checked, or all of
+        them where names are configured. So every name of a network or a cluster keeps working.
         """
-        name = host_name(host)
-        if self._everywhere or arrived_at is None or not _is_remote(arrived_at):
+        name = parse_host(host)
+        if self._checks_every_address or arrived_at is None or not _is_remote(arrived_at):
             known = name in self._own_names or any(each.fullmatch(name) for each in self._hosts)
             if not (known or _is_local_name(name)):
                 raise Forbidden(
@@ -65,20 +65,20 @@ def refuse_origin(origin: str) -> Forbidden:
     )
 
 
-def host_name(host: str) -> str:
+def parse_host(host: str) -> str:
     """Return the name in a Host header without port, brackets and final dot, in lower case.
 
-    Raises `InvalidRequest` for what is no name.
+    Raises `InvalidRequest` for anything else than a name.
     """
-    found = _HOST.fullmatch(host)
-    if found is None:
+    match = _HOST.fullmatch(host)
+    if match is None:
         raise InvalidRequest("the Host header must be a name or an address, with or without a port", param="host")
-    return found["name"].strip("[]").removesuffix(".").lower()
+    return match["name"].strip("[]").removesuffix(".").lower()
 
 
-def _pattern(written: str) -> re.Pattern[str]:
-    """Return the compiled form of a configured origin or name: a star stands for anything but a slash."""
-    return re.compile("[^/]*".join(map(re.escape, written.split("*"))), re.IGNORECASE)
+def _compile_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile a configured origin or name; a star matches any text without a slash."""
+    return re.compile("[^/]*".join(map(re.escape, pattern.split("*"))), re.IGNORECASE)
 
 
 def _is_local_origin(origin: str) -> bool:
@@ -93,11 +93,11 @@ def _is_local_origin(origin: str) -> bool:
 
 
 def _is_local_name(name: str) -> bool:
-    """Return whether nobody can register `name` and lead it here: none, an address, a name without a dot, or a private ending."""
-    return "." not in name or name.endswith(_LOCAL_ENDINGS) or _address(name) is not None
+    """Return whether nobody can register `name` to lead it here: empty, an address, without a dot, or with a private ending."""
+    return "." not in name or name.endswith(_LOCAL_ENDINGS) or _parse_address(name) is not None
 
 
-def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _parse_address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(name)
     except ValueError:
@@ -109,8 +109,8 @@ def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _is_remote(arrived_at: str) -> bool:
-    """Return whether a local address of ours is one that other machines reach."""
-    address = _address(arrived_at)
+    """Return whether other machines reach this address of ours."""
+    address = _parse_address(arrived_at)
     if address is None:
         return False
     inner = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None

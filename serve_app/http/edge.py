@@ -1,4 +1,4 @@
-"""What every answer needs whatever its endpoint: the rules for browsers, old clients, broken bytes, and no failure without a shape.
+"""Wraps the application for every endpoint: rules for browsers, HTTP/1.0 clients, odd query bytes, a shape for every failure.
 
 One ASGI layer around the application. Knows no endpoint.
 """
@@ -22,15 +22,15 @@ _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _PREFLIGHT_S = 12 * 3600
 """How long a browser may remember that it may call, as with Ollama."""
 _HEADER_NAMES = re.compile(r"[\w!#$%&'*+.^`|~, -]{0,2000}", re.ASCII)
-_PROBED = frozenset({"/livez", "/health", "/metrics"})
-"""Asked by probes under whatever name they know."""
+_PROBE_PATHS = frozenset({"/livez", "/health", "/metrics"})
+"""Paths of probes, which may use any host name."""
 
 Refuse = Callable[[Scope, ServeError | None], Response]
-"""Returns an error's response in the dialect of the path; without an error that of an unforeseen one."""
+"""Returns an error's response in the dialect of the path; None stands for an unforeseen error."""
 
 
 class Edge:
-    """Judges a request by its Host and Origin, then lets the application answer and adds the headers that browsers ask for."""
+    """Checks a request's Host and Origin, lets the application answer, and adds the headers that browsers need."""
 
     def __init__(self, app: ASGIApp, *, rules: BrowserRules, refuse: Refuse) -> None:
         """Wrap `app`."""
@@ -58,7 +58,7 @@ class Edge:
         if origin is not None:
             send = self._with_cross_origin(origin, send)
             if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
-                await Response(status_code=204, headers=_preflight(headers))(scope, receive, send)
+                await Response(status_code=204, headers=_allow_preflight(headers))(scope, receive, send)
                 return
         if scope.get("http_version", "1.1") < "1.1":
             await self._answer_whole(scope, receive, send)
@@ -66,23 +66,23 @@ class Edge:
             await self._answer(scope, receive, send)
 
     def _require_host(self, scope: Scope, headers: Headers) -> None:
-        if scope["path"] in _PROBED:
+        if scope["path"] in _PROBE_PATHS:
             return
         server = scope.get("server")
         for host in headers.getlist("host") or [""]:
             self._rules.require_host(host, server[0] if server else None)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the application answer; what it did not foresee becomes an error in the dialect's shape."""
+        """Let the application answer; an unforeseen exception becomes an error in the dialect's shape."""
         begun = False
 
-        async def noting(message: Message) -> None:
+        async def note_and_send(message: Message) -> None:
             nonlocal begun
             begun = True
             await send(message)
 
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, note_and_send)
         except Exception:
             if begun:
                 raise
@@ -90,14 +90,14 @@ class Edge:
             await self._refuse(scope, None)(scope, receive, send)
 
     async def _answer_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a client that knows no chunks (HTTP/1.0): hold a streamed answer until it is whole, and send it with its length.
+        """Answer a client without chunked coding (HTTP/1.0): collect a streamed answer, and send it with its length.
 
-        RFC 9112, section 6.1, forbids the chunked coding here, and the server in front adds it to every answer without a length.
+        RFC 9112, section 6.1, forbids chunked coding here, and the server in front adds it to every answer without a length.
         """
         start: dict[str, Any] = {}
         parts: list[bytes] = []
 
-        async def hold(message: Message) -> None:
+        async def collect(message: Message) -> None:
             if message["type"] == "http.response.start":
                 start.update(message)
                 return
@@ -108,12 +108,12 @@ class Edge:
                 await send(start)
                 await send({"type": "http.response.body", "body": body})
 
-        # Before version 2.4 of this specification the framework listens for a client that leaves; later it would notice by sending.
+        # With ASGI below 2.4 the framework listens for a client that leaves; with later versions only a failed send would show it.
         asgi = dict(scope.get("asgi", {})) | {"spec_version": "2.3"}
-        await self._answer(dict(scope) | {"asgi": asgi}, receive, hold)
+        await self._answer(dict(scope) | {"asgi": asgi}, receive, collect)
 
     def _with_cross_origin(self, origin: str, send: Send) -> Send:
-        """Return `send` with the headers that let a page of `origin` read the answer, ours included."""
+        """Return `send` with the headers that let a page of `origin` read the answer and our own headers."""
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -121,20 +121,20 @@ class Edge:
                 headers["access-control-allow-origin"] = "*" if self._rules.any_origin else origin
                 if not self._rules.any_origin:
                     headers.add_vary_header("Origin")
-                shown = [name for name in dict.fromkeys(headers.keys()) if name.startswith("x-") or name == "retry-after"]
-                if shown:
-                    headers["access-control-expose-headers"] = ", ".join(shown)
+                exposed = [name for name in dict.fromkeys(headers.keys()) if name.startswith("x-") or name == "retry-after"]
+                if exposed:
+                    headers["access-control-expose-headers"] = ", ".join(exposed)
             await send(message)
 
         return send_with_headers
 
 
-def _preflight(headers: Headers) -> dict[str, str]:
-    """Return what a browser may do: any method, and the headers that it asks for."""
+def _allow_preflight(headers: Headers) -> dict[str, str]:
+    """Return the headers that allow a browser any method, and the headers that it asks for."""
     allowed = {"access-control-allow-methods": _METHODS, "access-control-max-age": str(_PREFLIGHT_S)}
-    wanted = headers.get("access-control-request-headers", "")
-    if wanted and _HEADER_NAMES.fullmatch(wanted):
-        allowed["access-control-allow-headers"] = wanted
+    requested = headers.get("access-control-request-headers", "")
+    if requested and _HEADER_NAMES.fullmatch(requested):
+        allowed["access-control-allow-headers"] = requested
     if headers.get("access-control-request-private-network") == "true":
         allowed["access-control-allow-private-network"] = "true"
     return allowed

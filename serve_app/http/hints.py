@@ -1,4 +1,4 @@
-"""The request's headers that are about its routing: `x-task`, `x-engine`, `x-session-id`, `x-timeout-s`."""
+"""Applies the routing headers of a request: `x-task`, `x-engine`, `x-session-id`, `x-timeout-s`."""
 
 from dataclasses import replace
 
@@ -12,25 +12,25 @@ _MAX_SESSION_CHARS = 200
 
 
 def apply_header_hints(request: GenerateRequest, http_request: Request) -> GenerateRequest:
-    """Return the request with what its headers say; they win over the body and over classification. Raises `InvalidRequest`."""
+    """Return the request with the values of its headers, which win over the body and classification; raises `InvalidRequest`."""
     headers = http_request.headers
     return replace(
         request,
-        task=_task(headers.get("x-task")) or request.task,
+        task=_parse_task(headers.get("x-task")) or request.task,
         group=headers.get("x-engine") or request.group,
         session=headers.get("x-session-id", "")[:_MAX_SESSION_CHARS] or request.session,
-        timeout_s=_timeout_s(headers.get("x-timeout-s")) or request.timeout_s,
+        timeout_s=_parse_timeout_s(headers.get("x-timeout-s")) or request.timeout_s,
     )
 
 
-def _task(given: str | None) -> Task | None:
+def _parse_task(given: str | None) -> Task | None:
     if given is not None and given not in set(Task):
         raise InvalidRequest(f"no task '{given[:100]}'; tasks are: {', '.join(Task)}", param="x-task")
     return Task(given) if given else None
 
 
-def _timeout_s(given: str | None) -> float | None:
-    """Return the seconds that the client gives its request, None where it says nothing."""
+def _parse_timeout_s(given: str | None) -> float | None:
+    """Return the client's limit in seconds, None without one."""
     if given is None:
         return None
     try:

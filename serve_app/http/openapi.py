@@ -1,6 +1,6 @@
-"""The OpenAPI 3.1 document: every endpoint with its parameters, its body, and its answers and errors in the shape of its dialect.
+"""Writes the OpenAPI 3.1 document: every endpoint with its parameters, body, answers, and errors in the shape of its dialect.
 
-Pure. Knows dialects as data, no web framework. Bodies are described exactly, whole answers as objects, streams by their media type.
+Pure. Knows dialects as data, no web framework. Describes bodies exactly, whole answers as objects, streams by their media type.
 """
 
 import re
@@ -19,7 +19,7 @@ _OPEN_OBJECT: JsonObject = {"type": "object", "additionalProperties": True}
 _SCHEMAS: Mapping[str, JsonObject] = MappingProxyType(
     {
         "application/json": _OPEN_OBJECT,
-        # No type: some readers take a stream for one text, others judge each of its events.
+        # No type: some readers treat a stream as one text, others validate each of its events.
         "text/event-stream": {"description": "Server-sent events, the last of them `[DONE]`."},
         "application/x-ndjson": {"description": "One JSON object a line."},
     }
@@ -44,11 +44,10 @@ _HINTS: tuple[tuple[str, JsonObject, str], ...] = (
 _PLACEHOLDER = re.compile(r"\{(\w+)(?::\w+)?\}")
 
 
-class _Plain(GenerateJsonSchema):
-    """Schemas without what misleads generators.
+class _WireSchema(GenerateJsonSchema):
+    """Writes schemas without the parts that mislead generators of clients.
 
-    A title names a generated class, which two dialects would share; a field with a default of null would look as if it were always
-    there.
+    A title becomes a class name, and two dialects would share it. A field with a default of null would seem to be always present.
     """
 
     def field_title_should_be_set(self, schema: Any) -> bool:
@@ -62,27 +61,27 @@ class _Plain(GenerateJsonSchema):
 
 
 def describe(dialects: Iterable[Dialect], operations: Mapping[str, str]) -> JsonObject:
-    """Return the document; `operations` are the paths of the health endpoints with the media type of their answers.
+    """Return the document; `operations` maps the paths of the status endpoints to the media types of their answers.
 
-    Where several dialects look up the same path, it is described once, with the answers of all.
+    A path of several dialects is described once, with the answers of all of them.
     """
     paths: dict[str, JsonObject] = {}
     schemas: JsonObject = {}
     for dialect in dialects:
         prefix = dialect.name.capitalize()
-        bodies, found = _bodies(dialect, prefix)
-        schemas |= found | {f"{prefix}Error": dialect.error_schema}
+        bodies, described = _describe_bodies(dialect, prefix)
+        schemas |= described | {f"{prefix}Error": dialect.error_schema}
         for endpoint in dialect.endpoints:
             path = _PLACEHOLDER.sub(r"{\1}", endpoint.path)
             verbs = paths.setdefault(path, {})
-            method = _method(endpoint).lower()
-            operation = _operation(endpoint, dialect, f"{prefix}Error", bodies)
+            method = _find_method(endpoint).lower()
+            operation = _describe_operation(endpoint, dialect, f"{prefix}Error", bodies)
             if method in verbs:
                 verbs[method]["responses"]["200"]["content"] |= operation["responses"]["200"]["content"]
             else:
                 verbs[method] = operation
     for path, media_type in operations.items():
-        paths.setdefault(path, {})["get"] = _health(path, media_type)
+        paths.setdefault(path, {})["get"] = _describe_health(path, media_type)
     summary = "One endpoint in front of GPU and CPU engines"
     return {
         "openapi": "3.1.0",
@@ -92,29 +91,31 @@ def describe(dialects: Iterable[Dialect], operations: Mapping[str, str]) -> Json
     }
 
 
-def _method(endpoint: Endpoint) -> str:
+def _find_method(endpoint: Endpoint) -> str:
     return "POST" if isinstance(endpoint, Generate) else endpoint.method
 
 
-def _body(endpoint: Endpoint) -> type[WireBody] | None:
+def _find_body(endpoint: Endpoint) -> type[WireBody] | None:
     if isinstance(endpoint, Generate):
         return endpoint.codec.body
     return endpoint.body if endpoint.body is not None and issubclass(endpoint.body, WireBody) else None
 
 
-def _bodies(dialect: Dialect, prefix: str) -> tuple[dict[type[WireBody], JsonObject], JsonObject]:
-    """Return a reference per body, and the schemas that they refer to, by names that begin with the dialect's."""
-    types = dict.fromkeys(body for endpoint in dialect.endpoints if (body := _body(endpoint)) is not None)
+def _describe_bodies(dialect: Dialect, prefix: str) -> tuple[dict[type[WireBody], JsonObject], JsonObject]:
+    """Return a reference per body, and the referenced schemas by names that begin with the dialect's name."""
+    types = dict.fromkeys(body for endpoint in dialect.endpoints if (body := _find_body(endpoint)) is not None)
     template = f"#/components/schemas/{prefix}{{model}}"
     references, definitions = models_json_schema(
-        [(body, "validation") for body in types], ref_template=template, schema_generator=_Plain
+        [(body, "validation") for body in types], ref_template=template, schema_generator=_WireSchema
     )
     named = {f"{prefix}{name}": schema | {"title": f"{prefix}{name}"} for name, schema in definitions.get("$defs", {}).items()}
     return {body: references[body, "validation"] for body in types}, named
 
 
-def _operation(endpoint: Endpoint, dialect: Dialect, error: str, bodies: Mapping[type[WireBody], JsonObject]) -> JsonObject:
-    method, has_body = _method(endpoint), isinstance(endpoint, Generate) or endpoint.body is not None
+def _describe_operation(
+    endpoint: Endpoint, dialect: Dialect, error: str, bodies: Mapping[type[WireBody], JsonObject]
+) -> JsonObject:
+    method, has_body = _find_method(endpoint), isinstance(endpoint, Generate) or endpoint.body is not None
     failures = _REFUSALS | _FAILURES
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in _PLACEHOLDER.findall(endpoint.path)
@@ -124,16 +125,16 @@ def _operation(endpoint: Endpoint, dialect: Dialect, error: str, bodies: Mapping
         parameters += [{"name": name, "in": "header", "schema": schema, "description": why} for name, schema, why in _HINTS]
     if isinstance(endpoint, Query) and endpoint.writes:
         failures = failures | _STORING_FAILURES
-    operation: JsonObject = {"operationId": _name(method, endpoint.path), "tags": [dialect.name]}
+    operation: JsonObject = {"operationId": _name_operation(method, endpoint.path), "tags": [dialect.name]}
     if parameters:
         operation["parameters"] = parameters
     if has_body and method != "HEAD":
         failures = failures | _BODY_REFUSALS
-        body = _body(endpoint)
+        body = _find_body(endpoint)
         media_type, schema = ("application/octet-stream", _BYTES) if body is None else ("application/json", bodies[body])
         operation["requestBody"] = {"required": True, "content": {media_type: {"schema": schema}}}
-    operation["responses"] = _successes(endpoint, method) | {
-        status: {"description": failures[status]} | ({} if method == "HEAD" else _content(f"#/components/schemas/{error}"))
+    operation["responses"] = _describe_success(endpoint, method) | {
+        status: {"description": failures[status]} | ({} if method == "HEAD" else _describe_error(f"#/components/schemas/{error}"))
         for status in sorted(failures)
     }
     return operation
@@ -142,11 +143,11 @@ def _operation(endpoint: Endpoint, dialect: Dialect, error: str, bodies: Mapping
 _BYTES: JsonObject = {"type": "string", "format": "binary"}
 
 
-def _content(reference: str) -> JsonObject:
+def _describe_error(reference: str) -> JsonObject:
     return {"content": {"application/json": {"schema": {"$ref": reference}}}}
 
 
-def _successes(endpoint: Endpoint, method: str) -> JsonObject:
+def _describe_success(endpoint: Endpoint, method: str) -> JsonObject:
     status = endpoint.success if isinstance(endpoint, Query) else 200
     media_types = ["application/json"]
     if isinstance(endpoint, Generate) and endpoint.streams:
@@ -157,16 +158,16 @@ def _successes(endpoint: Endpoint, method: str) -> JsonObject:
     return {str(status): {"description": "The answer."} | ({} if method == "HEAD" else {"content": content})}
 
 
-def _name(method: str, path: str) -> str:
+def _name_operation(method: str, path: str) -> str:
     """Return an operation's id, e.g. post_v1_chat_completions."""
     return (
         "_".join((method.lower(), *re.findall(r"\w+", _PLACEHOLDER.sub(r"\1", path)))) if path != "/" else f"{method.lower()}_root"
     )
 
 
-def _health(path: str, media_type: str) -> JsonObject:
+def _describe_health(path: str, media_type: str) -> JsonObject:
     content: dict[str, Any] = {media_type: {"schema": _OPEN_OBJECT if media_type == "application/json" else {"type": "string"}}}
     answers = {"200": {"description": "The answer.", "content": content}}
     if path == "/health":
         answers["503"] = {"description": "Not every group is ready.", "content": content}
-    return {"operationId": _name("GET", path), "tags": ["health"], "responses": answers}
+    return {"operationId": _name_operation("GET", path), "tags": ["health"], "responses": answers}

@@ -1,6 +1,6 @@
-"""What endpoints that generate nothing see of the application: `dialects.base.QueryContext` over the gateway.
+"""Implements `dialects.base.QueryContext`, the view of the application for endpoints that generate nothing, over the gateway.
 
-Changes of the catalog touch the disk, and classifying many texts takes long, so both run on threads.
+Catalog changes write to disk, and classifying many texts takes long, so both run on threads.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ class GatewayContext:
     """See `dialects.base.QueryContext`; lives as long as one request."""
 
     def __init__(self, gateway: Gateway, request: Request, record: RequestRecord, raw_body: bytes) -> None:
-        """Answer `request`, whose route preview is written into `record`."""
+        """Serve `request`; a route preview is written into `record`."""
         self._gateway = gateway
         self._request = request
         self._record = record
@@ -107,6 +107,6 @@ class GatewayContext:
 
 
 def _context_length(gateway: Gateway) -> int:
-    """Return the most tokens that a group takes; while none has said it, the most that one is configured for."""
+    """Return the longest context of the groups in tokens; before any has reported, the longest configured one."""
     longest = gateway.fleet().limits().longest
     return longest or max(settings.max_model_len for settings in gateway.settings.engines.values())

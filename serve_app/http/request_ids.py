@@ -1,4 +1,4 @@
-"""The id of a request: the client's own where it can be used as one, else a new one.
+"""Chooses a request's id: the client's own where it is usable, else a new one.
 
 Imports nothing heavy, since Serve's proxy uses it too.
 """

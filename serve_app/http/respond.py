@@ -1,6 +1,6 @@
-"""The one path of every generating request: headers and body in, an answer out, streamed or whole.
+"""Answers every generating request: headers and body in, an answer out, streamed or whole.
 
-Knows requests and responses, dialects and the gateway; no paths.
+The one place that does so. Knows requests and responses, dialects and the gateway; no paths.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from serve_app.conversation import AnswerEvent, Completion, fold
-from serve_app.dialects.base import Call, Codec, Dialect, JsonObject, StreamEncoder, dump, parse
+from serve_app.dialects.base import AnswerContext, Codec, Dialect, JsonObject, StreamEncoder, dump, parse
 from serve_app.errors import ServeError, TooLarge, internal_error
 from serve_app.gateway import Gateway
 from serve_app.http.hints import apply_header_hints
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class _EventResponse(StreamingResponse):
-    """A streamed answer that closes its events however the response ends, even before it began."""
+    """A streamed answer that closes its events however the response ends, even when it never began."""
 
     def __init__(self, events: Any, content: AsyncIterator[bytes], *, media_type: str, headers: dict[str, str]) -> None:
         super().__init__(content, media_type=media_type, headers=headers)
@@ -51,7 +51,7 @@ async def respond(codec: Codec[Any], gateway: Gateway, http_request: Request, re
     request, stream = codec.decode(body, record.request_id)
     request = apply_header_hints(request, http_request)
     record.model = request.model or gateway.catalog.default.name
-    call = Call(
+    context = AnswerContext(
         request=request,
         record=record,
         body=body,
@@ -60,29 +60,29 @@ async def respond(codec: Codec[Any], gateway: Gateway, http_request: Request, re
         created=created,
         elapsed=lambda: time.monotonic() - arrived,
     )
-    encoder = codec.encoder(call) if stream else None
+    encoder = codec.encoder(context) if stream else None
     events = gateway.generate(request, record)
     if encoder is None:
         completion = await _fold_while_connected(http_request, events)
-        return json_response(codec.encode(completion, call), 200, record_headers(record))
+        return json_response(codec.encode(completion, context), 200, write_record_headers(record))
     try:
         first = await anext(events)
     except BaseException:
         await events.aclose()
         raise
-    headers = record_headers(record) | {"cache-control": "no-cache", "x-accel-buffering": "no"}
+    headers = write_record_headers(record) | {"cache-control": "no-cache", "x-accel-buffering": "no"}
     chunks = _encode(first, events, encoder, record)
     return _EventResponse(events, chunks, media_type=encoder.media_type, headers=headers)
 
 
 async def _fold_while_connected(request: Request, events: AsyncGenerator[AnswerEvent, None]) -> Completion:
-    """Collect the whole answer; a client that leaves meanwhile aborts it, raising `ClientDisconnect`."""
+    """Collect the whole answer; aborts it and raises `ClientDisconnect` when the client leaves."""
 
-    async def disconnected() -> None:
+    async def wait_for_disconnect() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    answer, gone = asyncio.ensure_future(fold(events)), asyncio.ensure_future(disconnected())
+    answer, gone = asyncio.ensure_future(fold(events)), asyncio.ensure_future(wait_for_disconnect())
     try:
         await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
@@ -98,7 +98,7 @@ async def _fold_while_connected(request: Request, events: AsyncGenerator[AnswerE
 async def _encode(
     first: AnswerEvent, events: AsyncIterator[AnswerEvent], encoder: StreamEncoder, record: RequestRecord
 ) -> AsyncIterator[bytes]:
-    """Yield the stream's bytes, ending in a well-formed error when it fails midway."""
+    """Yield the stream's bytes; a stream that fails midway ends with a well-formed error."""
     try:
         if opening := b"".join(encoder.push(first)):
             yield opening
@@ -132,8 +132,8 @@ def request_id(request: Request) -> str:
     return choose_request_id(request.headers.get("x-request-id", ""))
 
 
-def record_headers(record: RequestRecord) -> dict[str, str]:
-    """Return the headers that say where a request went."""
+def write_record_headers(record: RequestRecord) -> dict[str, str]:
+    """Return the response headers with the request's id and routing."""
     headers = {
         "x-request-id": record.request_id,
         "x-task": record.task or "none",
@@ -148,20 +148,20 @@ def record_headers(record: RequestRecord) -> dict[str, str]:
     if record.invalid_answers:
         headers["x-invalid-answer"] = ",".join(map(str, record.invalid_answers))
     if record.show_candidates:
-        headers["x-route-candidates"] = json.dumps([_candidate(each) for each in record.candidates], separators=(",", ":"))
+        headers["x-route-candidates"] = json.dumps([_show_candidate(each) for each in record.candidates], separators=(",", ":"))
     return headers
 
 
-def _candidate(candidate: Candidate) -> JsonObject:
-    def rounded(seconds: float | None) -> float | None:
+def _show_candidate(candidate: Candidate) -> JsonObject:
+    def round_seconds(seconds: float | None) -> float | None:
         return None if seconds is None or not math.isfinite(seconds) else round(seconds, 3)
 
     return {
         "group": candidate.group,
         "obstacle": candidate.obstacle or None,
         "ahead": candidate.ahead,
-        "wait_s": rounded(candidate.wait_s),
-        "finish_s": rounded(candidate.finish_s),
+        "wait_s": round_seconds(candidate.wait_s),
+        "finish_s": round_seconds(candidate.finish_s),
     }
 
 
@@ -172,9 +172,9 @@ def json_response(body: JsonObject, status: int, headers: dict[str, str]) -> Res
 
 def error_response(dialect: Dialect, error: ServeError, record: RequestRecord, extra: dict[str, str] | None = None) -> Response:
     """Return an error in the dialect's shape; `extra` headers come on top."""
-    headers = record_headers(record) | (extra or {})
+    headers = write_record_headers(record) | (extra or {})
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after_s)))
-    if error.vain:
-        headers["x-should-retry"] = "false"  # read by the libraries of OpenAI and of others made by the same generator
+    if error.futile_to_retry:
+        headers["x-should-retry"] = "false"  # read by OpenAI's libraries, and by others from the same generator
     return json_response(dialect.encode_error(error, record.request_id), error.status, headers)

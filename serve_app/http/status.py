@@ -1,4 +1,4 @@
-"""What operators ask for: health, the cluster's state, metrics. One view of the fleet in JSON, cut two ways."""
+"""The status endpoints for operators: health, the cluster's state, metrics. Shows the fleet as JSON."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +28,7 @@ def mount_status(app: FastAPI, gateway: Gateway) -> None:
     async def health(request: Request) -> Response:
         fleet = gateway.fleet()
         body = {
-            "status": _status(fleet),
+            "status": _summarize_status(fleet),
             "model": gateway.settings.default_model,
             "capabilities": [str(task) for task in (Task.REASONING, Task.MATH, Task.CODING)],
             "active_requests": gateway.active,
@@ -37,7 +37,7 @@ def mount_status(app: FastAPI, gateway: Gateway) -> None:
         return json_response(body, 200 if fleet.ready else 503, {} if fleet.ready else {"retry-after": "5"})
 
     async def metrics(request: Request) -> Response:
-        return Response(gateway.exposition(), media_type=CONTENT_TYPE)
+        return Response(gateway.render_exposition(), media_type=CONTENT_TYPE)
 
     async def cluster(request: Request) -> Response:
         return json_response(show_cluster(gateway.fleet()), 200, {})
@@ -49,7 +49,7 @@ def mount_status(app: FastAPI, gateway: Gateway) -> None:
 def mount_unusable_status(
     app: FastAPI, settings: AppSettings, fleet: Callable[[], Fleet], reason: Callable[[], ServeError]
 ) -> None:
-    """Add the status endpoints of an application that cannot serve its model: health says why."""
+    """Add the status endpoints of an application that cannot serve its model; health gives the reason."""
 
     async def health(request: Request) -> Response:
         body = {
@@ -68,14 +68,14 @@ async def _livez(request: Request) -> Response:
     return json_response({"status": "ok"}, 200, {})
 
 
-def _status(fleet: Fleet) -> str:
+def _summarize_status(fleet: Fleet) -> str:
     if fleet.ready:
         return "healthy"
     return "degraded" if any(group.ready for group in fleet.groups) else "not_ready"
 
 
 def show_cluster(fleet: Fleet) -> JsonObject:
-    """Return the groups with their backlog, how long work waits, and each replica that reports."""
+    """Return the groups with their backlog, the estimated wait, and each replica that reports."""
     return {"object": "cluster", "ready": fleet.ready, "groups": [_show_backlog(group) for group in fleet.groups]}
 
 
@@ -103,7 +103,7 @@ def _show_backlog(group: Group) -> JsonObject:
         "capacity": group.replicas * group.info.max_concurrency if group.info else 0,
     }
     shown |= _show_load(group) | {"backlog_tokens": group.load.waiting_tokens} | _show_pace(group)
-    return shown | {"estimated_wait_s": _wait_s(group), "replicas": [_show_replica(report) for report in group.reports]}
+    return shown | {"estimated_wait_s": _estimate_wait_s(group), "replicas": [_show_replica(report) for report in group.reports]}
 
 
 def _show_load(group: Group) -> JsonObject:
@@ -114,8 +114,8 @@ def _show_pace(group: Group) -> JsonObject:
     return {"tokens_per_second": round(group.load.tokens_per_second, 1)}
 
 
-def _wait_s(group: Group) -> float | None:
-    """Return the seconds until the waiting prompts are read, at the observed pace; None where no pace is known."""
+def _estimate_wait_s(group: Group) -> float | None:
+    """Return the seconds until the waiting prompts are read, at the observed rate; None where the rate is unknown."""
     load = group.load
     if not group.ready:
         return None

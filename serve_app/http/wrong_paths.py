@@ -1,4 +1,4 @@
-"""Paths that are a little wrong: without /v1, with it twice, below another API's root. Finds the right one and its API. Pure."""
+"""Finds the path and the API that a slightly wrong path means: without /v1, with it twice, below another API's root. Pure."""
 
 import re
 from collections.abc import Sequence
@@ -13,39 +13,39 @@ _PARAMETER = re.compile(r"\\\{\w+(:path)?\\\}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a request should have gone."""
+class RightPath:
+    """The path that a request meant."""
 
     dialect: Dialect
     path: str
     served: bool
-    """Whether there is such an endpoint."""
+    """Whether the path has an endpoint here."""
 
 
-def dialect_of(path: str, dialects: Sequence[Dialect]) -> Dialect:
+def find_dialect(path: str, dialects: Sequence[Dialect]) -> Dialect:
     """Return the dialect in which errors at `path` are answered.
 
-    It is that of the right path, else the one with the longest prefix of this one, else the one with the shortest prefix.
+    The dialect of the right path, else the dialect with the longest matching prefix, else the one with the shortest prefix.
     """
-    place = right_place(path, dialects)
-    if place is not None:
-        return place.dialect
+    right_path = find_right_path(path, dialects)
+    if right_path is not None:
+        return right_path.dialect
     return max(dialects, key=lambda each: len(each.prefix) if f"{path}/".startswith(each.prefix) else -len(each.prefix))
 
 
-def advice(path: str, dialects: Sequence[Dialect]) -> str:
-    """Return what to say of `path`, which no endpoint has, besides that."""
-    place, listed = right_place(path, dialects), "GET /openapi.json lists them"
-    if place is None or place.path == path:
+def suggest_path(path: str, dialects: Sequence[Dialect]) -> str:
+    """Return advice for a client that requested `path`, which has no endpoint."""
+    right_path, listed = find_right_path(path, dialects), "GET /openapi.json lists them"
+    if right_path is None or right_path.path == path:
         return listed
-    shown = place.path[:_SHOWN_CHARS]
-    if not place.served:
+    shown = right_path.path[:_SHOWN_CHARS]
+    if not right_path.served:
         return f"the path of such a request is {shown}, which is not served either; {listed}"
-    return f"the right path is {shown}: {place.dialect.base_url}"
+    return f"the right path is {shown}: {right_path.dialect.base_url}"
 
 
-def right_place(path: str, dialects: Sequence[Dialect]) -> Place | None:
-    """Return where a request to `path` should have gone; None where nothing is like it."""
+def find_right_path(path: str, dialects: Sequence[Dialect]) -> RightPath | None:
+    """Return the path that a request to `path` meant; None where no endpoint is similar."""
     roots = {dialect.prefix.strip("/"): dialect for dialect in dialects if dialect.prefix != "/"}
     segments = [segment for segment in path.split("/") if segment]
     at = [index for index, segment in enumerate(segments) if segment.casefold() in roots or segment.casefold() in _ALIASES]
@@ -53,24 +53,24 @@ def right_place(path: str, dialects: Sequence[Dialect]) -> Place | None:
     if not rest:
         return None
     named = [roots[segment.casefold()] for segment in reversed(segments) if segment.casefold() in roots]
-    for dialect in dict.fromkeys(named + list(roots.values())[: 1 if named else None]):  # any may have been meant, or the first
-        found = _served(dialect.prefix + "/".join(rest), dialects)
-        if found is not None:
-            return found
+    for dialect in dict.fromkeys(named + list(roots.values())[: 1 if named else None]):  # the named APIs, else the first
+        served_path = _find_served(dialect.prefix + "/".join(rest), dialects)
+        if served_path is not None:
+            return served_path
         if rest[0].casefold() in dialect.absent and (dialect in named or not named):
-            return Place(dialect=dialect, path=dialect.prefix + "/".join(rest), served=False)
-    return _served("/" + "/".join(rest), dialects) if at else None
+            return RightPath(dialect=dialect, path=dialect.prefix + "/".join(rest), served=False)
+    return _find_served("/" + "/".join(rest), dialects) if at else None
 
 
-def _served(path: str, dialects: Sequence[Dialect]) -> Place | None:
+def _find_served(path: str, dialects: Sequence[Dialect]) -> RightPath | None:
     for dialect in dialects:
         for endpoint in dialect.endpoints:
-            if _pattern(endpoint.path).fullmatch(path):
+            if _compile_template(endpoint.path).fullmatch(path):
                 right = path if "{" in endpoint.path else endpoint.path
-                return Place(dialect=dialect, path=right, served=True)
+                return RightPath(dialect=dialect, path=right, served=True)
     return None
 
 
-def _pattern(template: str) -> re.Pattern[str]:
+def _compile_template(template: str) -> re.Pattern[str]:
     escaped = re.escape(template)
     return re.compile(_PARAMETER.sub(lambda match: ".+" if match[1] else "[^/]+", escaped), re.IGNORECASE)

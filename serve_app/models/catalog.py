@@ -13,7 +13,7 @@ from serve_app.conversation import GenerateRequest
 from serve_app.errors import InvalidRequest, ModelNotFound, Unsupported
 from serve_app.faults import client_faults
 from serve_app.model_info import ModelInfo
-from serve_app.model_names import key, require_name, shorten_name
+from serve_app.model_names import normalize_name, require_name, shorten_name
 from serve_app.models.blobs import BlobStore
 from serve_app.models.served import ServedModel
 from serve_app.models.usable import require_usable
@@ -63,20 +63,20 @@ class Catalog:
         """The models by the keys of their own names."""
         for model in self._models.values():
             for name in (model.name, *model.settings.aliases):
-                self._own.setdefault(key(name), Variant(name=name, modified=created))
-                self._owners.setdefault(key(name), model)
+                self._own.setdefault(normalize_name(name), Variant(name=name, modified=created))
+                self._owners.setdefault(normalize_name(name), model)
         self._configured: dict[str, Variant] = {}
         for name, wanted in settings.variants.items():
-            self._configured[key(name)] = self._configure_variant(name, wanted)
+            self._configured[normalize_name(name)] = self._configure_variant(name, wanted)
         self.configure(settings.routing)
 
     def configure(self, routing: RoutingSettings) -> None:
         """Restrict names to groups by other settings from now on."""
-        self._allowed = {key(name): groups for name, groups in routing.models.items()}
+        self._allowed = {normalize_name(name): groups for name, groups in routing.models.items()}
 
     def _configure_variant(self, name: str, wanted: VariantSettings) -> Variant:
-        if key(name) in self._configured:
-            raise InvalidRequest(f"variants: '{name}' and '{self._configured[key(name)].name}' are the same name")
+        if normalize_name(name) in self._configured:
+            raise InvalidRequest(f"variants: '{name}' and '{self._configured[normalize_name(name)].name}' are the same name")
         changes = wanted.model_dump(exclude={"parent"}, exclude_unset=True)
         parent = self._parent(wanted.parent or self.default.name)
         variant = replace(parent.derive(self._free(name), changes, self.created), stored=False)
@@ -153,8 +153,12 @@ class Catalog:
 
     def _find(self, name: str | None) -> Variant:
         if name is None:
-            return self._own[key(self.default.name)]
-        found = self._own.get(key(name)) or self._stored().get(key(name)) or self._configured.get(key(name))
+            return self._own[normalize_name(self.default.name)]
+        found = (
+            self._own.get(normalize_name(name))
+            or self._stored().get(normalize_name(name))
+            or self._configured.get(normalize_name(name))
+        )
         if found is None:
             served = ", ".join(variant.name for variant in self.variants)
             shown = shorten_name(name)
@@ -163,15 +167,15 @@ class Catalog:
 
     def _owner(self, variant: Variant) -> ServedModel:
         """Return the model that a variant derives from, over any number of parents; the default where a parent is gone."""
-        seen = {key(variant.name)}
-        while key(variant.name) not in self._owners:
-            parent = key(variant.parent)
+        seen = {normalize_name(variant.name)}
+        while normalize_name(variant.name) not in self._owners:
+            parent = normalize_name(variant.parent)
             found = self._own.get(parent) or self._stored().get(parent) or self._configured.get(parent)
             if found is None or parent in seen:
                 return self.default
             seen.add(parent)
             variant = found
-        return self._owners[key(variant.name)]
+        return self._owners[normalize_name(variant.name)]
 
     def _groups(self, name: str | None, model: ServedModel) -> tuple[str, ...]:
         """Return the groups that may answer for a name.
@@ -179,7 +183,7 @@ class Catalog:
         All names of one model are the same in `routing.models`; where several of them are listed, the client's own counts.
         """
         holding = tuple(group for group in self._settings.engines if self._settings.model_of(group) == model.name)
-        asked = key(self.default.name if name is None else name)
+        asked = normalize_name(self.default.name if name is None else name)
         own = [each for each, owner in self._owners.items() if owner is model] if asked in self._owners else []
         allowed = next((self._allowed[each] for each in (asked, *own) if each in self._allowed), holding)
         return tuple(group for group in holding if group in allowed)
@@ -194,7 +198,7 @@ class Catalog:
 
     def _free(self, name: str) -> str:
         name = require_name(name)
-        if key(name) in self._own:
+        if normalize_name(name) in self._own:
             raise InvalidRequest(f"'{name}' is the served model itself; choose another name", param="model")
         return name
 

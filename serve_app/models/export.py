@@ -19,7 +19,7 @@ from serve_app.errors import ModelUnusable
 from serve_app.files.cache import cache_dir, locked, read_content, writing
 from serve_app.files.gguf_header import FILE
 from serve_app.files.scratch import scratch_folder
-from serve_app.memory import available_bytes
+from serve_app.memory import read_available_bytes
 from serve_app.models import manifest
 from serve_app.models.checkpoint import Checkpoint, count_weights, require_rows
 from serve_app.models.onnx_export.folder import FORM, plan_onnx, write_onnx
@@ -152,7 +152,7 @@ def require_resources(model_dir: Path, form: str, precision: str, block: int, ta
         tensors = Checkpoint(model_dir).tensors
         finer = sum(math.prod(tensors[name].shape) for name in _GGUF_FINER if name in tensors) if precision == "q4_0" else 0
         disk += int((weights - finer) * _GGUF_BYTES[precision] + finer * _GGUF_BYTES["q8_0"])
-    for what, needed, there in (("disk", disk, shutil.disk_usage(target.parent).free), ("memory", memory, available_bytes())):
+    for what, needed, there in (("disk", disk, shutil.disk_usage(target.parent).free), ("memory", memory, read_available_bytes())):
         if needed > there:
             raise ModelUnusable(
                 f"exporting {weights / 1e6:,.0f} million weights to {precision} needs about {needed / 2**30:.1f} GiB of {what}, "

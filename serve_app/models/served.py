@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serve_app.chat.answer_parser import AnswerParser
-from serve_app.chat.constraint import lenient_schema
+from serve_app.chat.constraint import find_lenient_schema
 from serve_app.chat.formats.base import ChatFormat
 from serve_app.chat.formats.registry import build_format
 from serve_app.chat.grammar import GrammarCheck, constraint_error
-from serve_app.chat.prefill import answer_prefix, suppress_thoughts
+from serve_app.chat.prefill import find_answer_prefix, suppress_thoughts
 from serve_app.chat.text_stream import TextStream
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.chat.window import fit_to_window
@@ -165,7 +165,7 @@ class ServedModel:
                 hide_thoughts=request.think is False,
             ),
             tools=tools,
-            schema=lenient_schema(prepared.constraint),
+            schema=find_lenient_schema(prepared.constraint),
             echo=echo,
             with_tokens=request.with_tokens,
         )
@@ -187,7 +187,7 @@ class ServedModel:
             (lambda begun: self.format.call_parser(tools, begun=begun)) if tools else None,
             self.format.markers,
             think_tags=tags if isinstance(prompt.prompt, Chat) or request.think else None,
-            prefill=answer_prefix(prompt.prompt, prompt.ids, self.tokenizer, tags),
+            prefill=find_answer_prefix(prompt.prompt, prompt.ids, self.tokenizer, tags),
         )
 
     async def render(self, prompt: Prompt, limits: ContextLimits) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ def require_usable(variant: Variant, count_tokens: Callable[[str], int]) -> None
         if not go_template.parse(settings.template).render(shortest, "", {}):
             raise InvalidValue("template", "leaves the prompt empty; it needs .Prompt or .Messages")
         return
-    window = ollama.window(settings.parameters)
+    window = ollama.read_window(settings.parameters)
     if window is None or not settings.system:
         return
     least = count_tokens(settings.system) + _MARKS + ollama.SHORTEST_PROMPT_TOKENS

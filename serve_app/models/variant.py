@@ -30,7 +30,7 @@ class Variant:
         """Return the request with what it leaves open filled in; raises `InvalidRequest` when the two do not go together."""
         settings = self.settings
         fields = {
-            name: value for name, value in ollama.sampling_fields(settings.parameters).items() if name not in request.explicit
+            name: value for name, value in ollama.read_sampling_fields(settings.parameters).items() if name not in request.explicit
         }
         try:
             sampling = replace(request.sampling, **fields)
@@ -39,9 +39,9 @@ class Variant:
         return replace(
             request,
             sampling=sampling,
-            stop=request.stop if "stop" in request.explicit else (*request.stop, *ollama.stops(settings.parameters)),
+            stop=request.stop if "stop" in request.explicit else (*request.stop, *ollama.read_stops(settings.parameters)),
             prompts=tuple(map(self.complete_prompt, request.prompts)),
-            window=request.window or ollama.window(settings.parameters),
+            window=request.window or ollama.read_window(settings.parameters),
             task=request.task or settings.task,
         )
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from serve_app.config import VariantSettings
 from serve_app.errors import InvalidRequest, StorageFailed
-from serve_app.model_names import key, require_name
+from serve_app.model_names import normalize_name, require_name
 from serve_app.models.variant import Variant
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class VariantStore:
 
     def put(self, variant: Variant) -> None:
         """Write a variant, in place of one of the same name; raises `InvalidRequest` when full, `StorageFailed` when it cannot."""
-        if len(self.all()) >= MAX_VARIANTS and key(variant.name) not in self.all():
+        if len(self.all()) >= MAX_VARIANTS and normalize_name(variant.name) not in self.all():
             raise InvalidRequest(f"{MAX_VARIANTS} models have been created here; delete some first", param="model")
         record = _Record(name=variant.name, modified=variant.modified, settings=variant.settings)
         raw = record.model_dump_json(by_alias=True, indent=1).encode()
@@ -95,7 +95,7 @@ class VariantStore:
             for name in names[:MAX_VARIANTS]:
                 variant = _load(folder, name)
                 if variant is not None:
-                    found[key(variant.name)] = variant
+                    found[normalize_name(variant.name)] = variant
         return found
 
 
@@ -117,7 +117,7 @@ def replace_file(folder: int, name: str, raw: bytes) -> None:
 
 
 def _file(name: str) -> str:
-    return quote(key(name), safe="") + _SUFFIX
+    return quote(normalize_name(name), safe="") + _SUFFIX
 
 
 def _load(folder: int, file: str) -> Variant | None:

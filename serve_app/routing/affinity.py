@@ -1,4 +1,4 @@
-"""Which requests belong together, so that they find their prompt's beginning in a replica's cache. Pure."""
+"""Derives the affinity of requests, so that the turns of a conversation find its beginning in one replica's cache. Pure."""
 
 from hashlib import blake2b
 
@@ -8,8 +8,8 @@ _READ_CHARS = 512
 _READ_TOKENS = 128
 
 
-def affinity(prompt: Prompt, session: str | None) -> str:
-    """Return a key that all turns of a conversation share: the client's session, else how the conversation began."""
+def derive_affinity(prompt: Prompt, session: str | None) -> str:
+    """Return a key that all turns of a conversation share: of the client's session, else of the beginning of the prompt."""
     if session:
         return _digest(f"session {session}")
     if isinstance(prompt, Chat):

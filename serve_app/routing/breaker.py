@@ -1,7 +1,7 @@
-"""Circuit breakers: who failed too often lately and is left alone, and the requests that find out whether it has recovered.
+"""Circuit breakers: they block a target that failed too often, then probe whether it has recovered.
 
-Pure: the clock is the caller's monotonic seconds. Knows neither groups nor errors; who calls decides what a failure is. A client's
-mistake is none, and neither is a full queue.
+Pure: the clock is the caller's monotonic seconds. Knows neither groups nor errors; the caller decides what a failure is. A client's
+mistake is no failure, and neither is a full queue.
 
     closed --too many failures--> open --open_s--> half-open --enough probes succeed--> closed
                                    ^-----------a probe fails------------'
@@ -17,7 +17,7 @@ from serve_app.config import BreakerSettings
 
 
 class BreakerState(StrEnum):
-    """What a breaker lets through: everything, nothing, or one probe at a time."""
+    """The state of a breaker: it admits everything, nothing, or one probe at a time."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -26,7 +26,7 @@ class BreakerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """Permission for one request, to be given back with its outcome. One from before the last change of state counts no more."""
+    """Permission for one request, to be given back with its outcome; without effect once the state has changed."""
 
     epoch: int
 
@@ -43,7 +43,7 @@ class Breaker:
         self._settings = settings
         self._epoch = 0
         self._opened_s: float | None = None
-        self._row = 0
+        self._failures_in_a_row = 0
         self._failed = 0
         self._outcomes: deque[tuple[float, bool]] = deque()
         self._probed_s: float | None = None
@@ -56,7 +56,7 @@ class Breaker:
         return BreakerState.OPEN if now - self._opened_s < self._settings.open_s else BreakerState.HALF_OPEN
 
     def admits(self, now: float) -> bool:
-        """Tell whether `admit` would give a ticket."""
+        """Return whether `admit` would give a ticket."""
         state = self.state(now)
         if state is not BreakerState.HALF_OPEN:
             return state is BreakerState.CLOSED
@@ -71,11 +71,11 @@ class Breaker:
         return Ticket(self._epoch)
 
     def record(self, ticket: Ticket, *, ok: bool, now: float) -> None:
-        """Take the outcome of a request."""
+        """Record the outcome of a request."""
         if ticket.epoch != self._epoch:
             return
         if self._opened_s is None:
-            self._count(ok, now)
+            self._count_outcome(ok, now)
         elif not ok:
             self._open(now)
         else:
@@ -85,39 +85,39 @@ class Breaker:
                 self._close()
 
     def release(self, ticket: Ticket) -> None:
-        """Take a ticket back whose request says nothing: it was refused, or its client left."""
+        """Take back a ticket without an outcome: the request was refused, or its client left."""
         if ticket.epoch == self._epoch:
             self._probed_s = None
 
     def retry_after_s(self, now: float) -> float:
-        """Return the seconds until it may admit again, 0 when it does."""
+        """Return the seconds until it may admit again, 0 when it admits now."""
         if self.admits(now):
             return 0.0
-        since = self._opened_s if self._probed_s is None else self._probed_s
-        return max(0.0, (since or 0.0) + self._settings.open_s - now)
+        since_s = self._opened_s if self._probed_s is None else self._probed_s
+        return max(0.0, (since_s or 0.0) + self._settings.open_s - now)
 
-    def _count(self, ok: bool, now: float) -> None:
-        self._row = 0 if ok else self._row + 1
+    def _count_outcome(self, ok: bool, now: float) -> None:
+        self._failures_in_a_row = 0 if ok else self._failures_in_a_row + 1
         self._outcomes.append((now, ok))
         self._failed += not ok
         while self._outcomes[0][0] <= now - self._settings.window_s:
             self._failed -= not self._outcomes.popleft()[1]
-        many = len(self._outcomes) >= self._settings.min_requests
+        enough = len(self._outcomes) >= self._settings.min_requests
         share = self._failed / len(self._outcomes)
-        if self._row >= self._settings.failures or (many and share >= self._settings.failure_ratio):
+        if self._failures_in_a_row >= self._settings.failures or (enough and share >= self._settings.failure_ratio):
             self._open(now)
 
     def _open(self, now: float) -> None:
-        self._change()
+        self._reset()
         self._opened_s = now
 
     def _close(self) -> None:
-        self._change()
+        self._reset()
         self._opened_s = None
 
-    def _change(self) -> None:
+    def _reset(self) -> None:
         self._epoch += 1
-        self._row = self._failed = self._recovered = 0
+        self._failures_in_a_row = self._failed = self._recovered = 0
         self._outcomes.clear()
         self._probed_s = None
 
@@ -126,7 +126,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Breakers(Generic[Key]):
-    """A breaker per key, made when first asked for. One that is closed and long unused is forgotten."""
+    """A breaker per key, made at first use. Beyond `_KEEP` breakers the least recently used one is dropped."""
 
     _KEEP = 1024
 
@@ -138,17 +138,17 @@ class Breakers(Generic[Key]):
     def __getitem__(self, key: Key) -> Breaker:
         """Return the breaker of `key`."""
         breaker = self._breakers.pop(key, None) or Breaker(self._settings)
-        self._breakers[key] = breaker  # the last asked for is the last to be forgotten
+        self._breakers[key] = breaker  # most recently used last
         if len(self._breakers) > self._KEEP:
             del self._breakers[next(iter(self._breakers))]
         return breaker
 
     def state(self, key: Key, now: float) -> BreakerState:
-        """Return the state of one without making it."""
+        """Return the state of the breaker of `key` without making one."""
         breaker = self._breakers.get(key)
         return BreakerState.CLOSED if breaker is None else breaker.state(now)
 
     def admits(self, key: Key, now: float) -> bool:
-        """Tell whether the one of `key` admits, without making it."""
+        """Return whether the breaker of `key` admits, without making one."""
         breaker = self._breakers.get(key)
         return breaker is None or breaker.admits(now)

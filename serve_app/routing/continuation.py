@@ -1,8 +1,8 @@
-"""An answer that several engines may write one after the other: what exists of it, and what is left to ask for. Pure.
+"""Continues an answer in another engine: keeps its tokens so far, and builds the request for the remaining ones. Pure.
 
-The next engine gets the prompt and the tokens so far as its prompt, and only the rest of the limits. That gives what an undisturbed
-run would have given wherever the next token depends on the tokens before it alone. Where it also depends on which of them were
-generated, or on a generator's state, there is no continuation: see `obstacle`.
+The next engine gets the prompt and the tokens so far as its prompt, and what remains of the limits. The answer is that of an
+undisturbed run wherever the next token depends only on the tokens before it. Where it also depends on which of these were
+generated, or on the state of a random generator, there is no continuation: see `find_obstacle`.
 """
 
 from dataclasses import replace
@@ -13,8 +13,8 @@ from serve_app.types import Finished, FinishReason, Placement, Timings, TokenDel
 class Continuation:
     """One answer under way.
 
-    Contract: every event of every engine goes through `take`, in order; `rest` is what the next engine is asked, unless the answer
-    is `complete`.
+    Contract: every event of every engine goes through `add`, in order; the next engine gets `build_request`, unless the answer
+    `is_complete`.
     """
 
     def __init__(self, request: TokenRequest) -> None:
@@ -28,8 +28,8 @@ class Continuation:
         """Whether a token has come."""
         return bool(self._ids)
 
-    def take(self, event: TokenEvent, now: float) -> TokenEvent:
-        """Return the event as an undisturbed run would have told it."""
+    def add(self, event: TokenEvent, now: float) -> TokenEvent:
+        """Add an event of the current engine; return it with the counts and times of an undisturbed run."""
         if isinstance(event, TokenDelta):
             self._first_token_s = now if self._first_token_s is None else self._first_token_s
             self._ids += event.ids
@@ -50,19 +50,19 @@ class Continuation:
         """Tokens of prompt and answer so far."""
         return len(self._request.prompt) + len(self._ids)
 
-    def complete(self, context_length: int) -> bool:
-        """Tell whether nothing but its end is missing from an engine with that context."""
+    def is_complete(self, context_length: int) -> bool:
+        """Return whether every token the limits and `context_length` allow has arrived and only `Finished` is missing."""
         limit = self._request.sampling.max_tokens
         return self.begun and (self.length >= context_length or (limit is not None and len(self._ids) >= limit))
 
-    def rest(self, placement: Placement, attempt: int) -> TokenRequest:
-        """Return what the `attempt`-th engine is asked."""
+    def build_request(self, placement: Placement, attempt: int) -> TokenRequest:
+        """Return the request for the engine of attempt number `attempt`."""
         if attempt == 1:
-            return self._request.placed(placement)
+            return self._request.with_placement(placement)
         sampling, count = self._request.sampling, len(self._ids)
         return replace(
             self._request,
-            request_id=f"{self._request.request_id}-{attempt}",  # an engine may still be busy ending the one before
+            request_id=f"{self._request.request_id}-{attempt}",  # an engine may still be ending the previous one
             prompt=(*self._request.prompt, *self._ids),
             sampling=replace(
                 sampling,
@@ -72,8 +72,8 @@ class Continuation:
             placement=placement,
         )
 
-    def full(self, now: float) -> Finished:
-        """Return the end of an answer whose last token came, but not its end."""
+    def finish(self, now: float) -> Finished:
+        """Return the end of a complete answer whose engine failed before `Finished`."""
         return Finished(
             reason=FinishReason.LENGTH,
             usage=Usage(prompt_tokens=len(self._request.prompt), completion_tokens=len(self._ids)),
@@ -81,15 +81,15 @@ class Continuation:
         )
 
 
-def obstacle(request: TokenRequest) -> str:
-    """Return why an answer cannot go on elsewhere once it has begun; empty when it can.
+def find_obstacle(request: TokenRequest) -> str:
+    """Return why another engine cannot continue an answer that has begun; empty when it can.
 
-    An unseeded sample goes on with a fresh draw, which is as good as the first one. A seeded one would not be what its seed
-    promises.
+    An unseeded sample continues with a fresh draw, which is as good as the first one. A seeded sample would differ from the one
+    that its seed promises.
     """
     sampling = request.sampling
     if request.constraint is not None:
-        return "it is held to a format whose state died with the engine"
+        return "it is constrained to a format whose state died with the engine"
     if sampling.presence_penalty or sampling.frequency_penalty:
         return "presence and frequency penalties count what one engine generated"
     if sampling.seed is not None and not sampling.greedy:

@@ -1,7 +1,7 @@
-"""What is known of the engine groups: an immutable snapshot, and the view that replicas' reports keep current.
+"""Keeps the state of the engine groups: a view that replicas' reports update, and immutable snapshots of it.
 
-A replica reports once a second; one that falls silent counts as gone. Times are the caller's monotonic seconds, so clocks of other
-nodes do not matter.
+A replica reports once a second; one that falls silent counts as gone. Times are the caller's monotonic seconds, so the clocks of
+other nodes do not matter.
 """
 
 from collections import deque
@@ -13,44 +13,44 @@ from serve_app.types import ContextLimits, EngineInfo, EngineLoad, Phase, Task
 
 _PROGRESS = (Phase.STARTING, Phase.LOADING, Phase.WARMING, Phase.READY)
 _RATE_WEIGHT = 0.3
-"""Of the newest report in a replica's smoothed drain rate."""
+"""Weight of the newest report in a replica's smoothed rates."""
 _LENGTH_WEIGHT = 0.05
-"""Of the newest answer in a task's smoothed length."""
+"""Weight of the newest answer in the smoothed length of a task's answers."""
 _REMEMBERED_S = 600.0
-"""How long a replica that fell silent is remembered, so that nothing is sent to it should it only hang."""
+"""How long a silent replica is remembered, so that nothing is sent to it if it merely hangs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """One engine group now. Ready means that a replica of it has generated a token and is heard of."""
+    """The state of one engine group. It is ready when a replica of it has generated a token and still reports."""
 
     name: str
     phase: Phase = Phase.STARTING
     reason: str = ""
-    """What its replicas are doing while they load, and why the last one failed; kept while its successor starts."""
+    """What its replicas do while they load, and why the last one failed; the failure is kept while a successor starts."""
     replicas: int = 0
     """Ready replicas."""
     info: EngineInfo | None = None
     load: EngineLoad = field(default_factory=EngineLoad)
     """Sums over the ready replicas; `kv_usage` is their mean."""
     reports: tuple[ReplicaReport, ...] = ()
-    """What each replica last told, ready or not."""
+    """The last report of each replica, ready or not."""
     drain_rate: float | None = None
-    """Tokens per second that its ready replicas are known to do; None until one has worked."""
+    """Tokens per second that its ready replicas generate, as observed; None until one has worked."""
     stream_rate: float | None = None
-    """Tokens per second of a stream that shares a replica with few others, as far as is known."""
+    """Tokens per second of a stream that shares a replica with few others; None while unknown."""
     sent: int = 0
-    """Requests sent to it that the reports do not show yet."""
+    """Requests sent to it that the reports do not count yet."""
     sent_tokens: float = 0.0
-    """Their work."""
+    """Work of these requests, in generated tokens."""
     reported_s: float = 0.0
-    """When the least recent of the ready replicas' reports came, in the caller's seconds."""
+    """When the oldest of the ready replicas' last reports arrived, in the caller's seconds."""
     silent: frozenset[str] = frozenset()
     """Replicas that stopped reporting: gone, or hung and still accepting."""
     blocked: bool = False
-    """Whether circuit breakers let nothing through to it."""
+    """Whether circuit breakers block it."""
     sleeps: bool = False
-    """Whether it may have no replica and starts one on request."""
+    """Whether it may have no replica and starts one when a request arrives."""
 
     @property
     def ready(self) -> bool:
@@ -59,12 +59,12 @@ class Group:
 
     @property
     def wakes(self) -> bool:
-        """Whether a request sent to it is held until a replica has started."""
+        """Whether a request sent to it waits until a replica has started."""
         return self.sleeps and self.phase not in (Phase.READY, Phase.FAILED)
 
     @property
     def replica_ids(self) -> tuple[str, ...]:
-        """The ready replicas."""
+        """Ids of the ready replicas."""
         return tuple(report.replica_id for report in self.reports if report.phase is Phase.READY)
 
 
@@ -74,17 +74,17 @@ class Fleet:
 
     groups: tuple[Group, ...]
     answer_tokens: Mapping[Task | None, float] = field(default_factory=dict)
-    """Observed length of answers per task; under None, of all."""
+    """Observed mean length of answers per task; under None, of all answers."""
 
     @property
     def ready(self) -> bool:
-        """Whether every configured group is ready, or needs but a request to be."""
+        """Whether every configured group is ready, or becomes ready on the first request."""
         return all(group.ready or group.wakes for group in self.groups)
 
     def limits(self, group: str | None = None) -> ContextLimits:
-        """Return the groups' context lengths; a sleeping group counts with its last one, since a request wakes it.
+        """Return the groups' context lengths; a sleeping group counts with its last known one, since a request wakes it.
 
-        `group` is the one that the client names, None for any.
+        `group` is the group that the client named, None for any.
         """
         lengths = {each.name: each.info.context_length for each in self.groups if each.info is not None}
         longest = max(lengths.values(), default=None)
@@ -103,7 +103,7 @@ class FleetView:
     """Collects replica reports into snapshots."""
 
     def __init__(self, names: Iterable[str], stale_after_s: float, sleeping: Collection[str] = ()) -> None:
-        """Know the configured groups, and which of them may have no replica; forget replicas silent for `stale_after_s`."""
+        """Know the configured groups; the `sleeping` ones may have no replica. Drop replicas silent for `stale_after_s`."""
         self._names = tuple(names)
         self._sleeping = frozenset(sleeping)
         self._infos: dict[str, EngineInfo] = {}
@@ -114,13 +114,13 @@ class FleetView:
         self._silent: dict[str, dict[str, float]] = {name: {} for name in self._names}
 
     def record(self, report: ReplicaReport, now: float) -> None:
-        """Take a report; those of groups that are not configured are ignored."""
+        """Record a report; reports of unconfigured groups are ignored."""
         replicas = self._reports.get(report.group)
         if replicas is None:
             return
         replicas[report.replica_id] = (now, report)
         self._silent[report.group].pop(report.replica_id, None)
-        self._measure(report)
+        self._smooth_rates(report)
         if report.phase is Phase.FAILED:
             self._failures[report.group] = report.reason
         elif report.phase is Phase.READY:
@@ -128,11 +128,10 @@ class FleetView:
             if report.info is not None:
                 self._infos[report.group] = report.info
 
-    def _measure(self, report: ReplicaReport) -> None:
+    def _smooth_rates(self, report: ReplicaReport) -> None:
         """Smooth the rates.
 
-        A lower drain rate tells something only of a replica that has all the work it can take; a lower rate of streams only of one
-        that has hardly any.
+        A lower drain rate counts only for a replica that is fully loaded, a lower stream rate only for one with hardly any work.
         """
         load, info = report.load, report.info
         if load.drain_rate <= 0 or info is None:
@@ -146,16 +145,16 @@ class FleetView:
 
     def snapshot(self, now: float) -> Fleet:
         """Return the groups as of `now`."""
-        return Fleet(tuple(self._asleep(self._group(name, now)) for name in self._names))
+        return Fleet(tuple(self._mark_sleeping(self._build_group(name, now)) for name in self._names))
 
-    def _asleep(self, group: Group) -> Group:
-        """Tell a group that sleeps from one that has yet to start; what its engine can do is remembered from the last time."""
+    def _mark_sleeping(self, group: Group) -> Group:
+        """Mark a group that may sleep; without a replica it has the phase `asleep` and the last known engine info."""
         if group.name not in self._sleeping:
             return group
         phase = group.phase if group.reports else Phase.ASLEEP
         return replace(group, sleeps=True, phase=phase, info=group.info or self._infos.get(group.name))
 
-    def _group(self, name: str, now: float) -> Group:
+    def _build_group(self, name: str, now: float) -> Group:
         replicas = self._reports[name]
         for replica_id in [key for key, (seen, _) in replicas.items() if now - seen > self._stale_after_s]:
             self._silent[name][replica_id] = replicas.pop(replica_id)[0]
@@ -163,7 +162,7 @@ class FleetView:
         for replica_id in [key for key, seen in self._silent[name].items() if now - seen > _REMEMBERED_S]:
             del self._silent[name][replica_id]
         reports = [report for _, report in replicas.values()]
-        told = tuple(reports)
+        all_reports = tuple(reports)
         failure = self._failures.get(name, "")
         ready = [report for report in reports if report.phase is Phase.READY]
         if ready:
@@ -173,26 +172,26 @@ class FleetView:
                 phase=Phase.READY,
                 replicas=len(ready),
                 info=ready[0].info,
-                load=_total([report.load for report in ready]),
-                reports=told,
+                load=_add_up_loads([report.load for report in ready]),
+                reports=all_reports,
                 drain_rate=sum(drain for drain, _ in rates) / len(rates) * len(ready) if rates else None,
                 stream_rate=sum(stream for _, stream in rates) / len(rates) if rates else None,
                 reported_s=min(seen for seen, report in replicas.values() if report.phase is Phase.READY),
                 silent=frozenset(self._silent[name]),
             )
-        alive = [report.phase for report in reports if report.phase is not Phase.FAILED]
-        if alive:
-            phase = max(alive, key=_PROGRESS.index)
+        phases = [report.phase for report in reports if report.phase is not Phase.FAILED]
+        if phases:
+            phase = max(phases, key=_PROGRESS.index)
             reasons = sorted({report.reason for report in reports if report.phase is phase and report.reason})
             if failure:
                 reasons.append(f"the last attempt failed: {failure}")
-            return Group(name=name, phase=phase, reason="; ".join(reasons), reports=told)
+            return Group(name=name, phase=phase, reason="; ".join(reasons), reports=all_reports)
         if failure:
-            return Group(name=name, phase=Phase.FAILED, reason=failure, reports=told)
+            return Group(name=name, phase=Phase.FAILED, reason=failure, reports=all_reports)
         return Group(name=name)
 
 
-def _total(loads: list[EngineLoad]) -> EngineLoad:
+def _add_up_loads(loads: list[EngineLoad]) -> EngineLoad:
     return EngineLoad(
         running=sum(load.running for load in loads),
         waiting=sum(load.waiting for load in loads),
@@ -204,47 +203,47 @@ def _total(loads: list[EngineLoad]) -> EngineLoad:
 
 
 @dataclass(slots=True)
-class _Sent:
-    """Work sent to a group."""
+class _SentWork:
+    """Work sent to a group; `tokens` becomes 0 when it is done."""
 
     at_s: float
     tokens: float
 
 
 class Workload:
-    """What the replicas' reports do not tell yet: the work sent since the last one, and how long answers turn out to be."""
+    """What replicas do not report: the work sent since their last report, and the observed length of answers."""
 
     _KEEP_S = 5.0
 
     def __init__(self) -> None:
         """Know nothing."""
-        self._sent: dict[str, deque[_Sent]] = {}
+        self._sent: dict[str, deque[_SentWork]] = {}
         self._lengths: dict[Task | None, float] = {}
 
-    def send(self, group: str, tokens: float, now: float) -> _Sent:
-        """Note work sent to `group`; give the result to `end` when it is done."""
-        sent = _Sent(now, tokens)
+    def send(self, group: str, tokens: float, now: float) -> _SentWork:
+        """Note work sent to `group`, in generated tokens; give the result to `end` when it is done."""
+        sent = _SentWork(now, tokens)
         queue = self._sent.setdefault(group, deque())
         queue.append(sent)
         while queue[0].at_s < now - self._KEEP_S:
             queue.popleft()
         return sent
 
-    def end(self, sent: _Sent) -> None:
-        """Note that the work is done, or was given up."""
+    def end(self, sent: _SentWork) -> None:
+        """Note that the work is done or was given up."""
         sent.tokens = 0.0
 
-    def answered(self, task: Task, tokens: int) -> None:
-        """Note the length of a whole answer."""
+    def record_answer(self, task: Task, tokens: int) -> None:
+        """Record the length of a whole answer."""
         for key in (task, None):
-            known = self._lengths.get(key)
-            self._lengths[key] = tokens if known is None else known + _LENGTH_WEIGHT * (tokens - known)
+            mean = self._lengths.get(key)
+            self._lengths[key] = tokens if mean is None else mean + _LENGTH_WEIGHT * (tokens - mean)
 
     def annotate(self, fleet: Fleet, now: float) -> Fleet:
-        """Return the fleet with what is known here."""
+        """Return the fleet with the sent work and the lengths of answers."""
         return Fleet(tuple(self._with_sent(group, now) for group in fleet.groups), dict(self._lengths))
 
     def _with_sent(self, group: Group, now: float) -> Group:
         since = max(group.reported_s, now - self._KEEP_S)
-        unseen = [sent.tokens for sent in self._sent.get(group.name, ()) if sent.at_s >= since and sent.tokens]
-        return replace(group, sent=len(unseen), sent_tokens=sum(unseen))
+        unreported = [sent.tokens for sent in self._sent.get(group.name, ()) if sent.at_s >= since and sent.tokens]
+        return replace(group, sent=len(unreported), sent_tokens=sum(unreported))

@@ -1,4 +1,4 @@
-"""Which replica of a group takes a request. Pure; Serve's part of it is in `deployments.replica_router`."""
+"""Chooses the replica of a group that takes a request. Pure; Serve's side of it is in `deployments.replica_router`."""
 
 import random
 from collections.abc import Collection, Mapping
@@ -7,12 +7,13 @@ from hashlib import blake2b
 from serve_app.types import Placement
 
 
-def place(placement: Placement, queues: Mapping[str, int], slack: int, passed: Collection[str] = ()) -> str:
-    """Return one of the replicas in `queues`, which tells how many requests each has.
+def choose_replica(placement: Placement, queues: Mapping[str, int], slack: int, passed: Collection[str] = ()) -> str:
+    """Return one of the replicas in `queues`, which maps each replica to the number of its requests.
 
-    First those not to be avoided and not yet `passed` over. Among them the one being probed; else the home of the request's
-    affinity (the replica of the highest hash, so that one replica's end moves its own conversations only), unless it has more than
-    `slack` requests above the least busy; else the less busy of two at random.
+    Replicas to avoid, and those already `passed` over, are taken only where there is no other. Of the rest it is the replica being
+    probed; else the home of the request's affinity (the replica of the highest hash, so that the end of a replica moves only its
+    own conversations), unless the home has more than `slack` requests above the least busy one; else the less busy of two random
+    replicas.
     """
     allowed = [replica for replica in queues if replica not in placement.avoid] or list(queues)
     allowed = [replica for replica in allowed if replica not in passed] or allowed

@@ -1,7 +1,7 @@
 """Chooses the groups to try for one request, best first. Pure: request, task and fleet in, route out.
 
-Work is counted in generated tokens: what a group has to do, over the rate at which it is known to do it, is how long a new request
-would wait there. So a GPU and a CPU group compare fairly, which counts of requests do not.
+Work is counted in generated tokens. A new request would wait in a group for the group's work divided by its observed rate. So a GPU
+and a CPU group compare fairly, as their numbers of requests would not.
 """
 
 import math
@@ -23,14 +23,14 @@ class Route:
 
     candidates: tuple[str, ...]
     reason: str
-    weighed: tuple[Candidate, ...] = field(default=(), compare=False)
-    """Every group in the order of preference, with what was known of it."""
+    considered: tuple[Candidate, ...] = field(default=(), compare=False)
+    """Every group in the order of preference, with the estimates for it."""
     work: float = field(default=0.0, compare=False)
     """Estimated work of the request, in generated tokens."""
 
 
 class Policy:
-    """Preference per task, minus the groups that cannot; a much shorter wait overrules it."""
+    """Prefers groups per task, without those that cannot serve the request; a much shorter wait overrules the preference."""
 
     def __init__(self, settings: RoutingSettings) -> None:
         """Use the configured preferences and weights."""
@@ -50,71 +50,73 @@ class Policy:
 
         `allowed` are the groups that may answer for its model, None meaning all; its answers must keep to `constraint`.
 
-        Reasons: `requested` (the client named the group), `preferred` (first choice for the task), `shorter-wait` (another would be
-        done much earlier), `restricted`, `too-long`, `incapable`, `not-ready`, `asleep` or `breaker-open` (why the first choice was
-        passed over), `waking` (the others cannot, or not in time). Raises `InvalidRequest` for an unknown group, `ContextOverflow`
-        when the prompt fits nowhere, `Unsupported` when no group can do it, `NoEngine` when those that could are not ready,
-        `Overloaded` when none would answer within the client's time: to be refused at once is better than late, and leaves the
-        time to those who can still be served.
+        Reasons: `requested` (the client named the group), `preferred` (first choice for the task), `shorter-wait` (another group
+        would finish much earlier), `restricted`, `too-long`, `incapable`, `not-ready`, `asleep` or `breaker-open` (why the first
+        choice was passed over), `waking` (awake groups cannot serve it, or not in time). Raises `InvalidRequest` for an unknown
+        group, `ContextOverflow` when the prompt fits nowhere, `Unsupported` when no group can serve it, `NoEngine` when the groups
+        that could are not ready, `Overloaded` when none would answer within the client's time: an early refusal is better
+        than a late one, and leaves the engines to requests that can still be served.
         """
         if request.group is not None and fleet.group(request.group) is None:
             known = ", ".join(group.name for group in fleet.groups)
             raise InvalidRequest(f"no engine group '{request.group[:100]}'; configured are: {known}", param="x-engine")
-        order = self._order(request, task, fleet)
-        tokens = self._work(request, task, prompt_tokens, fleet)
-        needs = _needs(request, constraint)
+        ranked = self._rank_groups(request, task, fleet)
+        tokens = self._estimate_work(request, task, prompt_tokens, fleet)
+        needs = _find_needs(request, constraint)
         obstacles = [
-            "restricted" if allowed is not None and group.name not in allowed else _obstacle(group, needs, prompt_tokens)
-            for group in order
+            "restricted" if allowed is not None and group.name not in allowed else _find_obstacle(group, needs, prompt_tokens)
+            for group in ranked
         ]
-        weighed = tuple(self._weigh(group, obstacle, tokens, fleet) for group, obstacle in zip(order, obstacles, strict=True))
-        able = [candidate for candidate in weighed if not candidate.obstacle]
-        asleep = [candidate for candidate in weighed if candidate.obstacle == _ASLEEP]
-        if not able and not asleep:
-            raise _refusal(order, {candidate.group: candidate.obstacle for candidate in weighed}, prompt_tokens)
-        reason = "requested" if request.group is not None else weighed[0].obstacle or "preferred"
-        faster = self._faster(able, request.timeout_s)
+        considered = tuple(
+            self._estimate(group, obstacle, tokens, fleet) for group, obstacle in zip(ranked, obstacles, strict=True)
+        )
+        usable = [candidate for candidate in considered if not candidate.obstacle]
+        asleep = [candidate for candidate in considered if candidate.obstacle == _ASLEEP]
+        if not usable and not asleep:
+            raise _build_refusal(ranked, {candidate.group: candidate.obstacle for candidate in considered}, prompt_tokens)
+        reason = "requested" if request.group is not None else considered[0].obstacle or "preferred"
+        faster = self._find_overruling(usable, request.timeout_s)
         if faster is not None:
-            able.remove(faster)
-            able.insert(0, faster)
+            usable.remove(faster)
+            usable.insert(0, faster)
             reason = "shorter-wait"
-        late_s = _late_s(able, request.timeout_s)
+        late_s = _measure_lateness_s(usable, request.timeout_s)
         if late_s and not asleep:
             raise Overloaded(
                 f"no engine group would answer this within its {request.timeout_s:g} s; try again later", retry_after_s=late_s
             )
-        wake = bool(late_s) or not able
+        wake = bool(late_s) or not usable
         if wake and request.group is None:
             reason = "waking"
-        names = tuple(candidate.group for candidate in ((*asleep, *able) if wake else (*able, *asleep)))
-        return Route(candidates=names, reason=reason, weighed=weighed, work=tokens)
+        names = tuple(candidate.group for candidate in ((*asleep, *usable) if wake else (*usable, *asleep)))
+        return Route(candidates=names, reason=reason, considered=considered, work=tokens)
 
-    def _work(self, request: GenerateRequest, task: Task, prompt_tokens: int, fleet: Fleet) -> float:
+    def _estimate_work(self, request: GenerateRequest, task: Task, prompt_tokens: int, fleet: Fleet) -> float:
         """Estimate a request's work in generated tokens."""
         mean = fleet.answer_tokens.get(None, float(self._settings.answer_tokens))
         answer = fleet.answer_tokens.get(task, mean)
         answer = min(answer, request.sampling.max_tokens or answer)
         return float(len(request.prompts) * request.n * (answer + self._settings.prompt_weight * prompt_tokens))
 
-    def _weigh(self, group: Group, obstacle: str, tokens: float, fleet: Fleet) -> Candidate:
+    def _estimate(self, group: Group, obstacle: str, tokens: float, fleet: Fleet) -> Candidate:
         load = group.load
         ahead = load.running + load.waiting + group.sent
         if not group.drain_rate or group.info is None:
             return Candidate(group=group.name, obstacle=obstacle, ahead=ahead, wait_s=None, finish_s=None)
         mean = fleet.answer_tokens.get(None, float(self._settings.answer_tokens))
         slots = group.info.max_concurrency * max(1, group.replicas)
-        # What runs is half done on average. Whoever finds a slot waits for nobody; its stream shares the rate with the others.
+        # Running requests are half done on average. A request that finds a free slot does not wait; its stream shares the rate.
         queued = (load.running / 2 + load.waiting) * mean + load.waiting_tokens * self._settings.prompt_weight + group.sent_tokens
         wait_s = max(0.0, ahead - slots + 1) / max(1, ahead) * queued / group.drain_rate
         pace = min(group.drain_rate / min(ahead + 1, slots), group.stream_rate or math.inf)
         return Candidate(group=group.name, obstacle=obstacle, ahead=ahead, wait_s=wait_s, finish_s=wait_s + tokens / pace)
 
-    def _faster(self, able: list[Candidate], timeout_s: float | None) -> Candidate | None:
-        """Return the candidate that overrules the first: much faster, or in time where the first is not.
+    def _find_overruling(self, usable: list[Candidate], timeout_s: float | None) -> Candidate | None:
+        """Return the candidate that overrules the first: it is much faster, or in time where the first is late.
 
-        An idle group of unknown speed gets a chance to show it.
+        An idle group of unknown speed is tried, so that its speed becomes known.
         """
-        first = able[0].finish_s if able else None
+        first = usable[0].finish_s if usable else None
         if first is None or first <= self._settings.overrule_above_s:
             return None
 
@@ -123,13 +125,13 @@ class Policy:
                 return candidate.finish_s
             return math.inf if candidate.ahead else 0.0
 
-        best = min(able[1:], key=finish_s, default=None)
+        best = min(usable[1:], key=finish_s, default=None)
         if best is None:
             return None
         in_time = timeout_s is not None and finish_s(best) <= timeout_s < first
         return best if in_time or finish_s(best) * self._settings.overrule_factor < first else None
 
-    def _order(self, request: GenerateRequest, task: Task, fleet: Fleet) -> list[Group]:
+    def _rank_groups(self, request: GenerateRequest, task: Task, fleet: Fleet) -> list[Group]:
         if request.group is not None:
             return [group for group in fleet.groups if group.name == request.group]
         preferred = self._settings.prefer.get(task, ())
@@ -138,11 +140,11 @@ class Policy:
 
 
 _ASLEEP = "asleep"
-"""The obstacle that a request can take away, by waiting."""
+"""The one obstacle that a request can remove, by waiting."""
 
 
-def _obstacle(group: Group, needs: Set[Capability], prompt_tokens: int) -> str:
-    """Return why the group cannot take a request, empty when it can. Lasting reasons come before passing ones."""
+def _find_obstacle(group: Group, needs: Set[Capability], prompt_tokens: int) -> str:
+    """Return why the group cannot take a request, empty when it can. Lasting reasons come before temporary ones."""
     if group.info is not None:
         if prompt_tokens >= group.info.context_length:
             return "too-long"
@@ -155,18 +157,18 @@ def _obstacle(group: Group, needs: Set[Capability], prompt_tokens: int) -> str:
     return "" if group.ready else _ASLEEP
 
 
-def _late_s(able: list[Candidate], timeout_s: float | None) -> float:
-    """Return by how much every group would be late, 0 when one would not.
+def _measure_lateness_s(usable: list[Candidate], timeout_s: float | None) -> float:
+    """Return by how many seconds even the fastest group would be late, 0 when one would be in time.
 
     An idle group is always tried: its estimate may be wrong, and only work corrects it.
     """
-    ends = [candidate.finish_s for candidate in able if candidate.finish_s is not None and candidate.ahead]
-    if timeout_s is None or not ends or len(ends) < len(able):
+    ends = [candidate.finish_s for candidate in usable if candidate.finish_s is not None and candidate.ahead]
+    if timeout_s is None or not ends or len(ends) < len(usable):
         return 0.0
     return max(0.0, min(ends) - timeout_s)
 
 
-def _needs(request: GenerateRequest, constraint: Constraint | None) -> set[Capability]:
+def _find_needs(request: GenerateRequest, constraint: Constraint | None) -> set[Capability]:
     needs = set()
     if request.sampling.logprobs is not None:
         needs.add(Capability.LOGPROBS)
@@ -177,12 +179,12 @@ def _needs(request: GenerateRequest, constraint: Constraint | None) -> set[Capab
     if request.sampling.presence_penalty or request.sampling.frequency_penalty:
         needs.add(Capability.OUTPUT_PENALTIES)
     if constraint is not None and not constraint.optional:
-        needs |= constraint_needs(constraint, request.sampling)
+        needs |= find_constraint_needs(constraint, request.sampling)
     return needs
 
 
-def constraint_needs(constraint: Constraint, sampling: Sampling) -> set[Capability]:
-    """Return what an engine must be able to do so as to follow a constraint."""
+def find_constraint_needs(constraint: Constraint, sampling: Sampling) -> set[Capability]:
+    """Return the capabilities that an engine needs to follow a constraint."""
     needs = {Capability.STRUCTURED}
     if names_unicode_patterns(constraint):
         needs.add(Capability.UNICODE_PATTERNS)
@@ -191,17 +193,17 @@ def constraint_needs(constraint: Constraint, sampling: Sampling) -> set[Capabili
     return needs
 
 
-def _refusal(order: list[Group], obstacles: dict[str, str], prompt_tokens: int) -> ContextOverflow | Unsupported | NoEngine:
-    found = set(obstacles.values())
-    if found == {"too-long"}:
-        longest = max(group.info.context_length for group in order if group.info)
+def _build_refusal(ranked: list[Group], obstacles: dict[str, str], prompt_tokens: int) -> ContextOverflow | Unsupported | NoEngine:
+    reasons = set(obstacles.values())
+    if reasons == {"too-long"}:
+        longest = max(group.info.context_length for group in ranked if group.info)
         return ContextOverflow(
             f"This model's maximum context length is {longest} tokens, but the prompt has {prompt_tokens} tokens and one "
             "at least is needed for the answer. Shorten the prompt.",
         )
-    if not found & {"not-ready", "breaker-open"}:
-        return Unsupported(f"no engine group can serve this request: {_list(obstacles)}")
-    waiting = [group for group in order if obstacles[group.name] == "not-ready"]
+    if not reasons & {"not-ready", "breaker-open"}:
+        return Unsupported(f"no engine group can serve this request: {_list_obstacles(obstacles)}")
+    waiting = [group for group in ranked if obstacles[group.name] == "not-ready"]
     states = "; ".join(
         [f"{group.name} is {group.phase}" for group in waiting]
         + [f"{name} failed too often lately" for name, why in obstacles.items() if why == "breaker-open"]
@@ -209,5 +211,5 @@ def _refusal(order: list[Group], obstacles: dict[str, str], prompt_tokens: int) 
     return NoEngine(f"No engine group is ready: {states}. GET /health shows when they are.", retry_after_s=5.0)
 
 
-def _list(obstacles: dict[str, str]) -> str:
+def _list_obstacles(obstacles: dict[str, str]) -> str:
     return ", ".join(f"{name}: {why}" for name, why in obstacles.items())

@@ -1,12 +1,12 @@
-"""How many further tries the traffic pays for, so that retries never multiply the load of engines that already fail. Pure."""
+"""Limits retries to a share of the requests, so that they never multiply the load of failing engines. Pure."""
 
 
 class RetryBudget:
-    """A balance: every request pays a share of a try in, every further try takes one out.
+    """A balance of retries: every request adds a share of one, every retry takes one.
 
-    It starts with, and is capped at, `reserve` tries: one dying replica breaks many streams at once, and they may all go on. The
-    reserve comes back within a minute, so that failover works without traffic too. Over any time t in seconds the further tries are
-    at most ratio x requests + reserve x (1 + t / 60).
+    It starts with, and is capped at, `reserve` retries: one dying replica breaks many streams at once, and all of them may
+    continue. The reserve refills within a minute, so that failover works without traffic too. Within t seconds there are at most
+    ratio x requests + reserve x (1 + t / 60) retries.
     """
 
     _REFILL_S = 60.0
@@ -16,7 +16,7 @@ class RetryBudget:
         self._ratio = ratio
         self._reserve = float(reserve)
         self._balance = self._reserve
-        self._seen_s: float | None = None
+        self._refilled_s: float | None = None
 
     def deposit(self, now: float) -> None:
         """Count a request."""
@@ -24,7 +24,7 @@ class RetryBudget:
         self._balance = min(self._balance + self._ratio, max(self._reserve, 1.0))
 
     def withdraw(self, now: float) -> bool:
-        """Take one further try; False when there is none left."""
+        """Take one retry; return False when none is left."""
         self._refill(now)
         if self._balance < 1.0:
             return False
@@ -32,7 +32,7 @@ class RetryBudget:
         return True
 
     def _refill(self, now: float) -> None:
-        if self._seen_s is not None:
-            grown = self._balance + self._reserve / self._REFILL_S * (now - self._seen_s)
-            self._balance = min(grown, max(self._reserve, 1.0))
-        self._seen_s = now
+        if self._refilled_s is not None:
+            refilled = self._balance + self._reserve / self._REFILL_S * (now - self._refilled_s)
+            self._balance = min(refilled, max(self._reserve, 1.0))
+        self._refilled_s = now

@@ -1,4 +1,4 @@
-"""Tells which task a prompt is: a linear model over hashed features of its text. Pure and fast (docs/routing-policy.md).
+"""Classifies a prompt as a task, with a linear model over hashed features of its text. Pure and fast (docs/routing-policy.md).
 
 The weights (`tasks.npz`, written by `training.classifier.train`) hold a table of bytes and the lexicon; loading executes nothing.
 """
@@ -20,15 +20,15 @@ WEIGHTS = Path(__file__).with_name("tasks.npz")
 FORMAT = 2
 """Layout of the weights file."""
 _CONTEXT_WEIGHT = 0.6
-"""How much earlier turns count beside a last turn of no length."""
+"""Weight of earlier turns beside an empty last turn."""
 _CONTEXT_CHARS = 60
-"""A last turn of this length or more is judged alone."""
+"""A last turn of this length or more is classified alone."""
 _CONTEXT_TURNS = 2
 DEFAULT_THRESHOLD = RoutingSettings().task_threshold
 
 Floats = NDArray[np.float32]
 _SHARES = (np.maximum(np.arange(MOST_ROWS), 1) ** -0.5).astype(np.float32)
-"""Weight of each row of a group with so many."""
+"""Weight of each row in a group, by the group's number of rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class TaskClassifier:
 
     labels: tuple[Task, ...]
     table: Floats
-    """Row per feature, column per label; the gain of its group is multiplied in."""
+    """One row per feature, one column per label; rows are multiplied by the gain of their group."""
     bias: Floats
     lexicon: Lexicon
 
@@ -63,7 +63,7 @@ class TaskClassifier:
         return np.asarray(shares @ self.table.take(np.concatenate(groups), axis=0) + self.bias, dtype=np.float32)
 
     def probabilities(self, text: str, context: str = "") -> dict[Task, float]:
-        """Return the probability of each label; `context` (what was asked before) counts the more the shorter `text` is."""
+        """Return the probability of each label; `context` (the earlier turns) counts more the shorter `text` is."""
         logits = self.logits(text)
         share = _CONTEXT_WEIGHT * max(0.0, 1 - len(text) / _CONTEXT_CHARS) if context else 0.0
         if share > 0:
@@ -82,14 +82,14 @@ def classify(prompt: Prompt, threshold: float = DEFAULT_THRESHOLD) -> TaskDecisi
     """Decide from the prompt alone.
 
     Reasons: `tools` (tools are offered), `classified`, `abstained` (no task reached `threshold`, so `general`), `no-text`
-    (token ids, or nothing asked).
+    (token ids, or an empty prompt).
     """
     if isinstance(prompt, Chat) and prompt.tools:
         return TaskDecision(task=Task.TOOLS, reason="tools")
-    asked, before = _turns(prompt)
-    if not asked.strip():
+    text, context = _turns(prompt)
+    if not text.strip():
         return TaskDecision(task=Task.GENERAL, reason="no-text")
-    chances = classifier().probabilities(asked, before)
+    chances = classifier().probabilities(text, context)
     best = max(chances, key=chances.__getitem__)
     if chances[best] < threshold:
         return TaskDecision(task=Task.GENERAL, reason="abstained", probabilities=chances)
@@ -97,12 +97,12 @@ def classify(prompt: Prompt, threshold: float = DEFAULT_THRESHOLD) -> TaskDecisi
 
 
 def decide(given: Task | None, prompt: Prompt, threshold: float = DEFAULT_THRESHOLD) -> TaskDecision:
-    """Return the task that the client gave (reason `requested`), else what `classify` says."""
+    """Return the task that the client gave (reason `requested`), else the result of `classify`."""
     return TaskDecision(task=given, reason="requested") if given is not None else classify(prompt, threshold)
 
 
 def confusion(examples: Iterable[TaskExample], threshold: float = DEFAULT_THRESHOLD) -> dict[Task, dict[Task, int]]:
-    """Return how often each given task was decided as each task: `[given][decided]`."""
+    """Return how often each given task was classified as each task: `[given][decided]`."""
     counts = {given: dict.fromkeys(_INFERRED, 0) for given in _INFERRED}
     for example in examples:
         counts[example.task][classify(RawText(text=example.text), threshold).task] += 1
@@ -110,11 +110,11 @@ def confusion(examples: Iterable[TaskExample], threshold: float = DEFAULT_THRESH
 
 
 _INFERRED = (Task.MATH, Task.CODING, Task.REASONING, Task.GENERAL)
-"""What a text can be; tools follow from the request."""
+"""Tasks of a text; `tools` follows from the request instead."""
 
 
 def _turns(prompt: Prompt) -> tuple[str, str]:
-    """Return the last user turn, and the ones before it."""
+    """Return the last user turn, and the user turns before it."""
     if isinstance(prompt, Chat):
         turns = [message.content for message in prompt.messages if message.role == "user"]
         return (turns[-1], "\n".join(turns[-1 - _CONTEXT_TURNS : -1])) if turns else ("", "")

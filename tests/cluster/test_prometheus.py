@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ray.dashboard.modules.metrics.dashboards.serve_llm_dashboard_panels import serve_llm_dashboard_config
 
 from serve_app.manifests.grafana import PANELS, series
-from serve_app.metrics import exposition
+from serve_app.metrics import render_exposition
 from serve_app.replica_metrics import COUNTERS, HISTOGRAMS, ReplicaMetrics
 from serve_app.reports import ReplicaReport
 from serve_app.types import EngineInfo, EngineKind, Finished, FinishReason, Phase, Sampling, TokenDelta, TokenRequest, Usage
@@ -36,14 +36,14 @@ def test_the_rules_fire_when_they_should() -> None:
 def _exposed() -> dict[str, set[str]]:
     """What GET /metrics shows of a replica that has answered one request: labels by series."""
     metrics = ReplicaMetrics("m")
-    watch = metrics.watch(TokenRequest(request_id="r", prompt=(1,), sampling=Sampling()))
+    meter = metrics.start_meter(TokenRequest(request_id="r", prompt=(1,), sampling=Sampling()))
     usage = Usage(prompt_tokens=1, completion_tokens=2)
-    watch.push((TokenDelta((1,)), TokenDelta((2,)), Finished(reason=FinishReason.LENGTH, usage=usage)))
-    watch.end()
+    meter.push((TokenDelta((1,)), TokenDelta((2,)), Finished(reason=FinishReason.LENGTH, usage=usage)))
+    meter.end()
     info = EngineInfo(kind=EngineKind.FAKE, context_length=8, capabilities=frozenset(), max_concurrency=1, precision="none")
     report = ReplicaReport(group="a", replica_id="0", phase=Phase.READY, info=info, requests=metrics.counts())
     exposed: dict[str, set[str]] = {}
-    for family in text_string_to_metric_families(exposition([report]).decode()):
+    for family in text_string_to_metric_families(render_exposition([report]).decode()):
         for sample in family.samples:
             exposed.setdefault(sample.name, set()).update(sample.labels)
     return exposed

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from serve_app.chat.answer_parser import CallPart
-from serve_app.chat.formats.phi4.call_grammar import calls_or_answer, forced_calls, guided_calls
+from serve_app.chat.formats.phi4.call_grammar import build_calls_or_answer, build_forced_calls, build_guided_calls
 from serve_app.chat.formats.phi4.calls import Phi4CallParser
 from serve_app.chat.formats.phi4.tokens import CALLS_BEGIN, CALLS_BEGIN_MARK
 from serve_app.conversation import Tool
 from serve_app.engines.base import Engine
 from serve_app.errors import InvalidRequest
-from serve_app.types import Choice, Constraint, FinishReason, Grammar, JsonSchema, Regex
+from serve_app.types import Constraint, FinishReason, Grammar, JsonSchema, OneOf, Regex
 from tests.chat import marked
 from tests.contract.play import ask, play, prompt
 from tests.contract.test_guidance import chat, constrained, text
@@ -43,7 +43,7 @@ async def test_the_spelling_of_a_control_token_is_text(model_engine: Engine, spe
         json.dumps({"a": spelled}): schema(one("a", {"const": spelled})),
         json.dumps({spelled: 1}): schema(one(spelled, {"const": 1})),
         spelled: Regex(re.escape(spelled)),
-        f"a{spelled}": Choice((f"a{spelled}",)),
+        f"a{spelled}": OneOf((f"a{spelled}",)),
         spelled + "!": Grammar(f"start: {json.dumps(spelled)} /!/"),
     }
     for expected, constraint in wanted.items():
@@ -70,12 +70,12 @@ def calls_in(said: str) -> list[CallPart]:
 @pytest.mark.parametrize("spelled", CONTROL)
 async def test_tools_whose_schemas_spell_control_tokens_are_called(model_engine: Engine, spelled: str) -> None:
     tool = weather({"enum": [spelled]})
-    for grammar in (forced_calls([tool], parallel=False), calls_or_answer(Regex("-"), [tool], parallel=True)):
+    for grammar in (build_forced_calls([tool], parallel=False), build_calls_or_answer(Regex("-"), [tool], parallel=True)):
         said = text((await play(model_engine, constrained(grammar, seed=3)))[0])
         assert said == "-" or next(json.loads(call.arguments) for call in calls_in(said)) == {"city": spelled}
     guided = f"<|tool_call|>{json.dumps([{'name': 'get_weather', 'arguments': {'city': spelled}}])[:-1]}"
     for strict in (False, True):  # the model would not call by itself: only what a guide lets through is asked
-        guide = guided_calls((weather({"enum": [spelled]}, strict=strict),))
+        guide = build_guided_calls((weather({"enum": [spelled]}, strict=strict),))
         begun = Grammar(guide.lark.replace("start: text? (", "start: (", 1).replace("text?)*", "text?)", 1))
         said = text((await play(model_engine, constrained(begun, seed=5, max_tokens=200)))[0])
         assert said.startswith(guided)
@@ -105,10 +105,10 @@ async def test_a_number_ends_where_the_model_ends(model_engine: Engine, constrai
     ("constraint", "answers"),
     [
         (schema({"enum": ["é", "ü"]}), {'"é"', '"ü"'}),
-        (Choice(("é", "ü")), {"é", "ü"}),
-        (Choice(("日本", "中国")), {"日本", "中国"}),
-        (Choice(("🐱", "🐶", "🙂")), {"🐱", "🐶", "🙂"}),
-        (Choice(("\u0430", "\u0431\u0430")), {"\u0430", "\u0431\u0430"}),
+        (OneOf(("é", "ü")), {"é", "ü"}),
+        (OneOf(("日本", "中国")), {"日本", "中国"}),
+        (OneOf(("🐱", "🐶", "🙂")), {"🐱", "🐶", "🙂"}),
+        (OneOf(("\u0430", "\u0431\u0430")), {"\u0430", "\u0431\u0430"}),
         (schema(one("é", {"const": 1}) | {"properties": {"é": {"const": 1}, "ü": {"const": 2}}}), {'{"é": 1}', '{"é": 1, "ü": 2}'}),
         (
             schema({"type": "object", "properties": {"é": {"const": 1}, "ü": {"const": 2}}}),
@@ -132,7 +132,7 @@ async def test_any_character_may_be_chosen(model_engine: Engine) -> None:
     """Control characters, separators of lines, the last one there is: each in a choice, a key and a constant."""
 
     async def fault(char: str) -> str:
-        chosen = text((await play(model_engine, constrained(Choice((f"{char}", f"b{char}c")))))[0])
+        chosen = text((await play(model_engine, constrained(OneOf((f"{char}", f"b{char}c")))))[0])
         constant = text((await play(model_engine, constrained(schema(one(char, {"const": char})))))[0])
         fine = chosen in (char, f"b{char}c") and json.loads(constant) == {char: char}
         return "" if fine else f"{char!r}: {chosen!r}, {constant!r}"
@@ -175,7 +175,7 @@ async def test_of_a_lenient_schema_all_is_kept_that_can_be(model_engine: Engine,
     assert re.fullmatch(answers, text(ids), re.DOTALL)
     if end.reason is not FinishReason.LENGTH:
         json.loads(text(ids))
-    grammar = forced_calls([Tool(name="f", function="{}", parameters=json.dumps(one("x", value)))], parallel=False)
+    grammar = build_forced_calls([Tool(name="f", function="{}", parameters=json.dumps(one("x", value)))], parallel=False)
     ids, end, _ = await play(model_engine, constrained(grammar, max_tokens=120))
     (call,) = calls_in(text(ids))
     if end.reason is not FinishReason.LENGTH:
@@ -189,7 +189,7 @@ PATTERNS += [r"\{", "}", r"\x41", "", "(?i)ok"]
 @pytest.mark.parametrize("pattern", PATTERNS)
 async def test_a_pattern_means_the_same_alone_and_beside_tools(model_engine: Engine, pattern: str) -> None:
     tool = Tool(name="f", function="{}", parameters='{"type": "object", "properties": {}}')
-    for grammar in (Regex(pattern), calls_or_answer(Regex(pattern), [tool], parallel=False)):
+    for grammar in (Regex(pattern), build_calls_or_answer(Regex(pattern), [tool], parallel=False)):
         for seed in range(2):
             ids, end, _ = await play(model_engine, constrained(grammar, seed=seed))
             assert end.reason is FinishReason.STOP
@@ -199,7 +199,7 @@ async def test_a_pattern_means_the_same_alone_and_beside_tools(model_engine: Eng
 async def test_a_grammar_of_the_clients_own_beside_tools(model_engine: Engine) -> None:
     tool = Tool(name="f", function="{}", parameters='{"type": "object", "properties": {}}')
     for lark, expected in (('start: "x" text\ntext: /[}{]/', "x[}{]"), ("start: calls\ncalls: /ab?/\nanswer: calls", "ab?")):
-        said = text((await play(model_engine, constrained(calls_or_answer(Grammar(lark), [tool], parallel=True), seed=2)))[0])
+        said = text((await play(model_engine, constrained(build_calls_or_answer(Grammar(lark), [tool], parallel=True), seed=2)))[0])
         assert said.startswith("<|tool_call|>") or re.fullmatch(expected, said)
 
 

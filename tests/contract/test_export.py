@@ -223,7 +223,7 @@ def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:
 def test_an_export_that_cannot_fit_is_refused_with_the_arithmetic(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "available_bytes", lambda: 2**20)
+    monkeypatch.setattr(export, "read_available_bytes", lambda: 2**20)
     with pytest.raises(ModelUnusable, match=r"4 million weights to int4 needs about 0\.5 GiB of memory, and 0\.0 GiB are free"):
         export.write_form(model_dir, "onnx", "int4", tmp_path / "out")
     (tmp_path / "model").mkdir()

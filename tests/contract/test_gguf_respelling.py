@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from serve_app.chat.constraint import parse_tools
-from serve_app.chat.formats.phi4.call_grammar import forced_calls
+from serve_app.chat.formats.phi4.call_grammar import build_forced_calls
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.engine_config import LlamaCppSettings
 from serve_app.engines.llama_cpp.engine import LlamaCppEngine
@@ -322,7 +322,7 @@ async def require_everything(engine: LlamaCppEngine, tokenizer: Tokenizer) -> No
     said = b"".join(map(tokenizer.raw, (await play(engine, _with(JsonSchema(json.dumps(SCHEMA)), tokenizer)))[0]))
     assert json.loads(said)["said"] == TEXT
     parameters = {"type": "object", "properties": {"unit": {"enum": ["C", "°F"]}}, "required": ["unit"]}
-    calls = forced_calls(parse_tools([{"name": "weather", "parameters": parameters}]), parallel=False)
+    calls = build_forced_calls(parse_tools([{"name": "weather", "parameters": parameters}]), parallel=False)
     first, *written, last = (await play(engine, _with(calls, tokenizer)))[0]
     assert (first, last) == (200_025, 200_026)
     (call,) = json.loads(b"".join(map(tokenizer.raw, written)))

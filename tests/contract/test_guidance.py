@@ -13,13 +13,13 @@ from tokenizers import Tokenizer
 
 from serve_app.chat.answer_parser import CallPart
 from serve_app.chat.constraint import parse_tools
-from serve_app.chat.formats.phi4.call_grammar import calls_or_answer, forced_calls, guided_calls
+from serve_app.chat.formats.phi4.call_grammar import build_calls_or_answer, build_forced_calls, build_guided_calls
 from serve_app.chat.formats.phi4.calls import Phi4CallParser
 from serve_app.conversation import Tool
 from serve_app.engines.base import Engine
 from serve_app.errors import InvalidRequest
 from serve_app.models.locate import EMBEDDED
-from serve_app.types import Choice, Constraint, FinishReason, Grammar, JsonSchema, Regex, TokenRequest
+from serve_app.types import Constraint, FinishReason, Grammar, JsonSchema, OneOf, Regex, TokenRequest
 from tests.chat import marked
 from tests.contract.play import ask, play, prompt
 from tests.schemas import random_object
@@ -58,9 +58,9 @@ async def test_100_random_schemas_are_kept_all_at_once(model_engine: Engine) -> 
     ("constraint", "pattern"),
     [
         (Regex(r"[a-z]{3}-[0-9]{2,4}"), r"[a-z]{3}-[0-9]{2,4}"),
-        (Choice(("yes", "no", "may be")), "yes|no|may be"),
-        (Choice(('a "quoted" one\n',)), 'a "quoted" one\n'),
-        (Choice(("größer", "日本 🐱")), "größer|日本 🐱"),
+        (OneOf(("yes", "no", "may be")), "yes|no|may be"),
+        (OneOf(('a "quoted" one\n',)), 'a "quoted" one\n'),
+        (OneOf(("größer", "日本 🐱")), "größer|日本 🐱"),
         (JsonSchema('{"enum": ["größer", "\\u65e5 \\ud83d\\udc31"]}'), '"größer"|"日 🐱"'),
         (Grammar('start: "é\\u00e9" ("\\\\" "x")?'), r"éé(\\x)?"),
         (Grammar('start: "x" ("," "y")~2'), "x,y,y"),
@@ -99,7 +99,7 @@ async def test_limits_hold_under_a_constraint(onnx_engine: Engine) -> None:
         ids, end, _ = await play(onnx_engine, constrained(Regex("(abcdefgh){40}"), max_tokens=limit))
         assert len(ids) == limit
         assert end.reason is FinishReason.LENGTH
-    _, end, _ = await play(onnx_engine, constrained(Choice(("yes",)), max_tokens=50, min_tokens=20))
+    _, end, _ = await play(onnx_engine, constrained(OneOf(("yes",)), max_tokens=50, min_tokens=20))
     assert end.reason is FinishReason.STOP
 
 
@@ -130,7 +130,9 @@ async def test_calls_of_50_random_tools_are_forced(model_engine: Engine) -> None
         draw = random.Random(seed)
         schemas = {f"tool_{at}": random_object(draw) for at in range(draw.randrange(1, 4))}
         tools = [Tool(name=name, function="{}", parameters=json.dumps(schema)) for name, schema in schemas.items()]
-        ids, end, _ = await play(model_engine, constrained(forced_calls(tools, parallel=seed % 2 == 0), seed=seed, max_tokens=3000))
+        ids, end, _ = await play(
+            model_engine, constrained(build_forced_calls(tools, parallel=seed % 2 == 0), seed=seed, max_tokens=3000)
+        )
         assert end.reason is FinishReason.STOP
         parser = Phi4CallParser(schemas)
         parts = parser.push(marked(text(ids))) + parser.finish()
@@ -147,11 +149,11 @@ async def test_calls_of_50_random_tools_are_forced(model_engine: Engine) -> None
 
 @pytest.mark.parametrize(
     ("answer", "pattern"),
-    [(Regex("[0-9]{3}"), "[0-9]{3}"), (Choice(("a", "b")), "[ab]"), (JsonSchema('{"type": "boolean"}'), "true|false")],
+    [(Regex("[0-9]{3}"), "[0-9]{3}"), (OneOf(("a", "b")), "[ab]"), (JsonSchema('{"type": "boolean"}'), "true|false")],
 )
 async def test_an_answer_or_calls(model_engine: Engine, answer: Constraint, pattern: str) -> None:
     tool = Tool(name="f", function="{}", parameters='{"type": "object", "properties": {}, "additionalProperties": false}')
-    grammar = calls_or_answer(answer, [tool], parallel=False)
+    grammar = build_calls_or_answer(answer, [tool], parallel=False)
     for seed in range(6):
         said = text((await play(model_engine, constrained(grammar, seed=seed)))[0])
         parser = Phi4CallParser(("f",))
@@ -192,7 +194,7 @@ async def test_guided_calls_leave_a_good_answer_as_it_is(model_engine: Engine, q
     """Text ends where the model ends it, and not at the token that stands for the end in a vocabulary."""
     free, (guided, end, _) = (
         await play(model_engine, chat(question, None)),
-        await play(model_engine, chat(question, guided_calls(parse_tools(FUNCTIONS)))),
+        await play(model_engine, chat(question, build_guided_calls(parse_tools(FUNCTIONS)))),
     )
     assert (guided, end.reason) == (free[0], FinishReason.STOP)
     assert (f'"name": "{called}"' in text(guided)) == bool(called)
@@ -200,7 +202,7 @@ async def test_guided_calls_leave_a_good_answer_as_it_is(model_engine: Engine, q
 
 async def test_guided_calls_name_offered_tools_and_have_their_arguments(model_engine: Engine) -> None:
     """The model wants other tokens by a high temperature; what it says of a call fits all the same."""
-    guide = guided_calls(parse_tools(FUNCTIONS))
+    guide = build_guided_calls(parse_tools(FUNCTIONS))
     requests = [chat("Set a timer for 12 minutes.", guide, temperature=1.6, seed=seed, max_tokens=150) for seed in range(8)]
     calls = 0
     for ids, end, _ in await asyncio.gather(*(play(model_engine, request) for request in requests)):
@@ -282,4 +284,4 @@ async def test_what_grows_too_large_to_follow_is_refused_and_no_short_answer(mod
         pass
     else:
         assert end.reason is FinishReason.LENGTH or re.fullmatch(pattern.replace("(x+x+)+", "x{2,}"), text(ids))
-    assert (await play(model_engine, constrained(Choice(("yes", "no")))))[1].reason is FinishReason.STOP
+    assert (await play(model_engine, constrained(OneOf(("yes", "no")))))[1].reason is FinishReason.STOP

@@ -13,14 +13,14 @@ from serve_app.engines.base import Engine
 from serve_app.engines.onnx.sampling import Sampler
 from serve_app.types import (
     LEAST_LOGPROB,
-    Choice,
     Constraint,
     FinishReason,
     Grammar,
     JsonSchema,
+    OneOf,
     Regex,
     Sampling,
-    finite_logprob,
+    clamp_logprob,
 )
 from tests.contract.play import ask, play, prompt
 
@@ -115,7 +115,7 @@ async def test_llama_cpp_agrees_on_logprobs_and_what_it_has_of_penalties(onnx_en
 
 
 CONSTRAINTS: list[Constraint] = [
-    Choice(("red", "green")), Regex("[0-9]{4}"), Grammar('start: "zebra " /[A-Z]{3}/'),
+    OneOf(("red", "green")), Regex("[0-9]{4}"), Grammar('start: "zebra " /[A-Z]{3}/'),
     JsonSchema('{"type": "object", "properties": {"a": {"enum": ["x", "yy"]}}, "required": ["a"]}'),
 ]  # fmt: skip
 WISHES: list[dict[str, Any]] = [
@@ -162,8 +162,8 @@ async def test_engines_agree_on_logprobs_under_a_constraint(
 
 @pytest.mark.parametrize("value", [-math.inf, math.nan, -sys.float_info.max, -1e5])
 def test_a_probability_too_small_for_a_number_is_openais_least(value: float) -> None:
-    assert finite_logprob(value) == LEAST_LOGPROB
-    assert finite_logprob(-103.0) == -103.0
+    assert clamp_logprob(value) == LEAST_LOGPROB
+    assert clamp_logprob(-103.0) == -103.0
 
 
 @pytest.mark.parametrize("wish", [{"top_k": 1}, {"top_p": 1e-6}, {"top_p": 0.0}, {"top_p": 5e-324}, {"min_p": 1.0}])

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from serve_app.chat.formats.phi4.call_grammar import guided_calls
+from serve_app.chat.formats.phi4.call_grammar import build_guided_calls
 from serve_app.conversation import Tool
 from serve_app.engine_config import OnnxSettings
 from serve_app.engines.base import Engine
@@ -17,7 +17,7 @@ from serve_app.models.export import derive
 from serve_app.types import Constraint, Regex
 from tests.contract.play import ask, play, prompt
 
-GUIDE = guided_calls((Tool(name="first_tool", function="{}"), Tool(name="first_other", function="{}")))
+GUIDE = build_guided_calls((Tool(name="first_tool", function="{}"), Tool(name="first_other", function="{}")))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from serve_app.conversation import (
     fold,
 )
 from serve_app.dialects import ollama, openai, reasoning
-from serve_app.dialects.base import Call, Dialect, Generate, dump, parse
+from serve_app.dialects.base import AnswerContext, Dialect, Generate, dump, parse
 from serve_app.errors import ContextOverflow, EngineDead, Overloaded, ServeError
 from serve_app.record import RequestRecord
 from serve_app.types import FinishReason, Timings, TokenDelta, Usage
@@ -68,10 +68,10 @@ ENDPOINTS = [
 ]
 
 
-def _call(endpoint: Generate, body: bytes) -> Call:  # type: ignore[type-arg]
+def _call(endpoint: Generate, body: bytes) -> AnswerContext:  # type: ignore[type-arg]
     parsed = parse(endpoint.codec.body, body)
     request, stream = endpoint.codec.decode(parsed, "req-1")
-    return Call(
+    return AnswerContext(
         request=request,
         record=RequestRecord(request_id="req-1", group="onnx"),
         body=parsed,
@@ -90,7 +90,7 @@ def _compare(name: str, produced: bytes) -> None:
     assert produced == file.read_bytes()
 
 
-async def _both(endpoint: Generate, call: Call, events: list[AnswerEvent], case: str) -> None:  # type: ignore[type-arg]
+async def _both(endpoint: Generate, call: AnswerContext, events: list[AnswerEvent], case: str) -> None:  # type: ignore[type-arg]
     events = [Started(prompt_tokens=7), *events]
 
     async def play():  # type: ignore[no-untyped-def]

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from benchmarks.stand_in import ROLE_TOKENS, TOOL_TOKENS
 from serve_app.chat.constraint import parse_tools
-from serve_app.chat.formats.phi4.call_grammar import forced_calls, guided_calls
+from serve_app.chat.formats.phi4.call_grammar import build_forced_calls, build_guided_calls
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
 from serve_app.errors import InvalidRequest
 from serve_app.models.export import derive
-from serve_app.types import Choice, Constraint, EngineKind, FinishReason, Grammar, JsonSchema, Regex, Sampling, TokenRequest
+from serve_app.types import Constraint, EngineKind, FinishReason, Grammar, JsonSchema, OneOf, Regex, Sampling, TokenRequest
 from tests.contract.conftest import MODEL_ENGINES
 from tests.contract.play import ask, play
 
@@ -128,10 +128,10 @@ TOOLS = parse_tools([{"name": "get", "parameters": PARAMETERS}])
 CONSTRAINTS: dict[str, Constraint] = {
     "schema": JsonSchema(OBJECT),
     "regex": Regex("[a-c]{3}x"),
-    "choice": Choice(("red", "green")),
+    "choice": OneOf(("red", "green")),
     "grammar": Grammar('start: <|tool_call|> "[" /[0-9]{2}/ "]" <|/tool_call|>'),
-    "calls": forced_calls(TOOLS, parallel=False),
-    "guide": guided_calls(TOOLS),
+    "calls": build_forced_calls(TOOLS, parallel=False),
+    "guide": build_guided_calls(TOOLS),
 }
 
 

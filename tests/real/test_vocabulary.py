@@ -13,13 +13,13 @@ from tokenizers import Tokenizer as RustTokenizer
 from benchmarks import stand_in
 from serve_app.chat.formats.phi4.render import Phi4Template
 from serve_app.chat.grammar import wrap_tokenizer
-from serve_app.chat.lark import lark_of
+from serve_app.chat.lark import to_lark
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.chat.vocabulary import TokenizerFile
 from serve_app.conversation import Chat, Message, Tool
 from serve_app.errors import ModelUnusable
 from serve_app.files.dense_tokenizer import dense_tokenizer
-from serve_app.types import Choice, Grammar
+from serve_app.types import Grammar, OneOf
 
 ADDED = stand_in.IN_VOCABULARY | stand_in.ROLE_TOKENS | stand_in.TOOL_TOKENS
 TEXTS = (
@@ -81,10 +81,10 @@ def test_constraints_know_every_control_token(copy: Tokenizer) -> None:
         assert wrapped.is_special_token(token_id)
         if token_id in copy.vocabulary.stop_ids:
             continue  # they end an answer, and nothing may follow
-        matcher = LLMatcher(wrapped, lark_of(Grammar(f'start: {text} "x"')))
+        matcher = LLMatcher(wrapped, to_lark(Grammar(f'start: {text} "x"')))
         assert matcher.validate_tokens([token_id, *copy.encode("x", special=False)]) == 2
         assert matcher.validate_tokens(copy.encode(text, special=False)) == 0
-    forced = LLMatcher(wrapped, lark_of(Choice(("the same words every time",))))
+    forced = LLMatcher(wrapped, to_lark(OneOf(("the same words every time",))))
     assert forced.compute_ff_tokens() == copy.encode("the same words every time", special=False)
 
 
@@ -207,6 +207,6 @@ def test_a_library_that_numbers_tokens_anew_is_noticed(model_dir: Path, monkeypa
         entries = self.content["added_tokens"] if control else []
         return json.dumps({**self.content, "added_tokens": entries, "model": {**self.content["model"], "vocab": vocab}})
 
-    monkeypatch.setattr(TokenizerFile, "for_library", renumbered)
+    monkeypatch.setattr(TokenizerFile, "write_for_library", renumbered)
     with pytest.raises(ModelUnusable, match=rf"gives {END} the id .*, but the installed tokenizers library gives it 2048"):
         Tokenizer.load(model_dir)

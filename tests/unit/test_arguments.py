@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.chat.arguments import fits, invalid_calls
+from serve_app.chat.arguments import find_invalid_calls, fits_schema
 from serve_app.conversation import Tool, ToolCall
 
 CIRCLE: dict[str, Any] = {"type": "object", "properties": {"radius": {"type": "number"}}, "required": ["radius"]}
@@ -14,7 +14,7 @@ CIRCLE: dict[str, Any] = {"type": "object", "properties": {"radius": {"type": "n
 
 def _invalid(schema: Any, *arguments: str, name: str = "f") -> tuple[str, ...]:
     tool = Tool(name="f", function="{}", parameters=json.dumps(schema))
-    return invalid_calls((tool,), [ToolCall(name=name, arguments=text) for text in arguments])
+    return find_invalid_calls((tool,), [ToolCall(name=name, arguments=text) for text in arguments])
 
 
 def test_what_fits_and_what_does_not() -> None:
@@ -43,17 +43,17 @@ def test_schemas_that_say_nothing_forbid_nothing_and_take_no_time(schema: Any) -
 
 def test_a_schema_that_refers_to_a_name_of_another_script_is_understood() -> None:
     schema = '{"$ref": "#/$defs/Maß", "$defs": {"Maß": {"const": {"a": 1}}}}'
-    assert (fits('{"a": 1}', schema), fits('{"a": 2}', schema)) == (True, False)
+    assert (fits_schema('{"a": 1}', schema), fits_schema('{"a": 2}', schema)) == (True, False)
 
 
 def test_patterns_that_look_around_are_checked_within_bounds() -> None:
     schema = '{"type": "string", "pattern": "^(?=x)[xy]{2}$"}'
-    assert (fits('"xy"', schema), fits('"yx"', schema)) == (True, False)
+    assert (fits_schema('"xy"', schema), fits_schema('"yx"', schema)) == (True, False)
     began = time.thread_time()
-    fits(json.dumps("a" * 5000), '{"pattern": "^(?=a)(a+)+\\\\1b$"}')
+    fits_schema(json.dumps("a" * 5000), '{"pattern": "^(?=a)(a+)+\\\\1b$"}')
     assert time.thread_time() - began < 1  # without the limit the pattern would backtrack for years
 
 
 @pytest.mark.parametrize(("text", "allowed"), [("[1, 1]", False), ("[1, 2]", True), ("NaN", False), ("[1", False), ("", False)])
 def test_answers_are_checked_for_what_no_grammar_keeps(text: str, *, allowed: bool) -> None:
-    assert fits(text, '{"type": ["array", "number"], "uniqueItems": true}') is allowed
+    assert fits_schema(text, '{"type": ["array", "number"], "uniqueItems": true}') is allowed

@@ -16,20 +16,20 @@ from serve_app.engine_config import FakeSettings
 from serve_app.engines.fake import FakeEngine
 from serve_app.errors import ConstraintLost, EngineDead, NoEngine, ServeError
 from serve_app.generation import Generation
-from serve_app.metrics import Traffic
+from serve_app.metrics import IngressMetrics
 from serve_app.models.locate import EMBEDDED
 from serve_app.models.served import PreparedChoice
 from serve_app.record import RequestRecord
 from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import FleetView
-from serve_app.routing.placing import place
+from serve_app.routing.placing import choose_replica
 from serve_app.types import (
     Capability,
-    Choice,
     Constraint,
     EngineInfo,
     Finished,
     Grammar,
+    OneOf,
     Phase,
     Sampling,
     TokenDelta,
@@ -50,7 +50,7 @@ class Replicas:
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
         placement = request.placement
-        placement.replica = place(placement, {name: engine.load().running for name, engine in self.engines.items()}, 4)
+        placement.replica = choose_replica(placement, {name: engine.load().running for name, engine in self.engines.items()}, 4)
         self.chosen.append(placement.replica)
         async with aclosing(self.engines[placement.replica].generate(request)) as events:
             async for event in events:
@@ -69,7 +69,7 @@ def _attempts(routing: RoutingSettings, **groups: Replicas) -> Attempts:
         for replica, engine in group.engines.items():
             report = ReplicaReport(group=name, replica_id=replica, phase=Phase.READY, info=engine.info)
             view.record(report, time.monotonic())
-    return Attempts(routing, groups, lambda: view.snapshot(time.monotonic()), Traffic())
+    return Attempts(routing, groups, lambda: view.snapshot(time.monotonic()), IngressMetrics())
 
 
 def _generation(request: TokenRequest, candidates: tuple[str, ...], record: RequestRecord, affinity: str = "") -> Generation:
@@ -168,12 +168,12 @@ async def test_a_constraint_that_is_lost_moves_on_and_says_nothing_of_the_engine
     loser, other = Replicas(x=await _engine(_Loser)), Replicas(y=await _engine())
     attempts = _attempts(RoutingSettings(), a=loser, b=other)
     for _ in range(20):
-        _, record = await _run(attempts, "a", "b", constraint=Choice(("x",)))
+        _, record = await _run(attempts, "a", "b", constraint=OneOf(("x",)))
         assert (record.group, record.reason) == ("b", "failover")
     _, record = await _run(attempts, "a", "b")
     assert (record.group, record.attempts) == ("a", 1)
     with pytest.raises(ConstraintLost) as lost:
-        await _run(attempts, "a", constraint=Choice(("x",)))
+        await _run(attempts, "a", constraint=OneOf(("x",)))
     assert lost.value.status == 400
     _, record = await _run(attempts, "a")
     assert record.group == "a"

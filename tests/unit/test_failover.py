@@ -108,7 +108,7 @@ async def test_what_cannot_go_on_ends_in_a_well_formed_error(wish: dict[str, obj
         assert not app.engines["b"].requests
     error = _events(answer.text)[-1]["error"]
     assert error["code"] == "engine_dead"
-    assert "could not go on elsewhere, since" in error["message"]
+    assert "could not continue elsewhere, since" in error["message"]
     assert answer.text.endswith("data: [DONE]\n\n")
 
 
@@ -141,7 +141,7 @@ async def test_a_hung_stream_moves_within_the_watchdog_time() -> None:
 
 async def test_a_replica_that_falls_silent_is_left_before_the_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process hangs as a whole: no reports any more, and no tokens."""
-    monkeypatch.setattr("serve_app.stall_watch._LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("serve_app.stall_watch._CHECK_EVERY_S", 0.05)
     async with running(a={"text": TEXT, "fault": "hang", "fault_at": 3}, b={"text": TEXT}, routing={"stale_after_s": 0.1}) as app:
         hung, other = app.gateway.fleet().groups
         silent = Fleet((replace(hung, silent=frozenset({""})), other))  # engines without Ray have no replica's name

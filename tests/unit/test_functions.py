@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from serve_app.conversation import Chat, ChoiceEnd, CompletedChoice, Completion, ToolCall
-from serve_app.dialects.base import Call, parse
+from serve_app.dialects.base import AnswerContext, parse
 from serve_app.dialects.openai.codec import ChatCodec, CompletionCodec
 from serve_app.record import RequestRecord
 from serve_app.types import FinishReason, Grammar, JsonSchema, Usage
@@ -117,7 +117,7 @@ async def test_the_official_client_reads_the_legacy_shape() -> None:
 def test_a_cut_call_ends_in_length_in_the_legacy_shape_too() -> None:
     body = parse(ChatCodec.body, json.dumps(LEGACY).encode())
     request, stream = ChatCodec().decode(body, "r")
-    call = Call(
+    call = AnswerContext(
         request=request, record=RequestRecord(request_id="r"), body=body, stream=stream, model="m", created=0, elapsed=lambda: 0.0
     )
     end = ChoiceEnd(reason=FinishReason.LENGTH, usage=Usage(prompt_tokens=1, completion_tokens=1))

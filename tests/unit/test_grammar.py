@@ -12,15 +12,15 @@ from tokenizers import Tokenizer as Words
 
 from serve_app.chat import grammar
 from serve_app.chat.constraint import parse_tools
-from serve_app.chat.formats.phi4.call_grammar import calls_or_answer, forced_calls, guided_calls
+from serve_app.chat.formats.phi4.call_grammar import build_calls_or_answer, build_forced_calls, build_guided_calls
 from serve_app.chat.grammar import GrammarCheck, wrap_tokenizer
-from serve_app.chat.lark import lark_of, styled
-from serve_app.chat.lark_text import may_force
+from serve_app.chat.lark import style_schema, to_lark
+from serve_app.chat.lark_text import may_force_tokens
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.conversation import Tool
 from serve_app.errors import InvalidRequest
 from serve_app.models.locate import EMBEDDED
-from serve_app.types import Choice, Constraint, Grammar, JsonSchema, Regex
+from serve_app.types import Constraint, Grammar, JsonSchema, OneOf, Regex
 from tests.contract.test_guidance import HOSTILE
 from tests.unit.app import running
 
@@ -48,14 +48,14 @@ async def test_what_cannot_be_compiled_is_refused(tokenizer: Tokenizer, constrai
     "constraint",
     [
         Regex("[a-zäöü]{1,500}"),
-        Choice(("größer", "kleiner")),
+        OneOf(("größer", "kleiner")),
         JsonSchema('{"type": "object", "properties": {"a": {"$ref": "#/$defs/b"}}, "$defs": {"b": {"enum": ["x", 1]}}}'),
         Grammar('start: <|tool_call|> "[]" <|/tool_call|> <[300-310]>'),
-        calls_or_answer(Regex("[0-9]+"), [TOOL], parallel=True),
-        calls_or_answer(None, [TOOL], parallel=False),
-        guided_calls((TOOL,)),
-        guided_calls((TOOL, replace(TOOL, name="g", strict=True), Tool(name="h", function="{}"))),
-        guided_calls((Tool(name="f", function="{}", parameters=json.dumps(REFERRING)),)),
+        build_calls_or_answer(Regex("[0-9]+"), [TOOL], parallel=True),
+        build_calls_or_answer(None, [TOOL], parallel=False),
+        build_guided_calls((TOOL,)),
+        build_guided_calls((TOOL, replace(TOOL, name="g", strict=True), Tool(name="h", function="{}"))),
+        build_guided_calls((Tool(name="f", function="{}", parameters=json.dumps(REFERRING)),)),
     ],
     ids=str,
 )
@@ -84,7 +84,7 @@ ODD: list[Any] = [
 @pytest.mark.parametrize("parameters", ODD, ids=json.dumps)
 async def test_loose_tools_guide_whatever_their_schemas_say(tokenizer: Tokenizer, parameters: dict[str, Any]) -> None:
     tools = parse_tools([{"name": "f", "parameters": parameters}, {"name": "g"}])
-    assert await GrammarCheck(tokenizer).passes(guided_calls(tools))
+    assert await GrammarCheck(tokenizer).passes(build_guided_calls(tools))
 
 
 ITSELF = {"anyOf": [{"$ref": "#/$defs/s"}, *({"$ref": "#/$defs/s", "minLength": at} for at in range(99))]}
@@ -99,7 +99,7 @@ def test_a_guide_is_small_and_soon_made(shared: dict[str, Any]) -> None:
     schema = {"type": "object", "properties": properties, "$defs": {"s": shared}}
     tools = parse_tools([{"name": f"f{at}", "parameters": schema} for at in range(20)])
     began = time.thread_time()
-    guide = guided_calls(tools)
+    guide = build_guided_calls(tools)
     took = time.thread_time() - began
     began = time.thread_time()
     for tool in tools:
@@ -113,7 +113,7 @@ def test_a_guide_is_small_and_soon_made(shared: dict[str, Any]) -> None:
 async def test_many_tools_are_guided_too(tokenizer: Tokenizer, count: int) -> None:
     parameters = {"properties": {f"p{at}": {"type": "string"} for at in range(count)}}
     tools = parse_tools([{"name": f"f{at}", "parameters": parameters} for at in range(128)])
-    assert await GrammarCheck(tokenizer).passes(guided_calls(tools))
+    assert await GrammarCheck(tokenizer).passes(build_guided_calls(tools))
 
 
 @pytest.mark.parametrize(
@@ -132,10 +132,10 @@ async def test_many_tools_are_guided_too(tokenizer: Tokenizer, count: int) -> No
 )
 def test_what_a_guide_lets_through(said: str, fits: bool) -> None:
     parameters = {"properties": {"a": {"type": "string"}, "b": {"type": "array", "items": {"type": "integer"}}}, "required": ["a"]}
-    guide = guided_calls(parse_tools([{"name": "f", "parameters": parameters}, {"name": "g"}]))
+    guide = build_guided_calls(parse_tools([{"name": "f", "parameters": parameters}, {"name": "g"}]))
     words = Words.from_file(str(EMBEDDED / "tokenizer.json"))
     whole = wrap_tokenizer(Tokenizer.load(EMBEDDED))
-    matcher = LLMatcher(whole, lark_of(guide))
+    matcher = LLMatcher(whole, to_lark(guide))
     ids = words.encode(said).ids
     assert (matcher.validate_tokens(ids) == len(ids)) == fits
 
@@ -143,7 +143,7 @@ def test_what_a_guide_lets_through(said: str, fits: bool) -> None:
 def test_text_that_spells_the_marker_is_text_to_a_guide() -> None:
     words = Words.from_file(str(EMBEDDED / "tokenizer.json"))
     whole = wrap_tokenizer(Tokenizer.load(EMBEDDED))
-    matcher = LLMatcher(whole, lark_of(guided_calls((TOOL,))))
+    matcher = LLMatcher(whole, to_lark(build_guided_calls((TOOL,))))
     ids = [token for part in ("<", "|tool", "_call", "|", ">") for token in words.encode(part).ids]
     assert matcher.validate_tokens(ids) == len(ids)
 
@@ -155,7 +155,7 @@ def test_objects_have_the_listed_properties_only_unless_the_schema_says_more() -
         "items": inner,
         "$defs": {"open": {"properties": {"a": {}}, "additionalProperties": True}, "any": {"type": "object"}},
     }
-    closed = json.loads(styled(schema))
+    closed = json.loads(style_schema(schema))
     assert closed["items"]["additionalProperties"] is False
     assert closed["items"]["properties"] == {
         "properties": {"type": "object", "properties": {"x": {}}, "additionalProperties": False}
@@ -176,13 +176,13 @@ def test_objects_have_the_listed_properties_only_unless_the_schema_says_more() -
     ids=str,
 )
 def test_schemas_that_list_a_part_of_the_properties_stay_open(schema: dict[str, Any]) -> None:
-    assert "additionalProperties" not in styled(schema)
+    assert "additionalProperties" not in style_schema(schema)
 
 
 def test_a_property_may_be_called_like_a_keyword() -> None:
     parameters = {"properties": {"default": {"$ref": "#/$defs/x"}, "$ref": {"type": "string"}}, "$defs": {"x": {"enum": ["a"]}}}
     tool = Tool(name="f", function="{}", parameters=json.dumps(parameters))
-    assert '"default": {"$ref": "#/$defs/x"}, "$ref": {"type": "string"}' in forced_calls([tool], parallel=False).lark
+    assert '"default": {"$ref": "#/$defs/x"}, "$ref": {"type": "string"}' in build_forced_calls([tool], parallel=False).lark
 
 
 async def test_a_regex_that_takes_too_long_is_refused(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +255,7 @@ async def test_a_grammar_that_takes_ever_longer_to_follow_is_refused(tokenizer: 
 
 
 @pytest.mark.parametrize(
-    "constraint", [Choice(("y{30000}",)), JsonSchema('{"const": "{30000} \\"minLength\\": 30000"}'), Regex("a{9000}")], ids=str
+    "constraint", [OneOf(("y{30000}",)), JsonSchema('{"const": "{30000} \\"minLength\\": 30000"}'), Regex("a{9000}")], ids=str
 )
 async def test_texts_that_look_like_repetitions_are_none(tokenizer: Tokenizer, constraint: Constraint) -> None:
     await GrammarCheck(tokenizer).require(constraint, 4096)
@@ -276,9 +276,9 @@ async def test_only_computing_time_counts_against_a_constraint(monkeypatch: pyte
         return "done"
 
     with ThreadPoolExecutor(1) as pool:
-        assert await grammar.in_time(Choice(("a",)), pool, starved) == "done"
+        assert await grammar.compile_in_time(OneOf(("a",)), pool, starved) == "done"
         with pytest.raises(InvalidRequest, match="make it simpler"):
-            await grammar.in_time(Choice(("a",)), pool, busy)
+            await grammar.compile_in_time(OneOf(("a",)), pool, busy)
 
 
 async def test_what_is_too_large_to_build_is_refused_without_the_librarys_own_words(tokenizer: Tokenizer) -> None:
@@ -292,8 +292,8 @@ async def test_what_is_too_large_to_build_is_refused_without_the_librarys_own_wo
     ("constraint", "may"),
     [
         (JsonSchema('{"properties": {"name": {"enum": ["a", "b"]}}, "required": ["name"]}'), True),
-        (forced_calls([TOOL], parallel=True), True),
-        (guided_calls((TOOL,)), True),
+        (build_forced_calls([TOOL], parallel=True), True),
+        (build_guided_calls((TOOL,)), True),
         (Grammar('start: <|tool_call|> "x" <[3]>'), True),
         (JsonSchema('{"const": "<|end|>"}'), False),
         (JsonSchema('{"const": "\\u003c|end|>"}'), False),
@@ -303,9 +303,9 @@ async def test_what_is_too_large_to_build_is_refused_without_the_librarys_own_wo
         (Regex("(ab){20}"), True),
         (Regex("((ab){50}){50}"), False),
         (JsonSchema('{"type": "array", "items": {"const": 1}, "minItems": 5000}'), False),
-        (Choice(("x" * 5000,)), False),
+        (OneOf(("x" * 5000,)), False),
     ],
     ids=lambda each: str(each)[:60],
 )
 def test_text_is_forced_where_it_spells_no_control_token_and_is_short(constraint: Constraint, *, may: bool) -> None:
-    assert may_force(lark_of(constraint), {"<|end|>", "<|tool_call|>"}) is may
+    assert may_force_tokens(to_lark(constraint), {"<|end|>", "<|tool_call|>"}) is may

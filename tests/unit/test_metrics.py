@@ -2,7 +2,7 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve_app.metrics import exposition
+from serve_app.metrics import render_exposition
 from serve_app.reports import ReplicaReport
 from serve_app.types import EngineInfo, EngineKind, EngineLoad, Phase
 from tests.unit.app import running
@@ -22,7 +22,7 @@ def test_every_replica_has_its_own_figures() -> None:
         for number, load in enumerate(loads)
     ]
     reports.append(ReplicaReport(group="onnx", replica_id="late", phase=Phase.LOADING))
-    samples = _samples(exposition(reports).decode())
+    samples = _samples(render_exposition(reports).decode())
     assert samples["phi_serve_engine_running", "0"] == 3
     assert samples["phi_serve_engine_running", "1"] == 1
     assert samples["phi_serve_engine_kv_usage", "0"] == 0.5

@@ -5,7 +5,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from deployments.replica import EngineReplica, NamedModel
 from serve_app.config import ModelSettings
 from serve_app.engine_config import FakeSettings
-from serve_app.metrics import exposition
+from serve_app.metrics import render_exposition
 from serve_app.replica_metrics import ABORTED, COUNTERS, HISTOGRAMS, ReplicaMetrics
 from serve_app.reports import ReplicaReport
 from serve_app.types import Finished, FinishReason, Sampling, Timings, TokenDelta, TokenRequest, Usage
@@ -33,7 +33,7 @@ class Heard:
     def observe(self, name: str, value: float) -> None:
         self.calls.append((name, value))
 
-    def finished(self, reason: str) -> None:
+    def count_end(self, reason: str) -> None:
         self.calls.append(("finished", reason))
 
 
@@ -44,11 +44,11 @@ def _request(prompt_tokens: int) -> TokenRequest:
 def test_a_request_is_counted_with_its_times() -> None:
     clock, heard = Clock(), Heard()
     tally = ReplicaMetrics("m", heard, clock)
-    watch = tally.watch(_request(7))
+    meter = tally.start_meter(_request(7))
     clock.now += 0.2
-    watch.push((TokenDelta((1,)),))
+    meter.push((TokenDelta((1,)),))
     clock.now += 0.6
-    watch.push(
+    meter.push(
         (
             TokenDelta((2, 3, 4)),
             Finished(
@@ -58,7 +58,7 @@ def test_a_request_is_counted_with_its_times() -> None:
             ),
         )
     )
-    watch.end()
+    meter.end()
     served = tally.counts()
     assert served.counters == {"prompt_tokens": 7, "generation_tokens": 4, "prefix_cache_queries": 7, "prefix_cache_hits": 5}
     assert served.ends == {"length": 1}
@@ -72,9 +72,9 @@ def test_a_request_is_counted_with_its_times() -> None:
 
 def test_a_request_without_an_end_is_an_abort_and_its_tokens_count() -> None:
     tally = ReplicaMetrics("m")
-    watch = tally.watch(_request(7))
-    watch.push((TokenDelta((1, 2)),))
-    watch.end()
+    meter = tally.start_meter(_request(7))
+    meter.push((TokenDelta((1, 2)),))
+    meter.end()
     assert tally.counts().ends == {ABORTED: 1}
     assert tally.counts().counters["generation_tokens"] == 2
     assert tally.counts().counters["prompt_tokens"] == 0
@@ -97,7 +97,7 @@ async def test_a_replica_tells_vllms_series_that_prometheus_reads() -> None:
     await replica.__init__("a", FakeSettings(text="one two three"), NamedModel("phi", ModelSettings()), lambda: ("r1", send))  # type: ignore[misc,func-returns-value]
     async for _ in replica.generate(_request(3)):
         pass
-    text = exposition([replica.report()]).decode()
+    text = render_exposition([replica.report()]).decode()
     await replica.close()
     samples = {
         (sample.name, sample.labels.get("le", "")): sample

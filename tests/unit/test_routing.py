@@ -14,13 +14,13 @@ from serve_app.routing.policy import Policy, Route
 from serve_app.routing.tasks import classify
 from serve_app.types import (
     Capability,
-    Choice,
     Constraint,
     EngineInfo,
     EngineKind,
     EngineLoad,
     Grammar,
     JsonSchema,
+    OneOf,
     Phase,
     Regex,
     Sampling,
@@ -106,7 +106,7 @@ def test_what_a_request_needs(need: Capability, sampling: dict[str, float], cons
 @pytest.mark.parametrize(
     "constraint",
     [
-        Choice(("ä",)),
+        OneOf(("ä",)),
         JsonSchema('{"enum": ["ä", "/ä/"], "pattern": "a", "description": "日本"}'),
         Grammar('start: "ä" "/ü/" // ö /ö/\n| /[a-z]/'),
     ],
@@ -269,7 +269,7 @@ def _busy(name: str, rate: float | None, running: int = 0, waiting: int = 0, sen
 def test_a_much_shorter_wait_overrules_the_preference_and_the_numbers_are_told() -> None:
     route = _choose(_request(), _busy("vllm", 50.0, running=1), _busy("onnx", 100.0, running=4, waiting=10))
     assert route == Route(candidates=("vllm", "onnx"), reason="shorter-wait")
-    onnx, vllm = route.weighed
+    onnx, vllm = route.considered
     # Four slots: 11 of the 14 have to end first. They are (4 / 2 + 10) x 128 tokens, 100 a second.
     assert onnx.wait_s == pytest.approx(11 / 14 * 12 * 128 / 100)
     # A free slot: no wait, and half of the 50 a second for the 128 tokens and the prompt's 10.
@@ -282,7 +282,7 @@ def test_a_slower_group_is_not_chosen_for_having_fewer_requests() -> None:
 
 
 def test_a_stream_is_no_faster_alone_than_it_ever_was() -> None:
-    onnx, vllm = _choose(_request(), _busy("vllm", 100.0, stream=20.0), _busy("onnx", 100.0)).weighed
+    onnx, vllm = _choose(_request(), _busy("vllm", 100.0, stream=20.0), _busy("onnx", 100.0)).considered
     assert vllm.finish_s == pytest.approx(5 * (onnx.finish_s or 0))
 
 
@@ -319,8 +319,8 @@ def test_work_sent_since_the_last_report_counts() -> None:
 
 def test_lengths_are_learned_per_task() -> None:
     work = Workload()
-    work.answered(Task.MATH, 10)
-    work.answered(Task.CODING, 400)
+    work.record_answer(Task.MATH, 10)
+    work.record_answer(Task.CODING, 400)
     fleet = work.annotate(Fleet((_busy("onnx", 1.0),)), 0.0)
     policy = Policy(RoutingSettings(prompt_weight=0))
     tokens = [policy.choose(_request(), task, 10, fleet).work for task in (Task.MATH, Task.CODING, Task.GENERAL)]

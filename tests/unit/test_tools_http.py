@@ -7,7 +7,7 @@ import httpx
 import openai
 import pytest
 
-from serve_app.types import Choice, Grammar, JsonSchema, Regex
+from serve_app.types import Grammar, JsonSchema, OneOf, Regex
 from tests.chat import constraint_of
 from tests.unit.app import THINKING, App, running
 
@@ -190,7 +190,7 @@ def test_what_was_asked_becomes_one_constraint() -> None:
     assert _constraint(**none, **formatted) == JsonSchema(json.dumps(schema))
     assert _constraint(**none, structured_outputs={"json": json.dumps(schema)}) == JsonSchema(json.dumps(schema))
     assert _constraint(**none, structured_outputs={"regex": "a+"}) == Regex("a+")
-    assert _constraint(**none, structured_outputs={"choice": ["a", "b"]}) == Choice(("a", "b"))
+    assert _constraint(**none, structured_outputs={"choice": ["a", "b"]}) == OneOf(("a", "b"))
     assert _constraint(**none, structured_outputs={"grammar": 'start: "a"'}) == Grammar('start: "a"')
     required, named = (
         _constraint(tool_choice="required"),

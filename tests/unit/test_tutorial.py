@@ -3,7 +3,7 @@
 import pytest
 
 from serve_app.conversation import ChoiceEnd, CompletedChoice, Completion
-from serve_app.dialects.base import Call, parse
+from serve_app.dialects.base import AnswerContext, parse
 from serve_app.dialects.reasoning.codec import ReasoningCodec
 from serve_app.record import RequestRecord
 from serve_app.types import FinishReason, Usage
@@ -32,7 +32,7 @@ async def test_the_answer_has_the_tutorials_fields() -> None:
 def test_times_are_rounded_and_rates_finite(seconds: float, shown: float, rate: float) -> None:
     body = parse(ReasoningCodec.body, b'{"prompt": "x"}')
     request, stream = ReasoningCodec().decode(body, "r")
-    call = Call(
+    call = AnswerContext(
         request=request,
         record=RequestRecord(request_id="r"),
         body=body,

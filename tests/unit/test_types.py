@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from serve_app.conversation import ChoiceEnd, Completion, TextDelta, fold, total_usage
-from serve_app.types import Choice, FinishReason, Grammar, InvalidValue, JsonSchema, Sampling, TokenRequest, Usage
+from serve_app.types import FinishReason, Grammar, InvalidValue, JsonSchema, OneOf, Sampling, TokenRequest, Usage
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_usage_counts_each_prompt_once() -> None:
 
 def test_a_choice_has_options() -> None:
     with pytest.raises(InvalidValue, match="choice"):
-        Choice(())
+        OneOf(())
 
 
 @pytest.mark.parametrize("schema", ["", "{", "[]", "true", "1", "nonsense"])

@@ -18,7 +18,7 @@ import yaml
 from tokenizers import Tokenizer
 
 from serve_app.chat.constraint import parse_tools
-from serve_app.chat.formats.phi4.call_grammar import guided_calls
+from serve_app.chat.formats.phi4.call_grammar import build_guided_calls
 from serve_app.engine_config import OnnxSettings, VllmSettings
 from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
@@ -104,7 +104,7 @@ async def _right(name: str, engine: Engine, tokenizer: Tokenizer, examples: Sequ
 async def answer(engine: Engine, tokenizer: Tokenizer, example: Example, request_id: str, *, guided: bool = True) -> str:
     """Return the greedy answer to everything before the example's last turn, control tokens visible."""
     tools = next((message.tools for message in example.messages if message.tools), "")
-    guide = guided_calls(parse_tools(json.loads(tools))) if tools and guided else None
+    guide = build_guided_calls(parse_tools(json.loads(tools))) if tools and guided else None
     prompt = tuple(encode_prompt(tokenizer, example.messages[:-1]))
     limit = min(_LONGEST_ANSWER, _CONTEXT - len(prompt))
     sampling = Sampling(temperature=0.0, max_tokens=limit, stop_token_ids=(END, END_OF_TEXT))

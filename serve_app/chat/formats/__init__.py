@@ -1,4 +1,4 @@
-"""Chat formats: how a family of models writes a conversation, and how answers in its form are read.
+"""Chat formats: each renders the conversations of a family of models and parses their answers.
 
-The only place that knows what a model's markers look like. A new format is a folder here and a line in `registry.py`.
+The only place that knows a model's markers. A new format is a folder here and a line in `registry.py`.
 """

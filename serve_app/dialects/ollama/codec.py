@@ -1,4 +1,4 @@
-"""Ollama's two generating endpoints as pure functions: bodies to requests, events to lines."""
+"""Ollama's two generating endpoints: decodes bodies into requests, encodes events as lines. Pure."""
 
 import json
 import logging
@@ -25,17 +25,17 @@ from serve_app.conversation import (
     ToolCall,
     ToolCallDelta,
 )
-from serve_app.dialects.base import Call, JsonObject, StreamEncoder, decode_sampling
+from serve_app.dialects.base import AnswerContext, JsonObject, StreamEncoder, decode_sampling
 from serve_app.dialects.ollama.shapes import (
     MEDIA_TYPE,
     encode_error,
-    figures,
-    head,
-    line,
-    loaded,
+    encode_line,
     show_call,
+    show_end,
+    show_head,
+    show_loaded,
     show_logprobs,
-    written,
+    write_call,
 )
 from serve_app.dialects.ollama.wire import ChatBody, ChatMessage, GenerateBody, GenerationBody
 from serve_app.errors import InvalidRequest, ServeError, Unsupported
@@ -46,9 +46,9 @@ from serve_app.types import Constraint, InvalidValue
 logger = logging.getLogger(__name__)
 
 _DEFAULTS: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
-"""Ollama's own, but for its repeat_penalty of 1.1: that counts the last 64 tokens only, and here would count the prompt too."""
+"""Ollama's defaults, without its repeat_penalty of 1.1: there it counts the last 64 tokens, here it would count the prompt too."""
 _THINK_LEVELS = ("high", "medium", "low", "max")
-"""How much a model shall think. No model here knows levels: each of them means `true`."""
+"""Ollama's levels of thinking. No model here has levels; each means `true`."""
 _DURATION = re.compile(r"[+-]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+)")
 
 
@@ -59,7 +59,7 @@ class GenerateCodec:
 
     def decode(self, body: GenerateBody, request_id: str) -> tuple[GenerateRequest, bool]:
         """See `Codec.decode`."""
-        _check(body)
+        _require_valid(body)
         if body.suffix:
             raise Unsupported(f'"{shorten_name(body.model)}" does not support insert', param="suffix")
         if body.images:
@@ -70,23 +70,23 @@ class GenerateCodec:
             raise InvalidRequest("context must hold the token ids of an earlier answer", param="context")
         prompts: tuple[Prompt, ...] = ()
         if body.prompt:
-            prompts = (RawText(text=body.prompt) if body.raw else _asked(body, body.prompt),)
+            prompts = (RawText(text=body.prompt) if body.raw else _build_chat(body, body.prompt),)
         with client_faults():
             form = AnswerForm(format=_decode_format(body.format))
-        request = _request(body, request_id, prompts, form, with_tokens=bool(prompts) and not body.raw)
+        request = _build_request(body, request_id, prompts, form, with_tokens=bool(prompts) and not body.raw)
         return request, bool(prompts) and body.stream is not False
 
-    def encode(self, completion: Completion, call: Call[GenerateBody]) -> JsonObject:
+    def encode(self, completion: Completion, context: AnswerContext[GenerateBody]) -> JsonObject:
         """See `Codec.encode`."""
         if not completion.choices:
-            return head(call) | {"response": ""} | loaded(call)
+            return show_head(context) | {"response": ""} | show_loaded(context)
         choice = completion.choices[0]
-        said = {"response": choice.text} | ({"thinking": choice.thoughts} if choice.thoughts else {})
-        return head(call) | said | _logprobs(choice.logprobs, call) | _ended(choice.end, call)
+        text = {"response": choice.text} | ({"thinking": choice.thoughts} if choice.thoughts else {})
+        return show_head(context) | text | _show_logprobs(choice.logprobs, context) | _show_end(choice.end, context)
 
-    def encoder(self, call: Call[GenerateBody]) -> StreamEncoder:
+    def encoder(self, context: AnswerContext[GenerateBody]) -> StreamEncoder:
         """See `Codec.encoder`."""
-        return GenerateEncoder(call)
+        return GenerateEncoder(context)
 
 
 class GenerateEncoder:
@@ -94,20 +94,20 @@ class GenerateEncoder:
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, call: Call[GenerateBody]) -> None:
-        self._call = call
+    def __init__(self, context: AnswerContext[GenerateBody]) -> None:
+        self._context = context
 
     def push(self, event: AnswerEvent) -> Iterable[bytes]:
         """See `StreamEncoder.push`."""
         if isinstance(event, ChoiceEnd):
-            yield line(head(self._call) | {"response": ""} | _ended(event, self._call))
+            yield encode_line(show_head(self._context) | {"response": ""} | _show_end(event, self._context))
         elif not isinstance(event, Started | ToolCallDelta) and (event.text or event.logprobs):
             text = {"response": "", "thinking": event.text} if isinstance(event, ThoughtDelta) else {"response": event.text}
-            yield line(head(self._call) | text | _logprobs(event.logprobs, self._call) | {"done": False})
+            yield encode_line(show_head(self._context) | text | _show_logprobs(event.logprobs, self._context) | {"done": False})
 
     def fail(self, error: ServeError) -> Iterable[bytes]:
         """See `StreamEncoder.fail`."""
-        yield line(encode_error(error, self._call.request.request_id))
+        yield encode_line(encode_error(error, self._context.request.request_id))
 
 
 class ChatCodec:
@@ -117,67 +117,69 @@ class ChatCodec:
 
     def decode(self, body: ChatBody, request_id: str) -> tuple[GenerateRequest, bool]:
         """See `Codec.decode`."""
-        _check(body)
+        _require_valid(body)
         with client_faults():
             tools = parse_tools([tool.function for tool in body.tools or ()])
             form = AnswerForm(format=_decode_format(body.format))
-        messages = tuple(_message(at, message, body.model) for at, message in enumerate(body.messages or ()))
-        prompts: tuple[Prompt, ...] = (Chat(messages=messages, tools=tools, ending=_ending(messages)),) if messages else ()
-        return _request(body, request_id, prompts, form), bool(prompts) and body.stream is not False
+        messages = tuple(_decode_message(at, message, body.model) for at, message in enumerate(body.messages or ()))
+        prompts: tuple[Prompt, ...] = (Chat(messages=messages, tools=tools, ending=_choose_ending(messages)),) if messages else ()
+        return _build_request(body, request_id, prompts, form), bool(prompts) and body.stream is not False
 
-    def encode(self, completion: Completion, call: Call[ChatBody]) -> JsonObject:
+    def encode(self, completion: Completion, context: AnswerContext[ChatBody]) -> JsonObject:
         """See `Codec.encode`."""
         if not completion.choices:
-            return head(call) | {"message": {"role": "assistant", "content": ""}} | loaded(call)
+            return show_head(context) | {"message": {"role": "assistant", "content": ""}} | show_loaded(context)
         choice = completion.choices[0]
-        message = _assistant(choice.text, choice.tool_calls, choice.thoughts)
-        return head(call) | {"message": message} | _logprobs(choice.logprobs, call) | figures(choice.end, call)
+        message = _show_message(choice.text, choice.tool_calls, choice.thoughts)
+        return show_head(context) | {"message": message} | _show_logprobs(choice.logprobs, context) | show_end(choice.end, context)
 
-    def encoder(self, call: Call[ChatBody]) -> StreamEncoder:
+    def encoder(self, context: AnswerContext[ChatBody]) -> StreamEncoder:
         """See `Codec.encoder`."""
-        return ChatEncoder(call)
+        return ChatEncoder(context)
 
 
 class ChatEncoder:
-    """Lines of a chat. A tool call comes in one line, when it is whole."""
+    """Lines of a chat. A tool call is one line, sent when the call is complete."""
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, call: Call[ChatBody]) -> None:
-        self._call = call
-        self._calling: ToolCall | None = None
+    def __init__(self, context: AnswerContext[ChatBody]) -> None:
+        self._context = context
+        self._pending_call: ToolCall | None = None
 
     def push(self, event: AnswerEvent) -> Iterable[bytes]:
         """See `StreamEncoder.push`."""
         if isinstance(event, ToolCallDelta):
             if event.id:
-                yield from self._called()
-            self._calling = (self._calling or ToolCall(name="", arguments="")).extended(event)
+                yield from self._flush_call()
+            self._pending_call = (self._pending_call or ToolCall(name="", arguments="")).extend_by(event)
             return
         if isinstance(event, Started):
             return
-        yield from self._called()
+        yield from self._flush_call()
         if isinstance(event, ChoiceEnd):
-            yield line(head(self._call) | {"message": _assistant("")} | figures(event, self._call))
+            yield encode_line(show_head(self._context) | {"message": _show_message("")} | show_end(event, self._context))
         elif event.text or event.logprobs:
-            message = _assistant("", thoughts=event.text) if isinstance(event, ThoughtDelta) else _assistant(event.text)
-            yield self._line(message, event.logprobs)
+            message = _show_message("", thoughts=event.text) if isinstance(event, ThoughtDelta) else _show_message(event.text)
+            yield self._encode_line(message, event.logprobs)
 
     def fail(self, error: ServeError) -> Iterable[bytes]:
         """See `StreamEncoder.fail`."""
-        yield line(encode_error(error, self._call.request.request_id))
+        yield encode_line(encode_error(error, self._context.request.request_id))
 
-    def _called(self) -> Iterable[bytes]:
-        call, self._calling = self._calling, None
+    def _flush_call(self) -> Iterable[bytes]:
+        call, self._pending_call = self._pending_call, None
         if call is not None:
-            yield self._line(_assistant("", (call,)), ())
+            yield self._encode_line(_show_message("", (call,)), ())
 
-    def _line(self, message: JsonObject, logprobs: tuple[TextLogprob, ...]) -> bytes:
-        return line(head(self._call) | {"message": message} | _logprobs(logprobs, self._call) | {"done": False})
+    def _encode_line(self, message: JsonObject, logprobs: tuple[TextLogprob, ...]) -> bytes:
+        return encode_line(
+            show_head(self._context) | {"message": message} | _show_logprobs(logprobs, self._context) | {"done": False}
+        )
 
 
-def _check(body: GenerationBody) -> None:
-    """Refuse what holds for both endpoints."""
+def _require_valid(body: GenerationBody) -> None:
+    """Raise `InvalidRequest` for the faults that both endpoints share."""
     if not body.model:
         raise InvalidRequest("model is required", param="model")
     if isinstance(body.think, str) and body.think not in _THINK_LEVELS:
@@ -187,11 +189,11 @@ def _check(body: GenerationBody) -> None:
         raise InvalidRequest(f"keep_alive: invalid duration '{body.keep_alive[:40]}'; write 5m, 24h, 0 or -1s", param="keep_alive")
 
 
-def _request(
+def _build_request(
     body: GenerationBody, request_id: str, prompts: tuple[Prompt, ...], form: AnswerForm, *, with_tokens: bool = False
 ) -> GenerateRequest:
-    options = _options(body.options or {})
-    fields = ollama.sampling_fields(options)
+    options = _check_options(body.options or {})
+    fields = ollama.read_sampling_fields(options)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     return GenerateRequest(
         request_id=request_id,
@@ -200,34 +202,34 @@ def _request(
         form=form,
         explicit=frozenset(fields) | (options.keys() & {"stop"}),
         model=body.model,
-        stop=ollama.stops(options),
-        window=ollama.window(options),
+        stop=ollama.read_stops(options),
+        window=ollama.read_window(options),
         think=None if body.think is None else bool(body.think),
         with_tokens=with_tokens,
     )
 
 
-def _options(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the options in their own types; unknown ones are logged and dropped, as Ollama does."""
+def _check_options(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options in their own types; unknown options are logged and dropped, as in Ollama."""
     options = {}
     for name, value in given.items():
         if name not in ollama.KNOWN:
             logger.warning("option %r is not known and has no effect", name[:40])
         elif value is not None:
             try:
-                options[name] = ollama.checked(name, value)
+                options[name] = ollama.check_parameter(name, value)
             except InvalidValue as error:
                 raise InvalidRequest(f'option "{name}" {error.fault}', param=f"options.{name}") from error
     return options
 
 
-def _asked(body: GenerateBody, prompt: str) -> Chat:
+def _build_chat(body: GenerateBody, prompt: str) -> Chat:
     system = (Message(role="system", content=body.system),) if body.system else ()
     user = Message(role="user", content=prompt)
     return Chat(messages=(*system, user), template=body.template or "", context=tuple(body.context or ()))
 
 
-def _message(at: int, message: ChatMessage, model: str) -> Message:
+def _decode_message(at: int, message: ChatMessage, model: str) -> Message:
     if message.images:
         raise Unsupported(f'"{shorten_name(model)}" does not support images', param=f"messages.{at}.images")
     if message.tool_calls and message.role != "assistant":
@@ -239,33 +241,33 @@ def _message(at: int, message: ChatMessage, model: str) -> Message:
     return Message(role=message.role, content=message.content or "", tool_calls=calls)
 
 
-def _ending(messages: tuple[Message, ...]) -> Ending:
-    """An assistant's last text is continued. One that called tools is complete: nothing but their results could follow."""
+def _choose_ending(messages: tuple[Message, ...]) -> Ending:
+    """Continue a last message of the assistant, unless it calls tools: only their results could follow."""
     last = messages[-1]
     return Ending.CONTINUED if last.role == "assistant" and not last.tool_calls else Ending.OPENED
 
 
-def _decode_format(wanted: str | dict[str, Any] | None) -> Constraint | None:
-    if isinstance(wanted, dict):
-        return parse_schema(wanted, "format", lenient=True)
-    if not wanted:
+def _decode_format(format: str | dict[str, Any] | None) -> Constraint | None:
+    if isinstance(format, dict):
+        return parse_schema(format, "format", lenient=True)
+    if not format:
         return None
-    if wanted != "json":
+    if format != "json":
         raise InvalidValue("format", 'must be "json" or a JSON schema object')
     return ANY_OBJECT
 
 
-def _assistant(text: str, calls: tuple[ToolCall, ...] = (), thoughts: str = "") -> JsonObject:
-    shown_calls = [told for call in calls if (told := show_call(call)) is not None]
-    text += "".join(written(call) for call in calls if show_call(call) is None)
+def _show_message(text: str, calls: tuple[ToolCall, ...] = (), thoughts: str = "") -> JsonObject:
+    shown_calls = [shown for call in calls if (shown := show_call(call)) is not None]
+    text += "".join(write_call(call) for call in calls if show_call(call) is None)
     message: JsonObject = {"role": "assistant", "content": text} | ({"thinking": thoughts} if thoughts else {})
     return message | ({"tool_calls": shown_calls} if shown_calls else {})
 
 
-def _logprobs(logprobs: tuple[TextLogprob, ...], call: Call[ChatBody] | Call[GenerateBody]) -> JsonObject:
-    return {"logprobs": show_logprobs(logprobs)} if call.body.logprobs and logprobs else {}
+def _show_logprobs(logprobs: tuple[TextLogprob, ...], context: AnswerContext[ChatBody] | AnswerContext[GenerateBody]) -> JsonObject:
+    return {"logprobs": show_logprobs(logprobs)} if context.body.logprobs and logprobs else {}
 
 
-def _ended(end: ChoiceEnd, call: Call[GenerateBody]) -> JsonObject:
-    told = figures(end, call)
-    return told | {"context": list(end.tokens)} if call.request.with_tokens else told
+def _show_end(end: ChoiceEnd, context: AnswerContext[GenerateBody]) -> JsonObject:
+    end_fields = show_end(end, context)
+    return end_fields | {"context": list(end.tokens)} if context.request.with_tokens else end_fields

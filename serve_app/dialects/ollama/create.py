@@ -1,4 +1,4 @@
-"""What `/api/create` asks, structured or as a Modelfile's text, as changes to a model. Pure."""
+"""Decodes `/api/create`, structured or as a Modelfile's text, into changes to a model. Pure."""
 
 from typing import Any
 
@@ -22,8 +22,8 @@ def decode(body: CreateBody) -> tuple[str, dict[str, Any]]:
     parent = body.from_ or (text.base if text else "")
     if not parent:
         raise InvalidRequest("from is required: name a served model to derive from", param="from")
-    changes: dict[str, Any] = {} if text is None else _of_text(text)
-    changes |= _of_body(body)
+    changes: dict[str, Any] = {} if text is None else _read_modelfile(text)
+    changes |= _read_body(body)
     if changes.get("template") is not None:
         _require_template(changes["template"])
     return parent, changes
@@ -39,7 +39,7 @@ _REFUSED = {
 }
 
 
-def _of_text(text: modelfile.Modelfile) -> dict[str, Any]:
+def _read_modelfile(text: modelfile.Modelfile) -> dict[str, Any]:
     return {
         "system": text.system,
         "template": text.template,
@@ -50,7 +50,7 @@ def _of_text(text: modelfile.Modelfile) -> dict[str, Any]:
     }
 
 
-def _of_body(body: CreateBody) -> dict[str, Any]:
+def _read_body(body: CreateBody) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     if body.system is not None:
         changes["system"] = body.system
@@ -59,20 +59,20 @@ def _of_body(body: CreateBody) -> dict[str, Any]:
     if body.license:
         changes["license"] = (body.license,) if isinstance(body.license, str) else tuple(body.license)
     if body.messages:
-        changes["messages"] = [_turn(at, message) for at, message in enumerate(body.messages)]
+        changes["messages"] = [_read_message(at, message) for at, message in enumerate(body.messages)]
     if body.parameters:
         given = {name: value for name, value in body.parameters.items() if value is not None}
         try:
             if modelfile.TASK in given:
-                changes["task"] = modelfile.task_of(given.pop(modelfile.TASK))
-            changes["parameters"] = {name: ollama.checked(name, value) for name, value in given.items()}
+                changes["task"] = modelfile.parse_task(given.pop(modelfile.TASK))
+            changes["parameters"] = {name: ollama.check_parameter(name, value) for name, value in given.items()}
             ollama.require_usable(changes["parameters"])
         except InvalidValue as error:
             raise InvalidRequest(f'parameter "{error.field[:100]}" {error.fault}', param="parameters") from error
     return changes
 
 
-def _turn(at: int, message: ChatMessage) -> dict[str, str]:
+def _read_message(at: int, message: ChatMessage) -> dict[str, str]:
     if message.role not in modelfile.ROLES or message.tool_calls or message.images:
         raise InvalidRequest(f"messages.{at}: must be a text of {', '.join(modelfile.ROLES)}", param=f"messages.{at}")
     return {"role": message.role, "content": message.content or ""}

@@ -1,17 +1,17 @@
-"""What Ollama's API says about a model. Pure."""
+"""Shows models in the shapes of Ollama's API. Pure."""
 
 from serve_app import parameters as ollama
 from serve_app.dialects.base import JsonObject
 from serve_app.dialects.ollama import modelfile
-from serve_app.dialects.ollama.shapes import moment
+from serve_app.dialects.ollama.shapes import format_time
 from serve_app.model_info import ModelInfo
-from serve_app.model_names import tagged
+from serve_app.model_names import add_tag
 
 
-def details(model: ModelInfo) -> JsonObject:
+def show_details(model: ModelInfo) -> JsonObject:
     """Return a model's `details`."""
     return {
-        "parent_model": tagged(model.parent) if model.parent else "",
+        "parent_model": add_tag(model.parent) if model.parent else "",
         "format": "safetensors",
         "family": model.family,
         "families": [model.family],
@@ -20,20 +20,20 @@ def details(model: ModelInfo) -> JsonObject:
     }
 
 
-def summary(model: ModelInfo) -> JsonObject:
+def show_summary(model: ModelInfo) -> JsonObject:
     """Return a model's entry in the list."""
     return {
-        "name": tagged(model.name),
-        "model": tagged(model.name),
-        "modified_at": moment(model.modified),
+        "name": add_tag(model.name),
+        "model": add_tag(model.name),
+        "modified_at": format_time(model.modified),
         "size": model.stored_bytes,
         "digest": model.digest,
-        "details": details(model),
+        "details": show_details(model),
     }
 
 
-def show(model: ModelInfo) -> JsonObject:
-    """Return everything about a model; its context length is what a group has, and not what the weights could have."""
+def show_model(model: ModelInfo) -> JsonObject:
+    """Return everything about a model; its context length is that of a group, not that of the weights."""
     settings = model.settings
     parameters = settings.parameters | ({modelfile.TASK: settings.task} if settings.task else {})
     turns = [(turn.role, turn.content) for turn in settings.messages]
@@ -42,14 +42,14 @@ def show(model: ModelInfo) -> JsonObject:
     )
     shown: JsonObject = {
         "license": "\n".join(settings.license),
-        "modelfile": f"# Derives {tagged(model.name)} anew: phi-serve create NAME -f this-file\n{text}",
-        "parameters": "\n".join(f"{name:<30} {value}" for name, value in ollama.as_lines(parameters)),
+        "modelfile": f"# Derives {add_tag(model.name)} anew: phi-serve create NAME -f this-file\n{text}",
+        "parameters": "\n".join(f"{name:<30} {value}" for name, value in ollama.write_values(parameters)),
         "template": model.template,
         "system": settings.system,
-        "details": details(model),
+        "details": show_details(model),
         "model_info": _info(model),
         "capabilities": list(model.capabilities),
-        "modified_at": moment(model.modified),
+        "modified_at": format_time(model.modified),
     }
     if turns:
         shown["messages"] = [{"role": role, "content": content} for role, content in turns]

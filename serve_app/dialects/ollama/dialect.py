@@ -3,24 +3,24 @@
 from serve_app.dialects.base import Dialect, Generate, JsonObject, Query, QueryContext, Reply, dump
 from serve_app.dialects.ollama import create
 from serve_app.dialects.ollama.codec import ChatCodec, GenerateCodec
-from serve_app.dialects.ollama.describe import details, show, summary
-from serve_app.dialects.ollama.shapes import ERROR_SCHEMA, MEDIA_TYPE, encode_error, line, moment
+from serve_app.dialects.ollama.describe import show_details, show_model, show_summary
+from serve_app.dialects.ollama.shapes import ERROR_SCHEMA, MEDIA_TYPE, encode_error, encode_line, format_time
 from serve_app.dialects.ollama.wire import CopyBody, CreateBody, ModelBody
 from serve_app.errors import InvalidRequest, ModelNotFound, NotFound, Unsupported
-from serve_app.model_names import shorten_name, tagged
+from serve_app.model_names import add_tag, shorten_name
 
 PORT = 11434
 """Where Ollama listens; a request that names it in its Host header gets Ollama's own `GET /`."""
 API_VERSION = "0.12.6"
-"""The Ollama whose API this is; clients ask it to know what they may send."""
+"""The version of Ollama whose API this is; clients query it to learn which features they may use."""
 _TEXT = "text/plain"
 _PROGRESS = ("application/json", MEDIA_TYPE)
 _NEVER_S = (2**63 - 1) / 1e9
-"""How far off Ollama puts the end of a model that is kept for good."""
+"""How far ahead Ollama puts the expiry of a model that is never unloaded."""
 
 
-async def _running(context: QueryContext, _: None) -> Reply | None:
-    """Answer on Ollama's own port; another dialect has this path too, and only the port says which one the client means."""
+async def _greet(context: QueryContext, _: None) -> Reply | None:
+    """Answer on Ollama's own port only: another dialect has this path too, and the port shows which one the client means."""
     if not context.host.endswith(f":{PORT}"):
         return None
     return Reply(body=b"Ollama is running", media_type=_TEXT)
@@ -31,22 +31,22 @@ async def _version(context: QueryContext, _: None) -> JsonObject:
 
 
 async def _tags(context: QueryContext, _: None) -> JsonObject:
-    return {"models": [summary(model) for model in context.models.list()]}
+    return {"models": [show_summary(model) for model in context.models.list()]}
 
 
 async def _ps(context: QueryContext, _: None) -> JsonObject:
-    """List one entry: all names share the weights, which the ready groups hold until the operator takes them away."""
+    """List one entry: all names share the weights, which the ready groups hold until the operator removes them."""
     groups = context.loaded_groups()
     if not groups:
         return {"models": []}
     model = context.models.find(None)
     entry = {
-        "name": tagged(model.name),
-        "model": tagged(model.name),
+        "name": add_tag(model.name),
+        "model": add_tag(model.name),
         "size": sum(group.weight_bytes for group in groups),
         "digest": model.digest,
-        "details": details(model),
-        "expires_at": moment(model.created + _NEVER_S),
+        "details": show_details(model),
+        "expires_at": format_time(model.created + _NEVER_S),
         "size_vram": sum(group.gpu_bytes for group in groups),
         "context_length": max(group.context_length for group in groups),
         "groups": [
@@ -65,56 +65,56 @@ async def _ps(context: QueryContext, _: None) -> JsonObject:
 
 
 async def _show(context: QueryContext, body: ModelBody) -> JsonObject:
-    return show(context.models.find(_name(body)))
+    return show_model(context.models.find(_require_name(body)))
 
 
 async def _create(context: QueryContext, body: CreateBody) -> Reply:
-    name = _name(body)
+    name = _require_name(body)
     parent, changes = create.decode(body)
-    made = await context.models.create(name, parent, changes)
-    using = f"using existing model {tagged(context.models.find(parent).name)}"
-    steps = [using, f"creating new layer sha256:{made.digest}", "writing manifest"]
-    return _progress(body, [{"status": step} for step in steps])
+    variant = await context.models.create(name, parent, changes)
+    using = f"using existing model {add_tag(context.models.find(parent).name)}"
+    steps = [using, f"creating new layer sha256:{variant.digest}", "writing manifest"]
+    return _reply_progress(body, [{"status": step} for step in steps])
 
 
 async def _copy(context: QueryContext, body: CopyBody) -> Reply:
     if not body.source or not body.destination:
         raise InvalidRequest("source and destination are required")
     await context.models.copy(body.source, body.destination)
-    return _empty()
+    return _reply_empty()
 
 
 async def _delete(context: QueryContext, body: ModelBody) -> Reply:
-    await context.models.delete(_name(body))
-    return _empty()
+    await context.models.delete(_require_name(body))
+    return _reply_empty()
 
 
 async def _pull(context: QueryContext, body: ModelBody) -> Reply:
-    """Report a served model as complete; no other can be had."""
+    """Report a served model as complete; no other model can be pulled."""
     try:
-        model = context.models.find(_name(body))
+        model = context.models.find(_require_name(body))
     except ModelNotFound as error:
         raise NotFound("pull model manifest: file does not exist; the operator configures which model is served") from error
     digest, size = model.digest, model.stored_bytes
     layer = {"status": f"pulling {digest[:12]}", "digest": f"sha256:{digest}", "total": size, "completed": size}
     steps: list[JsonObject] = [{"status": "pulling manifest"}, layer, {"status": "verifying sha256 digest"}]
-    return _progress(body, [*steps, {"status": "writing manifest"}])
+    return _reply_progress(body, [*steps, {"status": "writing manifest"}])
 
 
 async def _push(context: QueryContext, body: ModelBody) -> Reply:
-    context.models.find(_name(body))
+    context.models.find(_require_name(body))
     raise Unsupported("you are not authorized to push from here: this server publishes no models", param="model")
 
 
 async def _embed(context: QueryContext, body: ModelBody) -> Reply:
-    context.models.find(_name(body))
-    raise Unsupported(f'"{shorten_name(_name(body))}" does not support embeddings', param="model")
+    context.models.find(_require_name(body))
+    raise Unsupported(f'"{shorten_name(_require_name(body))}" does not support embeddings', param="model")
 
 
 async def _has_blob(context: QueryContext, _: None) -> Reply:
     if not await context.models.has_blob(context.parameters["digest"]):
         raise NotFound("no such blob")
-    return _empty()
+    return _reply_empty()
 
 
 async def _put_blob(context: QueryContext, raw: bytes) -> Reply:
@@ -122,23 +122,23 @@ async def _put_blob(context: QueryContext, raw: bytes) -> Reply:
     return Reply(body=b"", media_type=_TEXT, status=201)
 
 
-def _name(body: ModelBody) -> str:
+def _require_name(body: ModelBody) -> str:
     name = body.model or body.name
     if not name:
         raise InvalidRequest("model is required", param="model")
     return name
 
 
-def _empty() -> Reply:
+def _reply_empty() -> Reply:
     return Reply(body=b"", media_type=_TEXT)
 
 
-def _progress(body: ModelBody, steps: list[JsonObject]) -> Reply:
-    """Return the steps that were taken; they take no time, so they come together."""
+def _reply_progress(body: ModelBody, steps: list[JsonObject]) -> Reply:
+    """Return the steps of a finished operation; all at once, since they take no time."""
     success = {"status": "success"}
     if body.stream is False:
         return Reply(body=dump(success))
-    return Reply(body=b"".join(map(line, [*steps, success])), media_type=MEDIA_TYPE)
+    return Reply(body=b"".join(map(encode_line, [*steps, success])), media_type=MEDIA_TYPE)
 
 
 DIALECT = Dialect(
@@ -148,7 +148,7 @@ DIALECT = Dialect(
     endpoints=(
         Generate("/api/generate", GenerateCodec(), MEDIA_TYPE),
         Generate("/api/chat", ChatCodec(), MEDIA_TYPE),
-        Query(path="/", answer=_running, media_types=(_TEXT,)),
+        Query(path="/", answer=_greet, media_types=(_TEXT,)),
         Query(path="/api/version", answer=_version),
         Query(path="/api/tags", answer=_tags),
         Query(path="/api/ps", answer=_ps),

@@ -1,12 +1,13 @@
-"""Objects that Ollama's answers, lines and errors have in common. Pure."""
+"""Objects that Ollama's answers, lines and errors share. Pure."""
 
 import json
 from datetime import UTC, datetime
 from typing import Any
 
 from serve_app.conversation import ChoiceEnd, TextLogprob, ToolCall
-from serve_app.dialects.base import Call, JsonObject, dump
+from serve_app.dialects.base import AnswerContext, JsonObject, dump
 from serve_app.dialects.ollama.wire import ChatBody, GenerateBody
+from serve_app.dialects.shared_wire import show_invalid
 from serve_app.errors import ModelNotFound, Overloaded, ServeError
 from serve_app.strict_json import load
 from serve_app.types import FinishReason
@@ -14,7 +15,7 @@ from serve_app.types import FinishReason
 MEDIA_TYPE = "application/x-ndjson"
 _NS = 1_000_000_000
 ERROR_SCHEMA: JsonObject = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
-"""What `encode_error` returns."""
+"""JSON schema of the result of `encode_error`."""
 
 
 def encode_error(error: ServeError, request_id: str) -> JsonObject:
@@ -26,34 +27,32 @@ def encode_error(error: ServeError, request_id: str) -> JsonObject:
     return {"error": error.message}
 
 
-def line(value: JsonObject) -> bytes:
+def encode_line(value: JsonObject) -> bytes:
     """Return one line of a streamed answer."""
     return dump(value) + b"\n"
 
 
-def moment(unix_s: float) -> str:
-    """Return an instant as Ollama writes it."""
+def format_time(unix_s: float) -> str:
+    """Return a time in the format of Ollama."""
     return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def head(call: Call[ChatBody] | Call[GenerateBody]) -> JsonObject:
-    """Return what every answer and line begins with."""
-    return {"model": call.model, "created_at": moment(call.created + call.elapsed())}
+def show_head(context: AnswerContext[ChatBody] | AnswerContext[GenerateBody]) -> JsonObject:
+    """Return the first fields of every answer and line."""
+    return {"model": context.model, "created_at": format_time(context.created + context.elapsed())}
 
 
-def figures(end: ChoiceEnd, call: Call[ChatBody] | Call[GenerateBody]) -> JsonObject:
-    """Return what the last line tells of the generation, times in nanoseconds.
+def show_end(end: ChoiceEnd, context: AnswerContext[ChatBody] | AnswerContext[GenerateBody]) -> JsonObject:
+    """Return the fields of the last line: reason, counts and times in nanoseconds.
 
-    The model is loaded before any request comes, so that takes none of its time. What the total has beyond the other two was spent
-    waiting and on the way.
+    The model is loaded before any request arrives, so `load_duration` is 0. The rest of the total is time spent waiting and in
+    transit.
     """
     timings, usage = end.timings, end.usage
-    flagged: JsonObject = {"invalid_tool_arguments": list(end.invalid_calls)} if end.invalid_calls else {}
-    flagged |= {"invalid_answer": True} if end.invalid_answer else {}
-    return flagged | {
+    return show_invalid(end) | {
         "done": True,
         "done_reason": "length" if end.reason is FinishReason.LENGTH else "stop",
-        "total_duration": round(call.elapsed() * _NS),
+        "total_duration": round(context.elapsed() * _NS),
         "load_duration": 0,
         "prompt_eval_count": usage.prompt_tokens,
         "prompt_eval_duration": round(timings.prefill_s * _NS),
@@ -62,20 +61,20 @@ def figures(end: ChoiceEnd, call: Call[ChatBody] | Call[GenerateBody]) -> JsonOb
     }
 
 
-def loaded(call: Call[ChatBody] | Call[GenerateBody]) -> JsonObject:
-    """Return how a request without a prompt ends."""
-    return {"done": True, "done_reason": "unload" if seconds(call.body.keep_alive) == 0 else "load"}
+def show_loaded(context: AnswerContext[ChatBody] | AnswerContext[GenerateBody]) -> JsonObject:
+    """Return the last fields of the answer to a request without a prompt."""
+    return {"done": True, "done_reason": "unload" if _unloads(context.body.keep_alive) else "load"}
 
 
-def seconds(keep_alive: str | float | None) -> float | None:
-    """Return the number in a duration that is known to be well-formed, 0 only for none at all; None when it is not given."""
+def _unloads(keep_alive: str | float | None) -> bool:
+    """Return whether a well-formed `keep_alive` asks to unload: a duration of 0."""
     if isinstance(keep_alive, str):
-        return 0.0 if not keep_alive.strip("+-0.hmsnuµ") else 1.0
-    return keep_alive
+        return not keep_alive.strip("+-0.hmsnuµ")
+    return keep_alive == 0
 
 
-def written(call: ToolCall) -> str:
-    """Return a call that `show_call` cannot show as the text it is; Ollama too leaves as text what it cannot read."""
+def write_call(call: ToolCall) -> str:
+    """Return a call that `show_call` cannot show as text; Ollama too leaves unreadable calls as text."""
     text = f'{{"name": {json.dumps(call.name, ensure_ascii=False)}, "arguments": {call.arguments}'
     return text + "}" * _is_json(call.arguments)
 
@@ -89,7 +88,7 @@ def _is_json(text: str) -> bool:
 
 
 def show_call(call: ToolCall) -> JsonObject | None:
-    """Return a tool call, its arguments as an object; None where they are none, or were cut off."""
+    """Return a tool call, its arguments as an object; None where they are no object, or were cut off."""
     try:
         arguments: Any = load(call.arguments or "{}")
     except (ValueError, RecursionError):

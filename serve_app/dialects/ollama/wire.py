@@ -4,41 +4,34 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from serve_app.dialects import shared_wire
 from serve_app.dialects.base import WireBody
+from serve_app.dialects.shared_wire import OfferedTool
 
 
-def _lowered(value: Any) -> Any:
+def _lowercase(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
-class CalledFunction(WireBody):
-    """What a tool call asks for."""
+class CalledFunction(shared_wire.CalledFunction):
+    """The called function."""
 
-    name: str = Field(min_length=1)
     arguments: dict[str, Any] | None = None
 
 
-class MessageToolCall(WireBody):
+class MessageToolCall(shared_wire.MessageToolCall):
     """A tool call in an assistant's message."""
 
-    id: str | None = None
     function: CalledFunction
 
 
 class ChatMessage(WireBody):
     """One message of a chat."""
 
-    role: Annotated[Literal["system", "developer", "user", "assistant", "tool"], BeforeValidator(_lowered)]
+    role: Annotated[Literal["system", "developer", "user", "assistant", "tool"], BeforeValidator(_lowercase)]
     content: str | None = None
     images: list[str] | None = None
     tool_calls: list[MessageToolCall] | None = None
-
-
-class OfferedTool(WireBody):
-    """A function that the model may ask for; the object is shown to the model as it is."""
-
-    type: Literal["function"] = "function"
-    function: dict[str, Any]
 
 
 class GenerationBody(WireBody):

@@ -1,4 +1,4 @@
-"""OpenAI's API: chat completions, completions, models; and where a request would go."""
+"""OpenAI's API: chat completions, completions, models; and our preview of routes."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ ABSENT = (
     "responses",
     "score",
 )
-"""What OpenAI's API and vLLM's additions to it have besides; some are names in other APIs too."""
+"""First path segments that OpenAI's API or vLLM's additions have, and this server lacks; other APIs use some of them too."""
 DIALECT = replace(
     codec.DIALECT,
     endpoints=(*codec.DIALECT.endpoints, ROUTE),

@@ -1,4 +1,4 @@
-"""OpenAI's API as pure functions: bodies to requests, events to chunks, errors to their shape."""
+"""OpenAI's API: decodes bodies into requests, encodes completions. Pure."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ from serve_app.conversation import (
     Tool,
 )
 from serve_app.dialects.base import (
-    Call,
+    AnswerContext,
     Dialect,
     Generate,
     JsonObject,
@@ -29,18 +29,18 @@ from serve_app.dialects.openai.constraints import decode_form, decode_tools
 from serve_app.dialects.openai.messages import decode_messages
 from serve_app.dialects.openai.shapes import (
     ERROR_SCHEMA,
-    chat_logprobs,
-    completion_usage,
     encode_error,
-    finish_reason,
-    head,
     show_call,
+    show_chat_logprobs,
+    show_completion_usage,
+    show_finish_reason,
     show_function_call,
-    show_invalid,
-    text_logprobs,
+    show_head,
+    show_text_logprobs,
 )
 from serve_app.dialects.openai.stream import MEDIA_TYPE, ChatEncoder, CompletionEncoder
 from serve_app.dialects.openai.wire import ChatBody, CompletionBody, DetokenizeBody, GenerationBody, TokenizeBody
+from serve_app.dialects.shared_wire import show_invalid
 from serve_app.errors import InvalidRequest, Unsupported
 from serve_app.model_info import ModelInfo
 from serve_app.types import Sampling
@@ -64,38 +64,38 @@ class ChatCodec:
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         request = GenerateRequest(
             request_id=request_id,
-            prompts=(_chat(body, tools),),
+            prompts=(_decode_chat(body, tools),),
             form=form,
             sampling=_decode_sampling(
                 body, body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens, logprobs
             ),
-            explicit=_explicit(body) | ({"max_tokens"} if body.max_completion_tokens is not None else frozenset()),
+            explicit=_list_explicit(body) | ({"max_tokens"} if body.max_completion_tokens is not None else frozenset()),
             model=body.model,
-            stop=_stops(body.stop),
+            stop=_decode_stops(body.stop),
             n=body.n or 1,
             one_call=bool(body.functions),
         )
-        return request, _streamed(body)
+        return request, _is_streamed(body)
 
-    def encode(self, completion: Completion, call: Call[ChatBody]) -> JsonObject:
+    def encode(self, completion: Completion, context: AnswerContext[ChatBody]) -> JsonObject:
         """See `Codec.encode`."""
-        choices, legacy = [], bool(call.body.functions)
+        choices, legacy = [], bool(context.body.functions)
         for index, choice in enumerate(completion.choices):
-            logprobs = {"content": chat_logprobs(choice.logprobs), "refusal": None} if call.body.logprobs else None
+            logprobs = {"content": show_chat_logprobs(choice.logprobs), "refusal": None} if context.body.logprobs else None
             choices.append(
                 {
                     "index": index,
-                    "message": _answer(choice, legacy),
+                    "message": _show_message(choice, legacy),
                     "logprobs": logprobs,
-                    "finish_reason": finish_reason(choice.end, legacy),
+                    "finish_reason": show_finish_reason(choice.end, legacy),
                 }
                 | show_invalid(choice.end)
             )
-        return head(call, "chat.completion") | {"choices": choices, "usage": completion_usage(completion, call)}
+        return show_head(context, "chat.completion") | {"choices": choices, "usage": show_completion_usage(completion, context)}
 
-    def encoder(self, call: Call[ChatBody]) -> StreamEncoder:
+    def encoder(self, context: AnswerContext[ChatBody]) -> StreamEncoder:
         """See `Codec.encoder`."""
-        return ChatEncoder(call, "chat.completion.chunk")
+        return ChatEncoder(context, "chat.completion.chunk")
 
 
 class CompletionCodec:
@@ -113,44 +113,44 @@ class CompletionCodec:
             raise Unsupported("echo with logprobs is not served: the prompt's own logprobs are not computed", param="echo")
         request = GenerateRequest(
             request_id=request_id,
-            prompts=_prompts(body.prompt),
+            prompts=_decode_prompts(body.prompt),
             form=decode_form(body),
             sampling=_decode_sampling(
                 body, _DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens, body.logprobs
             ),
-            explicit=_explicit(body),
+            explicit=_list_explicit(body),
             model=body.model,
-            stop=_stops(body.stop),
+            stop=_decode_stops(body.stop),
             n=body.n or 1,
             echo=bool(body.echo),
         )
-        return request, _streamed(body)
+        return request, _is_streamed(body)
 
-    def encode(self, completion: Completion, call: Call[CompletionBody]) -> JsonObject:
+    def encode(self, completion: Completion, context: AnswerContext[CompletionBody]) -> JsonObject:
         """See `Codec.encode`."""
         choices = [
             {
                 "index": index,
                 "text": choice.text,
-                "logprobs": text_logprobs(choice.logprobs, 0) if call.body.logprobs is not None else None,
+                "logprobs": show_text_logprobs(choice.logprobs, 0) if context.body.logprobs is not None else None,
                 "finish_reason": choice.end.reason,
             }
             for index, choice in enumerate(completion.choices)
         ]
-        return head(call, "text_completion") | {"choices": choices, "usage": completion_usage(completion, call)}
+        return show_head(context, "text_completion") | {"choices": choices, "usage": show_completion_usage(completion, context)}
 
-    def encoder(self, call: Call[CompletionBody]) -> StreamEncoder:
+    def encoder(self, context: AnswerContext[CompletionBody]) -> StreamEncoder:
         """See `Codec.encoder`."""
-        return CompletionEncoder(call, "text_completion")
+        return CompletionEncoder(context, "text_completion")
 
 
-def _streamed(body: GenerationBody) -> bool:
+def _is_streamed(body: GenerationBody) -> bool:
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options is only allowed with stream: true", param="stream_options")
     return bool(body.stream)
 
 
-def _answer(choice: CompletedChoice, legacy: bool) -> JsonObject:
+def _show_message(choice: CompletedChoice, legacy: bool) -> JsonObject:
     message: JsonObject = {"role": "assistant", "content": choice.text, "refusal": None}
     if choice.tool_calls:
         message["content"] = choice.text or None
@@ -160,27 +160,27 @@ def _answer(choice: CompletedChoice, legacy: bool) -> JsonObject:
     return message
 
 
-def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> tuple[Prompt, ...]:
+def _decode_prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> tuple[Prompt, ...]:
     if isinstance(prompt, str):
-        return (_raw_text(prompt),)
+        return (_decode_text(prompt),)
     if not prompt:
         raise InvalidRequest("prompt must not be empty", param="prompt")
     if all(isinstance(item, int) for item in prompt):
         return (RawTokens(ids=tuple(item for item in prompt if isinstance(item, int))),)
-    return tuple(_raw_text(item) if isinstance(item, str) else RawTokens(ids=tuple(_as_ids(item))) for item in prompt)
+    return tuple(_decode_text(item) if isinstance(item, str) else RawTokens(ids=tuple(_decode_ids(item))) for item in prompt)
 
 
-def _raw_text(text: str) -> RawText:
+def _decode_text(text: str) -> RawText:
     if not text:
         raise InvalidRequest("prompt must not be empty", param="prompt")
     return RawText(text=text)
 
 
-def _as_ids(item: int | list[int]) -> list[int]:
+def _decode_ids(item: int | list[int]) -> list[int]:
     return [item] if isinstance(item, int) else item
 
 
-def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
+def _decode_stops(stop: str | list[str] | None) -> tuple[str, ...]:
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if len(stops) > _MAX_STOPS or any(not text or len(text) > 1000 for text in stops):
         raise InvalidRequest(f"stop takes at most {_MAX_STOPS} strings of 1 to 1000 characters", param="stop")
@@ -196,7 +196,7 @@ def _decode_sampling(body: GenerationBody, max_tokens: int | None, logprobs: int
         repetition_penalty=body.repetition_penalty,
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
-        logit_bias=_bias(body.logit_bias),
+        logit_bias=_decode_bias(body.logit_bias),
         seed=body.seed,
         max_tokens=max_tokens,
         min_tokens=body.min_tokens,
@@ -206,11 +206,11 @@ def _decode_sampling(body: GenerationBody, max_tokens: int | None, logprobs: int
     )
 
 
-def _explicit(body: GenerationBody) -> frozenset[str]:
+def _list_explicit(body: GenerationBody) -> frozenset[str]:
     return given_fields(body.model_dump(include={*GenerationBody.model_fields}))
 
 
-def _bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:
+def _decode_bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:
     if bias is None:
         return None
     if not all(token.isascii() and token.isdigit() and len(token) < 12 for token in bias):
@@ -239,13 +239,13 @@ async def _find_model(context: QueryContext, _: None) -> JsonObject:
     return _show_model(context.models.find(name)) | {"id": name}
 
 
-def _chat(body: ChatBody, tools: tuple[Tool, ...]) -> Chat:
+def _decode_chat(body: ChatBody, tools: tuple[Tool, ...]) -> Chat:
     messages = decode_messages(body.messages)
-    return Chat(messages=messages, tools=tools, ending=_ending(body, messages[-1]))
+    return Chat(messages=messages, tools=tools, ending=_decode_ending(body, messages[-1]))
 
 
-def _ending(body: ChatBody, last: Message) -> Ending:
-    """Return how the prompt ends, by vLLM's two fields; raises `InvalidRequest` where they contradict each other or the chat."""
+def _decode_ending(body: ChatBody, last: Message) -> Ending:
+    """Return how the prompt ends, from vLLM's two fields; raises `InvalidRequest` where they contradict each other or the chat."""
     if not body.continue_final_message:
         return Ending.CLOSED if body.add_generation_prompt is False else Ending.OPENED
     if body.add_generation_prompt is not False:
@@ -260,16 +260,16 @@ def _ending(body: ChatBody, last: Message) -> Ending:
 
 
 async def _render_chat(context: QueryContext, body: ChatBody) -> JsonObject:
-    rendered = await context.render(body.model, _chat(body, decode_tools(body)[0]))
+    rendered = await context.render(body.model, _decode_chat(body, decode_tools(body)[0]))
     return {"prompt": rendered.text, "prompt_token_ids": list(rendered.ids), "count": len(rendered.ids)}
 
 
 async def _tokenize(context: QueryContext, body: TokenizeBody) -> JsonObject:
-    rendered = await context.render(body.model, _tokenized_prompt(body))
+    rendered = await context.render(body.model, _decode_tokenize(body))
     return {"count": len(rendered.ids), "max_model_len": rendered.context_length, "tokens": list(rendered.ids)}
 
 
-def _tokenized_prompt(body: TokenizeBody) -> Prompt:
+def _decode_tokenize(body: TokenizeBody) -> Prompt:
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequest("give either prompt or messages", param="prompt")
     if body.messages is None:
@@ -277,7 +277,7 @@ def _tokenized_prompt(body: TokenizeBody) -> Prompt:
             raise InvalidRequest("continue_final_message needs messages", param="continue_final_message")
         return RawText(text=body.prompt or "")
     chat = ChatBody(**{name: getattr(body, name) for name in TokenizeBody.model_fields if name != "prompt"})
-    return _chat(chat, decode_tools(chat)[0])
+    return _decode_chat(chat, decode_tools(chat)[0])
 
 
 async def _detokenize(context: QueryContext, body: DetokenizeBody) -> JsonObject:

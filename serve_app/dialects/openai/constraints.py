@@ -1,4 +1,4 @@
-"""Tools and answer formats of OpenAI's bodies, and vLLM's structured outputs, as tools and the form of the answer. Pure."""
+"""Decodes tools and answer formats of OpenAI's bodies, and vLLM's structured outputs. Pure."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from serve_app.dialects.openai import wire
 from serve_app.dialects.openai.wire import ChatBody, CompletionBody, NamedFunction, ResponseFormat, StructuredOutputs
 from serve_app.faults import client_faults
 from serve_app.strict_json import load
-from serve_app.types import Choice, Constraint, Grammar, InvalidValue, JsonSchema, Regex
+from serve_app.types import Constraint, Grammar, InvalidValue, JsonSchema, OneOf, Regex
 
 
 def decode_tools(body: ChatBody) -> tuple[tuple[Tool, ...], AnswerForm]:
@@ -30,12 +30,12 @@ def decode_form(body: CompletionBody) -> AnswerForm:
 
 
 def _decode_format(body: ChatBody | CompletionBody) -> Constraint | None:
-    structured = None if body.structured_outputs is None else _structured(body.structured_outputs)
+    structured = None if body.structured_outputs is None else _decode_structured(body.structured_outputs)
     if body.response_format is None or body.response_format.type == "text":
         return structured
     if structured is not None:
         raise InvalidValue("response_format", "cannot be given together with structured_outputs")
-    return _response_format(body.response_format)
+    return _decode_response_format(body.response_format)
 
 
 def _decode(
@@ -48,7 +48,7 @@ def _decode(
     if not tools:
         raise InvalidValue("tool_choice", "needs tools")
     if isinstance(choice, wire.ToolChoice) and choice.type == "allowed_tools":
-        tools, choice = _allowed(tools, choice)
+        tools, choice = _decode_allowed(tools, choice)
     if isinstance(choice, wire.ToolChoice):
         if choice.function is None:
             raise InvalidValue("tool_choice", "must name a function")
@@ -57,8 +57,8 @@ def _decode(
     return tools, AnswerForm(tool_choice=ToolChoice(choice), parallel=parallel is not False, format=format)
 
 
-def _allowed(tools: tuple[Tool, ...], choice: wire.ToolChoice) -> tuple[tuple[Tool, ...], str]:
-    """Return the tools that may be called and whether one must be. The model is shown no others: it calls what it sees."""
+def _decode_allowed(tools: tuple[Tool, ...], choice: wire.ToolChoice) -> tuple[tuple[Tool, ...], str]:
+    """Return the allowed tools and the tool choice. The model is shown no other tools, since it calls what it sees."""
     allowed = choice.allowed_tools
     mode, listed = (choice.mode, choice.tools) if allowed is None else (allowed.mode, allowed.tools)
     if mode is None or not listed:
@@ -78,7 +78,7 @@ def _select(tools: tuple[Tool, ...], names: Sequence[str | None]) -> tuple[Tool,
 
 
 def _decode_legacy(body: ChatBody, format: Constraint | None) -> tuple[tuple[Tool, ...], AnswerForm]:
-    """Decode `functions` and `function_call` as `tools` and `tool_choice`; faults name the fields that the client knows."""
+    """Decode `functions` and `function_call` as `tools` and `tool_choice`; faults name the legacy fields."""
     if body.tools or body.tool_choice is not None:
         raise InvalidValue("functions" if body.functions else "function_call", "cannot be given together with tools")
     if not body.functions and body.function_call != "none":
@@ -91,49 +91,49 @@ def _decode_legacy(body: ChatBody, format: Constraint | None) -> tuple[tuple[Too
     try:
         return _decode(parse_tools(body.functions or ()), choice, None, format)
     except InvalidValue as error:
-        field = _LEGACY.get(error.field, _OF_FUNCTION.sub(r"functions.\1", error.field))
+        field = _LEGACY_NAMES.get(error.field, _TOOL_FIELD.sub(r"functions.\1", error.field))
         raise InvalidValue(field, error.fault) from error
 
 
-_LEGACY = {"tools": "functions", "tool_choice": "function_call"}
-_OF_FUNCTION = re.compile(r"^tools\.(\d+)\.function")
+_LEGACY_NAMES = {"tools": "functions", "tool_choice": "function_call"}
+_TOOL_FIELD = re.compile(r"^tools\.(\d+)\.function")
 
 
-def _response_format(wanted: ResponseFormat) -> JsonSchema:
-    if wanted.type == "json_object":
+def _decode_response_format(given_format: ResponseFormat) -> JsonSchema:
+    if given_format.type == "json_object":
         return ANY_OBJECT
-    if wanted.json_schema is None or wanted.json_schema.schema_ is None:
+    if given_format.json_schema is None or given_format.json_schema.schema_ is None:
         raise InvalidValue("response_format.json_schema", "must have a schema")
-    lenient = not wanted.json_schema.strict
-    return parse_schema(wanted.json_schema.schema_, "response_format.json_schema.schema", lenient=lenient)
+    lenient = not given_format.json_schema.strict
+    return parse_schema(given_format.json_schema.schema_, "response_format.json_schema.schema", lenient=lenient)
 
 
-def _structured(wanted: StructuredOutputs) -> Constraint:
+def _decode_structured(given_format: StructuredOutputs) -> Constraint:
     given: list[Constraint] = []
-    if wanted.json_ is not None:
-        given.append(parse_schema(_parsed(wanted.json_), "structured_outputs.json"))
-    if wanted.regex is not None:
-        given.append(Regex(_short(wanted.regex, "regex")))
-    if wanted.choice is not None:
-        given.append(Choice(tuple(wanted.choice)))
-        _short("".join(wanted.choice), "choice")
-    if wanted.grammar is not None:
-        given.append(Grammar(_short(wanted.grammar, "grammar")))
-    if wanted.json_object:
+    if given_format.json_ is not None:
+        given.append(parse_schema(_parse_json_object(given_format.json_), "structured_outputs.json"))
+    if given_format.regex is not None:
+        given.append(Regex(_require_short(given_format.regex, "regex")))
+    if given_format.choice is not None:
+        given.append(OneOf(tuple(given_format.choice)))
+        _require_short("".join(given_format.choice), "choice")
+    if given_format.grammar is not None:
+        given.append(Grammar(_require_short(given_format.grammar, "grammar")))
+    if given_format.json_object:
         given.append(ANY_OBJECT)
     if len(given) != 1:
         raise InvalidValue("structured_outputs", "must have exactly one of json, regex, choice, grammar and json_object")
     return given[0]
 
 
-def _short(text: str, field: str) -> str:
-    """Return a constraint's text; raises `InvalidValue` for one as long as no schema may be: compiling takes its length squared."""
+def _require_short(text: str, field: str) -> str:
+    """Return a constraint's text; raises `InvalidValue` above the limit for schemas, since compiling takes its length squared."""
     if len(text.encode()) > MAX_SCHEMA_BYTES:
         raise InvalidValue(f"structured_outputs.{field}", f"must have at most {MAX_SCHEMA_BYTES} bytes")
     return text
 
 
-def _parsed(schema: dict[str, Any] | str) -> dict[str, Any]:
+def _parse_json_object(schema: dict[str, Any] | str) -> dict[str, Any]:
     if isinstance(schema, dict):
         return schema
     try:

@@ -1,27 +1,27 @@
-"""Messages of OpenAI's bodies as turns of a conversation. Pure."""
+"""Decodes messages of OpenAI's bodies into turns of a conversation. Pure."""
 
 from serve_app.conversation import Message, ToolCall
 from serve_app.dialects.openai.wire import ChatMessage, ContentPart
 from serve_app.errors import InvalidRequest, Unsupported
 
-_MEDIA = {"image": "images are", "audio": "audio is", "video": "videos are", "file": "files are"}
-"""Words in the types of content parts that no model here takes, in OpenAI's chat and responses APIs and in vLLM's additions."""
+_MEDIA_PHRASES = {"image": "images are", "audio": "audio is", "video": "videos are", "file": "files are"}
+"""Phrases about content parts that no model here takes, by a word in their type; the types are OpenAI's and vLLM's."""
 
 
 def decode_messages(messages: list[ChatMessage]) -> tuple[Message, ...]:
     """Return the turns; raises `InvalidRequest` or `Unsupported` naming the message at fault."""
-    return tuple(map(_message, range(len(messages)), messages))
+    return tuple(map(_decode_message, range(len(messages)), messages))
 
 
-def _message(at: int, message: ChatMessage) -> Message:
-    """Return a turn; raises `InvalidRequest` when it says nothing, or has fields of another role."""
+def _decode_message(at: int, message: ChatMessage) -> Message:
+    """Return a turn; raises `InvalidRequest` when it is empty, or has fields of another role."""
     field = f"messages.{at}"
-    calls = _calls(field, message)
-    text = _text(f"{field}.content", message)
+    calls = _decode_calls(field, message)
+    text = _decode_content(f"{field}.content", message)
     if message.role == "assistant" and message.refusal is not None:
         text = (text or "") + message.refusal
     if text is None and message.role == "assistant" and message.audio is not None:
-        raise _unserved(f"{field}.audio", "audio is")
+        raise _refuse_media(f"{field}.audio", "audio is")
     if text is None and message.role == "function":
         text = ""  # a function may have returned nothing
     if text is None and not calls:
@@ -35,8 +35,8 @@ def _message(at: int, message: ChatMessage) -> Message:
     return Message(role=role, content=text or "", tool_calls=calls)
 
 
-def _calls(field: str, message: ChatMessage) -> tuple[ToolCall, ...]:
-    """Return what an assistant asked for, in today's shape or in the legacy one."""
+def _decode_calls(field: str, message: ChatMessage) -> tuple[ToolCall, ...]:
+    """Return an assistant's tool calls, from the current or the legacy field."""
     given = [name for name in ("tool_calls", "function_call") if getattr(message, name)]
     if given and message.role != "assistant":
         raise InvalidRequest(f"{field}: only the assistant has {given[0]}", param=f"{field}.{given[0]}")
@@ -49,13 +49,13 @@ def _calls(field: str, message: ChatMessage) -> tuple[ToolCall, ...]:
     )
 
 
-def _text(field: str, message: ChatMessage) -> str | None:
+def _decode_content(field: str, message: ChatMessage) -> str | None:
     if message.content is None or isinstance(message.content, str):
         return message.content
-    return "".join(_part(f"{field}.{at}", part, message.role) for at, part in enumerate(message.content))
+    return "".join(_decode_part(f"{field}.{at}", part, message.role) for at, part in enumerate(message.content))
 
 
-def _part(field: str, part: ContentPart, role: str) -> str:
+def _decode_part(field: str, part: ContentPart, role: str) -> str:
     if part.type == "refusal" and role != "assistant":
         raise InvalidRequest(f"{field}: only the assistant has parts of the type refusal", param=f"{field}.type")
     if part.type in ("text", "refusal"):
@@ -63,11 +63,11 @@ def _part(field: str, part: ContentPart, role: str) -> str:
         if text is None:
             raise InvalidRequest(f"{field}.{part.type}: must be a string", param=f"{field}.{part.type}")
         return text
-    for word, name in _MEDIA.items():
+    for word, name in _MEDIA_PHRASES.items():
         if word in part.type:
-            raise _unserved(field, name)
+            raise _refuse_media(field, name)
     raise InvalidRequest(f"{field}.type: must be text, got '{part.type[:40]}'", param=f"{field}.type")
 
 
-def _unserved(field: str, name: str) -> Unsupported:
+def _refuse_media(field: str, name: str) -> Unsupported:
     return Unsupported(f"{field}: {name} not served by this model; send text", param=field)

@@ -1,4 +1,4 @@
-"""POST /v1/route: where a request would go, or how well labelled texts are classified. Ours, in the shape of OpenAI's API."""
+"""POST /v1/route: previews the route of a request, or measures the classification of labelled texts. Our own endpoint."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -40,7 +40,7 @@ async def answer(context: QueryContext, body: RouteBody) -> JsonObject:
     if body.texts is not None:
         examples = [TaskExample(text=item.text, task=Task(item.task)) for item in body.texts]
         return encode_confusion(await context.confusion(examples))
-    return encode(await context.preview_route(_decode_request(context, body)))
+    return encode_preview(await context.preview_route(_decode_request(context, body)))
 
 
 def _decode_request(context: QueryContext, body: RouteBody) -> GenerateRequest:
@@ -51,7 +51,7 @@ def _decode_request(context: QueryContext, body: RouteBody) -> GenerateRequest:
     return CompletionCodec().decode(parse(CompletionBody, context.raw_body), context.request_id)[0]
 
 
-def encode(preview: RoutePreview) -> JsonObject:
+def encode_preview(preview: RoutePreview) -> JsonObject:
     """Return the decision and the route."""
     decision = preview.decision
     return {

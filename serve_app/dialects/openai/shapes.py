@@ -1,7 +1,7 @@
-"""Objects that OpenAI's answers, chunks and errors have in common. Pure."""
+"""Objects that OpenAI's answers, chunks and errors share. Pure."""
 
 from serve_app.conversation import ChoiceEnd, Completion, TextLogprob, ToolCall, total_usage
-from serve_app.dialects.base import Call, JsonObject, dump
+from serve_app.dialects.base import AnswerContext, JsonObject, dump
 from serve_app.dialects.openai.wire import ChatBody, CompletionBody
 from serve_app.errors import CapacityError, QuotaExceeded, RequestError, ServeError, Unauthenticated
 from serve_app.types import FinishReason, Usage
@@ -23,7 +23,7 @@ ERROR_SCHEMA: JsonObject = {
         }
     },
 }
-"""What `encode_error` returns."""
+"""JSON schema of the result of `encode_error`."""
 
 
 def encode_error(error: ServeError, request_id: str) -> JsonObject:
@@ -41,26 +41,20 @@ def _error_type(error: ServeError) -> str:
     return "service_unavailable_error" if isinstance(error, CapacityError) else "server_error"
 
 
-def head(call: Call[ChatBody] | Call[CompletionBody], kind: str) -> JsonObject:
-    """Return what every answer and chunk begins with."""
+def show_head(context: AnswerContext[ChatBody] | AnswerContext[CompletionBody], kind: str) -> JsonObject:
+    """Return the first fields of every answer and chunk."""
     prefix = "cmpl" if kind == "text_completion" else "chatcmpl"
-    return {"id": f"{prefix}-{call.request.request_id}", "object": kind, "created": int(call.created), "model": call.model}
+    return {"id": f"{prefix}-{context.request.request_id}", "object": kind, "created": int(context.created), "model": context.model}
 
 
-def finish_reason(end: ChoiceEnd, legacy: bool) -> str:
+def show_finish_reason(end: ChoiceEnd, legacy: bool) -> str:
     """Return why a choice ended; `legacy` for a client that gave `functions`."""
     return "function_call" if legacy and end.reason is FinishReason.TOOL_CALLS else end.reason
 
 
-def show_invalid(end: ChoiceEnd) -> JsonObject:
-    """Return the fields of ours in a choice's end that say what is not as its schema wants it; empty where all is."""
-    calls = {"invalid_tool_arguments": list(end.invalid_calls)} if end.invalid_calls else {}
-    return calls | ({"invalid_answer": True} if end.invalid_answer else {})
-
-
-def completion_usage(completion: Completion, call: Call[ChatBody] | Call[CompletionBody]) -> JsonObject:
+def show_completion_usage(completion: Completion, context: AnswerContext[ChatBody] | AnswerContext[CompletionBody]) -> JsonObject:
     """Return the usage of a whole answer."""
-    return show_usage(total_usage((choice.end for choice in completion.choices), call.request.n))
+    return show_usage(total_usage((choice.end for choice in completion.choices), context.request.n))
 
 
 def show_usage(usage: Usage) -> JsonObject:
@@ -73,7 +67,7 @@ def show_usage(usage: Usage) -> JsonObject:
     }
 
 
-def chat_logprobs(logprobs: tuple[TextLogprob, ...]) -> list[JsonObject]:
+def show_chat_logprobs(logprobs: tuple[TextLogprob, ...]) -> list[JsonObject]:
     """Return the logprobs of a chat answer."""
     return [
         {
@@ -86,7 +80,7 @@ def chat_logprobs(logprobs: tuple[TextLogprob, ...]) -> list[JsonObject]:
     ]
 
 
-def text_logprobs(logprobs: tuple[TextLogprob, ...], offset: int) -> JsonObject:
+def show_text_logprobs(logprobs: tuple[TextLogprob, ...], offset: int) -> JsonObject:
     """Return the logprobs of a completion whose text begins at `offset`."""
     offsets = []
     for entry in logprobs:
@@ -100,7 +94,7 @@ def text_logprobs(logprobs: tuple[TextLogprob, ...], offset: int) -> JsonObject:
     }
 
 
-def server_sent_event(value: JsonObject) -> bytes:
+def encode_event(value: JsonObject) -> bytes:
     """Return a server-sent event."""
     return b"data: " + dump(value) + b"\n\n"
 

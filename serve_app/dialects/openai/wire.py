@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from serve_app.dialects import shared_wire
 from serve_app.dialects.base import WireBody
 
 
@@ -21,17 +22,15 @@ class ContentPart(WireBody):
     refusal: str | None = None
 
 
-class CalledFunction(WireBody):
-    """What a tool call asks for."""
+class CalledFunction(shared_wire.CalledFunction):
+    """The called function."""
 
-    name: str = Field(min_length=1)
     arguments: str
 
 
-class MessageToolCall(WireBody):
+class MessageToolCall(shared_wire.MessageToolCall):
     """A tool call in an assistant's message."""
 
-    id: str | None = None
     type: Literal["function"] = "function"
     function: CalledFunction
 
@@ -50,11 +49,10 @@ class ChatMessage(WireBody):
     name: str | None = None
 
 
-class OfferedTool(WireBody):
-    """A function that the model may ask for; the object is shown to the model as it is."""
+class OfferedTool(shared_wire.OfferedTool):
+    """A function that the model may call; the object is shown to the model unchanged."""
 
     type: Literal["function"]
-    function: dict[str, Any]
 
 
 class NamedFunction(WireBody):
@@ -79,9 +77,9 @@ class AllowedTools(WireBody):
 
 
 class ToolChoice(WireBody):
-    """`tool_choice` that names one function, or those that are allowed.
+    """`tool_choice` that names one function, or the allowed tools.
 
-    `mode` and `tools` are where the Responses API has what `allowed_tools` holds here.
+    The Responses API has the fields of `allowed_tools` at the top level: `mode` and `tools`.
     """
 
     type: Literal["function", "allowed_tools"]
@@ -107,7 +105,7 @@ class ResponseFormat(WireBody):
 
 
 class StructuredOutputs(WireBody):
-    """vLLM's `structured_outputs`: one of them."""
+    """vLLM's `structured_outputs`; exactly one field is set."""
 
     json_: dict[str, Any] | str | None = Field(None, alias="json")
     regex: str | None = None

@@ -1,7 +1,16 @@
-"""The reasoning API as pure functions."""
+"""The reasoning API: decodes its body, encodes its answer and errors. Pure."""
 
 from serve_app.conversation import Chat, Completion, GenerateRequest, Message
-from serve_app.dialects.base import Call, Dialect, Generate, JsonObject, Query, QueryContext, StreamEncoder, decode_sampling
+from serve_app.dialects.base import (
+    AnswerContext,
+    Dialect,
+    Generate,
+    JsonObject,
+    Query,
+    QueryContext,
+    StreamEncoder,
+    decode_sampling,
+)
 from serve_app.dialects.reasoning.wire import ReasoningBody
 from serve_app.errors import ServeError, Unsupported
 from serve_app.types import Task
@@ -30,22 +39,22 @@ class ReasoningCodec:
         )
         return request, False
 
-    def encode(self, completion: Completion, call: Call[ReasoningBody]) -> JsonObject:
+    def encode(self, completion: Completion, context: AnswerContext[ReasoningBody]) -> JsonObject:
         """See `Codec.encode`."""
-        choice, seconds = completion.choices[0], call.elapsed()
+        choice, seconds = completion.choices[0], context.elapsed()
         usage = choice.end.usage
         return {
             "generated_text": choice.text,
-            "task_type": call.body.task_type,
+            "task_type": context.body.task_type,
             "inference_time": round(seconds, 3),
-            "model": call.model,
-            "engine": call.record.group or "",
+            "model": context.model,
+            "engine": context.record.group or "",
             "finish_reason": choice.end.reason,
             "usage": {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens},
             "tokens_per_second": round(usage.completion_tokens / max(seconds, 0.001), 1),
         }
 
-    def encoder(self, call: Call[ReasoningBody]) -> StreamEncoder:
+    def encoder(self, context: AnswerContext[ReasoningBody]) -> StreamEncoder:
         """Refuse: this API has no streamed form."""
         raise Unsupported("the reasoning API does not stream; use /v1/chat/completions")
 

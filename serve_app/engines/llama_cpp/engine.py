@@ -18,8 +18,8 @@ from typing import Any
 import aiohttp
 
 from serve_app.chat.grammar import wrap_tokens
-from serve_app.chat.lark import enclosed
-from serve_app.chat.lark_text import may_force
+from serve_app.chat.lark import wrap_lark
+from serve_app.chat.lark_text import may_force_tokens
 from serve_app.engine_config import LlamaCppSettings
 from serve_app.engines.admission import answer_limit
 from serve_app.engines.guidance import Guidance, Guide
@@ -190,10 +190,10 @@ class LlamaCppEngine:
         answer = _Answer(request, limit, frozenset(self._vocabulary.end_ids))
         if request.constraint and self._guidance:
             lark, ends = respelled(request.constraint, self._spelled), self._vocabulary.end_ids
-            answer.guide = await self._guidance.start(Grammar(enclosed(lark, ends), optional=request.constraint.optional))
+            answer.guide = await self._guidance.start(Grammar(wrap_lark(lark, ends), optional=request.constraint.optional))
             # Outside ASCII llama.cpp's BPE looks for halves of characters by the names they have in other files, and drops them.
-            forcing = lark.isascii() and may_force(lark, self._vocabulary.control_tokens)
-            answer.lark = enclosed(lark, ends, forcing=forcing) if answer.guide else ""
+            forcing = lark.isascii() and may_force_tokens(lark, self._vocabulary.control_tokens)
+            answer.lark = wrap_lark(lark, ends, forcing=forcing) if answer.guide else ""
         if len(self._running) + len(self._waiting) >= self._settings.slots + self._settings.max_waiting:
             raise Overloaded("the llama.cpp group's queue is full; try again later", retry_after_s=1.0)
         return answer

@@ -5,8 +5,8 @@ A character that no token spells alone is, in those files, a row of private-use 
 `Capability.UNICODE_PATTERNS`.
 """
 
-from serve_app.chat.grammar import checked_lark
-from serve_app.chat.lark_text import names_unicode_patterns, respell
+from serve_app.chat.grammar import require_lark
+from serve_app.chat.lark_text import names_unicode_patterns, respell_non_ascii
 from serve_app.errors import InvalidRequest
 from serve_app.files.gguf_vocabulary import STRAY
 from serve_app.types import Constraint
@@ -23,4 +23,4 @@ def respelled(constraint: Constraint, spelled: frozenset[str]) -> str:
     def spell(char: str) -> str:
         return char if char in spelled else "".join(chr(STRAY + byte) for byte in char.encode())
 
-    return respell(checked_lark(constraint), spell)
+    return respell_non_ascii(require_lark(constraint), spell)

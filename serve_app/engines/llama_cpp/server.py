@@ -17,7 +17,7 @@ import xllamacpp
 from serve_app.engine_config import LlamaCppSettings
 from serve_app.errors import EngineDead, ModelUnusable
 from serve_app.files.gguf_header import Header
-from serve_app.memory import available_bytes
+from serve_app.memory import read_available_bytes
 
 _HTTP_THREADS_SPARE = 4
 """Beside one for each slot: for probes, and for connections that are being closed."""
@@ -174,7 +174,7 @@ def require_room(header: Header, settings: LlamaCppSettings) -> None:
     per_token = 2 * layers * kv_heads * (width / heads) * _KV_BYTES[kv_type(settings, header)]
     cache = settings.slots * settings.max_model_len * per_token
     weights = sum(tensor.bytes for tensor in header.tensors.values())
-    free = available_bytes()
+    free = read_available_bytes()
     if cache + weights > free and not settings.gpu_layers:
         raise ModelUnusable(
             f"{settings.slots} slots of {settings.max_model_len} tokens take {cache / 2**30:.1f} GiB of KV cache beside "

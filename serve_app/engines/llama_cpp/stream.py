@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 
 from serve_app.errors import ContextOverflow, GenerationFailed
-from serve_app.types import TokenLogprob, finite_logprob
+from serve_app.types import TokenLogprob, clamp_logprob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +91,8 @@ def _logprobs(parts: Any, count: int) -> tuple[TokenLogprob, ...]:
     return tuple(
         TokenLogprob(
             int(part["id"]),
-            finite_logprob(float(part["logprob"])),
-            tuple((int(other["id"]), finite_logprob(float(other["logprob"]))) for other in part["top_logprobs"][:count]),
+            clamp_logprob(float(part["logprob"])),
+            tuple((int(other["id"]), clamp_logprob(float(other["logprob"]))) for other in part["top_logprobs"][:count]),
         )
         for part in parts
     )

@@ -26,7 +26,7 @@ from serve_app.engines.onnx.kv_pool import KvPool, plan
 from serve_app.engines.onnx.sequence import Sequence
 from serve_app.engines.throughput import Throughput
 from serve_app.errors import EngineDead, GenerationFailed, ModelUnusable, Overloaded, ServeError
-from serve_app.memory import available_bytes
+from serve_app.memory import read_available_bytes
 from serve_app.types import Capability, EngineInfo, EngineKind, EngineLoad, Finished, TokenDelta, TokenEvent, TokenRequest
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class OnnxEngine:
             threads=settings.threads or 1,
             spinning=settings.spinning,
         )
-        budget = int(settings.max_kv_gib * 2**30) if settings.max_kv_gib else available_bytes()
+        budget = int(settings.max_kv_gib * 2**30) if settings.max_kv_gib else read_available_bytes()
         logger.info("onnx KV pool: %s", plan(graph.kv_shape, settings.slots + 1, settings.max_model_len, budget))
         pool = KvPool(graph.kv_shape, settings.slots + 1, settings.max_model_len)
         graph.attach(pool)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.types import Sampling, TokenLogprob, finite_logprob
+from serve_app.types import Sampling, TokenLogprob, clamp_logprob
 
 _GREEDY_BELOW = 1e-5
 """vLLM treats smaller temperatures as greedy too."""
@@ -193,5 +193,5 @@ def _logprob(logits: NDArray[np.float32], token: int, count: int) -> TokenLogpro
     if count:
         ids = largest(logits, count)
         ids = ids[np.argsort(-logits[ids], kind="stable")]
-        top = tuple((int(i), finite_logprob(float(logits[i]) - norm)) for i in ids)
-    return TokenLogprob(token, finite_logprob(float(logits[token]) - norm), top)
+        top = tuple((int(i), clamp_logprob(float(logits[i]) - norm)) for i in ids)
+    return TokenLogprob(token, clamp_logprob(float(logits[token]) - norm), top)

@@ -1,10 +1,10 @@
 """Finds tool calls in generated text, character by character, so that the result does not depend on how the text was cut.
 
-Forms understood: `<|tool_call|>[{"name", "arguments"}]<|/tool_call|>`, without the end tag, without brackets, several in a row;
+Understands: `<|tool_call|>[{"name", "arguments"}]<|/tool_call|>`, without the end tag, without brackets, several in a row;
 `functools[...]`; a fenced block; bare JSON at the beginning of an answer; `parameters` for `arguments`; arguments as a JSON string;
-`{"type": "function", "function": {...}}`. Outside the model's own marker a call must name a tool that was offered. What only looks
-like a call, an echoed function document included, comes out as the text it is. The model's markers are tokens, and come as `BEGIN`
-and `END`: text that spells one is text. They are never told, nor is a call behind one that was cut off before its name was known.
+`{"type": "function", "function": {...}}`. Outside the model's own marker a call must name an offered tool. Text that only looks
+like a call, such as an echoed function document, stays text. The model's markers are tokens, and come as `BEGIN` and `END`; text
+that spells a marker is text. Markers are never returned, nor is a call after a marker that ends before its name is known.
 
 Knows the model's forms; no tokenizer, no dialect.
 """
@@ -24,40 +24,40 @@ _SPACE = " \t\r\n"
 
 
 class Phi4CallParser:
-    """Splits one answer into text and calls. Contract: joining the parts gives the same whatever pieces were pushed."""
+    """Splits one answer into text and calls. Contract: the joined parts do not depend on how the text was cut."""
 
     def __init__(self, names: Collection[str], *, marked_only: bool = False, begun: bool = False) -> None:
-        """Know the offered tools' names; with `marked_only` nothing counts but the model's own marker.
+        """Know the offered tools' names; with `marked_only` only the model's own marker opens calls.
 
-        `begun`: the text continues an answer, so that bare JSON does not stand at its beginning.
+        `begun`: the text continues an answer, so bare JSON in it does not stand at the answer's beginning.
         """
         self._names = names
         self._openers = (BEGIN,) if marked_only else (BEGIN, _FUNCTOOLS, _FENCE)
-        self._bare = "" if marked_only else "[{"
-        self._held = ""
-        self._begun = begun
-        """Whether anything but white space was said."""
+        self._bare_openers = "" if marked_only else "[{"
+        self._pending = ""
+        self._has_text = begun
+        """Whether the answer has anything but white space."""
         self._block: _Block | None = None
         self.calls = 0
         """Calls found so far."""
 
     def push(self, text: str) -> list[CallOrText]:
-        """Take more of the answer; return what is certain."""
+        """Take more of the answer; return the parts that are certain."""
         parts: list[CallOrText] = []
         for char in text:
             self._take(char, parts)
-        return _joined(parts)
+        return _join_parts(parts)
 
     def finish(self) -> list[CallOrText]:
-        """Return what was held back, at the end of the answer; a call that had begun stays cut where the model stopped."""
+        """Return the text held back, at the end of the answer; a call that had begun stays cut where the model stopped."""
         parts: list[CallOrText] = []
         while self._block is not None:
             block, self._block = self._block, None
             if not block.marked:
                 self._reject(block, "", parts)
-        parts.append(self._held)
-        self._held = ""
-        return _joined(parts)
+        parts.append(self._pending)
+        self._pending = ""
+        return _join_parts(parts)
 
     def _take(self, char: str, parts: list[CallOrText]) -> None:
         if self._block is None:
@@ -67,7 +67,7 @@ class Phi4CallParser:
         outcome = block.feed(char)
         parts.extend(block.drain())
         self.calls = block.index
-        if outcome is _Outcome.GO:
+        if outcome is _Outcome.CONTINUE:
             return
         self._block = None
         if outcome is _Outcome.REJECTED:
@@ -77,41 +77,41 @@ class Phi4CallParser:
                 self._take(again, parts)
 
     def _reject(self, block: "_Block", char: str, parts: list[CallOrText]) -> None:
-        """The block was no call: its opener is text, and what followed is looked at again."""
+        """Return the opener of a block without a call as text, and read the rest of the block again."""
         raw = block.raw
         if not raw:
             for again in char:
                 self._take(again, parts)
             return
         opener = len(block.opener) if raw.startswith(block.opener) else 1
-        self._begun = True
+        self._has_text = True
         parts.append("" if raw[0] == BEGIN else raw[:opener])
         for again in raw[opener:] + char:
             self._take(again, parts)
 
     def _search(self, char: str, parts: list[CallOrText]) -> None:
-        """Look for an opener in plain text, holding back what may become one."""
-        if not self._begun and char in self._bare and not self._held.strip():
-            parts.append(self._held)
-            self._held, self._begun = "", True
+        """Look for an opener in plain text, and hold back text that may become one."""
+        if not self._has_text and char in self._bare_openers and not self._pending.strip():
+            parts.append(self._pending)
+            self._pending, self._has_text = "", True
             self._open(char, parts)
             return
         if char == END:
             return
-        self._held += char
+        self._pending += char
         for opener in self._openers:
-            if self._held.endswith(opener):
-                parts.append(self._held[: -len(opener)])
-                self._held = ""
+            if self._pending.endswith(opener):
+                parts.append(self._pending[: -len(opener)])
+                self._pending = ""
                 self._open(opener, parts)
                 return
-        keep = overlap(self._held, self._openers)
-        if not self._begun and not self._held.strip():
+        kept_chars = overlap(self._pending, self._openers)
+        if not self._has_text and not self._pending.strip():
             return
-        said = self._held[: len(self._held) - keep]
-        self._begun = self._begun or bool(said.strip())
-        parts.append(said)
-        self._held = self._held[len(said) :]
+        certain = self._pending[: len(self._pending) - kept_chars]
+        self._has_text = self._has_text or bool(certain.strip())
+        parts.append(certain)
+        self._pending = self._pending[len(certain) :]
 
     def _open(self, opener: str, parts: list[CallOrText]) -> None:
         self._block = _Block(opener, self._names, self.calls)
@@ -122,30 +122,30 @@ class Phi4CallParser:
 
 
 class _Outcome(Enum):
-    """What a character did to a block."""
+    """What a character means for a block."""
 
-    GO = "go"
+    CONTINUE = "continue"
     ENDED = "ended"
     REJECTED = "rejected"
 
 
 @dataclass(slots=True)
 class _Block:
-    """From an opener to the end of its calls."""
+    """The text from an opener to the end of its calls."""
 
     opener: str
     names: Collection[str]
     index: int
     raw: str = field(init=False)
-    """Everything since the opener that no call has accounted for yet."""
+    """The text since the opener that belongs to no call so far."""
     leftover: str = ""
-    """Characters after the end, to be looked at again."""
+    """Characters after the end, to be read again."""
     _object: CallObject | None = None
     _listed: bool = False
     _closed: bool = False
     """Whether a list or a lone object has ended."""
-    _tail: str = ""
-    """What may become the closing fence."""
+    _fence: str = ""
+    """The beginning of what may be the closing fence."""
     _language: bool = False
     _parts: list[CallOrText] = field(default_factory=list)
 
@@ -156,7 +156,7 @@ class _Block:
 
     @property
     def marked(self) -> bool:
-        """Whether it is behind the model's own marker."""
+        """Whether it stands after the model's own marker."""
         return self.opener == BEGIN
 
     def drain(self) -> list[CallOrText]:
@@ -167,43 +167,43 @@ class _Block:
     def feed(self, char: str) -> _Outcome:
         """Take a character; a rejected one is not part of the block."""
         if self._object is not None:
-            return self._inside(char)
-        if self._tail:
-            return self._ending(char)
-        if char in _SPACE or (char == "," and not self._fresh):
+            return self._feed_object(char)
+        if self._fence:
+            return self._feed_fence(char)
+        if char in _SPACE or (char == "," and not self._has_no_call):
             self.raw += char if self.raw else ""
-            return _Outcome.GO
+            return _Outcome.CONTINUE
         if char == "{" and not (self._closed and self.opener in ("[", "{")):
             self.raw += char
             self._object = CallObject(self.index, self.marked, self.names, char)
-            return _Outcome.GO
+            return _Outcome.CONTINUE
         if char == "[" and not self._listed:
             self.raw += char
             self._listed = True
-            return _Outcome.GO
-        if char == "]" and self._listed and not self._fresh:
+            return _Outcome.CONTINUE
+        if char == "]" and self._listed and not self._has_no_call:
             return self._end_list()
-        if self._fresh and self.opener == _FENCE and not self._listed and char.isalpha():
+        if self._has_no_call and self.opener == _FENCE and not self._listed and char.isalpha():
             self.raw += char
-            return _Outcome.GO if "json".startswith(self.raw[len(_FENCE) :].lower()) else self._refuse()
-        if not self._fresh and char == END and self.marked:
+            return _Outcome.CONTINUE if "json".startswith(self.raw[len(_FENCE) :].lower()) else self._reject_char()
+        if not self._has_no_call and char == END and self.marked:
             return _Outcome.ENDED
-        if not self._fresh and char == _FENCE[0] and self.opener == _FENCE:
-            self._tail = char
-            return _Outcome.GO
+        if not self._has_no_call and char == _FENCE[0] and self.opener == _FENCE:
+            self._fence = char
+            return _Outcome.CONTINUE
         return self._end(char)
 
     @property
-    def _fresh(self) -> bool:
+    def _has_no_call(self) -> bool:
         """Whether no call has been found yet."""
         return bool(self.raw)
 
-    def _refuse(self) -> _Outcome:
+    def _reject_char(self) -> _Outcome:
         self.raw = self.raw[:-1]
         return _Outcome.REJECTED
 
     def _end(self, leftover: str) -> _Outcome:
-        if self._fresh:
+        if self._has_no_call:
             return _Outcome.REJECTED
         self.leftover = leftover
         return _Outcome.ENDED
@@ -213,37 +213,37 @@ class _Block:
         self._closed = True
         if self.opener in (_FUNCTOOLS, "["):
             return _Outcome.ENDED
-        return _Outcome.GO
+        return _Outcome.CONTINUE
 
-    def _ending(self, char: str) -> _Outcome:
-        self._tail += char
-        if self._tail == _FENCE:
+    def _feed_fence(self, char: str) -> _Outcome:
+        self._fence += char
+        if self._fence == _FENCE:
             return _Outcome.ENDED
-        return _Outcome.GO if _FENCE.startswith(self._tail) else self._end(self._tail)
+        return _Outcome.CONTINUE if _FENCE.startswith(self._fence) else self._end(self._fence)
 
-    def _inside(self, char: str) -> _Outcome:
+    def _feed_object(self, char: str) -> _Outcome:
         assert self._object is not None
-        found = self._object.feed(char)
+        is_call = self._object.feed(char)
         if not self._object.streaming:
             self.raw += char
         self._parts += self._object.drain()
         if self._object.streaming:
             self.raw = ""
-        if found is None:
-            return _Outcome.GO
-        if not found:
-            if self._fresh and not self._object.streaming:
-                return self._refuse()
+        if is_call is None:
+            return _Outcome.CONTINUE
+        if not is_call:
+            if self._has_no_call and not self._object.streaming:
+                return self._reject_char()
             self._parts.append(self._object.text)
         else:
             self.index += 1
             self.raw = ""
         self._object = None
         self._closed = not self._listed
-        return _Outcome.ENDED if self._closed and self.opener == "{" else _Outcome.GO
+        return _Outcome.ENDED if self._closed and self.opener == "{" else _Outcome.CONTINUE
 
 
-def _joined(parts: list[CallOrText]) -> list[CallOrText]:
+def _join_parts(parts: list[CallOrText]) -> list[CallOrText]:
     """Join neighbouring pieces of text, and of one call; drop empty text."""
     joined: list[CallOrText] = []
     for part in parts:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from serve_app.chat.answer_parser import CallParser
-from serve_app.chat.formats.phi4.call_grammar import calls_or_answer, forced_calls, guided_calls
+from serve_app.chat.formats.phi4.call_grammar import build_calls_or_answer, build_forced_calls, build_guided_calls
 from serve_app.chat.formats.phi4.calls import Phi4CallParser
 from serve_app.chat.formats.phi4.render import GO_TEMPLATE, Phi4Template
 from serve_app.chat.formats.phi4.tokens import MARKERS
@@ -20,7 +20,7 @@ class Phi4Format:
     markers: Mapping[str, str] = MARKERS
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Look the control tokens up once."""
+        """Look up the control tokens once."""
         self._template = Phi4Template(tokenizer)
 
     async def render(self, chat: Chat) -> tuple[int, ...]:
@@ -37,10 +37,10 @@ class Phi4Format:
             return form.format
         if form.tool_choice is ToolChoice.REQUIRED:
             callable_tools = [tool for tool in tools if not form.callable or tool.name in form.callable]
-            return forced_calls(callable_tools, parallel=form.parallel)
+            return build_forced_calls(callable_tools, parallel=form.parallel)
         if form.format is None and form.parallel:
-            return guided_calls(tuple(tools))
-        return calls_or_answer(form.format, tools, parallel=form.parallel)
+            return build_guided_calls(tuple(tools))
+        return build_calls_or_answer(form.format, tools, parallel=form.parallel)
 
     def call_parser(self, tools: Sequence[Tool], *, begun: bool) -> CallParser:
         """See `ChatFormat.call_parser`; a strict tool is called with the model's own marker only."""

@@ -1,8 +1,8 @@
-"""Renders a chat as Phi-4's prompt: `<|role|>content<|end|>` per message, then `<|assistant|>`, or as `Chat.ending` says.
+"""Renders a chat as Phi-4's prompt: `<|role|>content<|end|>` per message, then `<|assistant|>`, or as `Chat.ending` sets.
 
 Tools stand in the system message as `<|tool|>[function, ...]<|/tool|>`; calls are written `<|tool_call|>[...]<|/tool_call|>` in the
 assistant's turn and results as turns of the role `tool`. Control tokens are placed as ids and content is encoded with control
-tokens off, so no text a user or a tool sends can open a turn of another role. Knows no engine and no dialect.
+tokens off, so text of a user or a tool cannot open a turn of another role. Knows no engine and no dialect.
 """
 
 import json
@@ -26,7 +26,7 @@ class Phi4Template:
     """The renderer over one tokenizer; raises `KeyError` at construction when a control token is missing."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Look the control tokens up once."""
+        """Look up the control tokens once."""
         self._tokenizer = tokenizer
         self._role_ids = {role: tokenizer.token_id(token) for role, token in ROLE_TOKENS.items()}
         self._end = tokenizer.token_id(TURN_END)
@@ -37,13 +37,13 @@ class Phi4Template:
     async def render(self, chat: Chat) -> tuple[int, ...]:
         """Return the prompt's token ids. `developer` is another name of `system`.
 
-        Tools go into the first system message, or into one of their own before everything where there is none. A chat that goes on
-        from token ids gets them first, its last turn closed. A chat that ends closed gets the end-of-text token, as in the model's
-        own template. Raises `InvalidValue` for a template that cannot be run, or cannot end as it is asked to.
+        Tools go into the first system message, or into one of their own before everything where there is none. A chat that
+        continues token ids gets them first, with their last turn closed. A chat that ends closed gets the end-of-text token, as in
+        the model's own template. Raises `InvalidValue` for a template that cannot be run, or cannot end as the chat wants.
         """
         before = [*chat.context, self._end] if chat.context else []
         if chat.template:
-            return (*before, *await self._render_custom(chat), *await self._opening(chat))
+            return (*before, *await self._render_custom(chat), *await self._encode_opening(chat))
         messages = list(chat.messages)
         if chat.tools and not any(message.role in ("system", "developer") for message in messages):
             messages.insert(0, Message(role="system"))
@@ -53,18 +53,18 @@ class Phi4Template:
             ids.append(self._role_ids[message.role])
             ids.extend(await self._tokenizer.encode_async(message.content, special=False))
             if tools and message.role in ("system", "developer"):
-                ids.extend(await self._between(self._tools, list_tools(tools)))
+                ids.extend(await self._encode_between(self._tools, list_tools(tools)))
                 tools = ()
             if message.tool_calls:
-                ids.extend(await self._between(self._calls, list_calls(message.tool_calls)))
+                ids.extend(await self._encode_between(self._calls, list_calls(message.tool_calls)))
             ids.append(self._end)
         if chat.ending is Ending.CONTINUED:
             ids.pop()
         else:
             ids.extend(self._text_end if chat.ending is Ending.CLOSED else [self._role_ids["assistant"]])
-        return (*ids, *await self._opening(chat))
+        return (*ids, *await self._encode_opening(chat))
 
-    async def _opening(self, chat: Chat) -> list[int]:
+    async def _encode_opening(self, chat: Chat) -> list[int]:
         return await self._tokenizer.encode_async(chat.opening, special=True) if chat.opening else []
 
     async def _render_custom(self, chat: Chat) -> list[int]:
@@ -77,7 +77,7 @@ class Phi4Template:
             ids.extend(await self._tokenizer.encode_async(text, special=control))
         return ids
 
-    async def _between(self, marks: tuple[int, int], text: str) -> list[int]:
+    async def _encode_between(self, marks: tuple[int, int], text: str) -> list[int]:
         return [marks[0], *await self._tokenizer.encode_async(text, special=False), marks[1]]
 
 
@@ -87,9 +87,9 @@ def list_tools(tools: tuple[Tool, ...]) -> str:
 
 
 def list_calls(calls: tuple[ToolCall, ...]) -> str:
-    """Return calls as the model writes them; arguments stay as they were written."""
-    return "[" + ", ".join(map(_call, calls)) + "]"
+    """Return calls as the model writes them; arguments stay unchanged."""
+    return "[" + ", ".join(map(_write_call, calls)) + "]"
 
 
-def _call(call: ToolCall) -> str:
+def _write_call(call: ToolCall) -> str:
     return f'{{"name": {json.dumps(call.name, ensure_ascii=False)}, "arguments": {call.arguments or "{}"}}}'

@@ -1,4 +1,4 @@
-"""The names of the control tokens to which the format gives a meaning; their ids are those of the model's file."""
+"""The names of the format's control tokens; the model's file gives their ids."""
 
 from types import MappingProxyType
 
@@ -18,13 +18,13 @@ CONTROL_TOKENS = frozenset(
         "<|tag|>",
     )
 )
-"""They are control tokens whatever their flag says: published copies of the tokenizer disagree about those for tools."""
+"""Control tokens whatever the file flags: published copies of the tokenizer disagree about the tool tokens."""
 TURN_END = "<|end|>"
 TEXT_END = "<|endoftext|>"
 TOOLS_BEGIN, TOOLS_END = "<|tool|>", "<|/tool|>"
 CALLS_BEGIN, CALLS_END = "<|tool_call|>", "<|/tool_call|>"
 CALLS_BEGIN_MARK, CALLS_END_MARK = "\ufdd0", "\ufdd1"
-"""What stands for the two in the text that the parser reads: code points that are no characters."""
+"""Code points that stand for the two tokens in the text that the parser reads; they are no characters."""
 MARKERS = MappingProxyType({CALLS_BEGIN: CALLS_BEGIN_MARK, CALLS_END: CALLS_END_MARK})
 ROLE_TOKENS = MappingProxyType(
     {
