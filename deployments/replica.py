@@ -18,7 +18,8 @@ from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
 from serve_app.engines.throughput import DrainRate
 from serve_app.errors import EngineDead, ServeError, explain
-from serve_app.models.export import Progress, derive, needs_checkpoint
+from serve_app.files.cache import Progress
+from serve_app.models.export import derive, needs_checkpoint
 from serve_app.models.locate import locate
 from serve_app.replica_metrics import MetricSink, ReplicaMetrics
 from serve_app.reports import ReplicaReport

@@ -35,7 +35,7 @@ from serve_app.engines.guidance import Guidance, Guide, too_large
 from serve_app.engines.throughput import Throughput
 from serve_app.engines.vllm_logprobs import EXTENSION
 from serve_app.errors import EngineDead, GenerationFailed, InvalidRequest, ModelUnusable, ServeError, explain
-from serve_app.files.dense_tokenizer import dense_tokenizer
+from serve_app.files.dense_tokenizer import write_dense_tokenizer
 from serve_app.types import (
     Capability,
     Constraint,
@@ -133,7 +133,7 @@ class VllmEngine:
         self._stats = _LatestStats.last
 
     def _construct(self) -> AsyncLLM:
-        args = _engine_args(self._settings, self._model_dir) | {"tokenizer": str(dense_tokenizer(self._model_dir))}
+        args = _engine_args(self._settings, self._model_dir) | {"tokenizer": str(write_dense_tokenizer(self._model_dir))}
         config = AsyncEngineArgs(**args).create_engine_config()
         self._vocabulary_size = int(config.model_config.get_vocab_size())
         return AsyncLLM.from_vllm_config(config, disable_log_stats=True, stat_loggers=[_LatestStats])

@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -25,16 +24,14 @@ from serve_app.chat.vocabulary import read_json
 from serve_app.engine_config import OnnxSettings
 from serve_app.errors import ModelUnusable
 from serve_app.files import genai_config
-from serve_app.files.cache import cache_dir, locked
+from serve_app.files.cache import Progress, cache_dir, write_cached_folder
 from serve_app.files.onnx_files import OnnxFiles, external_tensors, inline_small, read_array, read_files
-from serve_app.files.scratch import scratch_folder
 from serve_app.models import manifest
 from serve_app.models.onnx_graph import adapt_model
 from serve_app.models.onnx_survey import Survey, require_model, survey
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[str, float], None]
 _FORM = "1"
 """Changes whenever a folder's graph is adapted otherwise."""
 _GRAPH = "model.onnx"
@@ -50,19 +47,13 @@ def prepare(model_dir: Path, folder: Path, settings: OnnxSettings, progress: Pro
     """
     progress("reading the ONNX folder", 0.0)
     source = _Source.read(model_dir, folder)
-    target = cache_dir() / "onnx" / f"{source.fingerprint()}-built"
-    about = _verified(target, source)
-    if about is None:
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with locked(target.with_suffix(".lock")):
-                about = _verified(target, source) or _write(source, target, progress)
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise ModelUnusable(
-                f"the graph cannot be adapted in the cache ({reason}); set PHI_SERVE_CACHE to a folder with room"
-            ) from error
-    _require_settings(about, source.config, settings)
+    target = write_cached_folder(
+        cache_dir() / "onnx" / f"{source.fingerprint()}-built",
+        "adapting the graph under `exported`",
+        lambda folder: _write(source, folder, progress),
+        is_whole=lambda folder: manifest.is_whole(folder, _linked_sums(source, folder)),
+    )
+    _require_settings(manifest.read_about(target), source.config, settings)
     return target
 
 
@@ -128,49 +119,37 @@ def _sum(written: Path, stored: Path) -> str:
     return manifest.sum_file(stored)
 
 
-def _verified(target: Path, source: _Source) -> dict[str, str] | None:
-    """Return what the cached folder's manifest says of it; None when it is missing, or damaged and to be written anew."""
-    if not target.exists():
-        return None
+def _linked_sums(source: _Source, target: Path) -> dict[str, str]:
+    """Return the SHA-256 sums of those data files in `target` that are hard links to the source's, which were summed already."""
     linked = {}
     for location, name in source.names.items():
         with suppress(OSError):
             if (target / name).samefile(source.files.data[location]):
                 linked[name] = source.sums[location]
-    try:
-        return manifest.verify(target, linked)
-    except ModelUnusable as error:
-        logger.warning("the cached copy of the graph under `exported` is damaged and written anew: %s", error.message)
-        return None
+    return linked
 
 
-def _write(source: _Source, target: Path, progress: Progress) -> dict[str, str]:
-    """Write the cached folder, whole or not at all; return what its manifest says of it."""
+def _write(source: _Source, folder: Path, progress: Progress) -> None:
+    """Write the adapted graph, the files beside it and the manifest into the empty `folder`."""
     logger.info("adapting the ONNX graph under `exported`, once; later starts use the cache")
     progress("adapting the ONNX graph", 0.0)
-    with scratch_folder(target.parent) as scratch:
-        folder = scratch / "out"
-        folder.mkdir()
-        found = _adapt(source, folder / _GRAPH)
-        require_model(found, source.config, source.name)
-        _compare_tokenizers(source.model_dir, source.folder)
-        _place(source, folder, progress)
-        for name in _BESIDE:
-            if (source.model_dir / name).exists():
-                shutil.copyfile(source.model_dir / name, folder / name)
-        (folder / genai_config.NAME).write_text(json.dumps(_describe(found), indent=2) + "\n")
-        about = {
-            "format": "onnx",
-            "precision": found.precisions[0],
-            "block_size": str(found.block_size),
-            "accuracy_level": str(found.accuracy_level),
-            "rotary_positions": str(found.rotary[0].shape[0] if found.rotary else 0),
-            "builder": f"{source.files.model.producer_name} {source.files.model.producer_version}".strip(),
-        }
-        manifest.write(folder, about, {source.names[location]: each for location, each in source.sums.items()})
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(folder, target)
-    return about
+    found = _adapt(source, folder / _GRAPH)
+    require_model(found, source.config, source.name)
+    _compare_tokenizers(source.model_dir, source.folder)
+    _place(source, folder, progress)
+    for name in _BESIDE:
+        if (source.model_dir / name).exists():
+            shutil.copyfile(source.model_dir / name, folder / name)
+    (folder / genai_config.NAME).write_text(json.dumps(_describe(found), indent=2) + "\n")
+    about = {
+        "format": "onnx",
+        "precision": found.precisions[0],
+        "block_size": str(found.block_size),
+        "accuracy_level": str(found.accuracy_level),
+        "rotary_positions": str(found.rotary[0].shape[0] if found.rotary else 0),
+        "builder": f"{source.files.model.producer_name} {source.files.model.producer_version}".strip(),
+    }
+    manifest.write(folder, about, {source.names[location]: each for location, each in source.sums.items()})
 
 
 def _adapt(source: _Source, target: Path) -> Survey:

@@ -7,18 +7,25 @@ once export once. Needs onnxruntime's kernels or the gguf package only when the 
 import hashlib
 import logging
 import math
-import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from serve_app.chat.vocabulary import read_vocabulary
 from serve_app.engine_config import EngineSettings, FakeSettings, LlamaCppSettings, OnnxSettings
 from serve_app.errors import ModelUnusable
-from serve_app.files.cache import cache_dir, locked, read_content, writing
+from serve_app.files.cache import (
+    Progress,
+    cache_dir,
+    ignore_progress,
+    read_content,
+    translate_disk_errors,
+    write_cached_folder,
+    write_folder,
+)
 from serve_app.files.gguf_header import FILE
-from serve_app.files.scratch import scratch_folder
 from serve_app.memory import available_bytes
 from serve_app.models import manifest
 from serve_app.models.checkpoint import Checkpoint, count_weights, require_rows
@@ -33,13 +40,6 @@ USUAL_BLOCK = 32
 
 _READING = "reading the model's files"
 
-Progress = Callable[[str, float], None]
-"""Takes a description of the work and the fraction done, 0 to 1; 0 where nothing can be counted. Called in the exporting thread."""
-
-
-def _ignore(what: str, fraction: float) -> None:
-    """Report nothing."""
-
 
 def needs_checkpoint(settings: EngineSettings) -> bool:
     """Return whether the engine of `settings` takes its weights from the model's own files, not from a form made before."""
@@ -51,7 +51,7 @@ def needs_checkpoint(settings: EngineSettings) -> bool:
     return True
 
 
-def derive(model_dir: Path, settings: EngineSettings, progress: Progress = _ignore) -> Path:
+def derive(model_dir: Path, settings: EngineSettings, progress: Progress = ignore_progress) -> Path:
     """Return the folder that the engine of `settings` loads: `model_dir` itself or a form derived from it.
 
     Takes minutes when there is something to export; `progress` is called meanwhile.
@@ -87,23 +87,20 @@ def derive(model_dir: Path, settings: EngineSettings, progress: Progress = _igno
     return folder
 
 
-def cached_form(model_dir: Path, form: str, precision: str, block: int = USUAL_BLOCK, progress: Progress = _ignore) -> Path:
+def cached_form(model_dir: Path, form: str, precision: str, block: int = USUAL_BLOCK, progress: Progress = ignore_progress) -> Path:
     """Return the cached folder with the model's `form` (onnx or gguf) in `precision`, exporting it first if needed.
 
     Raises `ModelUnusable` as `write_form` does; nothing half-written stays behind.
     """
     coarser = "" if block == USUAL_BLOCK else f"-{block}"
     progress(_READING, 0.0)
-    target = cache_dir() / form / f"{_fingerprint(model_dir, form, progress)}-{precision}{coarser}"
-    if _is_whole(target, progress):
-        return target
-    with writing(f"exporting {precision}"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with locked(target.with_suffix(".lock"), lambda: progress("waiting for another replica's export", 0.0)):
-            if not _is_whole(target, progress):
-                shutil.rmtree(target, ignore_errors=True)
-                _build(model_dir, form, precision, block, target, progress)
-    return target
+    return write_cached_folder(
+        cache_dir() / form / f"{_fingerprint(model_dir, form, progress)}-{precision}{coarser}",
+        f"exporting {precision}",
+        lambda folder: _write(model_dir, form, precision, block, folder, progress),
+        is_whole=partial(_is_whole, progress=progress),
+        on_wait=lambda: progress("waiting for another replica's export", 0.0),
+    )
 
 
 def _is_whole(target: Path, progress: Progress) -> bool:
@@ -115,7 +112,7 @@ def _is_whole(target: Path, progress: Progress) -> bool:
 
 
 def write_form(
-    model_dir: Path, form: str, precision: str, target: Path, block: int = USUAL_BLOCK, progress: Progress = _ignore
+    model_dir: Path, form: str, precision: str, target: Path, block: int = USUAL_BLOCK, progress: Progress = ignore_progress
 ) -> None:
     """Export to the new folder `target`, whole or not at all; `block` weights of a quantized graph share a scale.
 
@@ -123,9 +120,9 @@ def write_form(
     """
     if target.exists():
         raise ModelUnusable(f"{target.name} exists already; give a new folder")
-    with writing(f"exporting {precision}"):
+    with translate_disk_errors(f"exporting {precision}"):
         target.absolute().parent.mkdir(parents=True, exist_ok=True)
-        _build(model_dir, form, precision, block, target, progress)
+        write_folder(target, lambda folder: _write(model_dir, form, precision, block, folder, progress))
 
 
 _GGUF_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
@@ -138,8 +135,8 @@ _WORKING_BYTES = 2**29
 """Memory of an export beside the largest matrix that it must turn: the libraries and a few pieces of weights."""
 
 
-def require_resources(model_dir: Path, form: str, precision: str, block: int, target: Path) -> None:
-    """Raise `ModelUnusable` with the arithmetic when the export cannot fit the disk at `target` or the memory.
+def require_resources(model_dir: Path, form: str, precision: str, block: int, folder: Path) -> None:
+    """Raise `ModelUnusable` with the arithmetic when the export cannot fit the disk of `folder` or the memory.
 
     The export is written once, beside its place, and renamed: no second copy is needed.
     """
@@ -152,7 +149,7 @@ def require_resources(model_dir: Path, form: str, precision: str, block: int, ta
         tensors = Checkpoint(model_dir).tensors
         finer = sum(math.prod(tensors[name].shape) for name in _GGUF_FINER if name in tensors) if precision == "q4_0" else 0
         disk += int((weights - finer) * _GGUF_BYTES[precision] + finer * _GGUF_BYTES["q8_0"])
-    for what, needed, there in (("disk", disk, shutil.disk_usage(target.parent).free), ("memory", memory, available_bytes())):
+    for what, needed, there in (("disk", disk, shutil.disk_usage(folder).free), ("memory", memory, available_bytes())):
         if needed > there:
             raise ModelUnusable(
                 f"exporting {weights / 1e6:,.0f} million weights to {precision} needs about {needed / 2**30:.1f} GiB of {what}, "
@@ -160,26 +157,22 @@ def require_resources(model_dir: Path, form: str, precision: str, block: int, ta
             )
 
 
-def _build(model_dir: Path, form: str, precision: str, block: int, target: Path, progress: Progress) -> None:
-    """Write the form into a folder beside `target`, with its manifest, and rename that to `target`."""
-    what = f"exporting {precision}"
-    progress(what, 0.0)
-    with scratch_folder(target.parent) as scratch:
-        require_resources(model_dir, form, precision, block, target)
-        logger.info("exporting %s to %s %s, once; later starts use the cache", model_dir.name, form, precision)
-        folder = scratch / "out"
-        folder.mkdir()
-        if form == "onnx":
-            write_onnx(model_dir, precision, block, folder, lambda done: progress(what, done))
-        else:
-            _build_gguf(model_dir, precision, folder, lambda done: progress(what, done))
-        shutil.copyfile(model_dir / "config.json", folder / "config.json")
-        progress("checking the exported files", 0.0)
-        manifest.write(folder, {"format": form, "precision": precision, "writer": f"phi-serve {version('phi-serve')}"})
-        os.replace(folder, target)
+def _write(model_dir: Path, form: str, precision: str, block: int, folder: Path, progress: Progress) -> None:
+    """Write the form and its manifest into the empty `folder`."""
+    work = f"exporting {precision}"
+    progress(work, 0.0)
+    require_resources(model_dir, form, precision, block, folder)
+    logger.info("exporting %s to %s %s, once; later starts use the cache", model_dir.name, form, precision)
+    if form == "onnx":
+        write_onnx(model_dir, precision, block, folder, lambda done: progress(work, done))
+    else:
+        _write_gguf_folder(model_dir, precision, folder, lambda done: progress(work, done))
+    shutil.copyfile(model_dir / "config.json", folder / "config.json")
+    progress("checking the exported files", 0.0)
+    manifest.write(folder, {"format": form, "precision": precision, "writer": f"phi-serve {version('phi-serve')}"})
 
 
-def _build_gguf(model_dir: Path, precision: str, folder: Path, report: Callable[[float], None]) -> None:
+def _write_gguf_folder(model_dir: Path, precision: str, folder: Path, report: Callable[[float], None]) -> None:
     from serve_app.models.gguf import write_gguf  # for an export only
 
     write_gguf(model_dir, precision, folder / FILE, report)
@@ -188,7 +181,7 @@ def _build_gguf(model_dir: Path, precision: str, folder: Path, report: Callable[
             shutil.copy(model_dir / name, folder)
 
 
-def _fingerprint(model_dir: Path, form: str, progress: Progress = _ignore) -> str:
+def _fingerprint(model_dir: Path, form: str, progress: Progress = ignore_progress) -> str:
     """Hash everything that the exported form depends on: the files it reads, and the way it is written."""
     digest = hashlib.blake2b(digest_size=8)
     digest.update(f"phi-serve {form} {FORM if form == 'onnx' else _GGUF_FORM};".encode())

@@ -4,10 +4,8 @@ Such a file differs from ours in how it spells tokens (`serve_app.files.gguf_voc
 all other keys and the tensors' bytes are as they were. Knows no engine, and nothing of what the tensors mean.
 """
 
-import errno
 import hashlib
 import logging
-import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -16,7 +14,7 @@ from typing import BinaryIO
 
 from serve_app.chat.vocabulary import TokenizerFile, read_tokenizer_file
 from serve_app.errors import ModelUnusable
-from serve_app.files.cache import cache_dir, identify, locked
+from serve_app.files.cache import Progress, cache_dir, hash_content, ignore_progress, write_cached_folder
 from serve_app.files.gguf_header import Header, read_header
 from serve_app.files.gguf_vocabulary import (
     TOKENS_KEY,
@@ -28,7 +26,6 @@ from serve_app.files.gguf_vocabulary import (
     listed_tokens,
     require_same_ids,
 )
-from serve_app.files.scratch import scratch_folder
 from serve_app.models import manifest
 
 logger = logging.getLogger(__name__)
@@ -46,7 +43,7 @@ _SCORES = "tokenizer.ggml.scores"
 _UINT32, _INT32, _STRING, _ARRAY = 4, 5, 8, 9
 
 
-def prepare(file: Path, model_dir: Path, progress: Callable[[str, float], None] = lambda _, __: None) -> Path:
+def prepare(file: Path, model_dir: Path, progress: Progress = ignore_progress) -> Path:
     """Return a folder, in the cache, that holds `file` by its name as the engine loads it, and the model's tokenizer.
 
     `model_dir` has the model's tokenizer and configuration, and need not have weights. A file in our spelling is linked, another is
@@ -56,33 +53,42 @@ def prepare(file: Path, model_dir: Path, progress: Callable[[str, float], None] 
     progress("reading the GGUF file", 0.0)
     header = read_header(file)
     cache = cache_dir() / "gguf"
-    copy = cache / f"{_fingerprint(identify(file), file.name, model_dir)}-respelled"
+    copy = cache / f"{_fingerprint(hash_content(file), file.name, model_dir)}-respelled"
     if manifest.is_whole(copy):
         return copy
     described = read_tokenizer_file(model_dir)
     own = _vocabulary(header, model_dir, described, file.name)
     require_same_ids(header.keys, own, described, file.name)
-    cache.mkdir(parents=True, exist_ok=True)
     if is_spelled(header.keys, own):
-        return _linked(file, model_dir, cache / f"{_fingerprint(str(file.absolute()), file.name, model_dir)}-linked")
-    with locked(copy.with_suffix(".lock"), lambda: progress("waiting for another replica's copy", 0.0)):
-        if not manifest.is_whole(copy):
-            shutil.rmtree(copy, ignore_errors=True)
-            _require_room(file, cache)
-            logger.info("copying %s with its tokens respelled, once; later starts use the cache", file.name)
-            _build(
-                file, model_dir, copy, lambda to: _write(file, header, own, to, lambda done: progress(f"copying {file.name}", done))
-            )
-    return copy
+        link = cache / f"{_fingerprint(str(file.absolute()), file.name, model_dir)}-linked"
+        return write_cached_folder(link, f"linking {file.name}", lambda folder: _write_link(file, model_dir, folder))
+
+    def write(folder: Path) -> None:
+        _require_room(file, folder)
+        logger.info("copying %s with its tokens respelled, once; later starts use the cache", file.name)
+        _copy_beside(model_dir, folder)
+        _write(file, header, own, folder / file.name, lambda done: progress(f"copying {file.name}", done))
+        manifest.write(folder, {"format": "gguf", "source": file.name})
+
+    return write_cached_folder(
+        copy,
+        f"copying {file.name}, {_gib(file)} GiB, with its tokens respelled",
+        write,
+        is_whole=manifest.is_whole,
+        on_wait=lambda: progress("waiting for another replica's copy", 0.0),
+    )
 
 
-def _linked(file: Path, model_dir: Path, target: Path) -> Path:
-    """Return the folder `target` with a link to the file."""
-    if not target.exists():
-        with locked(target.with_suffix(".lock")):
-            if not target.exists():
-                _build(file, model_dir, target, lambda to: to.symlink_to(file.absolute()))
-    return target
+def _write_link(file: Path, model_dir: Path, folder: Path) -> None:
+    """Put a link to the file, and the model's tokenizer, into the empty `folder`."""
+    _copy_beside(model_dir, folder)
+    (folder / file.name).symlink_to(file.absolute())
+
+
+def _copy_beside(model_dir: Path, folder: Path) -> None:
+    for name in _BESIDE:
+        if (model_dir / name).exists():
+            shutil.copyfile(model_dir / name, folder / name)
 
 
 def _vocabulary(header: Header, model_dir: Path, described: TokenizerFile, name: str) -> GgufVocabulary:
@@ -110,37 +116,18 @@ def _fingerprint(source: str, name: str, model_dir: Path) -> str:
     return digest.hexdigest()
 
 
-def _build(file: Path, model_dir: Path, target: Path, place: Callable[[Path], None]) -> None:
-    """Write the folder beside `target` and rename it, whole or not at all; `place` puts the file at the path that it gets."""
-    try:
-        with scratch_folder(target.parent) as scratch:
-            folder = scratch / "out"
-            folder.mkdir()
-            for name in _BESIDE:
-                if (model_dir / name).exists():
-                    shutil.copyfile(model_dir / name, folder / name)
-            place(folder / file.name)
-            if not (folder / file.name).is_symlink():
-                manifest.write(folder, {"format": "gguf", "source": file.name})
-            os.replace(folder, target)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ModelUnusable(_no_room(file, "the disk became full on the way")) from error
-        logger.exception("%s could not be copied", file.name)
-        raise ModelUnusable(f"{file.name} cannot be copied into the cache: {error.strerror or type(error).__name__}") from error
-
-
 def _require_room(file: Path, folder: Path) -> None:
+    """Raise `ModelUnusable` when the disk of `folder` cannot hold a copy of the file."""
     free = shutil.disk_usage(folder).free
     if file.stat().st_size + _SMALL_FILES_BYTES > free:
-        raise ModelUnusable(_no_room(file, f"{free / 2**30:.1f} GiB are free"))
+        raise ModelUnusable(
+            f"{file.name} needs a copy of {_gib(file)} GiB in the cache, with its tokens respelled, and {free / 2**30:.1f} GiB are "
+            "free; make room, or set PHI_SERVE_CACHE to a folder on another disk"
+        )
 
 
-def _no_room(file: Path, why: str) -> str:
-    return (
-        f"{file.name} needs a copy of {file.stat().st_size / 2**30:.1f} GiB in the cache, with its tokens respelled, and {why}; "
-        "make room, or set PHI_SERVE_CACHE to a folder on another disk"
-    )
+def _gib(file: Path) -> str:
+    return f"{file.stat().st_size / 2**30:.1f}"
 
 
 def _write(file: Path, header: Header, own: GgufVocabulary, target: Path, report: Callable[[float], None]) -> None:

@@ -54,6 +54,12 @@ def verify(folder: Path, sums: Mapping[str, str] = _NONE) -> dict[str, str]:
     return {str(key): str(value) for key, value in about.items()}
 
 
+def read_about(folder: Path) -> dict[str, str]:
+    """Return the folder's description as `write` got it; the files are not checked."""
+    about: dict[str, str] = json.loads((folder / NAME).read_text())["about"]
+    return about
+
+
 def sum_file(path: Path) -> str:
     """Return the file's SHA-256 sum in hexadecimal."""
     with path.open("rb") as stream:

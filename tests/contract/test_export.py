@@ -32,13 +32,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_replicas_that_start_together_export_once(model_dir: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[str] = []
-    real = export._build
+    real = export._write
 
     def count(model: Path, form: str, precision: str, *rest: Any) -> None:
         built.append(precision)
         real(model, form, precision, *rest)
 
-    monkeypatch.setattr(export, "_build", count)
+    monkeypatch.setattr(export, "_write", count)
     with ThreadPoolExecutor(3) as pool:
         folders = set(pool.map(lambda _: export.cached_form(model_dir, "onnx", "fp32"), range(3)))
     assert built == ["fp32"]

@@ -20,7 +20,7 @@ from serve_app.config import ModelSettings
 from serve_app.engine_config import EngineSettings, LlamaCppSettings, OnnxSettings, VllmSettings
 from serve_app.engines.registry import build_engine
 from serve_app.errors import ModelUnusable
-from serve_app.files.cache import identify, read_content
+from serve_app.files.cache import hash_content, read_content
 from serve_app.models import export
 from serve_app.models.checkpoint import Checkpoint
 from serve_app.models.gguf import write_gguf
@@ -95,9 +95,9 @@ def test_only_the_hubs_names_count_as_content(tmp_path: Path) -> None:
     for name in ("phi.gguf", "f" * 39):
         file = tmp_path / "blobs" / name
         file.write_bytes(b"first")
-        before = identify(file)
+        before = hash_content(file)
         file.write_bytes(b"other")
-        assert identify(file) != before
+        assert hash_content(file) != before
 
 
 async def test_a_snapshot_is_served_by_its_id(hub: Path, model_dir: Path) -> None:
@@ -253,11 +253,11 @@ def test_vllm_runs_no_python_file_of_the_model(hub: Path, real_dir: Path, monkey
     from vllm import AsyncEngineArgs
 
     from serve_app.engines.vllm import _engine_args
-    from serve_app.files.dense_tokenizer import dense_tokenizer
+    from serve_app.files.dense_tokenizer import write_dense_tokenizer
 
     folder = _filled(hub, real_dir).snapshot
     assert list(folder.glob("*.py"))
-    arguments = _engine_args(VllmSettings(max_model_len=512), folder) | {"tokenizer": str(dense_tokenizer(folder))}
+    arguments = _engine_args(VllmSettings(max_model_len=512), folder) | {"tokenizer": str(write_dense_tokenizer(folder))}
     config = AsyncEngineArgs(**arguments).create_engine_config()
     assert config.model_config.trust_remote_code is False
     assert type(config.model_config.hf_config).__module__.startswith("transformers.models.phi3")
