@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMValidationError
@@ -64,6 +65,9 @@ _NOT_WHILE_DRAFTING = frozenset({Capability.LOGIT_BIAS, Capability.MIN_P})
 _CPU_QUANTIZATION = {"compressed-tensors": "", "awq": "avx512f", "gptq": "avx512f"}
 """Methods with CPU kernels, and the processor flag they need."""
 
+_REFUSALS = (ValueError, TypeError, LookupError, NotImplementedError, AssertionError, OSError, SafetensorError)
+"""What vLLM raises for settings (pydantic's error is a `ValueError`) and damaged files; a core that dies is a `RuntimeError`."""
+
 
 class _LatestStats(AggregateStatLoggerBase):
     """Keeps the scheduler's last figures; vLLM pushes them every step."""
@@ -112,7 +116,10 @@ class VllmEngine:
         )
 
     async def start(self) -> None:
-        """Check that the settings can run here, then start the core process. Takes 10 to 60 s on CPUs."""
+        """Check that the settings can run here, then start the core process. Takes 10 to 60 s on CPUs.
+
+        Raises `ModelUnusable` where vLLM refuses the settings or the model's files, `EngineDead` where its core dies meanwhile.
+        """
         require_device(self._settings.device, current_platform.device_type)
         require_runnable(self._settings, self._model_dir, _cpu_flags())
         _set_environment(self._settings)
@@ -127,6 +134,9 @@ class VllmEngine:
                 logger.warning("logprobs beside a constraint will be those after its mask: this model runner is not known")
         except ServeError:
             raise
+        except _REFUSALS as error:
+            logger.exception("vLLM refuses the settings or the model's files")
+            raise ModelUnusable(f"vLLM refuses the settings or the model's files: {explain(error)}") from error
         except Exception as error:
             logger.exception("vLLM did not start")
             raise EngineDead(f"vLLM did not start: {explain(error)}") from error

@@ -16,7 +16,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import quantize
 from numpy.typing import NDArray
 
-from serve_app.chat.vocabulary import read_vocabulary
+from serve_app.chat.vocabulary import read_json, read_vocabulary
 from serve_app.errors import ModelUnusable
 from serve_app.files.gguf_vocabulary import build_gguf_vocabulary
 from serve_app.models.checkpoint import Checkpoint, require_rows
@@ -29,6 +29,17 @@ _FILE_TYPES = {
     "q8_0": LlamaFileType.MOSTLY_Q8_0,
     "q4_0": LlamaFileType.MOSTLY_Q4_0,
 }
+
+_SIZES = (
+    "num_attention_heads",
+    "num_key_value_heads",
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "max_position_embeddings",
+    "vocab_size",
+)
+"""Keys of config.json that must be positive whole numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +65,7 @@ def write_gguf(model_dir: Path, precision: str, file: Path, report: Callable[[fl
 
     Raises `ModelUnusable` when it is not a Phi-3 checkpoint with byte-level BPE or lacks a tensor.
     """
-    config = json.loads((model_dir / "config.json").read_text())
+    config = _read_config(model_dir)
     if config.get("model_type") != "phi3":
         raise ModelUnusable(f"model_type is {config.get('model_type')}; the GGUF export knows phi3 only")
     require_rows(model_dir)
@@ -79,6 +90,16 @@ def write_gguf(model_dir: Path, precision: str, file: Path, report: Callable[[fl
                 done += piece.size
                 report(done / total)
         out.write(bytes(-out.tell() % writer.data_alignment))
+
+
+def _read_config(model_dir: Path) -> dict[str, Any]:
+    config = read_json(model_dir, "config.json") or {}
+    for key in _SIZES:
+        if type(config.get(key)) is not int or config[key] < 1:
+            raise ModelUnusable(f"{key} in config.json is {config.get(key)}, not a positive whole number; fetch the model again")
+    if not isinstance(config.get("rms_norm_eps"), int | float):
+        raise ModelUnusable(f"rms_norm_eps in config.json is {config.get('rms_norm_eps')}, not a number; fetch the model again")
+    return config
 
 
 def _pieces(tensor: _Tensor, checkpoint: Checkpoint) -> Iterator[NDArray[np.float32]]:

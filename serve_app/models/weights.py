@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serve_app.errors import ModelUnusable
+
 _BYTES = {
     **dict.fromkeys(("float32", "fp32", "f32"), 4.0),
     **dict.fromkeys(("float16", "bfloat16", "fp16", "f16", "bf16"), 2.0),
@@ -42,12 +44,19 @@ class Weights:
 
     @classmethod
     def read(cls, folder: Path) -> "Weights":
-        """Read the folder's configuration; it need not hold the weights themselves."""
+        """Read the folder's configuration; it need not hold the weights themselves.
+
+        Raises `ModelUnusable` when config.json gives no sizes.
+        """
         digest = hashlib.sha256()
-        for name in ("config.json", "tokenizer.json"):
-            digest.update((folder / name).read_bytes())
-        config = json.loads((folder / "config.json").read_text())
-        return cls(config=config, identity=digest.hexdigest(), parameters=_count(config))
+        try:
+            for name in ("config.json", "tokenizer.json"):
+                digest.update((folder / name).read_bytes())
+            config = json.loads((folder / "config.json").read_text())
+            parameters = _count_weights(config)
+        except (OSError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+            raise ModelUnusable("config.json does not give the sizes of a decoder; fetch the model again") from error
+        return cls(config=config, identity=digest.hexdigest(), parameters=parameters)
 
     @property
     def family(self) -> str:
@@ -69,7 +78,7 @@ class Weights:
     def held_bytes(self, precision: str) -> int:
         """Size of the weights in an engine's precision; 0 for engines without any."""
         if precision == "int4_mixed":
-            finer = _finer(self.config)
+            finer = _count_finer_weights(self.config)
             return int((self.parameters - finer) * _BYTES["int4"] + finer * _BYTES["int8"])
         return int(self.parameters * _BYTES.get(precision, 0.0))
 
@@ -78,7 +87,7 @@ class Weights:
         count = int(self.config.get("num_hidden_layers", 0))
         if layers is None or layers > count:
             return self.held_bytes(precision)
-        return int(layers * _layer(self.config) * _BYTES.get(precision, 0.0))
+        return int(layers * _count_layer_weights(self.config) * _BYTES.get(precision, 0.0))
 
     @property
     def parameter_size(self) -> str:
@@ -89,20 +98,20 @@ class Weights:
         return str(self.parameters)
 
 
-def _count(config: Mapping[str, Any]) -> int:
+def _count_weights(config: Mapping[str, Any]) -> int:
     """Add up a Phi-3 style decoder: embeddings, layers and a last norm."""
     hidden, layers = int(config.get("hidden_size", 0)), int(config.get("num_hidden_layers", 0))
     embeddings = int(config.get("vocab_size", 0)) * hidden * (1 if config.get("tie_word_embeddings", True) else 2)
-    return embeddings + layers * _layer(config) + hidden
+    return embeddings + layers * _count_layer_weights(config) + hidden
 
 
-def _finer(config: Mapping[str, Any]) -> int:
+def _count_finer_weights(config: Mapping[str, Any]) -> int:
     """Add up what `int4_mixed` keeps in int8: the last matrix of every layer, and the head."""
     hidden, layers = int(config.get("hidden_size", 0)), int(config.get("num_hidden_layers", 0))
     return hidden * (layers * int(config.get("intermediate_size", 0)) + int(config.get("vocab_size", 0)))
 
 
-def _layer(config: Mapping[str, Any]) -> int:
+def _count_layer_weights(config: Mapping[str, Any]) -> int:
     """Add up one layer: fused attention and MLP projections, two norms, no biases."""
     hidden, inner = int(config.get("hidden_size", 0)), int(config.get("intermediate_size", 0))
     heads = int(config.get("num_attention_heads", 1))

@@ -131,6 +131,11 @@ async def test_a_vllm_built_for_another_device_is_refused(model_dir: Path) -> No
         await build_engine(VllmSettings(device="cuda"), model_dir).start()
 
 
+async def test_settings_that_vllm_refuses_make_the_model_unusable(model_dir: Path) -> None:
+    with pytest.raises(ModelUnusable, match=r"^vLLM refuses the settings or the model's files: \w+: "):
+        await build_engine(VllmSettings(max_model_len=1 << 30), model_dir).start()
+
+
 async def _onnx(model_dir: Path, **settings: object) -> OnnxEngine:
     chosen = OnnxSettings.model_validate({"slots": 2, "max_model_len": 512, "step_timeout_s": 0.5} | settings)
     engine = build_engine(chosen, derive(model_dir, chosen))

@@ -61,10 +61,11 @@ class Graph:
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         config = GenaiConfig.read(model_dir)
         self._session = _open(model_dir, config.filename, options, name)
-        if not {given.name for given in self._session.get_inputs()} >= _INPUTS:
+        outputs = {output.name: output.shape for output in self._session.get_outputs()}
+        if not {given.name for given in self._session.get_inputs()} >= _INPUTS or "logits" not in outputs:
             raise ModelUnusable("another version of phi-serve wrote this ONNX graph; export it again with `phi-serve export onnx`")
         self.kv_shape = KvShape(layers=config.layers, kv_heads=config.kv_heads, head_dim=config.head_dim)
-        self.vocabulary_size = int(next(each for each in self._session.get_outputs() if each.name == "logits").shape[-1])
+        self.vocabulary_size = int(outputs["logits"][-1])
         self._row_multiple = 1
         self._pool: KvPool | None = None
         self._steps: dict[int, _Bound] = {}
