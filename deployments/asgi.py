@@ -19,15 +19,15 @@ class ServeShim:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
 
-        async def receive_plainly() -> Message:
+        async def receive_or_disconnect() -> Message:
             try:
                 return await receive()
             except RayError:  # cancelled, or the proxy is gone
                 return {"type": "http.disconnect"}
 
-        async def send_once(message: Message) -> None:
+        async def send_without_request_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 del MutableHeaders(scope=message)["x-request-id"]
             await send(message)
 
-        await self._app(scope, receive_plainly, send_once)
+        await self._app(scope, receive_or_disconnect, send_without_request_id)

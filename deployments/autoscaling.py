@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_MOST_GROWTH = 8.0
+_MAX_GROWTH = 8.0
 """Bound of one step up, as a factor: a pace that is measured low for a moment must not ask for thousands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replica:
+class ReplicaStats:
     """What one replica said over the last seconds."""
 
     running: float
@@ -43,12 +43,12 @@ class Goal:
     """Requests that one replica should work on; fewer, with nothing waiting, is idle."""
 
 
-def backlog_tokens(replicas: Sequence[Replica], goal: Goal) -> float:
+def backlog_tokens(replicas: Sequence[ReplicaStats], goal: Goal) -> float:
     """Return the tokens that wait, read and generated alike."""
     return sum(replica.waiting_tokens + replica.waiting * goal.answer_tokens for replica in replicas)
 
 
-def decide(replicas: Sequence[Replica], current: int, queued: float, goal: Goal) -> int:
+def decide(replicas: Sequence[ReplicaStats], current: int, queued: float, goal: Goal) -> int:
     """Return how many replicas there should be.
 
     Up while the backlog, at the pace observed, takes longer than the target, or while requests queue before the replicas; down
@@ -71,8 +71,8 @@ def decide(replicas: Sequence[Replica], current: int, queued: float, goal: Goal)
         rate = sum(replica.tokens_per_second for replica in replicas)
         if rate <= 0:
             return current  # nothing is known of the pace: they may have only just started
-        over = min(backlog / rate / goal.target_wait_s, _MOST_GROWTH)
-        return current if over <= 1 else max(current + 1, math.ceil(current * over))
+        overload = min(backlog / rate / goal.target_wait_s, _MAX_GROWTH)
+        return current if overload <= 1 else max(current + 1, math.ceil(current * overload))
     needed = math.ceil(running / goal.target_running)
     return current - 1 if needed < current else current
 
@@ -86,12 +86,12 @@ class TokenBacklog:
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
         """Return the wanted number of replicas, before Serve's bounds and delays, and no state."""
-        replicas = read(context.aggregated_metrics or {})
+        replicas = read_stats(context.aggregated_metrics or {})
         return decide(replicas, context.target_num_replicas, context.total_queued_requests or 0.0, self._goal), {}
 
 
-def read(metrics: Mapping[str, Mapping[Any, float]]) -> list[Replica]:
+def read_stats(metrics: Mapping[str, Mapping[Any, float]]) -> list[ReplicaStats]:
     """Return the replicas that reported all of their figures."""
-    figures = [metrics.get(name, {}) for name in Replica.__dataclass_fields__]
-    told = set(figures[0]).intersection(*figures[1:])
-    return [Replica(**{name: metrics[name][each] for name in Replica.__dataclass_fields__}) for each in told]
+    figures = [metrics.get(name, {}) for name in ReplicaStats.__dataclass_fields__]
+    complete = set(figures[0]).intersection(*figures[1:])
+    return [ReplicaStats(**{name: metrics[name][each] for name in ReplicaStats.__dataclass_fields__}) for each in complete]

@@ -29,9 +29,9 @@ class _ServedReplica(EngineReplica):
         self._remove_temp_folder = claim_temp_folder()
         assigned = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
         cores = float(assigned.get("CPU", 1.0))
-        await super().__init__(group, with_threads(settings, cores), model, identity)
+        await super().__init__(group, set_threads(settings, cores), model, identity)
 
-    def _sink(self, model: str) -> MetricSink:
+    def _build_sink(self, model: str) -> MetricSink:
         self._ray_metrics = RayMetrics(model)
         return self._ray_metrics
 
@@ -58,17 +58,17 @@ def build_group(settings: AppSettings, name: str) -> serve.Application:
         request_router_config=router_config(),
     )(_ServedReplica)
     model = settings.model_of(name)
-    return deployment.bind(name, settings.engines[name], NamedModel(model, settings.models[model]), _identity)
+    return deployment.bind(name, settings.engines[name], NamedModel(model, settings.models[model]), _identify_replica)
 
 
-def with_threads(settings: EngineSettings, cores: float) -> EngineSettings:
+def set_threads(settings: EngineSettings, cores: float) -> EngineSettings:
     """Return the settings with threads for so many cores, one at least, unless they name a number or know no threads."""
     if isinstance(settings, FakeSettings) or settings.threads is not None:
         return settings
     return settings.model_copy(update={"threads": max(1, int(cores))})
 
 
-def _identity() -> tuple[str, Report]:
+def _identify_replica() -> tuple[str, Report]:
     """Return this replica's id and its way to report; called inside the replica."""
     context = serve.get_replica_context()
     return context.replica_id.unique_id, report_to_ingress(INGRESS, context.app_name)

@@ -47,7 +47,7 @@ class Ingress:
         self._settings = settings
         routing = settings.routing
         self._fleet = FleetView(settings.engines, routing.stale_after_s, routing.sleeping)
-        self._announced = False
+        self._is_announced = False
         self._failures: set[tuple[str, str]] = set()
         self._reported = asyncio.Event()
         self._listening: asyncio.Task[None] | None = None
@@ -70,7 +70,9 @@ class Ingress:
             self._gateway = Gateway(
                 settings=settings,
                 catalog=Catalog(settings, models, created=int(time.time())),
-                generators={name: RemoteEngine(name, each, _patience_s(routing, name)) for name, each in self._groups.items()},
+                generators={
+                    name: RemoteEngine(name, handle, _accept_timeout_s(routing, name)) for name, handle in self._groups.items()
+                },
                 fleet=self._snapshot,
                 traffic=Traffic(serve.get_replica_context().replica_id.unique_id),
             )
@@ -93,7 +95,7 @@ class Ingress:
         What is wrong is logged and changes nothing: raising would make Serve restart a working ingress.
         """
         try:
-            routing = reroute(self._settings, user_config)
+            routing = merge_routing(self._settings, user_config)
         except ValueError as error:
             logger.error("user_config of the ingress is not used: %s", error)
             return
@@ -124,8 +126,8 @@ class Ingress:
         if report.phase is Phase.FAILED and (report.group, report.reason) not in self._failures:
             self._failures.add((report.group, report.reason))
             print(f"\nGroup {report.group} failed: {report.reason}", flush=True)
-        if not self._announced and self._snapshot().ready:
-            self._announced = True
+        if not self._is_announced and self._snapshot().ready:
+            self._is_announced = True
             self._reported.set()
             print(_announcement(self._settings), flush=True)
 
@@ -133,11 +135,11 @@ class Ingress:
         return self._fleet.snapshot(time.monotonic())
 
 
-def _patience_s(routing: RoutingSettings, group: str) -> float:
+def _accept_timeout_s(routing: RoutingSettings, group: str) -> float:
     return routing.wake_timeout_s if group in routing.sleeping else routing.accept_timeout_s
 
 
-def reroute(settings: AppSettings, user_config: Mapping[str, Any]) -> RoutingSettings:
+def merge_routing(settings: AppSettings, user_config: Mapping[str, Any]) -> RoutingSettings:
     """Return `args.routing` with the fields in `user_config["routing"]`; raises `ValueError` for the unknown and the impossible."""
     unknown = set(user_config) - {"routing"}
     if unknown:

@@ -25,11 +25,11 @@ class ReadableHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] != "lifespan":
-            scope["headers"] = [(name, _readable(name, value)) for name, value in scope["headers"]]
+            scope["headers"] = [(name, _make_readable(name, value)) for name, value in scope["headers"]]
         await self._app(scope, receive, send)
 
 
-def _readable(name: bytes, value: bytes) -> bytes:
+def _make_readable(name: bytes, value: bytes) -> bytes:
     if name == _REQUEST_ID:
         return choose_request_id(value.decode("latin-1")).encode()
     try:

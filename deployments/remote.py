@@ -42,7 +42,7 @@ class RemoteEngine:
         # In a context of its own: Serve's routing takes calls that share the id of the HTTP request they serve for one another.
         response = cast(DeploymentResponseGenerator[Any], Context().run(self._generate.remote, request))
         try:
-            await self._accepted(response)
+            await self._await_acceptance(response)
             async for batch in response:
                 for event in batch:
                     if isinstance(event, ServeError):
@@ -56,11 +56,11 @@ class RemoteEngine:
                 raise  # ours: the client left or the time is over
             raise EngineDead(f"a replica of group {self._group} dropped the request") from error
         except Exception as error:
-            raise translate(self._group, error) from error
+            raise translate_error(self._group, error) from error
         finally:
             response.cancel()  # type: ignore[no-untyped-call]
 
-    async def _accepted(self, response: DeploymentResponseGenerator[Any]) -> None:
+    async def _await_acceptance(self, response: DeploymentResponseGenerator[Any]) -> None:
         try:
             async with asyncio.timeout(self._accept_timeout_s):
                 first = await anext(response, None)
@@ -70,7 +70,7 @@ class RemoteEngine:
             raise EngineDead(f"a replica of group {self._group} ended the stream before it began")
 
 
-def translate(group: str, error: Exception) -> ServeError:
+def translate_error(group: str, error: Exception) -> ServeError:
     """Return what a foreign exception of a handle means. What nobody foresaw is logged whole and told in one sentence."""
     match error:
         case BackPressureError():

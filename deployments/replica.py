@@ -77,8 +77,8 @@ class EngineReplica:
         self._phase, self._reason = Phase.STARTING, ""
         self._engine: Engine | None = None
         self._drain = DrainRate()
-        self._metrics = ReplicaMetrics(model.name, self._sink(model.name))
-        self._news = asyncio.Event()
+        self._metrics = ReplicaMetrics(model.name, self._build_sink(model.name))
+        self._phase_changed = asyncio.Event()
         self._reporter = asyncio.create_task(self._report_forever())
         began, pause_s = time.monotonic(), _RETRY_S
         while not await self._try_to_load(settings, model):
@@ -87,7 +87,7 @@ class EngineReplica:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         logger.info("group %s ready after %.1f s", group, time.monotonic() - began)
 
-    def _sink(self, model: str) -> MetricSink | None:
+    def _build_sink(self, model: str) -> MetricSink | None:
         """Return who else is told of every request, by the served model's name; nobody, unless a subclass knows one."""
         return None
 
@@ -110,10 +110,10 @@ class EngineReplica:
         try:
             await engine.start()
             self._enter(Phase.WARMING)
-            await _prove(engine, None)
+            await _warm_up(engine, None)
             if Capability.STRUCTURED in engine.info.capabilities:
                 # vLLM and llama.cpp read the vocabulary for constraints at the first one: 200,000 tokens take them seconds.
-                await _prove(engine, _WARM_CONSTRAINT)
+                await _warm_up(engine, _WARM_CONSTRAINT)
         except BaseException:
             await engine.close()
             raise
@@ -123,23 +123,23 @@ class EngineReplica:
     def _progress_reporter(self) -> Progress:
         """Return a function for another thread that makes what is being done the phase's reason, once a second at most."""
         loop = asyncio.get_running_loop()
-        told, told_s = "", 0.0
+        last_work, reported_s = "", 0.0
 
-        def tell(what: str, fraction: float) -> None:
-            nonlocal told, told_s
+        def report_progress(work: str, fraction: float) -> None:
+            nonlocal last_work, reported_s
             now = time.monotonic()
-            if what == told and now < told_s + REPORT_EVERY_S:
+            if work == last_work and now < reported_s + REPORT_EVERY_S:
                 return
-            told, told_s = what, now
+            last_work, reported_s = work, now
             # A replica that is being closed has no loop any more, and nobody who listens.
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._enter, Phase.LOADING, f"{what}: {100 * fraction:.0f} %" if fraction else what)
+                loop.call_soon_threadsafe(self._enter, Phase.LOADING, f"{work}: {100 * fraction:.0f} %" if fraction else work)
 
-        return tell
+        return report_progress
 
     def _enter(self, phase: Phase, reason: str = "") -> None:
         self._phase, self._reason = phase, reason
-        self._news.set()
+        self._phase_changed.set()
 
     def report(self) -> ReplicaReport:
         """Return what this replica tells every ingress."""
@@ -150,22 +150,22 @@ class EngineReplica:
             phase=self._phase,
             reason=self._reason,
             info=engine.info if engine else None,
-            load=self._measured(engine.load()) if engine else EngineLoad(),
+            load=self._add_rates(engine.load()) if engine else EngineLoad(),
             requests=self._metrics.counts(),
         )
 
-    def _measured(self, load: EngineLoad) -> EngineLoad:
+    def _add_rates(self, load: EngineLoad) -> EngineLoad:
         return replace(load, drain_rate=self._drain.rate(), stream_rate=self._drain.stream_rate())
 
     async def _report_forever(self) -> None:
         """Report every second, and at once when the phase changes."""
         while True:
-            self._news.clear()
+            self._phase_changed.clear()
             await self._send(self.report())
             # Not wait_for: Python 3.11's loses a cancellation that comes together with the news, and `close` would wait for ever.
             with suppress(TimeoutError):
                 async with asyncio.timeout(REPORT_EVERY_S):
-                    await self._news.wait()
+                    await self._phase_changed.wait()
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[Batch, None]:
         """Yield an empty batch on acceptance, then batches of events, the last ending with `Finished`.
@@ -231,7 +231,7 @@ class EngineReplica:
             await self._engine.close()
 
 
-async def _prove(engine: Engine, constraint: Constraint | None) -> None:
+async def _warm_up(engine: Engine, constraint: Constraint | None) -> None:
     """Generate one token; raises `EngineDead` when nothing comes."""
     sampling = Sampling(temperature=0.0, max_tokens=1)
     request = TokenRequest(request_id="warm-up", prompt=_WARM_PROMPT, sampling=sampling, constraint=constraint)

@@ -36,8 +36,8 @@ class ReplicaRouter(RequestRouter):
             pending_request.routing_context.should_backoff = True
         by_id = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         queues = {name: self.replica_queue_len_cache.get(replica.replica_id) or 0 for name, replica in by_id.items()}
-        passed = {placement.replica} if placement.replica else set()
-        placement.replica = place(placement, queues, self._slack, passed)
+        skipped = {placement.replica} if placement.replica else set()
+        placement.replica = place(placement, queues, self._slack, skipped)
         return [[by_id[placement.replica]]]
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:

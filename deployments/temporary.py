@@ -24,12 +24,12 @@ def claim_temp_folder() -> Callable[[], None]:
     parent = Path(tempfile.gettempdir())
     if len(os.fsencode(parent)) > _LONGEST_PARENT_CHARS:
         parent = Path("/tmp")
-    held = ExitStack()
-    folder = held.enter_context(scratch_folder(parent, _PREFIX))
+    cleanup = ExitStack()
+    folder = cleanup.enter_context(scratch_folder(parent, _PREFIX))
     # It reads until this process is gone, however it went. In a session of its own, since a stopped Ray ends whole process groups.
     command = ["/bin/sh", "-c", 'while read -r _; do :; done; rm -rf -- "$1"', "sh", str(folder)]
     watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-    held.callback(_end, watcher)
+    cleanup.callback(_stop_watcher, watcher)
     before = os.environ.get("TMPDIR"), tempfile.tempdir
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
 
@@ -39,11 +39,11 @@ def claim_temp_folder() -> Callable[[], None]:
             os.environ["TMPDIR"] = before[0]
         tempfile.tempdir = before[1]
 
-    held.callback(restore)
-    atexit.register(held.close)
-    return held.close
+    cleanup.callback(restore)
+    atexit.register(cleanup.close)
+    return cleanup.close
 
 
-def _end(watcher: subprocess.Popen[bytes]) -> None:
+def _stop_watcher(watcher: subprocess.Popen[bytes]) -> None:
     watcher.kill()  # closing its input is not enough: forked children may hold a copy
     watcher.communicate()

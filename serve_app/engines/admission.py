@@ -4,7 +4,7 @@ from serve_app.errors import ContextOverflow, InvalidRequest
 from serve_app.types import TokenRequest
 
 
-def answer_limit(request: TokenRequest, context_length: int, vocabulary_size: int) -> int:
+def compute_answer_limit(request: TokenRequest, context_length: int, vocabulary_size: int) -> int:
     """Return how many tokens the answer may have.
 
     Raises `ContextOverflow` when the prompt leaves no room, `InvalidRequest` for ids outside the vocabulary.

@@ -26,7 +26,7 @@ from serve_app.types import (
     Usage,
 )
 
-_NEEDS_A_MODEL = frozenset({Capability.STRUCTURED, Capability.UNICODE_PATTERNS, Capability.STRUCTURED_MIN_TOKENS})
+_UNSUPPORTED = frozenset({Capability.STRUCTURED, Capability.UNICODE_PATTERNS, Capability.STRUCTURED_MIN_TOKENS})
 
 _tokenizer = lru_cache(2)(Tokenizer.load)
 
@@ -55,7 +55,7 @@ class FakeEngine:
         return EngineInfo(
             kind=EngineKind.FAKE,
             context_length=self._settings.max_model_len,
-            capabilities=frozenset(Capability) - _NEEDS_A_MODEL,
+            capabilities=frozenset(Capability) - _UNSUPPORTED,
             max_concurrency=self._settings.slots,
             precision="none",
         )
@@ -79,14 +79,14 @@ class FakeEngine:
         self._running += 1
         started = time.monotonic()
         try:
-            async with aclosing(self._play(request, started - arrived)) as events:
+            async with aclosing(self._generate(request, started - arrived)) as events:
                 async for event in events:
                     yield event
         finally:
             self._running -= 1
             self._slots.release()
 
-    async def _play(self, request: TokenRequest, queue_s: float) -> AsyncGenerator[TokenEvent, None]:
+    async def _generate(self, request: TokenRequest, queue_s: float) -> AsyncGenerator[TokenEvent, None]:
         fault, fault_at = self._settings.fault, self._settings.fault_at
         if fault == "fail_first":
             raise GenerationFailed("the fake engine was told to fail")
@@ -95,8 +95,8 @@ class FakeEngine:
         if room < 1:
             raise ContextOverflow(f"the prompt has {len(request.prompt)} tokens, the context {self._settings.max_model_len}")
         limit = min(room, request.sampling.max_tokens or room)
-        said = self._said(request.prompt)
-        wanted = self._script[said:]
+        position = self._find_script_position(request.prompt)
+        wanted = self._script[position:]
         if request.sampling.ignore_eos:
             wanted += self._script * (limit // max(1, len(self._script)) + 1)
         for count, token in enumerate((*wanted[:limit], None)):
@@ -121,7 +121,7 @@ class FakeEngine:
             timings=Timings(queue_s=queue_s, decode_s=time.monotonic() - started),
         )
 
-    def _said(self, prompt: tuple[int, ...]) -> int:
+    def _find_script_position(self, prompt: tuple[int, ...]) -> int:
         """Return how much of its text the prompt ends with: it goes on from there, as a model would."""
         for count in range(min(len(self._script), len(prompt)), 0, -1):
             if prompt[-count:] == self._script[:count]:

@@ -20,7 +20,7 @@ from serve_app.chat.lark_text import forces_much
 from serve_app.errors import ConstraintLost, InvalidRequest
 from serve_app.types import Constraint
 
-_KEPT = 128
+_MAX_COMPILED = 128
 
 
 class Guide:
@@ -37,14 +37,14 @@ class Guide:
         return str(self._matcher.get_error()) if self._matcher.is_error() else ""
 
     @property
-    def stopped(self) -> bool:
+    def is_stopped(self) -> bool:
         """Whether nothing may follow; not because it cannot go on."""
         return bool(self._matcher.is_stopped() and not self._matcher.is_error())
 
     @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether what was said so far may be all."""
-        return self.stopped or bool(self._matcher.is_accepting())
+        return self.is_stopped or bool(self._matcher.is_accepting())
 
     def mask(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return a copy of logits (V,) with -inf at every token that may not come next."""
@@ -53,7 +53,7 @@ class Guide:
         return np.where(allowed.view(bool), logits, np.float32(-np.inf))
 
     def accept(self, tokens: Sequence[int]) -> bool:
-        """Move on by tokens; False when the constraint does not allow them here, as those from `mask` or `forced` are."""
+        """Move on by tokens; False when the constraint does not allow them here, as those from `mask` or `compute_forced` are."""
         return bool(self._matcher.consume_tokens(list(tokens)))
 
     def follow(self, tokens: Sequence[int], *, ended: bool, optional: bool) -> bool:
@@ -61,28 +61,28 @@ class Guide:
 
         Where it went astray return False if that is `optional`; else raise what to tell the client.
         """
-        said = tokens[:-1] if ended else tokens
-        if self.accept(said) and (not ended or self.complete or self.accept(tokens[-1:])):
+        answer = tokens[:-1] if ended else tokens
+        if self.accept(answer) and (not ended or self.is_complete or self.accept(tokens[-1:])):
             return True
         if not optional:
-            raise too_large() if self.error else _lost("was left by the engine")
+            raise build_too_large_error() if self.error else _build_lost_error("was left by the engine")
         return False
 
-    def allowed(self, tokens: Sequence[int]) -> int:
+    def count_allowed(self, tokens: Sequence[int]) -> int:
         """Return how many of the tokens, from the first on, it would let through one after the other."""
         return int(self._matcher.validate_tokens(list(tokens)))
 
-    def forced(self) -> list[int]:
+    def compute_forced(self) -> list[int]:
         """Return the tokens that must come next, as far as there is no choice."""
         return [] if self._matcher.is_stopped() else list(self._matcher.compute_ff_tokens())
 
 
-def too_large() -> ConstraintLost:
+def build_too_large_error() -> ConstraintLost:
     """Return the refusal of a constraint that compiled and cannot be followed: the request's fault, and no engine's."""
-    return _lost("grew too large to follow")
+    return _build_lost_error("grew too large to follow")
 
 
-def _lost(how: str) -> ConstraintLost:
+def _build_lost_error(how: str) -> ConstraintLost:
     return ConstraintLost(f"the constraint {how}; make it simpler", param="constraint")
 
 
@@ -106,25 +106,25 @@ class Guidance:
         Raises `InvalidRequest` when another cannot be.
         """
         try:
-            return Guide((await self._matcher(constraint)).deep_copy(), self._vocabulary_size)
+            return Guide((await self._compile(constraint)).deep_copy(), self._vocabulary_size)
         except InvalidRequest:
             if not constraint.optional:
                 raise
             return None
 
-    async def _matcher(self, constraint: Constraint) -> LLMatcher:
+    async def _compile(self, constraint: Constraint) -> LLMatcher:
         """Return the compiled constraint; whoever asks for it meanwhile waits for the same compilation."""
         compiled = self._compiled.get(constraint)
         if compiled is None or (compiled.done() and (compiled.cancelled() or compiled.exception())):
-            compiled = asyncio.ensure_future(in_time(constraint, self._pool, self._match))
+            compiled = asyncio.ensure_future(in_time(constraint, self._pool, self._build_matcher))
             compiled.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to hear of it
             self._compiled[constraint] = compiled
-            if len(self._compiled) > _KEPT:
+            if len(self._compiled) > _MAX_COMPILED:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(constraint)
         return await asyncio.shield(compiled)
 
-    def _match(self, constraint: Constraint) -> LLMatcher:
+    def _build_matcher(self, constraint: Constraint) -> LLMatcher:
         grammar = checked_lark(constraint)
         if self._end_ids and forces_much(grammar):
             grammar = enclosed(grammar, self._end_ids)

@@ -17,8 +17,8 @@ def install() -> None:
     if parent is None:
         return
 
-    def follow() -> None:
+    def kill_with_parent() -> None:
         wait([parent.sentinel])
         os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=follow, name="orphan-guard", daemon=True).start()
+    threading.Thread(target=kill_with_parent, name="orphan-guard", daemon=True).start()

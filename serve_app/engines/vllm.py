@@ -31,8 +31,8 @@ from serve_app.chat.lark import enclosed
 from serve_app.chat.lark_text import may_force
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.engine_config import VllmSettings
-from serve_app.engines.admission import answer_limit
-from serve_app.engines.guidance import Guidance, Guide, too_large
+from serve_app.engines.admission import compute_answer_limit
+from serve_app.engines.guidance import Guidance, Guide, build_too_large_error
 from serve_app.engines.throughput import Throughput
 from serve_app.engines.vllm_logprobs import EXTENSION
 from serve_app.errors import EngineDead, GenerationFailed, InvalidRequest, ModelUnusable, ServeError, explain
@@ -58,10 +58,10 @@ from serve_app.types import (
 
 logger = logging.getLogger(__name__)
 
-_LEAST_STEP_TOKENS = 2048
+_MIN_STEP_TOKENS = 2048
 """Tokens that a step on CPUs has room for, at least."""
 
-_NOT_WHILE_DRAFTING = frozenset({Capability.LOGIT_BIAS, Capability.MIN_P})
+_UNSUPPORTED_WHILE_DRAFTING = frozenset({Capability.LOGIT_BIAS, Capability.MIN_P})
 _CPU_QUANTIZATION = {"compressed-tensors": "", "awq": "avx512f", "gptq": "avx512f"}
 """Methods with CPU kernels, and the processor flag they need."""
 
@@ -99,7 +99,7 @@ class VllmEngine:
         self._guidance: Guidance | None = None
         self._vocabulary_size = 0
         self._end_ids: tuple[int, ...] = ()
-        self._control: frozenset[str] = frozenset()
+        self._control_tokens: frozenset[str] = frozenset()
         self._stats: _LatestStats | None = None
         self._throughput = Throughput()
 
@@ -110,7 +110,7 @@ class VllmEngine:
             kind=EngineKind.VLLM,
             context_length=self._settings.max_model_len,
             # vLLM refuses these two beside drafted tokens.
-            capabilities=frozenset(Capability) - (_NOT_WHILE_DRAFTING if self._settings.ngram_speculation else frozenset()),
+            capabilities=frozenset(Capability) - (_UNSUPPORTED_WHILE_DRAFTING if self._settings.ngram_speculation else frozenset()),
             max_concurrency=self._settings.max_num_seqs,
             precision=self._settings.quantization or self._settings.dtype,
         )
@@ -126,9 +126,9 @@ class VllmEngine:
         tokenizer = await asyncio.to_thread(Tokenizer.load, self._model_dir, control=False)
         self._guidance = Guidance(await asyncio.to_thread(wrap_tokenizer, tokenizer), tokenizer.vocabulary.size)
         self._end_ids = tokenizer.vocabulary.stop_ids
-        self._control = frozenset(tokenizer.raw(at).decode() for at in tokenizer.vocabulary.control_ids)
+        self._control_tokens = frozenset(tokenizer.raw(at).decode() for at in tokenizer.vocabulary.control_ids)
         try:
-            llm = await asyncio.to_thread(self._construct)
+            llm = await asyncio.to_thread(self._build)
             self._llm = llm
             if not all(await llm.collective_rpc("keep_raw_logprobs")):
                 logger.warning("logprobs beside a constraint will be those after its mask: this model runner is not known")
@@ -142,7 +142,7 @@ class VllmEngine:
             raise EngineDead(f"vLLM did not start: {explain(error)}") from error
         self._stats = _LatestStats.last
 
-    def _construct(self) -> AsyncLLM:
+    def _build(self) -> AsyncLLM:
         args = _engine_args(self._settings, self._model_dir) | {"tokenizer": str(write_dense_tokenizer(self._model_dir))}
         config = AsyncEngineArgs(**args).create_engine_config()
         self._vocabulary_size = int(config.model_config.get_vocab_size())
@@ -150,22 +150,22 @@ class VllmEngine:
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
         """See `Engine.generate`."""
-        llm = self._require()
-        limit = answer_limit(request, self._settings.max_model_len, self._vocabulary_size)
+        llm = self._running_llm()
+        limit = compute_answer_limit(request, self._settings.max_model_len, self._vocabulary_size)
         # vLLM answers without the constraint where that names control tokens that there are none of, and ends the answer as if it
         # were whole where following it takes too much: so it is compiled here too, and what vLLM says is held against it.
         constraint = request.constraint
         guide, lark = await self._start_guide(constraint) if constraint else (None, "")
         params = _sampling_params(request.sampling, limit, lark)
         prompt: Any = tokens_input(list(request.prompt), cache_salt=request.cache_salt)
-        began = time.monotonic()
-        first: float | None = None
+        started_s = time.monotonic()
+        first_token_s: float | None = None
         generated = 0
-        with _translated():
+        with _translate_errors():
             stream = llm.generate(prompt, params, request.request_id)
             try:
                 async for output in stream:
-                    first = first or time.monotonic()
+                    first_token_s = first_token_s or time.monotonic()
                     part = output.outputs[0]
                     ids = tuple(int(token) for token in part.token_ids)
                     generated += len(ids)
@@ -174,11 +174,11 @@ class VllmEngine:
                     if guide and constraint and ids and not guide.follow(ids, ended=ended, optional=constraint.optional):
                         guide = None
                     if guide and part.finish_reason == "error":  # the core could not follow its own copy
-                        raise too_large()
-                    reason = _finish_reason(part.finish_reason)
+                        raise build_too_large_error()
+                    reason = _read_finish_reason(part.finish_reason)
                     kept = ids[:-1] if reason is FinishReason.STOP else ids
                     if kept:
-                        yield TokenDelta(kept, _logprobs(part.logprobs, kept, request.sampling.logprobs))
+                        yield TokenDelta(kept, _read_logprobs(part.logprobs, kept, request.sampling.logprobs))
                     if reason is not None:
                         now = time.monotonic()
                         usage = Usage(
@@ -186,7 +186,11 @@ class VllmEngine:
                             completion_tokens=generated,
                             cached_tokens=int(output.num_cached_tokens or 0),
                         )
-                        yield Finished(reason=reason, usage=usage, timings=Timings(prefill_s=first - began, decode_s=now - first))
+                        yield Finished(
+                            reason=reason,
+                            usage=usage,
+                            timings=Timings(prefill_s=first_token_s - started_s, decode_s=now - first_token_s),
+                        )
                         return
             finally:
                 await stream.aclose()
@@ -199,16 +203,16 @@ class VllmEngine:
         assert self._guidance is not None
         lark = checked_lark(constraint)
         guide = await self._guidance.start(Grammar(enclosed(lark, self._end_ids), optional=constraint.optional))
-        return guide, enclosed(lark, self._end_ids, forcing=may_force(lark, self._control)) if guide else ""
+        return guide, enclosed(lark, self._end_ids, forcing=may_force(lark, self._control_tokens)) if guide else ""
 
-    def _require(self) -> AsyncLLM:
+    def _running_llm(self) -> AsyncLLM:
         if self._llm is None:
             raise EngineDead("vLLM is not running")
         return self._llm
 
     async def check_health(self) -> None:
         """Raise `EngineDead` unless the core answers a round trip in time; a step in progress is waited for."""
-        llm = self._require()
+        llm = self._running_llm()
         try:
             await asyncio.wait_for(llm.is_sleeping(), self._settings.health_timeout_s)
         except TimeoutError as error:
@@ -325,7 +329,7 @@ def _engine_args(settings: VllmSettings, model_dir: Path) -> dict[str, Any]:
             # A seeded request whose prompt is cut into chunks ends vLLM's core on CPUs: it rewinds the generator by an offset,
             # which torch's CPU generators do not have. So prompts are read whole, and a step has room for the longest.
             "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(_LEAST_STEP_TOKENS, settings.max_model_len),
+            "max_num_batched_tokens": max(_MIN_STEP_TOKENS, settings.max_model_len),
         }
     else:
         args |= {"gpu_memory_utilization": settings.gpu_memory_utilization}
@@ -360,7 +364,7 @@ def _sampling_params(sampling: Sampling, max_tokens: int, lark: str) -> Sampling
     )
 
 
-def _finish_reason(reason: str | None) -> FinishReason | None:
+def _read_finish_reason(reason: str | None) -> FinishReason | None:
     if reason is None:
         return None
     if reason == "error":
@@ -370,7 +374,7 @@ def _finish_reason(reason: str | None) -> FinishReason | None:
     return FinishReason(reason)
 
 
-def _logprobs(parts: Any, ids: tuple[int, ...], count: int | None) -> tuple[TokenLogprob, ...]:
+def _read_logprobs(parts: Any, ids: tuple[int, ...], count: int | None) -> tuple[TokenLogprob, ...]:
     """Return what was asked for; an alternative that a mask forbade, where one has been applied, is none."""
     if count is None or parts is None:
         return ()
@@ -383,7 +387,7 @@ def _logprobs(parts: Any, ids: tuple[int, ...], count: int | None) -> tuple[Toke
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     """Turn vLLM's exceptions into ours."""
     try:
         yield

@@ -15,7 +15,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from serve_app.errors import ModelUnusable
 
-FILE = "model.gguf"
+GGUF_FILE = "model.gguf"
 """The name of the file that our export writes."""
 
 _MAX_NAME_BYTES = 64
@@ -58,7 +58,7 @@ class Header:
     alignment: int
 
 
-class _Lie(ValueError):
+class _HeaderError(ValueError):
     """What is wrong, for the message."""
 
 
@@ -67,8 +67,8 @@ def read_header(file: Path) -> Header:
     try:
         with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return _read(content)
-    except _Lie as lie:
-        raise ModelUnusable(f"{file.name} is no sound GGUF file: {lie}; export or fetch it again") from lie
+    except _HeaderError as error:
+        raise ModelUnusable(f"{file.name} is no sound GGUF file: {error}; export or fetch it again") from error
     except (OSError, ValueError) as error:  # also an empty file, which cannot be mapped
         raise ModelUnusable(f"{file.name} cannot be read as a GGUF file; check that it exists and is not empty") from error
 
@@ -78,45 +78,45 @@ class _Cursor:
 
     def __init__(self, content: mmap.mmap) -> None:
         self.content = content
-        self.at = 0
+        self.position = 0
         self.size = len(content)
 
     def require(self, count: int, what: str) -> None:
-        if count > self.size - self.at:
-            raise _Lie(f"{what} would end beyond the file's {self.size} bytes")
-        if self.at + count > _MAX_HEADER_BYTES:
-            raise _Lie(f"{what} would end beyond the {_MAX_HEADER_BYTES >> 20} MiB that a header may have")
+        if count > self.size - self.position:
+            raise _HeaderError(f"{what} would end beyond the file's {self.size} bytes")
+        if self.position + count > _MAX_HEADER_BYTES:
+            raise _HeaderError(f"{what} would end beyond the {_MAX_HEADER_BYTES >> 20} MiB that a header may have")
 
     def scalar(self, form: str, what: str) -> Any:
         length = struct.calcsize(form)
         self.require(length, what)
-        (value,) = struct.unpack_from(form, self.content, self.at)
-        self.at += length
+        (value,) = struct.unpack_from(form, self.content, self.position)
+        self.position += length
         return value
 
     def string(self, what: str, limit: int | None = None) -> str:
         length = self.scalar("<Q", what)
         if limit is not None and length > limit:
-            raise _Lie(f"{what} has {length} bytes, over the limit of {limit}")
+            raise _HeaderError(f"{what} has {length} bytes, over the limit of {limit}")
         self.require(length, what)
-        raw = self.content[self.at : self.at + length]
-        self.at += length
+        raw = self.content[self.position : self.position + length]
+        self.position += length
         return raw.decode("utf-8", "surrogateescape")
 
     def array(self, what: str) -> list[Any]:
         kind, count = self.scalar("<I", what), self.scalar("<Q", what)
         if count > _MAX_ENTRIES:
-            raise _Lie(f"{what} is a list of {count} entries, over the limit of {_MAX_ENTRIES}")
+            raise _HeaderError(f"{what} is a list of {count} entries, over the limit of {_MAX_ENTRIES}")
         if kind == _STRING:
             self.require(8 * count, what)
             return [self.string(what) for _ in range(count)]
         if kind not in _SCALARS:
-            raise _Lie(f"{what} is a list of an unknown type {kind}")
+            raise _HeaderError(f"{what} is a list of an unknown type {kind}")
         form = _SCALARS[kind]
         length = count * struct.calcsize(form)
         self.require(length, what)
-        values = struct.unpack_from(f"<{count}{form[1]}", self.content, self.at)
-        self.at += length
+        values = struct.unpack_from(f"<{count}{form[1]}", self.content, self.position)
+        self.position += length
         return list(values)
 
     def value(self, what: str) -> Any:
@@ -126,7 +126,7 @@ class _Cursor:
         if kind == _ARRAY:
             return self.array(what)
         if kind not in _SCALARS:
-            raise _Lie(f"{what} has an unknown type {kind}")
+            raise _HeaderError(f"{what} has an unknown type {kind}")
         return self.scalar(_SCALARS[kind], what)
 
 
@@ -134,73 +134,73 @@ def _read(content: mmap.mmap) -> Header:
     cursor = _Cursor(content)
     cursor.require(24, "the header")
     if content[:4] != b"GGUF":
-        raise _Lie("it does not begin with GGUF")
-    cursor.at = 4
+        raise _HeaderError("it does not begin with GGUF")
+    cursor.position = 4
     version = cursor.scalar("<I", "the version")
     if version not in (2, 3):
-        raise _Lie(f"its version is {version}, and 2 and 3 are known")
+        raise _HeaderError(f"its version is {version}, and 2 and 3 are known")
     tensor_count, key_count = cursor.scalar("<Q", "the number of tensors"), cursor.scalar("<Q", "the number of keys")
     if not 0 < tensor_count <= _MAX_TENSORS or not 0 < key_count <= _MAX_KEYS:
-        raise _Lie(f"it claims {tensor_count} tensors and {key_count} keys")
+        raise _HeaderError(f"it claims {tensor_count} tensors and {key_count} keys")
     keys: dict[str, Any] = {}
     spans: dict[str, tuple[int, int]] = {}
     for _ in range(key_count):
-        begin = cursor.at
+        begin = cursor.position
         name = cursor.string("a key", 1 << 16)
         if name in keys:
-            raise _Lie(f"the key {name[:80]!r} is there twice")
+            raise _HeaderError(f"the key {name[:80]!r} is there twice")
         keys[name] = cursor.value(f"the value of {name[:80]!r}")
-        spans[name] = (begin, cursor.at)
-    begin = cursor.at
+        spans[name] = (begin, cursor.position)
+    begin = cursor.position
     tensors: dict[str, TensorInfo] = {}
     for _ in range(tensor_count):
         name = cursor.string("a tensor's name", _MAX_NAME_BYTES - 1)
         if name in tensors:
-            raise _Lie(f"the tensor {name!r} is there twice")
-        tensors[name] = _tensor(cursor, f"the tensor {name!r}")
-    alignment = _alignment(keys)
-    data_begin = cursor.at + -cursor.at % alignment
-    _check_places(cursor.size, data_begin, alignment, tensors)
+            raise _HeaderError(f"the tensor {name!r} is there twice")
+        tensors[name] = _read_tensor(cursor, f"the tensor {name!r}")
+    alignment = _read_alignment(keys)
+    data_begin = cursor.position + -cursor.position % alignment
+    _check_offsets(cursor.size, data_begin, alignment, tensors)
     return Header(
         keys=keys,
         tensors=tensors,
         version=version,
         spans=spans,
-        entries=(begin, cursor.at),
+        entries=(begin, cursor.position),
         data_begin=data_begin,
         alignment=alignment,
     )
 
 
-def _tensor(cursor: _Cursor, what: str) -> TensorInfo:
+def _read_tensor(cursor: _Cursor, what: str) -> TensorInfo:
     dimensions = cursor.scalar("<I", what)
     if not 1 <= dimensions <= 4:
-        raise _Lie(f"{what} has {dimensions} dimensions")
+        raise _HeaderError(f"{what} has {dimensions} dimensions")
     shape = tuple(cursor.scalar("<Q", what) for _ in range(dimensions))
     kind, offset = cursor.scalar("<I", what), cursor.scalar("<Q", what)
     try:
         known = GGMLQuantizationType(kind)
         per_block, block_bytes = GGML_QUANT_SIZES[known]
     except (ValueError, KeyError) as error:
-        raise _Lie(f"{what} has an unknown type {kind}") from error
+        raise _HeaderError(f"{what} has an unknown type {kind}") from error
     if 0 in shape or shape[0] % per_block:
-        raise _Lie(f"{what} has a shape {shape} that its type {known.name} cannot have")
+        raise _HeaderError(f"{what} has a shape {shape} that its type {known.name} cannot have")
     return TensorInfo(shape, known.name, math.prod(shape) // per_block * block_bytes, offset)
 
 
-def _alignment(keys: dict[str, Any]) -> int:
+def _read_alignment(keys: dict[str, Any]) -> int:
     alignment = keys.get("general.alignment", 32)
     if type(alignment) is not int or not 8 <= alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
-        raise _Lie("its alignment is no power of two within reason")
+        raise _HeaderError("its alignment is no power of two within reason")
     return alignment
 
 
-def _check_places(size: int, begin: int, alignment: int, tensors: dict[str, TensorInfo]) -> None:
+def _check_offsets(size: int, begin: int, alignment: int, tensors: dict[str, TensorInfo]) -> None:
     """Hold the tensors' places against the file's length; they must neither overlap nor leave it."""
     end = 0
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].offset):
         if tensor.offset % alignment or tensor.offset < end:
-            raise _Lie(f"the tensor {name!r} lies at {tensor.offset}, inside another or not aligned")
+            raise _HeaderError(f"the tensor {name!r} lies at {tensor.offset}, inside another or not aligned")
         end = tensor.offset + tensor.bytes
         if begin + end > size:
-            raise _Lie(f"the tensor {name!r} would end at byte {begin + end} of {size}: the file is cut short")
+            raise _HeaderError(f"the tensor {name!r} would end at byte {begin + end} of {size}: the file is cut short")

@@ -16,8 +16,8 @@ from serve_app.chat.formats.names import DEFAULT
 from serve_app.chat.vocabulary import TokenizerFile, read_tokenizer_file, read_vocabulary
 from serve_app.errors import ModelUnusable
 
-STRAY = 0xE000
-"""A stray byte b is written as chr(STRAY + b)."""
+PRIVATE_USE_START = 0xE000
+"""A stray byte b is written as chr(PRIVATE_USE_START + b)."""
 TOKENS_KEY, TYPES_KEY, TURN_END_KEY = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.eot_token_id"
 """Keys of a GGUF header."""
 
@@ -44,18 +44,18 @@ class GgufVocabulary:
     """The id by which llama.cpp ends an answer under a constraint; the file's key for it is eot_token_id."""
 
 
-def text_of(raw: bytes) -> str:
+def spell_bytes(raw: bytes) -> str:
     """Return the bytes as text, stray ones in the private use area."""
-    return raw.decode("utf-8", errors="phi-serve-stray")
+    return raw.decode("utf-8", errors="phi-serve-private-use")
 
 
-def _stray(error: UnicodeError) -> tuple[str, int]:
+def _spell_undecodable(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeDecodeError):
         raise error
-    return "".join(chr(STRAY + byte) for byte in error.object[error.start : error.end]), error.end
+    return "".join(chr(PRIVATE_USE_START + byte) for byte in error.object[error.start : error.end]), error.end
 
 
-codecs.register_error("phi-serve-stray", _stray)
+codecs.register_error("phi-serve-private-use", _spell_undecodable)
 
 
 def build_gguf_vocabulary(model_dir: Path, size: int, file: TokenizerFile | None = None) -> GgufVocabulary:
@@ -67,16 +67,16 @@ def build_gguf_vocabulary(model_dir: Path, size: int, file: TokenizerFile | None
     vocabulary = read_vocabulary(model_dir, file)
     if any(vocabulary.tokens[size:]):
         raise ModelUnusable(f"the tokenizer has ids beyond the model's vocabulary of {size}")
-    spelled = {token_id: text for text, token_id in file.vocab.items()}
+    texts = {token_id: text for text, token_id in file.vocab.items()}
     tokens, types = [], []
     for token_id in range(size):
         raw = vocabulary.raw(token_id)
         text, kind = f"[PAD{token_id}]", TokenType.UNUSED
         if token_id in vocabulary.control_ids:
             text, kind = raw.decode(), TokenType.CONTROL
-        elif token_id in spelled:
-            text, kind = spelled[token_id], TokenType.NORMAL
-            as_text = text_of(raw)
+        elif token_id in texts:
+            text, kind = texts[token_id], TokenType.NORMAL
+            as_text = spell_bytes(raw)
             if as_text.encode() != raw:
                 text, kind = as_text, TokenType.USER_DEFINED
         elif raw:  # an added token that is text like any other
@@ -85,23 +85,23 @@ def build_gguf_vocabulary(model_dir: Path, size: int, file: TokenizerFile | None
         types.append(kind)
     merges = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in file.content["model"]["merges"])
     turn_end = vocabulary.added.get(DEFAULT.turn_end, vocabulary.stop_ids[-1])
-    return GgufVocabulary(tuple(tokens), tuple(types), merges, _pre_tokenizer(file.content["pre_tokenizer"]), turn_end)
+    return GgufVocabulary(tuple(tokens), tuple(types), merges, _name_pre_tokenizer(file.content["pre_tokenizer"]), turn_end)
 
 
 _LETTERS = "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+(?i:"
-_PRE: tuple[tuple[str, Callable[[str], bool]], ...] = (
+_PRE_TOKENIZERS: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("gpt-4o", lambda pattern: _LETTERS in pattern and "\\p{N}{1,3}" in pattern),
     ("llama-bpe", lambda pattern: pattern.startswith("(?i:'s|'t") and "\\p{N}{1,3}" in pattern),
     ("qwen2", lambda pattern: pattern.startswith("(?i:'s|'t") and "|\\p{N}|" in pattern),
 )
 
 
-def _pre_tokenizer(step: Any) -> str:
-    """Tell llama.cpp's name from the pattern that the text is split by; `gpt-2` is byte-level BPE without one."""
+def _name_pre_tokenizer(step: Any) -> str:
+    """Return llama.cpp's name for the pattern that splits the text; `gpt-2` is byte-level BPE without a pattern."""
     patterns = [
         part["pattern"].get("Regex", "") for part in (step or {}).get("pretokenizers", [step]) if part and "pattern" in part
     ]
-    return next((name for name, fits in _PRE if any(map(fits, patterns))), "gpt-2")
+    return next((name for name, fits in _PRE_TOKENIZERS if any(map(fits, patterns))), "gpt-2")
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,10 @@ class LoadedVocabulary:
 
 def load_gguf_vocabulary(keys: Mapping[str, Any], model_dir: Path) -> LoadedVocabulary:
     """Return the vocabulary of a GGUF header's keys; raises `ModelUnusable` unless it is the model's, spelled as in our files."""
-    tokens, _ = listed_tokens(keys)
+    tokens, _ = read_token_list(keys)
     file = read_tokenizer_file(model_dir)
     own = build_gguf_vocabulary(model_dir, len(tokens), file)
-    if not is_spelled(keys, own):
+    if not has_our_spelling(keys, own):
         raise ModelUnusable("the GGUF file's tokens are not those of the tokenizer beside it; export or fetch it again")
     vocabulary = read_vocabulary(model_dir, file)
     texts = tuple(
@@ -134,7 +134,7 @@ def load_gguf_vocabulary(keys: Mapping[str, Any], model_dir: Path) -> LoadedVoca
     return LoadedVocabulary(texts, control, vocabulary.stop_ids, names)
 
 
-def listed_tokens(keys: Mapping[str, Any]) -> tuple[list[str], list[int]]:
+def read_token_list(keys: Mapping[str, Any]) -> tuple[list[str], list[int]]:
     """Return texts and types of a GGUF header's tokens; raises `ModelUnusable` when it lists none."""
     tokens, types = keys.get(TOKENS_KEY), keys.get(TYPES_KEY)
     if not isinstance(tokens, list) or not isinstance(types, list) or len(tokens) != len(types) or not tokens:
@@ -142,9 +142,9 @@ def listed_tokens(keys: Mapping[str, Any]) -> tuple[list[str], list[int]]:
     return [str(token) for token in tokens], types
 
 
-def is_spelled(keys: Mapping[str, Any], own: GgufVocabulary) -> bool:
+def has_our_spelling(keys: Mapping[str, Any], own: GgufVocabulary) -> bool:
     """Return whether a GGUF header's keys have every token as `own` has it, so that the server streams every id."""
-    tokens, types = listed_tokens(keys)
+    tokens, types = read_token_list(keys)
     return tuple(tokens) == own.tokens and tuple(types) == own.types and keys.get(TURN_END_KEY) == own.turn_end
 
 
@@ -156,31 +156,31 @@ def require_same_ids(keys: Mapping[str, Any], own: GgufVocabulary, file: Tokeniz
     """
     plain = {token_id: text for text, token_id in file.vocab.items()}
     added = {token_id: text for text, token_id in file.added.items()}
-    tokens, types = listed_tokens(keys)
+    tokens, types = read_token_list(keys)
     for token_id, (token, kind) in enumerate(zip(tokens, types, strict=True)):
         known = plain.get(token_id, added.get(token_id))
         if known is None:
             elsewhere = file.vocab.get(token, file.added.get(token))
             if elsewhere is not None:
                 raise ModelUnusable(
-                    f"{name} gives {_shown(token)} the id {token_id}, and the model's tokenizer the id {elsewhere}; the file was "
+                    f"{name} gives {_quote(token)} the id {token_id}, and the model's tokenizer the id {elsewhere}; the file was "
                     "converted with wrong ids: convert it with a version of tokenizers below 0.22.2, or take another file"
                 )
             if kind != TokenType.NORMAL or token.startswith("[PAD"):
                 continue
-        elif token in (known, own.tokens[token_id]) or (token_id in added and _without_spaces(token) == _without_spaces(known)):
+        elif token in (known, own.tokens[token_id]) or (token_id in added and _remove_spaces(token) == _remove_spaces(known)):
             continue
-        ours = "no token" if known is None else _shown(known)
+        ours = "no token" if known is None else _quote(known)
         raise ModelUnusable(
-            f"token {token_id} of {name} is {_shown(token)}, but {ours} in the model's tokenizer; the file belongs to another model"
+            f"token {token_id} of {name} is {_quote(token)}, but {ours} in the model's tokenizer; the file belongs to another model"
         )
     if len(tokens) <= max(*plain, *added):
         raise ModelUnusable(f"{name} has {len(tokens)} tokens, fewer than the model's tokenizer; the file belongs to another model")
 
 
-def _without_spaces(text: str) -> str:
+def _remove_spaces(text: str) -> str:
     return text.replace("\u2581", " ").replace(" ", "")
 
 
-def _shown(token: str) -> str:
+def _quote(token: str) -> str:
     return f"`{token[:80]}`"

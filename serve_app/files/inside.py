@@ -35,10 +35,10 @@ def resolve_inside(folder: Path, name: str, what: str) -> Path:
 def lies_inside(folder: Path, path: Path) -> bool:
     """Return whether `path`, links resolved, is in `folder`, or in the blobs of the hub repository that it is a snapshot of."""
     resolved = path.resolve()
-    return any(root in resolved.parents for root in _roots(folder))
+    return any(root in resolved.parents for root in _allowed_roots(folder))
 
 
-def _roots(folder: Path) -> set[Path]:
+def _allowed_roots(folder: Path) -> set[Path]:
     """Return the folder, and for a snapshot in the hub's cache (models--OWNER--NAME/snapshots/REVISION) its repository's blobs."""
     roots = {folder.resolve()}
     for inside in (Path(os.path.abspath(folder)), folder.resolve()):

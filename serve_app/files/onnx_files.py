@@ -54,10 +54,10 @@ def read_files(folder: Path, name: str) -> OnnxFiles:
         what = f"tensor {tensor.name or '(unnamed)'} of {name}"
         stored = files.data.get(location) or resolve_inside(folder, location, what)
         files.data[location] = stored
-        offset, length = _extent(tensor, entries, what)
-        there = stored.stat().st_size
-        if offset + length > there:
-            raise ModelUnusable(f"{location} has {there} bytes, but {what} ends at byte {offset + length}; fetch the folder again")
+        offset, length = _read_extent(tensor, entries, what)
+        size = stored.stat().st_size
+        if offset + length > size:
+            raise ModelUnusable(f"{location} has {size} bytes, but {what} ends at byte {offset + length}; fetch the folder again")
     return files
 
 
@@ -73,7 +73,7 @@ def _parse(folder: Path, name: str) -> OnnxFiles:
     return OnnxFiles(graph, model)
 
 
-def _extent(tensor: onnx.TensorProto, entries: dict[str, str], what: str) -> tuple[int, int]:
+def _read_extent(tensor: onnx.TensorProto, entries: dict[str, str], what: str) -> tuple[int, int]:
     """Return the tensor's first byte and its number of bytes in the data file."""
     bits = _BITS.get(onnx.TensorProto.DataType.Name(tensor.data_type)) if tensor.data_type in _KNOWN else None
     if bits is None or any(size < 0 for size in tensor.dims):
@@ -103,12 +103,12 @@ def read_array(files: OnnxFiles, tensor: ir.TensorProtocol) -> NDArray[Any]:
     return np.fromfile(place, kind, count=math.prod(shape), offset=tensor.offset or 0).reshape(shape)
 
 
-def inline_small(files: OnnxFiles) -> None:
+def inline_small_tensors(files: OnnxFiles) -> None:
     """Move the numbers that edits of the graph depend on, such as indices, from the data files into `files.model`."""
     for tensor in external_tensors(files.model):
         entries = {entry.key: entry.value for entry in tensor.external_data}
-        offset, length = _extent(tensor, entries, tensor.name)
-        if length <= _SMALL:
+        offset, length = _read_extent(tensor, entries, tensor.name)
+        if length <= _SMALL_BYTES:
             with files.data[entries["location"]].open("rb") as stream:
                 stream.seek(offset)
                 tensor.raw_data = stream.read(length)
@@ -116,18 +116,18 @@ def inline_small(files: OnnxFiles) -> None:
             tensor.data_location = onnx.TensorProto.DEFAULT
 
 
-_SMALL = 64
+_SMALL_BYTES = 64
 """Bytes; more than the axes, indices and lengths of graphs take."""
 
 
 def external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Yield every tensor whose data is in another file: of the graph, its branches and its functions, dense or sparse."""
-    for tensor in _tensors(model):
+    for tensor in _all_tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             yield tensor
 
 
-def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+def _all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     graphs = [model.graph]
     for training in model.training_info:
         graphs += [training.initialization, training.algorithm]
@@ -136,7 +136,7 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     while graphs or nodes or attributes:
         for graph in graphs:
             yield from graph.initializer
-            yield from _dense(graph.sparse_initializer)
+            yield from _dense_parts(graph.sparse_initializer)
         nodes += [node for graph in graphs for node in graph.node]
         attributes += [each for node in nodes for each in node.attribute]
         graphs, nodes = [], []
@@ -144,12 +144,12 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
             if each.HasField("t"):
                 yield each.t
             yield from each.tensors
-            yield from _dense([*each.sparse_tensors, *([each.sparse_tensor] if each.HasField("sparse_tensor") else [])])
+            yield from _dense_parts([*each.sparse_tensors, *([each.sparse_tensor] if each.HasField("sparse_tensor") else [])])
             graphs += [*([each.g] if each.HasField("g") else []), *each.graphs]
         attributes = []
 
 
-def _dense(tensors: "Iterator[onnx.SparseTensorProto] | list[onnx.SparseTensorProto]") -> Iterator[onnx.TensorProto]:
+def _dense_parts(tensors: "Iterator[onnx.SparseTensorProto] | list[onnx.SparseTensorProto]") -> Iterator[onnx.TensorProto]:
     for sparse in tensors:
         yield sparse.values
         yield sparse.indices

@@ -18,8 +18,8 @@ def scratch_folder(parent: Path, prefix: str = _PREFIX) -> Iterator[Path]:
     A writer holds a lock on its folder, which the kernel frees when the writer dies, however it dies. A folder whose name begins
     with `prefix` counts as a writer's.
     """
-    for left in parent.glob(f"{prefix}*"):
-        _remove_dead(left)
+    for leftover in parent.glob(f"{prefix}*"):
+        _remove_abandoned(leftover)
     folder, lock = _create(parent, prefix)
     try:
         yield folder
@@ -42,7 +42,7 @@ def _create(parent: Path, prefix: str) -> tuple[Path, int]:
         os.close(lock)
 
 
-def _remove_dead(folder: Path) -> None:
+def _remove_abandoned(folder: Path) -> None:
     """Remove the folder unless its writer lives."""
     try:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

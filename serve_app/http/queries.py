@@ -83,7 +83,7 @@ class GatewayContext:
                 precision=group.info.precision,
                 replicas=group.replicas,
                 context_length=group.info.context_length,
-                weight_bytes=group.replicas * weights.held_bytes(group.info.precision),
+                weight_bytes=group.replicas * weights.loaded_bytes(group.info.precision),
                 gpu_bytes=group.replicas * weights.gpu_bytes(group.info.precision, gpu_layers(settings.engines[group.name])),
             )
             for group in self._gateway.fleet().groups

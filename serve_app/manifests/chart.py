@@ -4,7 +4,7 @@ from typing import Any
 
 from serve_app.config import DEFAULT_MODELS
 from serve_app.manifests.compose import IMAGES
-from serve_app.manifests.kuberay import MODELS_CLAIM, REDIS_SECRET, Choices
+from serve_app.manifests.kuberay import MODELS_CLAIM, REDIS_SECRET, ClusterOptions
 from serve_app.manifests.plan import RAY_VERSION, VERSION, Plan
 from serve_app.manifests.text import dump
 
@@ -32,7 +32,7 @@ _ABOUT = {
 _DEFAULT_MODELS = {name: model.model_dump(mode="json", exclude_defaults=True) for name, model in DEFAULT_MODELS.items()}
 
 
-def values(plan: Plan, choices: Choices) -> dict[str, Any]:
+def build_values(plan: Plan, choices: ClusterOptions) -> dict[str, Any]:
     """Return the chart's values."""
     application = plan.application
     args = dict(application["args"])
@@ -59,8 +59,8 @@ def values(plan: Plan, choices: Choices) -> dict[str, Any]:
                 "cpus": pool.cpus,
                 "memory": f"{pool.memory_gib}Gi",
                 "gpus": pool.gpus,
-                "min": pool.least,
-                "max": pool.most,
+                "min": pool.min_nodes,
+                "max": pool.max_nodes,
                 "nodeSelector": {},
             }
             for pool in plan.pools
@@ -75,6 +75,6 @@ def values(plan: Plan, choices: Choices) -> dict[str, Any]:
     }
 
 
-def values_text(plan: Plan, choices: Choices) -> str:
+def values_text(plan: Plan, choices: ClusterOptions) -> str:
     """Return the values as YAML with a line about each."""
-    return "\n".join(f"# {_ABOUT[key]}\n{dump({key: value})}" for key, value in values(plan, choices).items())
+    return "\n".join(f"# {_ABOUT[key]}\n{dump({key: value})}" for key, value in build_values(plan, choices).items())

@@ -11,9 +11,9 @@ from serve_app.manifests.plan import (
     OBJECT_STORE_BYTES,
     UID,
     VERSION,
+    Hardware,
     Plan,
     Pool,
-    Variant,
 )
 from serve_app.manifests.text import dump
 
@@ -31,7 +31,7 @@ _CONFIG = "/app/serve_config.yaml"
 _LOOPBACK = "127.0.0.1"
 
 
-def compose(plan: Plan, gpu_plan: Plan) -> dict[str, Any]:
+def build_compose(plan: Plan, gpu_plan: Plan) -> dict[str, Any]:
     """Return the compose file of `plan`; with profile `gpu` there is a node for the groups that `gpu_plan` has on GPUs."""
     services = {
         "head": _head(plan),
@@ -42,7 +42,7 @@ def compose(plan: Plan, gpu_plan: Plan) -> dict[str, Any]:
         services["gpu-worker"] = _gpu_worker(pool, gpu_plan)
     return {
         "name": "phi-serve",
-        "services": services | _optional(plan),
+        "services": services | _build_optional(plan),
         "networks": {
             "ray": {"internal": True},
             "front": {},
@@ -50,18 +50,18 @@ def compose(plan: Plan, gpu_plan: Plan) -> dict[str, Any]:
         "volumes": {"models": {}, "prometheus": {}, "grafana": {}, "redis": {}, "webui": {}},
         "secrets": {name: {"file": f"./secrets/{name}"} for name in _SECRETS},
         "configs": {
-            "serve_config": {"content": _escaped(plan)},
-            "serve_config_gpu": {"content": _escaped(gpu_plan)},
+            "serve_config": {"content": _escape_variables(plan)},
+            "serve_config_gpu": {"content": _escape_variables(gpu_plan)},
         },
     }
 
 
-def _escaped(plan: Plan) -> str:
+def _escape_variables(plan: Plan) -> str:
     """Return the configuration as text in which compose replaces no variables."""
     return dump(plan.config).replace("$", "$$")
 
 
-def _hardened(service: Service, *, memory: str, pids: int, cpus: str = "1", read_only: bool = True) -> Service:
+def _harden(service: Service, *, memory: str, pids: int, cpus: str = "1", read_only: bool = True) -> Service:
     """Return a service without privileges and with limits."""
     return service | {
         "read_only": read_only,
@@ -75,7 +75,7 @@ def _hardened(service: Service, *, memory: str, pids: int, cpus: str = "1", read
     }
 
 
-def _node(variant: Variant, role: str, plan: Plan, environment: dict[str, str]) -> Service:
+def _node(variant: Hardware, role: str, plan: Plan, environment: dict[str, str]) -> Service:
     """Return what every container of ours has."""
     image = f"${{PHI_SERVE_{variant.upper()}_IMAGE:-phi-serve-{variant}:{VERSION}}}"
     return {
@@ -126,22 +126,22 @@ def _head(plan: Plan) -> Service:
         "RAY_REDIS_ADDRESS": "${RAY_REDIS_ADDRESS:-}",
         "REDIS_PASSWORD_FILE": "/run/secrets/redis_password",
     }
-    head = _node(Variant.CPU, "head", plan, environment)
+    head = _node(Hardware.CPU, "head", plan, environment)
     head["secrets"] = ["ray_token", "redis_password"]
     head["networks"] = {"ray": {"aliases": ["ray-head"]}, "front": {}}
     head["ports"] = [f"{_LOOPBACK}:${{PHI_SERVE_PORT:-{HTTP_PORT}}}:{HTTP_PORT}"]
     head["healthcheck"] = _probe(f"http://127.0.0.1:{HTTP_PORT}/health")
-    return _hardened(head, memory="${HEAD_MEMORY:-2g}", pids=4096)
+    return _harden(head, memory="${HEAD_MEMORY:-2g}", pids=4096)
 
 
 def _worker(pool: Pool, plan: Plan) -> Service:
     """A node for engines; as many as WORKER_REPLICAS says."""
-    worker = _node(Variant.CPU, "worker", plan, {"RAY_NODE_CPUS": "${WORKER_CPUS:-2}"})
+    worker = _node(Hardware.CPU, "worker", plan, {"RAY_NODE_CPUS": "${WORKER_CPUS:-2}"})
     worker["depends_on"] = {"head": {"condition": "service_started"}}
     worker["deploy"] = {"replicas": "${WORKER_REPLICAS:-1}"}
     worker["healthcheck"] = _probe(f"http://127.0.0.1:{AGENT_PORT}/api/local_raylet_healthz")
     worker["labels"] = {"phi-serve.groups": ",".join(pool.groups)}
-    worker = _hardened(worker, memory="${WORKER_MEMORY:-6g}", pids=8192, cpus="${WORKER_CPUS:-2}")
+    worker = _harden(worker, memory="${WORKER_MEMORY:-6g}", pids=8192, cpus="${WORKER_CPUS:-2}")
     if plan.needs_hub:
         worker["networks"] = {"ray": {}, "front": {}}
     return worker
@@ -164,7 +164,7 @@ def _gpu_worker(pool: Pool, plan: Plan) -> Service:
 
 def _deploy() -> Service:
     """Hands a configuration, SERVE_CONFIG_NAME, to the cluster, once; run it again after a change."""
-    return _hardened(
+    return _harden(
         {
             "image": f"${{PHI_SERVE_CPU_IMAGE:-phi-serve-cpu:{VERSION}}}",
             "command": ["deploy"],
@@ -187,7 +187,7 @@ def _deploy() -> Service:
     ) | {"restart": "on-failure"}
 
 
-def _optional(plan: Plan) -> dict[str, Service]:
+def _build_optional(plan: Plan) -> dict[str, Service]:
     """The services that a profile starts."""
     return {
         "export": _export(plan),
@@ -200,12 +200,12 @@ def _optional(plan: Plan) -> dict[str, Service]:
 
 def _export(plan: Plan) -> Service:
     """The converter: writes the ONNX form of a model into the volume, once."""
-    export = _node(Variant.CPU, "phi-serve", plan, {"HF_HUB_OFFLINE": "0"})
+    export = _node(Hardware.CPU, "phi-serve", plan, {"HF_HUB_OFFLINE": "0"})
     export["command"] = ["phi-serve", "export", "onnx", "${MODEL:-embedded}", "--precision", "${PRECISION:-int4}"]
     export["command"] += ["--out", "/models/${EXPORT_NAME:-onnx}"]
     export |= {"profiles": ["export"], "volumes": ["models:/models"], "networks": {"front": {}}, "healthcheck": {"disable": True}}
     del export["secrets"]
-    return _hardened(export, memory="${EXPORT_MEMORY:-24g}", pids=1024, cpus="${WORKER_CPUS:-2}") | {"restart": "no"}
+    return _harden(export, memory="${EXPORT_MEMORY:-24g}", pids=1024, cpus="${WORKER_CPUS:-2}") | {"restart": "no"}
 
 
 def _prometheus() -> Service:
@@ -223,7 +223,7 @@ def _prometheus() -> Service:
         "ports": [f"{_LOOPBACK}:${{PROMETHEUS_PORT:-9090}}:9090"],
         "healthcheck": {"test": ["CMD", "wget", "-q", "--spider", "http://127.0.0.1:9090/-/healthy"], "interval": "30s"},
     }
-    return _hardened(service, memory="1g", pids=256)
+    return _harden(service, memory="1g", pids=256)
 
 
 def _grafana() -> Service:
@@ -250,7 +250,7 @@ def _grafana() -> Service:
         "depends_on": ["prometheus"],
         "healthcheck": {"test": ["CMD", "wget", "-q", "--spider", "http://127.0.0.1:3000/api/health"], "interval": "30s"},
     }
-    return _hardened(service, memory="512m", pids=256)
+    return _harden(service, memory="512m", pids=256)
 
 
 def _redis() -> Service:
@@ -266,7 +266,7 @@ def _redis() -> Service:
         "networks": {"ray": {}},
         "healthcheck": {"test": ["CMD-SHELL", "redis-cli ping | grep -q -e PONG -e NOAUTH"], "interval": "15s"},
     }
-    return _hardened(service, memory="512m", pids=64)
+    return _harden(service, memory="512m", pids=64)
 
 
 def _webui() -> Service:
@@ -285,4 +285,4 @@ def _webui() -> Service:
         "ports": [f"{_LOOPBACK}:${{WEBUI_PORT:-3001}}:8080"],
         "depends_on": {"head": {"condition": "service_started"}},
     }
-    return _hardened(service, memory="2g", pids=256, read_only=False)
+    return _harden(service, memory="2g", pids=256, read_only=False)

@@ -59,7 +59,7 @@ class Upgrade(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choices:
+class ClusterOptions:
     """What an operator chooses beside the configuration."""
 
     upgrade: Upgrade = Upgrade.NEW_CLUSTER
@@ -69,7 +69,7 @@ class Choices:
     """Prefix of our images, with a slash at its end."""
 
 
-def ray_service(plan: Plan, choices: Choices) -> Object:
+def build_ray_service(plan: Plan, choices: ClusterOptions) -> Object:
     """Return the RayService of a plan."""
     workers = [_worker_group(pool, plan, choices) for pool in plan.pools]
     return {
@@ -103,7 +103,7 @@ def labels(component: str | None = None) -> dict[str, str]:
     return shared | {"app.kubernetes.io/component": component} if component else shared
 
 
-def _upgrade(choices: Choices) -> Object:
+def _upgrade(choices: ClusterOptions) -> Object:
     if choices.upgrade is Upgrade.NEW_CLUSTER:
         return {"type": str(choices.upgrade)}
     return {
@@ -128,7 +128,7 @@ def _autoscaler() -> Object:
     }
 
 
-def _head_group(plan: Plan, choices: Choices) -> Object:
+def _head_group(plan: Plan, choices: ClusterOptions) -> Object:
     probe = {"httpGet": {"path": "/api/gcs_healthz", "port": "dashboard"}, "timeoutSeconds": 5}
     container = _container("ray-head", "cpu", plan, choices) | {
         "resources": resources("1", "2Gi", "2", "4Gi"),
@@ -149,7 +149,7 @@ def _head_group(plan: Plan, choices: Choices) -> Object:
     }
 
 
-def _worker_group(pool: Pool, plan: Plan, choices: Choices) -> Object:
+def _worker_group(pool: Pool, plan: Plan, choices: ClusterOptions) -> Object:
     variant = "gpu" if pool.gpus else "cpu"
     alive = {"httpGet": {"path": "/api/local_raylet_healthz", "port": "agent"}, "timeoutSeconds": 5}
     # Serve's proxy on this node; a node without a replica has none, is unready, and gets no requests.
@@ -171,9 +171,9 @@ def _worker_group(pool: Pool, plan: Plan, choices: Choices) -> Object:
         pod["spec"]["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     return {
         "groupName": pool.name,
-        "replicas": pool.least,
-        "minReplicas": pool.least,
-        "maxReplicas": pool.most,
+        "replicas": pool.min_nodes,
+        "minReplicas": pool.min_nodes,
+        "maxReplicas": pool.max_nodes,
         "rayStartParams": _start_params(cpus=pool.cpus, gpus=pool.gpus),
         "template": pod,
     }
@@ -197,7 +197,7 @@ def resources(cpu: str, memory: str, most_cpu: str, most_memory: str) -> Object:
     return {"requests": {"cpu": cpu, "memory": memory}, "limits": {"cpu": most_cpu, "memory": most_memory}}
 
 
-def _container(name: str, variant: str, plan: Plan, choices: Choices) -> Object:
+def _container(name: str, variant: str, plan: Plan, choices: ClusterOptions) -> Object:
     mounts: list[Object] = [{"name": volume, "mountPath": path} for volume, path in _SCRATCH.items()]
     mounts.append({"name": "shm", "mountPath": "/dev/shm"})
     if plan.needs_volume:

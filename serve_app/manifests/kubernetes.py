@@ -7,7 +7,17 @@ from collections.abc import Iterable
 from typing import Any
 
 from serve_app.manifests.compose import IMAGES
-from serve_app.manifests.kuberay import NAME, REDIS, REDIS_SECRET, SECURITY, Choices, Object, labels, ray_service, resources
+from serve_app.manifests.kuberay import (
+    NAME,
+    REDIS,
+    REDIS_SECRET,
+    SECURITY,
+    ClusterOptions,
+    Object,
+    build_ray_service,
+    labels,
+    resources,
+)
 from serve_app.manifests.plan import DASHBOARD_PORT, HTTP_PORT, METRICS_PORT, Plan
 
 _OPERATOR = {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}}
@@ -17,21 +27,21 @@ _CLIENT = {"matchLabels": {f"{NAME}/client": "true"}}
 _REDIS_UID = 999
 
 
-def objects(plan: Plan, choices: Choices, rules: Object) -> list[Object]:
+def build_objects(plan: Plan, choices: ClusterOptions, rules: Object) -> list[Object]:
     """Return every object of a cluster, in the order in which they are to be made; `rules` are Prometheus' rule groups."""
     return [
         _namespace(),
         *_redis(),
-        ray_service(plan, choices),
+        build_ray_service(plan, choices),
         *_policies(plan),
         *(_budget(pool.name) for pool in plan.pools),
         _pod_monitor(),
         _service_monitor(),
-        _named("monitoring.coreos.com/v1", "PrometheusRule", NAME) | {"spec": rules},
+        _build_object("monitoring.coreos.com/v1", "PrometheusRule", NAME) | {"spec": rules},
     ]
 
 
-def _named(version: str, kind: str, name: str) -> Object:
+def _build_object(version: str, kind: str, name: str) -> Object:
     return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": NAME, "labels": labels()}}
 
 
@@ -78,8 +88,8 @@ def _redis() -> Iterable[Object]:
         "metadata": {"name": "data"},
         "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
     }
-    yield _named("v1", "Service", REDIS) | {"spec": {"selector": selector, "ports": [{"name": "redis", "port": 6379}]}}
-    yield _named("apps/v1", "StatefulSet", REDIS) | {
+    yield _build_object("v1", "Service", REDIS) | {"spec": {"selector": selector, "ports": [{"name": "redis", "port": 6379}]}}
+    yield _build_object("apps/v1", "StatefulSet", REDIS) | {
         "spec": {
             "serviceName": REDIS,
             "replicas": 1,
@@ -104,7 +114,7 @@ def _policies(plan: Plan) -> Iterable[Object]:
     if plan.needs_hub:
         egress.append({"ports": [_tcp(443)]})
     operator = {"namespaceSelector": _ANY_NAMESPACE, "podSelector": _OPERATOR}
-    yield _named("networking.k8s.io/v1", "NetworkPolicy", NAME) | {
+    yield _build_object("networking.k8s.io/v1", "NetworkPolicy", NAME) | {
         "spec": {
             "podSelector": ours,
             "policyTypes": ["Ingress", "Egress"],
@@ -116,7 +126,7 @@ def _policies(plan: Plan) -> Iterable[Object]:
             "egress": egress,
         }
     }
-    yield _named("networking.k8s.io/v1", "NetworkPolicy", f"{NAME}-autoscaler") | {
+    yield _build_object("networking.k8s.io/v1", "NetworkPolicy", f"{NAME}-autoscaler") | {
         "spec": {
             "podSelector": {"matchLabels": labels("head")},
             "policyTypes": ["Egress"],
@@ -130,7 +140,7 @@ def _tcp(port: int) -> Object:
 
 
 def _budget(pool: str) -> Object:
-    return _named("policy/v1", "PodDisruptionBudget", f"{NAME}-{pool}") | {
+    return _build_object("policy/v1", "PodDisruptionBudget", f"{NAME}-{pool}") | {
         "spec": {
             "maxUnavailable": 1,
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
@@ -142,7 +152,7 @@ def _budget(pool: str) -> Object:
 def _pod_monitor() -> Object:
     """Ray's own metrics, on every node."""
     relabelled: list[Any] = [{"sourceLabels": ["__meta_kubernetes_pod_label_ray_io_cluster"], "targetLabel": "ray_io_cluster"}]
-    return _named("monitoring.coreos.com/v1", "PodMonitor", NAME) | {
+    return _build_object("monitoring.coreos.com/v1", "PodMonitor", NAME) | {
         "spec": {
             "selector": {"matchExpressions": [{"key": "ray.io/node-type", "operator": "In", "values": ["head", "worker"]}]},
             "podMetricsEndpoints": [{"port": "metrics", "interval": "15s", "relabelings": relabelled}],
@@ -152,7 +162,7 @@ def _pod_monitor() -> Object:
 
 def _service_monitor() -> Object:
     """The application's metrics: any proxy leads to an ingress, and every ingress knows every replica."""
-    return _named("monitoring.coreos.com/v1", "ServiceMonitor", NAME) | {
+    return _build_object("monitoring.coreos.com/v1", "ServiceMonitor", NAME) | {
         "spec": {
             "selector": {"matchLabels": {"ray.io/serve": f"{NAME}-serve"}},
             "endpoints": [{"port": "serve", "path": "/metrics", "interval": "15s"}],

@@ -33,7 +33,7 @@ _GRACE_MARGIN_S = 30
 _MODELS = "/models"
 
 
-class Variant(StrEnum):
+class Hardware(StrEnum):
     """Which processors the model's groups use."""
 
     CPU = "cpu"
@@ -50,9 +50,9 @@ class Pool:
     """Cores of a node."""
     memory_gib: int
     gpus: int = 0
-    least: int = 1
+    min_nodes: int = 1
     """Nodes that are always there."""
-    most: int = 1
+    max_nodes: int = 1
     """Bound of the autoscaler."""
 
 
@@ -92,13 +92,13 @@ class Plan:
         return [model.path for model in self.settings.models.values()]
 
 
-def plan(config: Config, variant: Variant) -> Plan:
+def build_plan(config: Config, variant: Hardware) -> Plan:
     """Return the plan for a configuration; raises pydantic's `ValidationError` where `args:` is wrong."""
-    contained = _for_gpus(_contained(config)) if variant is Variant.GPU else _contained(config)
+    contained = _move_to_gpus(_adapt_to_containers(config)) if variant is Hardware.GPU else _adapt_to_containers(config)
     application = contained["applications"][0]
     settings = AppSettings.model_validate(application["args"])
     options = {each["name"]: each for each in application["deployments"]}
-    on_gpus = {name: _gpus(options.get(name, {})) for name in settings.engines}
+    on_gpus = {name: _count_gpus(options.get(name, {})) for name in settings.engines}
     pools = [_cpu_pool(tuple(name for name, gpus in on_gpus.items() if not gpus))]
     with_gpus = tuple(name for name, gpus in on_gpus.items() if gpus)
     if with_gpus:
@@ -106,14 +106,14 @@ def plan(config: Config, variant: Variant) -> Plan:
     return Plan(config=contained, settings=settings, pools=tuple(pools))
 
 
-def _contained(config: Config) -> Config:
+def _adapt_to_containers(config: Config) -> Config:
     """Return the configuration for containers: the proxy listens on the container's own addresses."""
     contained = copy.deepcopy(config)
     contained["http_options"] = {**contained.get("http_options", {}), "host": "0.0.0.0", "port": HTTP_PORT}
     return contained
 
 
-def _for_gpus(config: Config) -> Config:
+def _move_to_gpus(config: Config) -> Config:
     """Return the configuration with every engine that can use a GPU on one; others stay as they are."""
     moved = copy.deepcopy(config)
     application = moved["applications"][0]
@@ -132,15 +132,15 @@ def _for_gpus(config: Config) -> Config:
     return moved
 
 
-def _gpus(options: Mapping[str, Any]) -> int:
+def _count_gpus(options: Mapping[str, Any]) -> int:
     return math.ceil(float(options.get("ray_actor_options", {}).get("num_gpus", 0)))
 
 
 def _cpu_pool(groups: tuple[str, ...]) -> Pool:
     """Production CPU in the tutorial's table: 8 to 12 GB."""
-    return Pool(name="cpu", groups=groups, cpus=4, memory_gib=10, least=2, most=4)
+    return Pool(name="cpu", groups=groups, cpus=4, memory_gib=10, min_nodes=2, max_nodes=4)
 
 
 def _gpu_pool(groups: tuple[str, ...], gpus: int) -> Pool:
     """A GPU replica each; its cores are what vLLM's own processes need, so that no CPU group moves in."""
-    return Pool(name="gpu", groups=groups, cpus=2, memory_gib=16, gpus=gpus, least=1, most=2)
+    return Pool(name="gpu", groups=groups, cpus=2, memory_gib=16, gpus=gpus, min_nodes=1, max_nodes=2)

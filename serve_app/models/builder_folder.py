@@ -25,14 +25,14 @@ from serve_app.engine_config import OnnxSettings
 from serve_app.errors import ModelUnusable
 from serve_app.files import genai_config
 from serve_app.files.cache import Progress, cache_dir, write_cached_folder
-from serve_app.files.onnx_files import OnnxFiles, external_tensors, inline_small, read_array, read_files
+from serve_app.files.onnx_files import OnnxFiles, external_tensors, inline_small_tensors, read_array, read_files
 from serve_app.models import manifest
+from serve_app.models.graph_summary import GraphSummary, require_model, summarize_graph
 from serve_app.models.onnx_graph import adapt_model
-from serve_app.models.onnx_survey import Survey, require_model, survey
 
 logger = logging.getLogger(__name__)
 
-_FORM = "1"
+_FORMAT = "1"
 """Changes whenever a folder's graph is adapted otherwise."""
 _GRAPH = "model.onnx"
 _BESIDE = ("config.json", "tokenizer.json", "generation_config.json")
@@ -75,10 +75,10 @@ class _Source:
     def read(cls, model_dir: Path, folder: Path) -> "_Source":
         """Check the files and sum their contents."""
         if not (folder / genai_config.NAME).exists():
-            raise ModelUnusable(_describe_absence(folder))
+            raise ModelUnusable(_explain_absence(folder))
         written = genai_config.GenaiConfig.read(folder)
         files = read_files(folder, written.filename)
-        sums = {location: _sum(folder / location, stored) for location, stored in files.data.items()}
+        sums = {location: _sum_data_file(folder / location, stored) for location, stored in files.data.items()}
         config = _read_json(model_dir / "config.json")
         return cls(model_dir, folder, config, files, written.filename, sums)
 
@@ -93,12 +93,12 @@ class _Source:
         digest = hashlib.blake2b(digest_size=8)
         beside = [self.folder / "tokenizer.json", *(self.model_dir / name for name in _BESIDE)]
         beside_sums = [manifest.sum_file(file) if file.exists() else "" for file in (self.files.graph, *beside)]
-        for part in (_FORM, *beside_sums, *sorted(self.sums.items())):
+        for part in (_FORMAT, *beside_sums, *sorted(self.sums.items())):
             digest.update(f"{part};".encode())
         return digest.hexdigest()
 
 
-def _describe_absence(folder: Path) -> str:
+def _explain_absence(folder: Path) -> str:
     """Return why `folder` cannot be served, and which of its subfolders can: repositories hold one for each device."""
     if not folder.is_dir():
         return "`exported` is no folder on this node; every node that runs the group needs it"
@@ -112,7 +112,7 @@ def _describe_absence(folder: Path) -> str:
     )
 
 
-def _sum(written: Path, stored: Path) -> str:
+def _sum_data_file(written: Path, stored: Path) -> str:
     """Return the SHA-256 sum of a data file; the hub names large files by theirs, which saves reading gigabytes."""
     if stored.parent.name == "blobs" and written.is_symlink() and re.fullmatch("[0-9a-f]{64}", stored.name):
         return stored.name
@@ -136,11 +136,11 @@ def _write(source: _Source, folder: Path, progress: Progress) -> None:
     found = _adapt(source, folder / _GRAPH)
     require_model(found, source.config, source.name)
     _compare_tokenizers(source.model_dir, source.folder)
-    _place(source, folder, progress)
+    _place_weights(source, folder, progress)
     for name in _BESIDE:
         if (source.model_dir / name).exists():
             shutil.copyfile(source.model_dir / name, folder / name)
-    (folder / genai_config.NAME).write_text(json.dumps(_describe(found), indent=2) + "\n")
+    (folder / genai_config.NAME).write_text(json.dumps(_build_genai_config(found), indent=2) + "\n")
     about = {
         "format": "onnx",
         "precision": found.precisions[0],
@@ -152,13 +152,13 @@ def _write(source: _Source, folder: Path, progress: Progress) -> None:
     manifest.write(folder, about, {source.names[location]: each for location, each in source.sums.items()})
 
 
-def _adapt(source: _Source, target: Path) -> Survey:
+def _adapt(source: _Source, target: Path) -> GraphSummary:
     """Write the adapted graph, whose data files have their names in the cache, and return what it says of the model."""
     try:
-        inline_small(source.files)
+        inline_small_tensors(source.files)
         model = ir.from_proto(source.files.model)
         adapt_model(model)
-        found = survey(model, partial(read_array, source.files))
+        found = summarize_graph(model, partial(read_array, source.files))
         proto = ir.to_proto(model)
     except LookupError as error:
         reason = error.args[0] if type(error) is LookupError else "is malformed"
@@ -178,7 +178,7 @@ def _adapt(source: _Source, target: Path) -> Survey:
 _INSTEAD = "take a folder built for CPUs with onnxruntime-genai, or leave `exported` out and let the replica export the model"
 
 
-def _place(source: _Source, folder: Path, progress: Progress) -> None:
+def _place_weights(source: _Source, folder: Path, progress: Progress) -> None:
     """Put the data files into `folder`: as hard links, or as copies if they fit the disk."""
     copied = []
     for stored, name in {source.files.data[location]: name for location, name in source.names.items()}.items():
@@ -244,7 +244,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _describe(found: Survey) -> dict[str, Any]:
+def _build_genai_config(found: GraphSummary) -> dict[str, Any]:
     """Return the cached folder's genai_config.json: what the graph itself says."""
     decoder = {
         "filename": _GRAPH,

@@ -21,7 +21,7 @@ _TYPES: dict[str, str] = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredTensor:
     """Where one tensor lies."""
 
     file: Path
@@ -37,13 +37,13 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         """Read the headers; raises `ModelUnusable` naming a file that is damaged or a folder that has none."""
-        self.tensors: dict[str, Stored] = {}
+        self.tensors: dict[str, StoredTensor] = {}
         for file in sorted(folder.glob("*.safetensors")):
             self.tensors |= _read_header(file)
         if not self.tensors:
             raise ModelUnusable("the model's folder has no *.safetensors file; fetch the model again")
 
-    def require(self, name: str, shape: tuple[int, ...]) -> None:
+    def require_tensor(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise `ModelUnusable` naming the tensor when it is missing or has another shape or a number format unknown here."""
         stored = self.tensors.get(name)
         if stored is None:
@@ -53,7 +53,7 @@ class Checkpoint:
         if stored.type not in _TYPES:
             raise ModelUnusable(f"the checkpoint's tensor {name} is stored as {stored.type}; convert it to BF16, F16 or F32")
 
-    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+    def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Return rows `start` to `stop` along the first axis in float32; raises `ModelUnusable` when there is no such tensor."""
         stored = self.tensors.get(name)
         if stored is None:
@@ -73,7 +73,7 @@ def count_weights(folder: Path) -> int:
     return sum(math.prod(stored.shape) for file in folder.glob("*.safetensors") for stored in _read_header(file).values())
 
 
-def missing_files(folder: Path, *, weights: bool) -> list[str]:
+def find_missing_files(folder: Path, *, weights: bool) -> list[str]:
     """Return the names of the files that a model's folder lacks; a link to nothing counts as lacking.
 
     With `weights` these are also the parts that an index names, of a folder without one any file of weights.
@@ -100,7 +100,7 @@ def require_rows(folder: Path) -> None:
                 )
 
 
-def _read_header(file: Path) -> dict[str, Stored]:
+def _read_header(file: Path) -> dict[str, StoredTensor]:
     """Read eight bytes of length, then JSON with type, shape and place of every tensor."""
     try:
         size = file.stat().st_size
@@ -117,7 +117,7 @@ def _read_header(file: Path) -> dict[str, Stored]:
                 raise ValueError
             if not 0 <= begin <= end <= size - 8 - length:
                 raise ValueError
-            found[name] = Stored(file, tensor["dtype"], shape, 8 + length + begin)
+            found[name] = StoredTensor(file, tensor["dtype"], shape, 8 + length + begin)
     except OSError as error:
         raise ModelUnusable(f"{file.name} cannot be read; fetch the model again") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:

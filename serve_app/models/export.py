@@ -25,17 +25,17 @@ from serve_app.files.cache import (
     write_cached_folder,
     write_folder,
 )
-from serve_app.files.gguf_header import FILE
+from serve_app.files.gguf_header import GGUF_FILE
 from serve_app.memory import available_bytes
 from serve_app.models import manifest
 from serve_app.models.checkpoint import Checkpoint, count_weights, require_rows
-from serve_app.models.onnx_export.folder import FORM, plan_onnx, write_onnx
+from serve_app.models.onnx_export.folder import ONNX_EXPORT_FORMAT, plan_onnx, write_onnx
 
 logger = logging.getLogger(__name__)
 
-_GGUF_FORM = "stray bytes in the private use area"
+_GGUF_FORMAT = "stray bytes in the private use area"
 """Changes whenever the file is written otherwise."""
-USUAL_BLOCK = 32
+DEFAULT_BLOCK_SIZE = 32
 """Weights that share a scale, unless more are asked for: the finest, and what models are mostly published in."""
 
 _READING = "reading the model's files"
@@ -73,8 +73,8 @@ def derive(model_dir: Path, settings: EngineSettings, progress: Progress = ignor
         case _:
             return model_dir
     if settings.exported is None:
-        block = settings.block_size if isinstance(settings, OnnxSettings) and settings.precision != "fp32" else USUAL_BLOCK
-        return cached_form(model_dir, form, settings.precision, block, progress)
+        block = settings.block_size if isinstance(settings, OnnxSettings) and settings.precision != "fp32" else DEFAULT_BLOCK_SIZE
+        return export_to_cache(model_dir, form, settings.precision, block, progress)
     folder = Path(settings.exported).expanduser()
     if isinstance(settings, OnnxSettings) and not (folder / manifest.NAME).exists():
         from serve_app.models.builder_folder import prepare  # slow to import, and needed for such folders only
@@ -87,12 +87,14 @@ def derive(model_dir: Path, settings: EngineSettings, progress: Progress = ignor
     return folder
 
 
-def cached_form(model_dir: Path, form: str, precision: str, block: int = USUAL_BLOCK, progress: Progress = ignore_progress) -> Path:
+def export_to_cache(
+    model_dir: Path, form: str, precision: str, block: int = DEFAULT_BLOCK_SIZE, progress: Progress = ignore_progress
+) -> Path:
     """Return the cached folder with the model's `form` (onnx or gguf) in `precision`, exporting it first if needed.
 
-    Raises `ModelUnusable` as `write_form` does; nothing half-written stays behind.
+    Raises `ModelUnusable` as `export_to_folder` does; nothing half-written stays behind.
     """
-    coarser = "" if block == USUAL_BLOCK else f"-{block}"
+    coarser = "" if block == DEFAULT_BLOCK_SIZE else f"-{block}"
     progress(_READING, 0.0)
     return write_cached_folder(
         cache_dir() / form / f"{_fingerprint(model_dir, form, progress)}-{precision}{coarser}",
@@ -111,8 +113,8 @@ def _is_whole(target: Path, progress: Progress) -> bool:
     return manifest.is_whole(target)
 
 
-def write_form(
-    model_dir: Path, form: str, precision: str, target: Path, block: int = USUAL_BLOCK, progress: Progress = ignore_progress
+def export_to_folder(
+    model_dir: Path, form: str, precision: str, target: Path, block: int = DEFAULT_BLOCK_SIZE, progress: Progress = ignore_progress
 ) -> None:
     """Export to the new folder `target`, whole or not at all; `block` weights of a quantized graph share a scale.
 
@@ -144,7 +146,7 @@ def require_resources(model_dir: Path, form: str, precision: str, block: int, fo
     disk, memory = _SMALL_FILES_BYTES, _WORKING_BYTES
     if form == "onnx":
         layout = plan_onnx(model_dir, precision, block)
-        disk, memory = disk + layout.bytes, memory + 2 * layout.turned_bytes
+        disk, memory = disk + layout.bytes, memory + 2 * layout.transposed_bytes
     else:
         tensors = Checkpoint(model_dir).tensors
         finer = sum(math.prod(tensors[name].shape) for name in _GGUF_FINER if name in tensors) if precision == "q4_0" else 0
@@ -175,7 +177,7 @@ def _write(model_dir: Path, form: str, precision: str, block: int, folder: Path,
 def _write_gguf_folder(model_dir: Path, precision: str, folder: Path, report: Callable[[float], None]) -> None:
     from serve_app.models.gguf import write_gguf  # for an export only
 
-    write_gguf(model_dir, precision, folder / FILE, report)
+    write_gguf(model_dir, precision, folder / GGUF_FILE, report)
     for name in ("tokenizer.json", "generation_config.json"):
         if (model_dir / name).exists():
             shutil.copy(model_dir / name, folder)
@@ -184,7 +186,7 @@ def _write_gguf_folder(model_dir: Path, precision: str, folder: Path, report: Ca
 def _fingerprint(model_dir: Path, form: str, progress: Progress = ignore_progress) -> str:
     """Hash everything that the exported form depends on: the files it reads, and the way it is written."""
     digest = hashlib.blake2b(digest_size=8)
-    digest.update(f"phi-serve {form} {FORM if form == 'onnx' else _GGUF_FORM};".encode())
+    digest.update(f"phi-serve {form} {ONNX_EXPORT_FORMAT if form == 'onnx' else _GGUF_FORMAT};".encode())
     files = sorted(file for file in model_dir.iterdir() if file.suffix in {".json", ".jinja", ".safetensors"})
     done, total = 0, sum(file.stat().st_size for file in files)
     for file in files:

@@ -70,10 +70,10 @@ def write_gguf(model_dir: Path, precision: str, file: Path, report: Callable[[fl
         raise ModelUnusable(f"model_type is {config.get('model_type')}; the GGUF export knows phi3 only")
     require_rows(model_dir)
     checkpoint = Checkpoint(model_dir)
-    tensors = list(_tensors(config, checkpoint, precision))
+    tensors = list(_plan_tensors(config, checkpoint, precision))
     writer = GGUFWriter(file, "phi3")
-    _describe(writer, config, precision)
-    _describe_tokenizer(writer, config, model_dir)
+    _write_keys(writer, config, precision)
+    _write_tokenizer(writer, config, model_dir)
     for tensor in tensors:
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.bytes, raw_dtype=tensor.type)
     writer.write_header_to_file()
@@ -85,7 +85,7 @@ def write_gguf(model_dir: Path, precision: str, file: Path, report: Callable[[fl
     with file.open("ab") as out:
         for tensor in tensors:
             out.write(bytes(-out.tell() % writer.data_alignment))
-            for piece in _pieces(tensor, checkpoint):
+            for piece in _read_pieces(tensor, checkpoint):
                 out.write(quantize(piece, tensor.type).tobytes())
                 done += piece.size
                 report(done / total)
@@ -102,13 +102,13 @@ def _read_config(model_dir: Path) -> dict[str, Any]:
     return config
 
 
-def _pieces(tensor: _Tensor, checkpoint: Checkpoint) -> Iterator[NDArray[np.float32]]:
+def _read_pieces(tensor: _Tensor, checkpoint: Checkpoint) -> Iterator[NDArray[np.float32]]:
     if not isinstance(tensor.source, str):
         yield tensor.source
         return
     height = max(1, _PIECE_WEIGHTS // max(1, math.prod(tensor.shape[1:])))
     for start in range(0, tensor.shape[0], height):
-        yield checkpoint.rows(tensor.source, start, min(start + height, tensor.shape[0]))
+        yield checkpoint.read_rows(tensor.source, start, min(start + height, tensor.shape[0]))
 
 
 _LAYER = {
@@ -121,12 +121,12 @@ _LAYER = {
 }
 
 
-def _tensors(config: dict[str, Any], checkpoint: Checkpoint, precision: str) -> Iterator[_Tensor]:
+def _plan_tensors(config: dict[str, Any], checkpoint: Checkpoint, precision: str) -> Iterator[_Tensor]:
     def stored(name: str, source: str, wanted: str) -> _Tensor:
         found = checkpoint.tensors.get(source)
         if found is None:
             raise ModelUnusable(f"the checkpoint has no tensor {source}; it is not of the architecture that its config.json names")
-        return _Tensor(name, found.shape, _type(found.shape, wanted), source)
+        return _Tensor(name, found.shape, _choose_type(found.shape, wanted), source)
 
     # Where embeddings are tied they are the head too, which four bits would blur for every token.
     yield stored("token_embd.weight", "model.embed_tokens.weight", "q8_0" if precision == "q4_0" else precision)
@@ -134,7 +134,7 @@ def _tensors(config: dict[str, Any], checkpoint: Checkpoint, precision: str) -> 
         yield stored("output.weight", "lm_head.weight", "q8_0" if precision == "q4_0" else precision)
     yield stored("output_norm.weight", "model.norm.weight", precision)
     for form, key in (("long", "long_factor"), ("short", "short_factor")):
-        factors = _scaling(config).get(key)
+        factors = _rope_scaling(config).get(key)
         if factors:
             values = np.array(factors, np.float32)
             yield _Tensor(f"rope_factors_{form}.weight", values.shape, GGMLQuantizationType.F32, values)
@@ -143,20 +143,20 @@ def _tensors(config: dict[str, Any], checkpoint: Checkpoint, precision: str) -> 
             yield stored(f"blk.{layer}.{name}.weight", f"model.layers.{layer}.{source}.weight", precision)
 
 
-def _type(shape: tuple[int, ...], precision: str) -> GGMLQuantizationType:
+def _choose_type(shape: tuple[int, ...], precision: str) -> GGMLQuantizationType:
     """Norms stay in float32, and so does a matrix whose rows are no whole number of blocks."""
     wanted = GGMLQuantizationType[precision.upper()]
     fits = len(shape) > 1 and shape[-1] % GGML_QUANT_SIZES[wanted][0] == 0
     return wanted if fits else GGMLQuantizationType.F32
 
 
-def _scaling(config: dict[str, Any]) -> dict[str, Any]:
+def _rope_scaling(config: dict[str, Any]) -> dict[str, Any]:
     """LongRoPE's parameters, under the old name or the new one."""
     return config.get("rope_scaling") or config.get("rope_parameters") or {}
 
 
-def _describe(writer: GGUFWriter, config: dict[str, Any], precision: str) -> None:
-    scaling = _scaling(config)
+def _write_keys(writer: GGUFWriter, config: dict[str, Any], precision: str) -> None:
+    scaling = _rope_scaling(config)
     heads, width = int(config["num_attention_heads"]), int(config["hidden_size"])
     context = int(config["max_position_embeddings"])
     original = int(scaling.get("original_max_position_embeddings") or config.get("original_max_position_embeddings") or context)
@@ -180,7 +180,7 @@ def _describe(writer: GGUFWriter, config: dict[str, Any], precision: str) -> Non
         writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(context / original) / math.log(original)))
 
 
-def _describe_tokenizer(writer: GGUFWriter, config: dict[str, Any], model_dir: Path) -> None:
+def _write_tokenizer(writer: GGUFWriter, config: dict[str, Any], model_dir: Path) -> None:
     vocabulary = build_gguf_vocabulary(model_dir, int(config["vocab_size"]))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(vocabulary.pre)

@@ -22,19 +22,19 @@ from serve_app.files.gguf_vocabulary import (
     TYPES_KEY,
     GgufVocabulary,
     build_gguf_vocabulary,
-    is_spelled,
-    listed_tokens,
+    has_our_spelling,
+    read_token_list,
     require_same_ids,
 )
 from serve_app.models import manifest
 
 logger = logging.getLogger(__name__)
 
-_FORM = "stray bytes in the private use area, eot"
+_FORMAT = "stray bytes in the private use area, eot"
 """Changes whenever a copy is written otherwise."""
-_BESIDE = ("config.json", "generation_config.json", "tokenizer.json")
+_COPIED_FILES = ("config.json", "generation_config.json", "tokenizer.json")
 """What the engine reads beside the file."""
-_DESCRIBING = (*_BESIDE, "added_tokens.json", "tokenizer_config.json")
+_KEYED_FILES = (*_COPIED_FILES, "added_tokens.json", "tokenizer_config.json")
 _PIECE_BYTES = 1 << 22
 _SMALL_FILES_BYTES = 1 << 26
 """More than tokenizer and manifest take."""
@@ -56,10 +56,10 @@ def prepare(file: Path, model_dir: Path, progress: Progress = ignore_progress) -
     copy = cache / f"{_fingerprint(hash_content(file), file.name, model_dir)}-respelled"
     if manifest.is_whole(copy):
         return copy
-    described = read_tokenizer_file(model_dir)
-    own = _vocabulary(header, model_dir, described, file.name)
-    require_same_ids(header.keys, own, described, file.name)
-    if is_spelled(header.keys, own):
+    tokenizer_file = read_tokenizer_file(model_dir)
+    own = _build_vocabulary(header, model_dir, tokenizer_file, file.name)
+    require_same_ids(header.keys, own, tokenizer_file, file.name)
+    if has_our_spelling(header.keys, own):
         link = cache / f"{_fingerprint(str(file.absolute()), file.name, model_dir)}-linked"
         return write_cached_folder(link, f"linking {file.name}", lambda folder: _write_link(file, model_dir, folder))
 
@@ -67,12 +67,12 @@ def prepare(file: Path, model_dir: Path, progress: Progress = ignore_progress) -
         _require_room(file, folder)
         logger.info("copying %s with its tokens respelled, once; later starts use the cache", file.name)
         _copy_beside(model_dir, folder)
-        _write(file, header, own, folder / file.name, lambda done: progress(f"copying {file.name}", done))
+        _write_copy(file, header, own, folder / file.name, lambda done: progress(f"copying {file.name}", done))
         manifest.write(folder, {"format": "gguf", "source": file.name})
 
     return write_cached_folder(
         copy,
-        f"copying {file.name}, {_gib(file)} GiB, with its tokens respelled",
+        f"copying {file.name}, {_format_gib(file)} GiB, with its tokens respelled",
         write,
         is_whole=manifest.is_whole,
         on_wait=lambda: progress("waiting for another replica's copy", 0.0),
@@ -86,12 +86,12 @@ def _write_link(file: Path, model_dir: Path, folder: Path) -> None:
 
 
 def _copy_beside(model_dir: Path, folder: Path) -> None:
-    for name in _BESIDE:
+    for name in _COPIED_FILES:
         if (model_dir / name).exists():
             shutil.copyfile(model_dir / name, folder / name)
 
 
-def _vocabulary(header: Header, model_dir: Path, described: TokenizerFile, name: str) -> GgufVocabulary:
+def _build_vocabulary(header: Header, model_dir: Path, tokenizer_file: TokenizerFile, name: str) -> GgufVocabulary:
     """Return the model's vocabulary in our spelling, as many entries as the file's embedding has rows, which llama.cpp demands."""
     embedding = header.tensors.get(_EMBEDDING)
     if embedding is None or len(embedding.shape) != 2:
@@ -100,17 +100,17 @@ def _vocabulary(header: Header, model_dir: Path, described: TokenizerFile, name:
         raise ModelUnusable(f"{name} is one part of several; join them with `llama-gguf-split --merge` and name the result")
     if header.keys.get("tokenizer.ggml.model") != "gpt2":
         raise ModelUnusable(f"{name} has no byte-level BPE tokenizer; the file belongs to another model")
-    tokens, rows = len(listed_tokens(header.keys)[0]), embedding.shape[1]
+    tokens, rows = len(read_token_list(header.keys)[0]), embedding.shape[1]
     try:
-        return build_gguf_vocabulary(model_dir, rows, described)
+        return build_gguf_vocabulary(model_dir, rows, tokenizer_file)
     except ModelUnusable as error:
         raise ModelUnusable(f"{name} has {rows} rows in {_EMBEDDING} and {tokens} tokens; {error.message}") from error
 
 
 def _fingerprint(source: str, name: str, model_dir: Path) -> str:
     """Hash everything that a folder depends on."""
-    digest = hashlib.blake2b(f"{_FORM};{source};{name};".encode(), digest_size=8)
-    for beside in _DESCRIBING:
+    digest = hashlib.blake2b(f"{_FORMAT};{source};{name};".encode(), digest_size=8)
+    for beside in _KEYED_FILES:
         path = model_dir / beside
         digest.update(f"{beside}:{hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ''};".encode())
     return digest.hexdigest()
@@ -121,20 +121,20 @@ def _require_room(file: Path, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if file.stat().st_size + _SMALL_FILES_BYTES > free:
         raise ModelUnusable(
-            f"{file.name} needs a copy of {_gib(file)} GiB in the cache, with its tokens respelled, and {free / 2**30:.1f} GiB are "
-            "free; make room, or set PHI_SERVE_CACHE to a folder on another disk"
+            f"{file.name} needs a copy of {_format_gib(file)} GiB in the cache, with its tokens respelled, and "
+            f"{free / 2**30:.1f} GiB are free; make room, or set PHI_SERVE_CACHE to a folder on another disk"
         )
 
 
-def _gib(file: Path) -> str:
+def _format_gib(file: Path) -> str:
     return f"{file.stat().st_size / 2**30:.1f}"
 
 
-def _write(file: Path, header: Header, own: GgufVocabulary, target: Path, report: Callable[[float], None]) -> None:
+def _write_copy(file: Path, header: Header, own: GgufVocabulary, target: Path, report: Callable[[float], None]) -> None:
     """Copy `file` with the vocabulary replaced; the tensors' entries count from the data's beginning and stay as they are."""
     replaced = {
-        TOKENS_KEY: _strings(own.tokens),
-        TYPES_KEY: _int32s(own.types),
+        TOKENS_KEY: _encode_strings(own.tokens),
+        TYPES_KEY: _encode_int32s(own.types),
         TURN_END_KEY: struct.pack("<II", _UINT32, own.turn_end),
     }
     keys = [*header.spans, *(key for key in replaced if key not in header.spans)]
@@ -145,15 +145,15 @@ def _write(file: Path, header: Header, own: GgufVocabulary, target: Path, report
         out.write(b"GGUF" + struct.pack("<IQQ", header.version, len(header.tensors), len(keys)))
         for key in keys:
             if key in replaced:
-                out.write(_string(key) + replaced[key])
+                out.write(_encode_string(key) + replaced[key])
             else:
-                _copy(source, out, *header.spans[key])
-        _copy(source, out, *header.entries)
+                _copy_bytes(source, out, *header.spans[key])
+        _copy_bytes(source, out, *header.entries)
         out.write(bytes(-out.tell() % header.alignment))
-        _copy(source, out, header.data_begin, size, report)
+        _copy_bytes(source, out, header.data_begin, size, report)
 
 
-def _copy(source: BinaryIO, out: BinaryIO, begin: int, end: int, report: Callable[[float], None] = lambda _: None) -> None:
+def _copy_bytes(source: BinaryIO, out: BinaryIO, begin: int, end: int, report: Callable[[float], None] = lambda _: None) -> None:
     """Copy the bytes from `begin` to before `end`; raises `ModelUnusable` when there are fewer."""
     source.seek(begin)
     at = begin
@@ -166,14 +166,14 @@ def _copy(source: BinaryIO, out: BinaryIO, begin: int, end: int, report: Callabl
         report((at - begin) / (end - begin))
 
 
-def _string(text: str) -> bytes:
+def _encode_string(text: str) -> bytes:
     raw = text.encode("utf-8", "surrogateescape")
     return struct.pack("<Q", len(raw)) + raw
 
 
-def _strings(texts: tuple[str, ...]) -> bytes:
-    return struct.pack("<IIQ", _ARRAY, _STRING, len(texts)) + b"".join(map(_string, texts))
+def _encode_strings(texts: tuple[str, ...]) -> bytes:
+    return struct.pack("<IIQ", _ARRAY, _STRING, len(texts)) + b"".join(map(_encode_string, texts))
 
 
-def _int32s(values: tuple[int, ...]) -> bytes:
+def _encode_int32s(values: tuple[int, ...]) -> bytes:
     return struct.pack(f"<IIQ{len(values)}i", _ARRAY, _INT32, len(values), *values)

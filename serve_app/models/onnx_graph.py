@@ -44,7 +44,7 @@ def adapt_model(model: ir.Model) -> None:
     logits = next((value for value in graph.outputs if value.name == "logits"), None)
     if logits is None:
         raise LookupError("has no output logits (it was built without its head)")
-    _choose_positions(graph, logits)
+    _select_positions(graph, logits)
     last = _add_input(graph, "last_position", ir.DataType.INT32, "batch_size")
     longest = _add_input(graph, "total_length", ir.DataType.INT32)
     for attention in attentions:
@@ -54,9 +54,9 @@ def adapt_model(model: ir.Model) -> None:
         _compute_positions(graph, inputs["position_ids"], inputs["input_ids"], last)
     for choice in [node for node in graph if node.op_type == "If"]:
         _keep_original_tables(graph, choice)
-    _keep_outputs(graph)
+    _remove_other_outputs(graph)
     _remove_unused(graph)
-    _drop_inputs(graph)
+    _remove_unused_inputs(graph)
 
 
 def find_attentions(graph: ir.Graph) -> list[ir.Node]:
@@ -73,14 +73,14 @@ def find_head(logits: ir.Value) -> ir.Node:
     """Return the product of hidden states and head that `logits` come from; raises `LookupError` when there is none."""
     node = logits.producer()
     while node is not None and node.op_type in _ELEMENTWISE:
-        computed = [value for value in node.inputs if value is not None and constant(value) is None]
+        computed = [value for value in node.inputs if value is not None and find_constant(value) is None]
         node = computed[0].producer() if len(computed) == 1 else None
     if node is None or node.op_type not in _PRODUCTS:
         raise LookupError("computes its logits in an unknown way: no product of hidden states and a head is found behind them")
     return node
 
 
-def constant(value: ir.Value) -> ir.TensorProtocol | None:
+def find_constant(value: ir.Value) -> ir.TensorProtocol | None:
     """Return the tensor that the value always is, if it is one."""
     node = value.producer()
     while node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
@@ -89,7 +89,7 @@ def constant(value: ir.Value) -> ir.TensorProtocol | None:
     return ir.convenience.get_const_tensor(value)
 
 
-def rotary_tables(graph: ir.Graph) -> Iterator[tuple[ir.Value, ir.Value]]:
+def find_rotary_tables(graph: ir.Graph) -> Iterator[tuple[ir.Value, ir.Value]]:
     """Yield the cosines and sines that each node with rotary embedding takes; the same pair again and again, as a rule."""
     for node in graph:
         first = None
@@ -132,24 +132,24 @@ def _add_node(
     return output
 
 
-def _choose_positions(graph: ir.Graph, logits: ir.Value) -> None:
+def _select_positions(graph: ir.Graph, logits: ir.Value) -> None:
     """Let the head compute the positions `logits_at` and return float32."""
     head = find_head(logits)
     hidden = head.inputs[0]
     if hidden is None:
         raise LookupError("has a head without an input")
-    whole = _unpruned(hidden)
+    whole = _find_unpruned(hidden)
     if whole is hidden and logits.shape is not None and len(logits.shape) == 3 and logits.shape[1] == 1:
         raise LookupError("computes the last position's logits alone, and how it selects that position is unknown")
     kind = hidden.dtype or ir.DataType.FLOAT
     kept = _add_node(graph, head, "Gather", [whole, _add_input(graph, "logits_at", ir.DataType.INT64, "kept")], kind, axis=1)
     head.replace_input_with(0, kept)
-    logits.shape = ir.Shape(["batch_size", "kept", _width(head, logits)])
+    logits.shape = ir.Shape(["batch_size", "kept", _find_vocabulary_size(head, logits)])
     if logits.dtype != ir.DataType.FLOAT:
         _cast_output(graph, logits)
 
 
-def _unpruned(hidden: ir.Value) -> ir.Value:
+def _find_unpruned(hidden: ir.Value) -> ir.Value:
     """Return the hidden states of all positions, when `hidden` are those of the last one; else `hidden`.
 
     The builder prunes by Gather with the index -1 along the positions and Unsqueeze, or with [-1] and no Unsqueeze.
@@ -160,13 +160,13 @@ def _unpruned(hidden: ir.Value) -> ir.Value:
     if node is None or node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 1:
         return hidden
     states, index = node.inputs
-    number = None if index is None else constant(index)
+    number = None if index is None else find_constant(index)
     if states is None or number is None or number.numpy().reshape(-1).tolist() != [-1]:
         return hidden
     return states
 
 
-def _width(head: ir.Node, logits: ir.Value) -> int:
+def _find_vocabulary_size(head: ir.Node, logits: ir.Value) -> int:
     """Return the size of the vocabulary."""
     weights = head.inputs[1]
     for shape in (logits.shape, None if weights is None else weights.shape):
@@ -196,9 +196,9 @@ def _compute_positions(graph: ir.Graph, given: ir.Value, ids: ir.Value, last: ir
 
     def number(name: str, value: int | list[int]) -> ir.Value:
         tensor = ir.tensor(value, dtype=ir.DataType.INT64, name=f"/phi_serve/{name}")
-        held = ir.Value(name=tensor.name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(np.shape(value)))
-        graph.register_initializer(held)
-        return held
+        known = ir.Value(name=tensor.name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(np.shape(value)))
+        graph.register_initializer(known)
+        return known
 
     zero, one = number("zero", 0), number("one", 1)
     length = add("Gather", [add("Shape", [ids]), one], axis=0)
@@ -214,7 +214,7 @@ def _keep_original_tables(graph: ir.Graph, choice: ir.Node) -> None:
     """Replace the choice between the tables of the extended and of the original context by the latter, which are the shorter."""
     branches = [choice.attributes[name].as_graph() for name in ("then_branch", "else_branch")]
     for value, *pair in zip(choice.outputs, *(branch.outputs for branch in branches), strict=True):
-        tables = {tuple(table.shape.numpy()): table for table in map(constant, pair) if table is not None}
+        tables = {tuple(table.shape.numpy()): table for table in map(find_constant, pair) if table is not None}
         if len(tables) != 2 or {len(shape) for shape in tables} != {2}:
             raise LookupError(f"has a branch ({choice.name}) that is no choice between two rotary tables")
         shape = min(tables)
@@ -227,7 +227,7 @@ def _keep_original_tables(graph: ir.Graph, choice: ir.Node) -> None:
             node.replace_input_with(at, None)  # else what the branches took from the graph would count as used
 
 
-def _keep_outputs(graph: ir.Graph) -> None:
+def _remove_other_outputs(graph: ir.Graph) -> None:
     """Drop what the engine does not ask for, such as hidden states."""
     for value in [value for value in graph.outputs if value.name != "logits" and not str(value.name).startswith("present.")]:
         graph.outputs.remove(value)
@@ -243,7 +243,7 @@ def _remove_unused(graph: ir.Graph) -> None:
             del graph.initializers[name]
 
 
-def _drop_inputs(graph: ir.Graph) -> None:
+def _remove_unused_inputs(graph: ir.Graph) -> None:
     """Drop the inputs that nothing needs any more; raises `LookupError` naming one that the engine could not feed."""
     for value in list(graph.inputs):
         consumers = [use.node for use in value.uses()]

@@ -8,7 +8,7 @@ from serve_app.conversation import Chat, Message
 from serve_app.models.variant import Variant
 from serve_app.types import InvalidValue
 
-_MARKS = 2
+_MESSAGE_MARK_TOKENS = 2
 """Tokens around a message: its role and its end."""
 
 
@@ -28,6 +28,6 @@ def require_usable(variant: Variant, count_tokens: Callable[[str], int]) -> None
     window = ollama.window(settings.parameters)
     if window is None or not settings.system:
         return
-    least = count_tokens(settings.system) + _MARKS + ollama.SHORTEST_PROMPT_TOKENS
+    least = count_tokens(settings.system) + _MESSAGE_MARK_TOKENS + ollama.SHORTEST_PROMPT_TOKENS
     if window <= least:
         raise InvalidValue("num_ctx", f"is {window}, but with the system prompt the shortest prompt has {least} tokens")

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 MAX_VARIANTS = 1000
 MAX_FILE_BYTES = 8 << 20
 _SUFFIX = ".json"
-_SETTLED_NS = 2_000_000_000
+_SETTLE_NS = 2_000_000_000
 """A folder changed less long ago than this is read again: a second change within one tick of its clock would not show."""
 _ABANDONED_S = 300
 
@@ -61,7 +61,7 @@ class VariantStore:
             return seen[1]
         variants = MappingProxyType(self._read())
         # The time was taken before reading: what came in between shows as another time at the next look.
-        self._seen = (changed_ns, variants) if abs(time.time_ns() - changed_ns) > _SETTLED_NS else None
+        self._seen = (changed_ns, variants) if abs(time.time_ns() - changed_ns) > _SETTLE_NS else None
         return variants
 
     def put(self, variant: Variant) -> None:
@@ -72,25 +72,25 @@ class VariantStore:
         raw = record.model_dump_json(by_alias=True, indent=1).encode()
         if len(raw) > MAX_FILE_BYTES:
             raise InvalidRequest(f"a model's texts may have {MAX_FILE_BYTES} bytes together; shorten them", param="model")
-        with _translated(), _opened(self._folder) as folder:
-            _drop_abandoned(folder)
+        with _translate_errors(), _open_folder(self._folder) as folder:
+            _remove_abandoned(folder)
             replace_file(folder, _file(variant.name), raw)
 
     def remove(self, name: str) -> bool:
         """Delete a variant; False when there was none. Raises `StorageFailed`."""
         try:
-            with _opened(self._folder, create=False) as folder:
+            with _open_folder(self._folder, create=False) as folder:
                 os.unlink(_file(name), dir_fd=folder)
                 os.fsync(folder)
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise _failed(error) from error
+            raise _build_error(error) from error
         return True
 
     def _read(self) -> dict[str, Variant]:
         found = {}
-        with suppress(FileNotFoundError), _opened(self._folder, create=False) as folder:
+        with suppress(FileNotFoundError), _open_folder(self._folder, create=False) as folder:
             names = sorted(name for name in os.listdir(folder) if name.endswith(_SUFFIX) and not name.startswith("."))
             for name in names[:MAX_VARIANTS]:
                 variant = _load(folder, name)
@@ -141,7 +141,7 @@ def read_file(folder: int, name: str, limit: int) -> bytes:
         return stream.read(limit)
 
 
-def _drop_abandoned(folder: int) -> None:
+def _remove_abandoned(folder: int) -> None:
     """Remove temporary files that killed processes left behind."""
     for name in os.listdir(folder):
         if name.startswith(".") and name.endswith(".tmp"):
@@ -151,7 +151,7 @@ def _drop_abandoned(folder: int) -> None:
 
 
 @contextmanager
-def _opened(path: Path, *, create: bool = True) -> Iterator[int]:
+def _open_folder(path: Path, *, create: bool = True) -> Iterator[int]:
     if create:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -162,14 +162,14 @@ def _opened(path: Path, *, create: bool = True) -> Iterator[int]:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _failed(error) from error
+        raise _build_error(error) from error
 
 
-def _failed(error: OSError) -> StorageFailed:
+def _build_error(error: OSError) -> StorageFailed:
     logger.warning("models_dir: %s", error)
     why = errno.errorcode.get(error.errno or 0, "unknown")
     return StorageFailed(f"the model could not be stored ({why}); the operator must make models_dir writable")

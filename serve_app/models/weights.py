@@ -75,7 +75,7 @@ class Weights:
         kind = str(self.config.get("torch_dtype") or self.config.get("dtype") or "float32")
         return int(self.parameters * _BYTES.get(kind, 4.0))
 
-    def held_bytes(self, precision: str) -> int:
+    def loaded_bytes(self, precision: str) -> int:
         """Size of the weights in an engine's precision; 0 for engines without any."""
         if precision == "int4_mixed":
             finer = _count_finer_weights(self.config)
@@ -86,7 +86,7 @@ class Weights:
         """Size of the weights on a GPU that has `layers`; None, or one more than the model's own for its output: all of them."""
         count = int(self.config.get("num_hidden_layers", 0))
         if layers is None or layers > count:
-            return self.held_bytes(precision)
+            return self.loaded_bytes(precision)
         return int(layers * _count_layer_weights(self.config) * _BYTES.get(precision, 0.0))
 
     @property

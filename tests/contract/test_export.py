@@ -40,11 +40,11 @@ def test_replicas_that_start_together_export_once(model_dir: Path, cache: Path, 
 
     monkeypatch.setattr(export, "_write", count)
     with ThreadPoolExecutor(3) as pool:
-        folders = set(pool.map(lambda _: export.cached_form(model_dir, "onnx", "fp32"), range(3)))
+        folders = set(pool.map(lambda _: export.export_to_cache(model_dir, "onnx", "fp32"), range(3)))
     assert built == ["fp32"]
     (folder,) = folders
     assert (folder / "model.onnx").exists()
-    assert export.cached_form(model_dir, "onnx", "fp32") == folder
+    assert export.export_to_cache(model_dir, "onnx", "fp32") == folder
     assert built == ["fp32"]
 
 
@@ -62,7 +62,7 @@ def test_a_failed_export_says_why_and_leaves_nothing(
     shutil.copytree(model_dir, broken)
     (broken / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(ModelUnusable, match=message):
-        export.cached_form(broken, form, precision)
+        export.export_to_cache(broken, form, precision)
     assert [file.suffix for file in (cache.parent / form).iterdir()] == [".lock"]
 
 
@@ -231,11 +231,11 @@ def test_an_export_that_cannot_fit_is_refused_with_the_arithmetic(
 ) -> None:
     monkeypatch.setattr(export, "available_bytes", lambda: 2**20)
     with pytest.raises(ModelUnusable, match=r"4 million weights to int4 needs about 0\.5 GiB of memory, and 0\.0 GiB are free"):
-        export.write_form(model_dir, "onnx", "int4", tmp_path / "out")
+        export.export_to_folder(model_dir, "onnx", "int4", tmp_path / "out")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "a.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(ModelUnusable, match=r"a\.safetensors is no safetensors file"):
-        export.write_form(tmp_path / "model", "onnx", "int4", tmp_path / "out")
+        export.export_to_folder(tmp_path / "model", "onnx", "int4", tmp_path / "out")
 
 
 @pytest.mark.parametrize("settings", [OnnxSettings(), LlamaCppSettings(), VllmSettings()])

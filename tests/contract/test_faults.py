@@ -260,7 +260,7 @@ async def test_quantized_results_do_not_depend_on_the_neighbours(model_dir: Path
 async def test_a_lone_quantized_stream_is_two_rows_where_batch_invariance_needs_it(
     model_dir: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], needed: int, rows: set[int]
 ) -> None:
-    monkeypatch.setattr(Graph, "keep_rows_alike", lambda _: needed)
+    monkeypatch.setattr(Graph, "ensure_row_invariance", lambda _: needed)
     seen = set()
     advance = Graph.advance
 

@@ -190,13 +190,13 @@ def test_replicas_that_start_together_copy_once_and_a_damaged_copy_is_written_an
     foreign = convert(own_file, padded_dir, tmp_path / "phi.gguf")
     settings = LlamaCppSettings(gguf=str(foreign))
     written: list[Path] = []
-    real = gguf_respelling._write
+    real = gguf_respelling._write_copy
 
     def count(*arguments: Any) -> None:
         written.append(arguments[0])
         real(*arguments)
 
-    monkeypatch.setattr(gguf_respelling, "_write", count)
+    monkeypatch.setattr(gguf_respelling, "_write_copy", count)
     told: list[tuple[str, float]] = []
     with ThreadPoolExecutor(3) as pool:
         (folder,) = set(pool.map(lambda _: export.derive(padded_dir, settings, lambda *what: told.append(what)), range(3)))

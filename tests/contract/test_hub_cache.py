@@ -113,7 +113,7 @@ async def test_a_snapshot_is_served_by_its_id(hub: Path, model_dir: Path) -> Non
 
 
 async def test_a_form_exported_to_the_hub_is_served_from_its_cache(hub: Path, model_dir: Path, tmp_path: Path) -> None:
-    export.write_form(model_dir, "gguf", "q8_0", tmp_path / "own")
+    export.export_to_folder(model_dir, "gguf", "q8_0", tmp_path / "own")
     _filled(hub, model_dir, lambda file: file.suffix != ".safetensors")
     cache = HubCache(hub, "someone/exported")
     for file in (tmp_path / "own").iterdir():

@@ -195,7 +195,7 @@ async def test_ps_tells_which_groups_hold_the_model() -> None:
 
 def test_what_is_on_gpus_is_what_the_configuration_puts_there() -> None:
     weights = Weights.read(EMBEDDED)
-    whole = {each: weights.held_bytes(each) for each in ("float32", "q8_0")}
+    whole = {each: weights.loaded_bytes(each) for each in ("float32", "q8_0")}
     for settings, precision, share in (
         (VllmSettings(), "float32", 0.0),
         (VllmSettings(device="cuda"), "float32", 1.0),
@@ -213,7 +213,7 @@ def test_what_is_on_gpus_is_what_the_configuration_puts_there() -> None:
 def test_mixed_weights_are_those_of_their_matrices() -> None:
     weights = Weights.read(EMBEDDED)
     finer = 6 * 512 * 256 + 2048 * 256  # down_proj of each layer, and the head
-    assert weights.held_bytes("int4_mixed") == weights.held_bytes("int4") + finer // 2
+    assert weights.loaded_bytes("int4_mixed") == weights.loaded_bytes("int4") + finer // 2
 
 
 async def test_weights_are_counted_exactly() -> None:

@@ -14,7 +14,7 @@ from serve_app.config import ModelSettings
 from serve_app.engine_config import FakeSettings
 from serve_app.engines.fake import FakeEngine
 from serve_app.errors import EngineDead, ModelUnusable, ServeError
-from serve_app.models.export import Progress
+from serve_app.files.cache import Progress
 from serve_app.reports import ReplicaReport
 from serve_app.types import Finished, FinishReason, Phase, Sampling, TokenDelta, TokenEvent, TokenLogprob, TokenRequest, Usage
 

@@ -36,7 +36,7 @@ class _Connector(aiohttp.UnixConnector):
         self._connections.add(connection)
         return connection
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """End every connection; who waits on one gets a `ClientError`."""
         for connection in list(self._connections):
             if connection.transport is not None:
@@ -57,11 +57,11 @@ class LlamaServer:
     async def start(self, file: Path, header: Header) -> None:
         """Load `file`, whose header has been read; raises `ModelUnusable` when it does not fit or llama.cpp refuses it."""
         require_gpu(self._settings)
-        require_room(header, self._settings)
+        require_memory(header, self._settings)
         self._folder = Path(tempfile.mkdtemp(prefix="phi-llama-"))  # mode 700: nobody else may speak to the server
         socket = self._folder / "s.sock"
         try:
-            self._server = await asyncio.to_thread(xllamacpp.Server, _params(self._settings, header, file, socket))
+            self._server = await asyncio.to_thread(xllamacpp.Server, _build_params(self._settings, header, file, socket))
         except RuntimeError as error:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise ModelUnusable(f"llama.cpp cannot load {file.name}; is it of an architecture that it knows?") from error
@@ -96,19 +96,19 @@ class LlamaServer:
         """End every connection, then the server, which would wait for them."""
         session, self._session = self._session, None
         if session is not None and self._connector is not None:
-            self._connector.cut()
+            self._connector.abort()
             await asyncio.sleep(0)  # so that its readers learn of it before it is forgotten
             await session.close()
-        held, self._server = [self._server], None
+        servers, self._server = [self._server], None
         # The server's destructor waits for the step in progress, which may hang: not longer than a probe would.
-        thread = threading.Thread(target=held.clear, name="llama-close", daemon=True)
+        thread = threading.Thread(target=servers.clear, name="llama-close", daemon=True)
         thread.start()
         await asyncio.to_thread(thread.join, self._settings.health_timeout_s)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _params(settings: LlamaCppSettings, header: Header, file: Path, socket: Path) -> Any:
+def _build_params(settings: LlamaCppSettings, header: Header, file: Path, socket: Path) -> Any:
     params = xllamacpp.CommonParams()
     params.model.path = str(file)
     params.n_parallel = settings.slots
@@ -161,7 +161,7 @@ def majority_type(header: Header) -> str:
 _KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
 
 
-def require_room(header: Header, settings: LlamaCppSettings) -> None:
+def require_memory(header: Header, settings: LlamaCppSettings) -> None:
     """Raise `ModelUnusable` when the memory cannot hold cache and weights, or the header lacks the sizes of the cache."""
     prefix = header.keys.get("general.architecture")
     names = ("block_count", "attention.head_count", "attention.head_count_kv", "embedding_length")

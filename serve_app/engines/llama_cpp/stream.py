@@ -15,7 +15,7 @@ from serve_app.types import TokenLogprob, finite_logprob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerSaid:
+class ServerEvent:
     """One event."""
 
     ids: tuple[int, ...] = ()
@@ -28,35 +28,35 @@ class ServerSaid:
     """The slot that computed it, told at the end."""
 
 
-async def events(response: aiohttp.ClientResponse, logprobs: int | None) -> AsyncGenerator[ServerSaid, None]:
+async def read_events(response: aiohttp.ClientResponse, logprobs: int | None) -> AsyncGenerator[ServerEvent, None]:
     """Yield the events up to the end.
 
     Raises `ServeError` for the server's errors, for a stream without an end, and for one that withholds a token's id.
     """
     if response.status != 200:
-        raise _refusal(_parsed(await response.read()))
+        raise _translate_refusal(_parse(await response.read()))
     seen = 0
-    async for line in _lines(response):
-        value = _parsed(line)
+    async for line in _read_lines(response):
+        value = _parse(line)
         if "error" in value:
-            raise _refusal(value)
+            raise _translate_refusal(value)
         if "prompt_progress" in value:  # its `tokens` mean nothing
-            yield ServerSaid(reused=int(value["prompt_progress"]["cache"]))
+            yield ServerEvent(reused=int(value["prompt_progress"]["cache"]))
             continue
         drawn = int(value["tokens_predicted"])
         ids = tuple(map(int, value.get("tokens") or ()))
         seen += len(ids)
         if seen != drawn:
             raise GenerationFailed("llama.cpp's server withheld a token's id")
-        told = () if logprobs is None else _logprobs(value.get("completion_probabilities") or (), logprobs)
+        top = () if logprobs is None else _read_logprobs(value.get("completion_probabilities") or (), logprobs)
         if value.get("stop"):
-            yield ServerSaid(ids=ids, drawn=drawn, slot=int(value["id_slot"]))
+            yield ServerEvent(ids=ids, drawn=drawn, slot=int(value["id_slot"]))
             return
-        yield ServerSaid(ids=ids, logprobs=told, drawn=drawn)
+        yield ServerEvent(ids=ids, logprobs=top, drawn=drawn)
     raise GenerationFailed("llama.cpp's stream ended before the answer did")
 
 
-async def _lines(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+async def _read_lines(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
     """Yield what the lines carry, of any length; pings and empty lines carry nothing."""
     rest = b""
     async for chunk in response.content.iter_any():
@@ -66,7 +66,7 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None
                 yield line.split(b": ", 1)[1]
 
 
-def _parsed(raw: bytes) -> dict[str, Any]:
+def _parse(raw: bytes) -> dict[str, Any]:
     try:
         value = json.loads(raw)
     except ValueError as error:
@@ -74,7 +74,7 @@ def _parsed(raw: bytes) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _refusal(value: dict[str, Any]) -> ContextOverflow | GenerationFailed:
+def _translate_refusal(value: dict[str, Any]) -> ContextOverflow | GenerationFailed:
     """Requests are checked before, so all but one of the server's refusals are faults of the engine."""
     fault = value.get("error") if isinstance(value.get("error"), dict) else value
     assert isinstance(fault, dict)
@@ -83,7 +83,7 @@ def _refusal(value: dict[str, Any]) -> ContextOverflow | GenerationFailed:
     return GenerationFailed(f"llama.cpp refused the request ({str(fault.get('type') or 'no reason given')[:60]})")
 
 
-def _logprobs(parts: Any, count: int) -> tuple[TokenLogprob, ...]:
+def _read_logprobs(parts: Any, count: int) -> tuple[TokenLogprob, ...]:
     """Read the natural-log probabilities, which the server takes before its samplers and grammar.
 
     It writes the least float64 for a probability that float32 cannot hold.

@@ -22,7 +22,7 @@ Logits = NDArray[np.float32]
 
 
 @dataclass(slots=True)
-class _Bound:
+class _Binding:
     """An io-binding whose pointers stay the same from call to call; what changes is written into the arrays."""
 
     binding: ort.IOBinding
@@ -60,7 +60,7 @@ class Graph:
         # Where replicas share cores a spinning thread takes the neighbour's time slice.
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         config = GenaiConfig.read(model_dir)
-        self._session = _open(model_dir, config.filename, options, name)
+        self._session = _open_session(model_dir, config.filename, options, name)
         outputs = {output.name: output.shape for output in self._session.get_outputs()}
         if not {given.name for given in self._session.get_inputs()} >= _INPUTS or "logits" not in outputs:
             raise ModelUnusable("another version of phi-serve wrote this ONNX graph; export it again with `phi-serve export onnx`")
@@ -68,9 +68,9 @@ class Graph:
         self.vocabulary_size = int(outputs["logits"][-1])
         self._row_multiple = 1
         self._pool: KvPool | None = None
-        self._steps: dict[int, _Bound] = {}
+        self._steps: dict[int, _Binding] = {}
         """One token for each of so many slots."""
-        self._chunks: dict[tuple[int, int], _Bound] = {}
+        self._chunks: dict[tuple[int, int], _Binding] = {}
         """A chunk of one slot, with the logits of so many positions."""
 
     def attach(self, pool: KvPool) -> None:
@@ -79,7 +79,7 @@ class Graph:
         self._steps.clear()
         self._chunks.clear()
 
-    def keep_rows_alike(self) -> int:
+    def ensure_row_invariance(self) -> int:
         """Make every row's result independent of the number of rows; return the number whose multiples `advance` must get.
 
         With quantized weights onnxruntime's kernels may take rows in pairs, and sum a last odd one in another order: it depends on
@@ -116,32 +116,32 @@ class Graph:
 
         The array is reused by the next call of the same size.
         """
-        bound = self._steps.get(len(ids)) or self._bind_step(len(ids))
-        bound.ids[:, 0] = ids
-        bound.last_position[:] = pasts
-        bound.total_length[()] = pasts.max() + 1
-        self._session.run_with_iobinding(bound.binding)
-        return bound.logits[:, 0]
+        call = self._steps.get(len(ids)) or self._bind_step(len(ids))
+        call.ids[:, 0] = ids
+        call.last_position[:] = pasts
+        call.total_length[()] = pasts.max() + 1
+        self._session.run_with_iobinding(call.binding)
+        return call.logits[:, 0]
 
     def _chunk(self, slot: int, ids: NDArray[np.int64], past: int, positions: NDArray[np.int64]) -> Logits:
-        bound = self._chunks.get((slot, len(positions)))
-        if bound is None:
-            bound = self._chunks[slot, len(positions)] = self._bind(slot, slot + 1, len(positions))
-        bound.binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids[np.newaxis, :]))
-        bound.last_position[0] = past + len(ids) - 1
-        bound.total_length[()] = past + len(ids)
-        bound.binding.bind_cpu_input("logits_at", positions)
-        self._session.run_with_iobinding(bound.binding)
-        logits: Logits = bound.logits[0]
+        call = self._chunks.get((slot, len(positions)))
+        if call is None:
+            call = self._chunks[slot, len(positions)] = self._bind(slot, slot + 1, len(positions))
+        call.binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids[np.newaxis, :]))
+        call.last_position[0] = past + len(ids) - 1
+        call.total_length[()] = past + len(ids)
+        call.binding.bind_cpu_input("logits_at", positions)
+        self._session.run_with_iobinding(call.binding)
+        logits: Logits = call.logits[0]
         return logits
 
-    def _bind_step(self, rows: int) -> _Bound:
-        bound = self._steps[rows] = self._bind(0, rows, 1)
-        bound.binding.bind_cpu_input("input_ids", bound.ids)
-        bound.binding.bind_cpu_input("logits_at", _ONE)
-        return bound
+    def _bind_step(self, rows: int) -> _Binding:
+        call = self._steps[rows] = self._bind(0, rows, 1)
+        call.binding.bind_cpu_input("input_ids", call.ids)
+        call.binding.bind_cpu_input("logits_at", _ONE)
+        return call
 
-    def _bind(self, low: int, high: int, kept: int) -> _Bound:
+    def _bind(self, low: int, high: int, kept: int) -> _Binding:
         assert self._pool is not None, "attach() comes first"
         binding = self._session.io_binding()
         rows = high - low
@@ -152,13 +152,13 @@ class Graph:
                 binding.bind_output(f"present.{layer}.{name}", "cpu", 0, np.float32, shape, pointer)
         logits = np.empty((rows, kept, self.vocabulary_size), np.float32)
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        bound = _Bound(binding, logits, np.zeros((rows, 1), np.int64), np.zeros(rows, np.int32), np.zeros((), np.int32))
-        binding.bind_cpu_input("last_position", bound.last_position)
-        binding.bind_cpu_input("total_length", bound.total_length)
-        return bound
+        call = _Binding(binding, logits, np.zeros((rows, 1), np.int64), np.zeros(rows, np.int32), np.zeros((), np.int32))
+        binding.bind_cpu_input("last_position", call.last_position)
+        binding.bind_cpu_input("total_length", call.total_length)
+        return call
 
 
-def _open(folder: Path, filename: str, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
+def _open_session(folder: Path, filename: str, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
     """Load the graph once its files are known to be in the folder; raises `ModelUnusable` with onnxruntime's reason."""
     read_files(folder, filename)
     try:

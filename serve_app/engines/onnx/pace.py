@@ -22,7 +22,7 @@ class PromptPace:
     _slope_sum: float = 0.0
 
     @property
-    def known(self) -> bool:
+    def is_known(self) -> bool:
         """Whether any chunk was seen."""
         return self._weight > 0
 
@@ -38,17 +38,17 @@ class PromptPace:
         self._spread += tokens * moved * (place - self._place)
         self._slope_sum += tokens * moved * (each_s - self._each_s)
 
-    def seconds(self, tokens: int, past: int) -> float:
+    def estimate_seconds(self, tokens: int, past: int) -> float:
         """Return what a chunk of `tokens` after `past` others should take; 0 when nothing is known."""
         slope = max(0.0, self._slope_sum / self._spread) if self._spread > 0 else 0.0
         each_s = self._each_s + slope * (past + tokens / 2 - self._place)
         return tokens * max(each_s, 0.2 * self._each_s)
 
-    def fitting(self, past: int, seconds: float) -> int:
+    def fit_tokens(self, past: int, seconds: float) -> int:
         """Return how many tokens after `past` others take about `seconds`; 0 when that is too short for any."""
-        if not self.known or seconds <= 0:
+        if not self.is_known or seconds <= 0:
             return 0
         tokens = 1.0
         for _ in range(20):  # seconds() grows with tokens: the share by which it misses the target shrinks
-            tokens = max(1.0, (tokens + tokens * seconds / self.seconds(max(1, round(tokens)), past)) / 2)
-        return round(tokens) if self.seconds(round(tokens), past) <= 1.05 * seconds else round(tokens) - 1
+            tokens = max(1.0, (tokens + tokens * seconds / self.estimate_seconds(max(1, round(tokens)), past)) / 2)
+        return round(tokens) if self.estimate_seconds(round(tokens), past) <= 1.05 * seconds else round(tokens) - 1

@@ -49,7 +49,7 @@ class Sequence:
         return self.tokens[: len(self.request.prompt)]
 
     @property
-    def strayed(self) -> bool:
+    def has_lost_guide(self) -> bool:
         """Whether its guide gave up, and it may go on without."""
         constraint = self.request.constraint
         return self.guide is not None and bool(self.guide.error) and constraint is not None and constraint.optional
@@ -59,7 +59,7 @@ class Sequence:
         """Prompt tokens not yet computed."""
         return len(self.request.prompt) - self.computed
 
-    def finished(self, reason: FinishReason) -> Finished:
+    def finish(self, reason: FinishReason) -> Finished:
         """Return its end, as of now."""
         now = time.monotonic()
         return Finished(

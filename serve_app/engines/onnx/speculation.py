@@ -48,7 +48,7 @@ class Payoff:
     """Tokens, since the start."""
     _since_probe: int = 0
 
-    def worth_drafting(self) -> bool:
+    def is_worth_drafting(self) -> bool:
         """Tell whether the next step should draft. Call once a step for which there is a draft."""
         if not self.step_s or not self.verify_s or self.gained * self.step_s > self.verify_s:
             return bool(self.step_s)
@@ -58,11 +58,11 @@ class Payoff:
         self._since_probe = 0
         return True
 
-    def stepped(self, seconds: float) -> None:
+    def record_step(self, seconds: float) -> None:
         """Record a step without a draft."""
         self.step_s = _mean(self.step_s, seconds)
 
-    def verified(self, seconds: float, drafted: int, accepted: int) -> None:
+    def record_verification(self, seconds: float, drafted: int, accepted: int) -> None:
         """Record a step with a draft of so many tokens, so many of them right."""
         self.verify_s = _mean(self.verify_s, seconds)
         self.gained = _mean(self.gained, 1.0 + accepted)

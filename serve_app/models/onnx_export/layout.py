@@ -20,7 +20,7 @@ _MIXED_BITS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class PlacedTensor:
     """A tensor in the data file."""
 
     name: str
@@ -53,9 +53,9 @@ class Matrix:
     """Weights of a row that share a scale."""
     transposed: bool
     """Unquantized weights are stored as (K, N), which a MatMul takes."""
-    weight: Placed
+    weight: PlacedTensor
     """Unquantized (N, K) or (K, N), or whole blocks of bytes (N, blocks, bytes of a block)."""
-    scales: Placed | None
+    scales: PlacedTensor | None
     """(N, blocks); None when not quantized."""
 
     @property
@@ -68,7 +68,7 @@ class Matrix:
 class Vector:
     """A norm's weights or a constant table."""
 
-    placed: Placed
+    placed: PlacedTensor
     source: str | NDArray[np.float32]
     """The checkpoint's tensor, or the values."""
 
@@ -90,7 +90,7 @@ class Layout:
         return sum(matrix.rows * matrix.columns for matrix in self.matrices.values())
 
     @property
-    def turned_bytes(self) -> int:
+    def transposed_bytes(self) -> int:
         """Size of the largest matrix that must be in memory whole, because its rows are stored as columns."""
         return max((each.weight.bytes for each in self.matrices.values() if each.scales is None and each.transposed), default=0)
 
@@ -107,7 +107,7 @@ def layer_matrices(decoder: Decoder, layer: int) -> dict[str, tuple[str, int, in
     }
 
 
-def lay_out(decoder: Decoder, precision: str, block: int) -> Layout:
+def plan_layout(decoder: Decoder, precision: str, block: int) -> Layout:
     """Plan the file for weights in `precision`: fp32, int8, int4 or int4_mixed, `block` of which share a scale."""
     planner = _Planner(block)
     cosines, sines = tabulate(decoder.rotary)
@@ -156,7 +156,7 @@ class _Planner:
             scales = self._place(f"{base}_scales", np.float32, (rows, blocks))
         self.matrices[name] = Matrix(name, source, first, rows, columns, bits, self._block, transposed, weight, scales)
 
-    def _place(self, name: str, kind: type[np.float32] | type[np.uint8], shape: tuple[int, ...]) -> Placed:
-        placed = Placed(name, kind, shape, -(-self.end // _ALIGNMENT) * _ALIGNMENT)
+    def _place(self, name: str, kind: type[np.float32] | type[np.uint8], shape: tuple[int, ...]) -> PlacedTensor:
+        placed = PlacedTensor(name, kind, shape, -(-self.end // _ALIGNMENT) * _ALIGNMENT)
         self.end = placed.offset + placed.bytes
         return placed
