@@ -25,7 +25,7 @@ class _ServedReplica(EngineReplica):
     async def __init__(  # type: ignore[misc]  # Serve awaits asynchronous constructors
         self, group: str, settings: EngineSettings, model: NamedModel, identity: Callable[[], tuple[str, Report]]
     ) -> None:
-        """Take as many threads as the replica owns cores where the settings leave them open."""
+        """Set the engine's threads to the replica's cores, unless the settings have a number."""
         self._remove_temp_folder = claim_temp_folder()
         assigned = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
         cores = float(assigned.get("CPU", 1.0))
@@ -36,7 +36,7 @@ class _ServedReplica(EngineReplica):
         return self._ray_metrics
 
     def report(self) -> ReplicaReport:
-        """Return what this replica tells every ingress, and show its load in Ray's metrics."""
+        """Return the report for the ingresses, and show the load in Ray's metrics."""
         report = super().report()
         self._ray_metrics.show(report.load)
         return report
@@ -47,7 +47,7 @@ class _ServedReplica(EngineReplica):
 
 
 def build_group(settings: AppSettings, name: str) -> serve.Application:
-    """Return the deployment of one group. Its defaults bound every queue; the configuration file overrides them by name."""
+    """Return the deployment of one group. Its defaults bound every queue; serve_config.yaml overrides them."""
     deployment = serve.deployment(
         name=name,
         max_ongoing_requests=64,
@@ -62,13 +62,13 @@ def build_group(settings: AppSettings, name: str) -> serve.Application:
 
 
 def set_threads(settings: EngineSettings, cores: float) -> EngineSettings:
-    """Return the settings with threads for so many cores, one at least, unless they name a number or know no threads."""
+    """Return the settings with one thread per core, one at least, unless they have a number or the engine has no threads."""
     if isinstance(settings, FakeSettings) or settings.threads is not None:
         return settings
     return settings.model_copy(update={"threads": max(1, int(cores))})
 
 
 def _identify_replica() -> tuple[str, Report]:
-    """Return this replica's id and its way to report; called inside the replica."""
+    """Return this replica's id and its function to send reports; called inside the replica."""
     context = serve.get_replica_context()
     return context.replica_id.unique_id, report_to_ingress(INGRESS, context.app_name)

@@ -1,4 +1,4 @@
-"""The ingress deployment: the HTTP application over remote groups. Up long before the engines are."""
+"""The ingress deployment: the HTTP application over remote groups. It answers long before the engines are loaded."""
 
 import asyncio
 import logging
@@ -34,13 +34,13 @@ logger = logging.getLogger(__name__)
 _QUESTION = "A train travels 240 km in 3 hours. If it increases its speed by 20 km/h, how long would the same journey take?"
 
 _RETRY_S = 10.0
-"""Between two tries to serve a model whose files could not be had or used."""
+"""Seconds between attempts to load a model whose files are missing or unusable."""
 DIALECTS = (openai.DIALECT, ollama.DIALECT, reasoning.DIALECT)
 
 
 @serve.ingress()
 class Ingress:
-    """Serves every dialect; learns from the replicas' reports which groups are ready."""
+    """Serves every dialect; the replicas' reports show which groups are ready."""
 
     def __init__(self, settings: AppSettings, groups: Mapping[str, DeploymentHandle[Any]]) -> None:
         """Load the tokenizer and build the gateway; touches no engine."""
@@ -62,7 +62,7 @@ class Ingress:
     def _try_to_serve(self) -> None:
         """Build the gateway, or keep the reason why the model cannot be served.
 
-        Ending the ingress would leave nobody to say why: Serve would start it again and again behind a port that answers nothing.
+        If the ingress ended instead, Serve would restart it forever and no client could see the reason.
         """
         settings, routing = self._settings, self._settings.routing
         try:
@@ -83,16 +83,16 @@ class Ingress:
             self._fault = error
 
     async def _retry(self) -> None:
-        """Try again every few seconds: the hub may have been away, or the files may be mended."""
+        """Try again every few seconds: the hub may become reachable, or the files may be repaired."""
         while self._gateway is None:
             await asyncio.sleep(_RETRY_S)
             await asyncio.to_thread(self._try_to_serve)
         self._app = WaitForReports(create_app(self._gateway, DIALECTS), self._reported)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Take `user_config` of serve_config.yaml: `routing` there replaces fields of `args.routing`, without a restart.
+        """Apply `user_config` of serve_config.yaml: its `routing` replaces fields of `args.routing`, without a restart.
 
-        What is wrong is logged and changes nothing: raising would make Serve restart a working ingress.
+        A faulty configuration is logged and changes nothing: an exception would make Serve restart a working ingress.
         """
         try:
             routing = merge_routing(self._settings, user_config)
@@ -121,7 +121,7 @@ class Ingress:
         return ServeShim(app)
 
     async def report(self, report: ReplicaReport) -> None:
-        """Take what a replica tells about itself."""
+        """Take the report of a replica."""
         self._fleet.record(report, time.monotonic())
         if report.phase is Phase.FAILED and (report.group, report.reason) not in self._failures:
             self._failures.add((report.group, report.reason))
@@ -140,7 +140,7 @@ def _accept_timeout_s(routing: RoutingSettings, group: str) -> float:
 
 
 def merge_routing(settings: AppSettings, user_config: Mapping[str, Any]) -> RoutingSettings:
-    """Return `args.routing` with the fields in `user_config["routing"]`; raises `ValueError` for the unknown and the impossible."""
+    """Return `args.routing` with the fields in `user_config["routing"]`; raises `ValueError` for unknown and invalid fields."""
     unknown = set(user_config) - {"routing"}
     if unknown:
         raise ValueError(f"unknown: {', '.join(sorted(unknown))}; known is: routing")
@@ -165,7 +165,7 @@ def build_ingress(settings: AppSettings, groups: Mapping[str, serve.Application]
 
 
 def _log_requests() -> None:
-    """Write the gateway's line per request where Serve writes this replica's log."""
+    """Write the gateway's line per request to Serve's log of this replica."""
     REQUEST_LOG.setLevel(logging.INFO)
     REQUEST_LOG.propagate = False
     REQUEST_LOG.handlers = logging.getLogger("ray.serve").handlers

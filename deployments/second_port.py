@@ -15,8 +15,8 @@ _RETRY_S = 5.0
 async def listen(app: ASGIApp, host: str, port: int, *, retry_s: float = _RETRY_S) -> None:
     """Serve `app` until cancelled.
 
-    Where another process has the port, say so once and take it over when it becomes free: of several ingress replicas on a node one
-    listens, and another goes on when that one is gone.
+    Where another process has the port, log that once and listen when the port becomes free: of several ingress replicas on a node
+    one listens, and another takes over when it ends.
     """
     warned = False
     while (listener := _try_to_bind(host, port)) is None:

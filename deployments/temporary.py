@@ -1,7 +1,7 @@
 """Gives each replica one folder for its temporary files: vLLM's and llama.cpp's sockets, and files of multiprocessing.
 
-It is removed when the replica ends, and by a shell that outlives it where it is killed; should that be killed too, by the next
-replica on the node (see `serve_app.files.scratch`).
+The replica removes the folder when it ends. If the replica is killed, a shell that outlives it does so. If the shell is killed too,
+the next replica on the node does so (see `serve_app.files.scratch`).
 """
 
 import atexit
@@ -16,17 +16,17 @@ from serve_app.files.scratch import scratch_folder
 
 _PREFIX = ".phi-replica-"
 _LONGEST_PARENT_CHARS = 40
-"""A socket's path has 107 bytes at most. Below the parent come the folder's name (21) and vLLM's (36), or deeper ones."""
+"""A socket's path has at most 107 bytes. The folder's name takes 21, vLLM's socket 36, and other names may be longer."""
 
 
 def claim_temp_folder() -> Callable[[], None]:
-    """Make this process, and those it starts, put temporary files into a folder of their own; return a function that removes it."""
+    """Create a folder for the temporary files of this process and its children; return a function that removes it."""
     parent = Path(tempfile.gettempdir())
     if len(os.fsencode(parent)) > _LONGEST_PARENT_CHARS:
         parent = Path("/tmp")
     cleanup = ExitStack()
     folder = cleanup.enter_context(scratch_folder(parent, _PREFIX))
-    # It reads until this process is gone, however it went. In a session of its own, since a stopped Ray ends whole process groups.
+    # The shell reads until this process is gone. It has its own session, since a stopping Ray kills whole process groups.
     command = ["/bin/sh", "-c", 'while read -r _; do :; done; rm -rf -- "$1"', "sh", str(folder)]
     watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     cleanup.callback(_stop_watcher, watcher)

@@ -1,4 +1,4 @@
-"""`phi-serve`: the commands of an operator. Each is a thin shell around a function of the package."""
+"""`phi-serve`: the operator's commands. Each calls a function of the package."""
 
 import signal
 import time
@@ -66,7 +66,7 @@ def route(
         float, typer.Option(min=0, max=1, help="Least probability of a task; below it: general.")
     ] = DEFAULT_THRESHOLD,
 ) -> None:
-    """Print which task a prompt is taken for, with each task's probability. Needs no server."""
+    """Print the task of a prompt, with each task's probability. Needs no server."""
     decision = classify(RawText(text=text), threshold)
     typer.echo(f"{decision.task} ({decision.reason})")
     for task, chance in sorted(decision.probabilities.items(), key=lambda entry: -entry[1]):
@@ -117,7 +117,7 @@ def _export(model: str, form: str, precision: str, out: Path, block: int = DEFAU
 
 @contextmanager
 def _exit_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the command as Ctrl-C does, so that nothing half-written stays behind."""
+    """Let SIGTERM end the command as Ctrl-C does, so that nothing half-written remains."""
 
     def leave(number: int, frame: object) -> None:
         raise typer.Exit(128 + number)
@@ -129,7 +129,7 @@ def _exit_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-_ConfigFile = Annotated[Path, typer.Option("--config", help="The configuration to make it from.")]
+_ConfigFile = Annotated[Path, typer.Option("--config", help="The configuration to export.")]
 
 
 @export.command("compose")
@@ -151,17 +151,17 @@ def export_kuberay(
 
 
 def _render(config: Path, render: Callable[[Config], str]) -> str:
-    """Return what `render` makes of a configuration; ends the command with one sentence where the file cannot be used."""
+    """Return `render`'s text for a configuration; exits with one sentence where the file cannot be used."""
     try:
         return render(yaml.safe_load(config.read_text()))
     except OSError as error:
         problem = f"cannot read {config}: {error.strerror}"
     except yaml.YAMLError as error:
-        problem = f"{config} is no YAML: {str(error).splitlines()[0]}"
+        problem = f"{config} is not YAML: {str(error).splitlines()[0]}"
     except ValidationError as error:
         first = error.errors()[0]
         problem = f"{config}: args.{'.'.join(map(str, first['loc']))}: {first['msg']}"
     except (KeyError, IndexError, TypeError):
-        problem = f"{config} has not the shape of serve_config.yaml: applications, each with args and deployments"
+        problem = f"{config} does not have the structure of serve_config.yaml: applications, each with args and deployments"
     _console.print(f"[red]error:[/] {problem}", highlight=False)
     raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""The verbs: create, list, show, cp, rm, ps, run."""
+"""The commands create, list, show, cp, rm, ps and run."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ Model = Annotated[str, typer.Argument(help="A model's name, as `phi-serve list` 
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add the verbs to the command."""
+    """Add the commands to `app`."""
     for name, command in (("create", create), ("list", show_list), ("show", show), ("cp", copy), ("rm", remove), ("ps", ps)):
         app.command(name)(command)
     app.command("run")(run)
@@ -41,7 +41,7 @@ def create(
         try:
             text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ClientError(f"{file} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}") from error
+            raise ClientError(f"{file} cannot be read: {getattr(error, 'strerror', None) or 'it is not text'}") from error
         for step in Server(url).stream("/api/create", {"model": name, "modelfile": text}):
             typer.echo(step.get("status", ""))
 
@@ -134,7 +134,7 @@ def run(
         if question:
             stream_answer(session, question, _write)
             return
-        session.server.request("/api/generate", {"model": model})  # whether it is there, before anything is typed
+        session.server.request("/api/generate", {"model": model})  # fails before the first question where the model is missing
         converse(session, _read, _write)
 
 
@@ -151,7 +151,7 @@ def _write(text: str) -> None:
 
 @contextmanager
 def _report_errors() -> Iterator[None]:
-    """Say what went wrong, and exit with 1."""
+    """Print a `ClientError` and exit with status 1."""
     try:
         yield
     except ClientError as error:

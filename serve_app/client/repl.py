@@ -32,7 +32,7 @@ HELP = f"""\
 
 @dataclass(slots=True, kw_only=True)
 class Session:
-    """What one conversation has been told."""
+    """State of one conversation."""
 
     server: Server
     model: str
@@ -46,7 +46,7 @@ class Session:
 
 
 def converse(session: Session, read: Read, write: Write) -> None:
-    """Take questions and commands until `/bye` or the end of the input."""
+    """Read questions and commands until `/bye` or the end of the input."""
     write(f"{session.model}: ask, or /? for help\n")
     while True:
         try:
@@ -69,7 +69,7 @@ def converse(session: Session, read: Read, write: Write) -> None:
 
 
 def run_command(session: Session, line: str) -> str:
-    """Carry out a command; return what to show for it. Raises `ClientError` from the server."""
+    """Run a command; return the text to show. Raises `ClientError` from the server."""
     verb, _, rest = line.partition(" ")
     rest = rest.strip()
     match verb:
@@ -87,7 +87,7 @@ def run_command(session: Session, line: str) -> str:
 
 
 def stream_answer(session: Session, question: str, write: Write) -> None:
-    """Ask and stream the answer; it becomes part of the conversation. Raises `ClientError`."""
+    """Send the question and write the answer as it streams; both join the conversation. Raises `ClientError`."""
     message = {"role": "user", "content": question}
     system = [] if session.system is None else [{"role": "system", "content": session.system}]
     history = session.messages if session.with_history else []
@@ -102,7 +102,7 @@ def stream_answer(session: Session, question: str, write: Write) -> None:
                 parts.append(text)
                 write(text)
     except KeyboardInterrupt:
-        last = None  # the figures of a whole answer never came
+        last = None  # the timings of an interrupted answer are missing
     write("\n")
     if session.with_history:
         session.messages += [message, {"role": "assistant", "content": "".join(parts)}]
@@ -127,7 +127,7 @@ def format_timings(last: JsonObject) -> str:
 
 
 def _read_input(read: Read) -> str:
-    """Return one input: a line, or several between triple quotes."""
+    """Return one input: a line, or several lines between triple quotes."""
     line = read(_PROMPT)
     before, quotes, rest = line.partition(_QUOTES)
     if not quotes or (before.strip() and not before.startswith("/set system")):

@@ -1,4 +1,4 @@
-"""A running application over HTTP: JSON in, JSON or lines of JSON out."""
+"""Sends requests to a running application over HTTP: JSON in, JSON or lines of JSON out."""
 
 import http.client
 import ipaddress
@@ -15,18 +15,18 @@ _HOST, _PORT = "127.0.0.1", 8000
 DEFAULT_URL = f"http://{_HOST}:{_PORT}"
 _ADDRESS = re.compile(r"(?:(https?)://)?(\[[^\[\]/]*\]|[^\[\]/:]*)(?::(\d{1,5}))?(/.*)?", re.IGNORECASE)
 _WILDCARD_HOSTS = {"0.0.0.0": _HOST, "[::]": "[::1]"}
-"""What a server listens on when it takes every address, and where such a server is reached."""
+"""Wildcard addresses that servers listen on, and the loopback addresses that reach them."""
 
 
 class ClientError(Exception):
-    """What went wrong, in words for the person at the keyboard."""
+    """A failure, described for the user."""
 
 
 class Server:
     """The application at one address."""
 
     def __init__(self, url: str) -> None:
-        """Take an address as `parse_address` does; raises `ClientError` for anything else."""
+        """Use an address as `parse_address` takes it; raises `ClientError` for anything else."""
         self.url = parse_address(url)
 
     def request(self, path: str, body: JsonObject | None = None, *, method: str | None = None) -> JsonObject:
@@ -37,7 +37,7 @@ class Server:
         return answer
 
     def stream(self, path: str, body: JsonObject) -> Generator[JsonObject, None, None]:
-        """Yield the lines of a streamed answer as they come; raises `ClientError`, also for an error midway.
+        """Yield the lines of a streamed answer as they arrive; raises `ClientError`, also for an error in the stream.
 
         Closing the iterator closes the connection, which ends the generation.
         """
@@ -64,16 +64,16 @@ class Server:
 def parse_address(address: str) -> str:
     """Return the URL of an address as Ollama's OLLAMA_HOST takes it: `host`, `host:port`, `:port`, `::1`, `http://host/path`.
 
-    What is left out is that of the application as it is shipped; with a scheme the port is the scheme's own, as in every URL.
-    Raises `ClientError` for what is no address.
+    Missing parts are those of the default configuration; with a scheme the default port is the scheme's, as in every URL.
+    Raises `ClientError` for malformed addresses.
     """
     cleaned = address.strip(" \t\r\n\"'")
-    with suppress(ValueError):  # else it has brackets, a name, or more than the address
+    with suppress(ValueError):  # not a bare IPv6 address: a name, brackets, or a port
         cleaned = f"[{ipaddress.IPv6Address(cleaned)}]"
     match = _ADDRESS.fullmatch(cleaned)
     port = int(match[3]) if match and match[3] else None
     if match is None or any(char.isspace() for char in cleaned) or (port is not None and not 0 < port < 1 << 16):
-        raise ClientError(f"'{address[:100]}' is no address; write host, host:port or http://host:port")
+        raise ClientError(f"'{address[:100]}' is not an address; write host, host:port or http://host:port")
     scheme, host, path = (match[1] or "http").lower(), match[2] or _HOST, (match[4] or "").rstrip("/")
     if port is None and not match[1]:
         port = _PORT
@@ -84,7 +84,7 @@ def _read(response: Any, *, line: bool = False) -> bytes:
     try:
         raw: bytes = response.readline() if line else response.read()
     except (OSError, http.client.HTTPException) as error:
-        raise ClientError("the connection broke off before the answer ended") from error
+        raise ClientError("the connection was lost before the answer ended") from error
     return raw
 
 
@@ -92,12 +92,12 @@ def _parse(raw: bytes) -> JsonObject:
     try:
         value = json.loads(raw)
     except ValueError as error:
-        raise ClientError("what answers there is no phi-serve: its answer is not JSON") from error
+        raise ClientError("the server there is not phi-serve: its answer is not JSON") from error
     return value if isinstance(value, dict) else {}
 
 
 def _explain_failure(error: urllib.error.HTTPError) -> str:
-    """Return the server's own words, or the status where it has none."""
+    """Return the server's error message, or the status where it has none."""
     try:
         message = json.loads(error.read()).get("error")
     except (OSError, ValueError, AttributeError):

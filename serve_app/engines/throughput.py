@@ -1,4 +1,4 @@
-"""Tokens per second: over the last few seconds, and over the time in which there was work. Knows nothing of what it counts."""
+"""Tokens per second: over the last few seconds, and over the time in which requests ran. Knows nothing of requests."""
 
 import time
 from collections import deque
@@ -30,13 +30,13 @@ class Throughput:
 
 
 class DrainRate:
-    """Tokens per second of busy time; what an engine can do, where `Throughput` is what it did.
+    """Tokens per second of busy time: the capacity of an engine, while `Throughput` is its output.
 
-    Busy is the time in which at least one request was in. Older time weighs less: each `window_s` of busy time halves it.
+    Busy is the time in which at least one request ran. Older time weighs less: each `window_s` of busy time halves it.
     """
 
     def __init__(self, window_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start unmeasured."""
+        """Start without a measurement."""
         self._window_s = window_s
         self._clock = clock
         self._running = 0
@@ -65,7 +65,7 @@ class DrainRate:
         return self._tokens / self._busy_s if self._busy_s > 0 else 0.0
 
     def stream_rate(self) -> float:
-        """Return tokens per second of one request, from its begin to its end."""
+        """Return tokens per second of one request, from its start to its end."""
         self._advance()
         return self._tokens / self._stream_s if self._stream_s > 0 else 0.0
 

@@ -1,7 +1,7 @@
 """vLLM's AsyncLLM, token-in/token-out, on GPUs or CPUs.
 
-vLLM trusts its caller: a float among the token ids hangs its core for good, and `check_health` notices only dead processes. The
-request types are exact by construction (`serve_app.types`), and health is a round trip to the core.
+vLLM trusts its caller: a float among the token ids hangs its core, and its own `check_health` notices only dead processes. So the
+request types are exact by construction (`serve_app.types`), and our health check is a round trip to the core.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ from serve_app.types import (
 logger = logging.getLogger(__name__)
 
 _MIN_STEP_TOKENS = 2048
-"""Tokens that a step on CPUs has room for, at least."""
+"""Least tokens of a step on CPUs."""
 
 _UNSUPPORTED_WHILE_DRAFTING = frozenset({Capability.LOGIT_BIAS, Capability.MIN_P})
 _CPU_QUANTIZATION = {"compressed-tensors": "", "awq": "avx512f", "gptq": "avx512f"}
@@ -70,7 +70,7 @@ _REFUSALS = (ValueError, TypeError, LookupError, NotImplementedError, AssertionE
 
 
 class _LatestStats(AggregateStatLoggerBase):
-    """Keeps the scheduler's last figures; vLLM pushes them every step."""
+    """Keeps the scheduler's latest statistics, which vLLM pushes every step."""
 
     last: "_LatestStats | None" = None
 
@@ -80,12 +80,12 @@ class _LatestStats(AggregateStatLoggerBase):
         _LatestStats.last = self
 
     def record(self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0) -> None:
-        """Keep the figures."""
+        """Keep the statistics."""
         if scheduler_stats is not None:
             self.scheduler = scheduler_stats
 
     def log_engine_initialized(self) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class VllmEngine:
@@ -109,7 +109,7 @@ class VllmEngine:
         return EngineInfo(
             kind=EngineKind.VLLM,
             context_length=self._settings.max_model_len,
-            # vLLM refuses these two beside drafted tokens.
+            # vLLM refuses these two capabilities while it drafts tokens.
             capabilities=frozenset(Capability) - (_UNSUPPORTED_WHILE_DRAFTING if self._settings.ngram_speculation else frozenset()),
             max_concurrency=self._settings.max_num_seqs,
             precision=self._settings.quantization or self._settings.dtype,
@@ -131,7 +131,7 @@ class VllmEngine:
             llm = await asyncio.to_thread(self._build)
             self._llm = llm
             if not all(await llm.collective_rpc("keep_raw_logprobs")):
-                logger.warning("logprobs beside a constraint will be those after its mask: this model runner is not known")
+                logger.warning("logprobs under a constraint will include its mask: this model runner is unknown")
         except ServeError:
             raise
         except _REFUSALS as error:
@@ -152,8 +152,8 @@ class VllmEngine:
         """See `Engine.generate`."""
         llm = self._running_llm()
         limit = compute_answer_limit(request, self._settings.max_model_len, self._vocabulary_size)
-        # vLLM answers without the constraint where that names control tokens that there are none of, and ends the answer as if it
-        # were whole where following it takes too much: so it is compiled here too, and what vLLM says is held against it.
+        # vLLM silently ignores a constraint that names unknown control tokens, and ends an answer as if it were complete where the
+        # constraint grows too large. So the constraint is compiled here too, and the guide checks vLLM's tokens.
         constraint = request.constraint
         guide, lark = await self._start_guide(constraint) if constraint else (None, "")
         params = _sampling_params(request.sampling, limit, lark)
@@ -196,9 +196,9 @@ class VllmEngine:
                 await stream.aclose()
 
     async def _start_guide(self, constraint: Constraint) -> tuple[Guide | None, str]:
-        """Return what follows the constraint here, and its grammar for the core; neither for an optional one that does not compile.
+        """Return a guide for the constraint and its grammar for the core; neither for an optional one that does not compile.
 
-        Raises `InvalidRequest` for others.
+        Raises `InvalidRequest` for a required constraint that does not compile.
         """
         assert self._guidance is not None
         lark = checked_lark(constraint)
@@ -211,7 +211,7 @@ class VllmEngine:
         return self._llm
 
     async def check_health(self) -> None:
-        """Raise `EngineDead` unless the core answers a round trip in time; a step in progress is waited for."""
+        """Raise `EngineDead` unless the core answers a round trip in time; waits for a step in progress."""
         llm = self._running_llm()
         try:
             await asyncio.wait_for(llm.is_sleeping(), self._settings.health_timeout_s)
@@ -224,7 +224,7 @@ class VllmEngine:
         """See `Engine.load`."""
         scheduler = self._stats.scheduler if self._stats else None
         unfinished = int(self._llm.output_processor.get_num_unfinished_requests()) if self._llm else 0
-        # The scheduler tells its figures with each step, so they are stale when nothing runs.
+        # The scheduler pushes its statistics with each step, so they are stale when nothing runs.
         waiting = min(unfinished, int(scheduler.num_waiting_reqs)) if scheduler else 0
         return EngineLoad(
             running=unfinished - waiting,
@@ -244,7 +244,7 @@ class VllmEngine:
 
 
 def require_device(asked: str, built_for: str) -> None:
-    """Raise `ModelUnusable` when the installed vLLM computes elsewhere than `device` says."""
+    """Raise `ModelUnusable` when the installed vLLM runs on another device than `device` says."""
     if asked != built_for:
         have = built_for or "no device it can see"
         extra = "gpu" if asked == "cuda" else "cpu"
@@ -294,7 +294,7 @@ def _cpu_flags() -> frozenset[str]:
 
 
 def _set_environment(settings: VllmSettings) -> None:
-    """Set what vLLM reads from the environment only; it is inherited by the core process."""
+    """Set what vLLM reads only from the environment; the core process inherits it."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     if settings.enforce_eager:
@@ -319,7 +319,7 @@ def _engine_args(settings: VllmSettings, model_dir: Path) -> dict[str, Any]:
         "enforce_eager": settings.enforce_eager,
         "generation_config": "vllm",
         "worker_extension_cls": EXTENSION,
-        # guidance keeps to Lark with control tokens, and to the way of writing JSON that a schema asks for
+        # only guidance supports Lark with control tokens, and the JSON spacing that a schema asks for
         "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
     }
     if settings.device == "cpu":
@@ -327,7 +327,7 @@ def _engine_args(settings: VllmSettings, model_dir: Path) -> dict[str, Any]:
             "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30),
             "distributed_executor_backend": "uni",
             # A seeded request whose prompt is cut into chunks ends vLLM's core on CPUs: it rewinds the generator by an offset,
-            # which torch's CPU generators do not have. So prompts are read whole, and a step has room for the longest.
+            # which torch's CPU generators lack. So prompts are read whole, and a step has room for the longest prompt.
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(_MIN_STEP_TOKENS, settings.max_model_len),
         }
@@ -375,7 +375,7 @@ def _read_finish_reason(reason: str | None) -> FinishReason | None:
 
 
 def _read_logprobs(parts: Any, ids: tuple[int, ...], count: int | None) -> tuple[TokenLogprob, ...]:
-    """Return what was asked for; an alternative that a mask forbade, where one has been applied, is none."""
+    """Return the requested logprobs, without alternatives that a mask forbade."""
     if count is None or parts is None:
         return ()
     result = []

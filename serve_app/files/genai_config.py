@@ -1,4 +1,4 @@
-"""Reads genai_config.json, which onnxruntime-genai's builder writes beside a graph and our own export keeps. Knows no graph."""
+"""Reads genai_config.json, which onnxruntime-genai's builder and our own export write beside a graph. Knows no graph."""
 
 import json
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ NAME = "genai_config.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenaiConfig:
-    """What the file says of the decoder."""
+    """The file's description of the decoder."""
 
     filename: str
     """The graph's file within the folder."""
@@ -28,7 +28,7 @@ class GenaiConfig:
         try:
             content = json.loads((folder / NAME).read_bytes())
         except (OSError, ValueError, RecursionError) as error:
-            raise ModelUnusable(f"{NAME} is missing or no JSON; fetch the folder again") from error
+            raise ModelUnusable(f"{NAME} is missing or is not JSON; fetch the folder again") from error
         model = _require(content, "model", dict, NAME)
         decoder = _require(model, "decoder", dict, "model")
         return cls(

@@ -1,7 +1,7 @@
-"""Reads a GGUF file's header without trust: whatever it claims is held against the file's length before it is believed.
+"""Reads a GGUF file's header without trusting it: every size is checked against the file's length.
 
-llama.cpp aborts its process on some damaged files, so nothing reaches it unread. Memory and time are bounded: every entry that the
-header counts must lie in the file, and the header within its first 256 MiB.
+llama.cpp aborts its process on some damaged files, so every file is checked first. Memory and time are bounded: all entries that
+the header counts must lie in the file, and the header within its first 256 MiB.
 """
 
 import math
@@ -24,7 +24,7 @@ _MAX_TENSORS = 1 << 16
 _MAX_KEYS = 1 << 12
 _MAX_ALIGNMENT = 1 << 16
 _MAX_ENTRIES = 1 << 22
-"""Of one list; the largest known vocabularies and their merges have a tenth."""
+"""Most entries of one list; the largest known vocabularies and their merges have a tenth."""
 _MAX_HEADER_BYTES = 1 << 28
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
@@ -35,46 +35,46 @@ class TensorInfo:
     """One tensor's entry."""
 
     shape: tuple[int, ...]
-    """As stored: the fastest dimension first."""
+    """In the file's order: the fastest dimension first."""
     type: str
     bytes: int
     offset: int
-    """From the beginning of the data."""
+    """First byte, counted from the beginning of the data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What the file says of itself, checked."""
+    """The checked header."""
 
     keys: dict[str, Any]
     tensors: dict[str, TensorInfo]
     version: int
     spans: dict[str, tuple[int, int]]
-    """First byte of each key with its value, and the first behind it."""
+    """For each key with its value, its first byte and the first byte after it."""
     entries: tuple[int, int]
-    """The same of all tensors' entries."""
+    """First byte of all tensors' entries, and the first byte after them."""
     data_begin: int
     """First byte of the tensors' data, which `TensorInfo.offset` counts from."""
     alignment: int
 
 
 class _HeaderError(ValueError):
-    """What is wrong, for the message."""
+    """A fault of the header; its text completes the message."""
 
 
 def read_header(file: Path) -> Header:
-    """Return the header of `file`; raises `ModelUnusable` with what is wrong when anything in it cannot be true."""
+    """Return the header of `file`; raises `ModelUnusable` naming the fault when the header is inconsistent."""
     try:
         with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return _read(content)
     except _HeaderError as error:
-        raise ModelUnusable(f"{file.name} is no sound GGUF file: {error}; export or fetch it again") from error
+        raise ModelUnusable(f"{file.name} is not a valid GGUF file: {error}; export or fetch it again") from error
     except (OSError, ValueError) as error:  # also an empty file, which cannot be mapped
         raise ModelUnusable(f"{file.name} cannot be read as a GGUF file; check that it exists and is not empty") from error
 
 
 class _Cursor:
-    """Takes values one after the other, never beyond the end."""
+    """Reads values one after the other, never beyond the end."""
 
     def __init__(self, content: mmap.mmap) -> None:
         self.content = content
@@ -191,12 +191,12 @@ def _read_tensor(cursor: _Cursor, what: str) -> TensorInfo:
 def _read_alignment(keys: dict[str, Any]) -> int:
     alignment = keys.get("general.alignment", 32)
     if type(alignment) is not int or not 8 <= alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
-        raise _HeaderError("its alignment is no power of two within reason")
+        raise _HeaderError("its alignment is not a power of two between 8 and 65536")
     return alignment
 
 
 def _check_offsets(size: int, begin: int, alignment: int, tensors: dict[str, TensorInfo]) -> None:
-    """Hold the tensors' places against the file's length; they must neither overlap nor leave it."""
+    """Check that the tensors neither overlap nor exceed the file's `size`; `begin` is the first byte of their data."""
     end = 0
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].offset):
         if tensor.offset % alignment or tensor.offset < end:

@@ -1,7 +1,7 @@
-"""The files of a folder with an ONNX graph: which they are, and that none lies outside.
+"""Finds the files of an ONNX graph and checks that none lies outside its folder.
 
-onnxruntime reads the data files that a graph names on its own, so every load path asks here before it creates a session. Knows no
-operator.
+onnxruntime itself opens the data files that a graph names, so every load path checks them here before it creates a session. Knows
+no operator.
 """
 
 import math
@@ -28,24 +28,24 @@ _BITS = {
     **dict.fromkeys(("INT2", "UINT2"), 2),
     "COMPLEX128": 128,
 }
-"""Bits per element by the format's names for types; strings cannot lie in a data file."""
+"""Bits per element by the format's names for types; strings cannot be in a data file."""
 
 
 @dataclass(slots=True)
 class OnnxFiles:
-    """A graph and the files its tensors lie in, all checked."""
+    """A graph and its data files, all checked."""
 
     graph: Path
-    """Where the graph is stored, links resolved."""
+    """The graph's path, links resolved."""
     model: onnx.ModelProto
     data: dict[str, Path] = field(default_factory=dict)
-    """Where the data files are stored, links resolved, by the location that the graph writes."""
+    """The data files' paths, links resolved, by their locations in the graph."""
 
 
 def read_files(folder: Path, name: str) -> OnnxFiles:
-    """Read the graph `name` of `folder` without its weights, and check that all its data files are inside and long enough.
+    """Read the graph `name` of `folder` without its weights; check that its data files are inside the folder and long enough.
 
-    Raises `ModelUnusable` naming the tensor and the path as the graph writes it.
+    Raises `ModelUnusable` naming the tensor and its location in the graph.
     """
     files = _parse(folder, name)
     for tensor in external_tensors(files.model):
@@ -67,7 +67,7 @@ def _parse(folder: Path, name: str) -> OnnxFiles:
     try:
         model.ParseFromString(graph.read_bytes())
     except (DecodeError, OSError, RecursionError, ValueError) as error:
-        raise ModelUnusable(f"{name} is no ONNX graph, or not all of one; fetch the folder again") from error
+        raise ModelUnusable(f"{name} is not an ONNX graph, or is cut short; fetch the folder again") from error
     if not model.graph.node:
         raise ModelUnusable(f"{name} holds no graph; fetch the folder again")
     return OnnxFiles(graph, model)
@@ -82,7 +82,7 @@ def _read_extent(tensor: onnx.TensorProto, entries: dict[str, str], what: str) -
     try:
         offset, length = int(entries.get("offset") or 0), int(entries.get("length") or 0) or needed
     except ValueError as error:
-        raise ModelUnusable(f"{what} has an offset or a length that is no number; fetch the folder again") from error
+        raise ModelUnusable(f"{what} has an offset or a length that is not a number; fetch the folder again") from error
     if offset < 0 or length != needed:
         raise ModelUnusable(f"{what} takes {needed} bytes, but the graph says {length} from byte {offset}; fetch the folder again")
     return offset, length
@@ -92,9 +92,9 @@ _KNOWN = frozenset(onnx.TensorProto.DataType.values())
 
 
 def read_array(files: OnnxFiles, tensor: ir.TensorProtocol) -> NDArray[Any]:
-    """Return the tensor's numbers, wherever they are.
+    """Return the tensor's numbers, from the graph or from a data file.
 
-    onnx_ir would read no data file that has a second hard link or is reached by a symbolic one, as those of the hub are.
+    onnx_ir refuses data files that have a second hard link or are symbolic links, as the hub's are.
     """
     if not isinstance(tensor, ir.ExternalTensor):
         return tensor.numpy()
@@ -104,7 +104,7 @@ def read_array(files: OnnxFiles, tensor: ir.TensorProtocol) -> NDArray[Any]:
 
 
 def inline_small_tensors(files: OnnxFiles) -> None:
-    """Move the numbers that edits of the graph depend on, such as indices, from the data files into `files.model`."""
+    """Move small tensors, such as the indices that edits of the graph need, from the data files into `files.model`."""
     for tensor in external_tensors(files.model):
         entries = {entry.key: entry.value for entry in tensor.external_data}
         offset, length = _read_extent(tensor, entries, tensor.name)
@@ -117,7 +117,7 @@ def inline_small_tensors(files: OnnxFiles) -> None:
 
 
 _SMALL_BYTES = 64
-"""Bytes; more than the axes, indices and lengths of graphs take."""
+"""Upper bound in bytes; axes, indices and lengths are smaller."""
 
 
 def external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -1,4 +1,4 @@
-"""The cluster as a compose file: head, workers, what deploys the application, and the optional services as profiles.
+"""Generates the cluster's compose file: head, workers, the deployment job, and the optional services as profiles.
 
 Knows the plan; sizes come from the environment files in docker/env, one per row of the resource table.
 """
@@ -25,14 +25,14 @@ IMAGES = {
     "redis": "docker.io/library/redis:8.2.2-bookworm",
     "webui": "ghcr.io/open-webui/open-webui:v0.6.34",
 }
-"""Images of others, by tag; pin them by digest where you can."""
+"""Third-party images by tag; pin them by digest where you can."""
 _SECRETS = ("ray_token", "redis_password", "grafana_password")
 _CONFIG = "/app/serve_config.yaml"
 _LOOPBACK = "127.0.0.1"
 
 
 def build_compose(plan: Plan, gpu_plan: Plan) -> dict[str, Any]:
-    """Return the compose file of `plan`; with profile `gpu` there is a node for the groups that `gpu_plan` has on GPUs."""
+    """Return the compose file of `plan`; its profile `gpu` has a node for the groups that `gpu_plan` puts on GPUs."""
     services = {
         "head": _head(plan),
         "worker": _worker(plan.pools[0], plan),
@@ -76,7 +76,7 @@ def _harden(service: Service, *, memory: str, pids: int, cpus: str = "1", read_o
 
 
 def _node(variant: Hardware, role: str, plan: Plan, environment: dict[str, str]) -> Service:
-    """Return what every container of ours has."""
+    """Return the common part of all our containers."""
     image = f"${{PHI_SERVE_{variant.upper()}_IMAGE:-phi-serve-{variant}:{VERSION}}}"
     return {
         "image": image,
@@ -89,7 +89,8 @@ def _node(variant: Hardware, role: str, plan: Plan, environment: dict[str, str])
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": "/run/secrets/ray_token",
             "RAY_OBJECT_STORE_BYTES": str(OBJECT_STORE_BYTES),
-            # How long nodes wait for another head, where Redis kept its state; Ray's own minute is short for a host's restart.
+            # How long nodes wait for a new head where Redis keeps its state; Ray's default of a minute is short for a host's
+            # restart.
             "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
             "HF_HUB_OFFLINE": "0" if plan.needs_hub else "1",
             **environment,
@@ -97,8 +98,8 @@ def _node(variant: Hardware, role: str, plan: Plan, environment: dict[str, str])
         "secrets": ["ray_token"],
         "networks": {"ray": {}},
         "volumes": ["models:/models:ro"],
-        # Ray's sockets and logs; caches may hold compiled code, so only they may be executed.
-        # For everybody to write, since one user is all there is in here, and podman knows no `uid=`.
+        # For Ray's sockets and logs. Only the cache, which may contain compiled code, is executable.
+        # Writable for all users, since the container has one user and podman does not support `uid=`.
         "tmpfs": [
             "/tmp:mode=1777,size=1g",
             "/home/phi:mode=1777,size=64m",
@@ -120,7 +121,7 @@ def _probe(url: str) -> Service:
 
 
 def _head(plan: Plan) -> Service:
-    """Ray's head: no engine runs on it, but the proxy that clients reach."""
+    """Return Ray's head, which runs the proxy that clients use, and no engine."""
     environment = {
         "RAY_NODE_CPUS": "0",
         "RAY_REDIS_ADDRESS": "${RAY_REDIS_ADDRESS:-}",
@@ -135,7 +136,7 @@ def _head(plan: Plan) -> Service:
 
 
 def _worker(pool: Pool, plan: Plan) -> Service:
-    """A node for engines; as many as WORKER_REPLICAS says."""
+    """Return a node for engines; WORKER_REPLICAS is their number."""
     worker = _node(Hardware.CPU, "worker", plan, {"RAY_NODE_CPUS": "${WORKER_CPUS:-2}"})
     worker["depends_on"] = {"head": {"condition": "service_started"}}
     worker["deploy"] = {"replicas": "${WORKER_REPLICAS:-1}"}
@@ -148,7 +149,7 @@ def _worker(pool: Pool, plan: Plan) -> Service:
 
 
 def _gpu_worker(pool: Pool, plan: Plan) -> Service:
-    """A node with NVIDIA GPUs."""
+    """Return a node with NVIDIA GPUs."""
     worker = _worker(pool, plan)
     worker |= {
         "image": f"${{PHI_SERVE_GPU_IMAGE:-phi-serve-gpu:{VERSION}}}",
@@ -163,7 +164,7 @@ def _gpu_worker(pool: Pool, plan: Plan) -> Service:
 
 
 def _deploy() -> Service:
-    """Hands a configuration, SERVE_CONFIG_NAME, to the cluster, once; run it again after a change."""
+    """Return the job that deploys the configuration SERVE_CONFIG_NAME once; run it again after a change."""
     return _harden(
         {
             "image": f"${{PHI_SERVE_CPU_IMAGE:-phi-serve-cpu:{VERSION}}}",
@@ -188,7 +189,7 @@ def _deploy() -> Service:
 
 
 def _build_optional(plan: Plan) -> dict[str, Service]:
-    """The services that a profile starts."""
+    """Return the services that belong to profiles."""
     return {
         "export": _export(plan),
         "prometheus": _prometheus(),
@@ -199,7 +200,7 @@ def _build_optional(plan: Plan) -> dict[str, Service]:
 
 
 def _export(plan: Plan) -> Service:
-    """The converter: writes the ONNX form of a model into the volume, once."""
+    """Return the job that exports a model to ONNX into the volume, once."""
     export = _node(Hardware.CPU, "phi-serve", plan, {"HF_HUB_OFFLINE": "0"})
     export["command"] = ["phi-serve", "export", "onnx", "${MODEL:-embedded}", "--precision", "${PRECISION:-int4}"]
     export["command"] += ["--out", "/models/${EXPORT_NAME:-onnx}"]
@@ -254,7 +255,7 @@ def _grafana() -> Service:
 
 
 def _redis() -> Service:
-    """Keeps the head's state, so that a new head finds the running cluster (RAY_REDIS_ADDRESS=redis:6379)."""
+    """Return the store of the head's state, from which a new head finds the running cluster (RAY_REDIS_ADDRESS=redis:6379)."""
     start = 'exec redis-server --appendonly yes --dir /data --requirepass "$$(cat /run/secrets/redis_password)"'
     service: Service = {
         "image": IMAGES["redis"],
@@ -270,7 +271,7 @@ def _redis() -> Service:
 
 
 def _webui() -> Service:
-    """Open WebUI over the Ollama dialect. Its image writes into itself, so its root is the one that is not read-only."""
+    """Return Open WebUI over the Ollama dialect. Its image writes to its root file system, so only this one is not read-only."""
     service: Service = {
         "image": IMAGES["webui"],
         "profiles": ["webui"],

@@ -1,4 +1,4 @@
-"""The committed files that are made from serve_config.yaml: path to text. `make manifests` writes them, a test compares them."""
+"""Renders the committed manifests of serve_config.yaml. `make manifests` writes them, a test compares them."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def kuberay_text(config: Config, variant: Hardware, choices: ClusterOptions) -> 
 
 
 def render_all(root: Path) -> dict[str, str]:
-    """Return every made file of the repository at `root`, by its path there."""
+    """Return the text of every generated file of the repository at `root`, by its path there."""
     config = yaml.safe_load((root / "serve_config.yaml").read_text())
     files = {
         "docker/compose.yaml": _HEADER + compose_text(config),
@@ -44,7 +44,7 @@ def render_all(root: Path) -> dict[str, str]:
 
 
 def write(root: Path) -> list[str]:
-    """Write the made files that differ; return their paths."""
+    """Write the generated files that differ; return their paths."""
     changed = []
     for path, text in render_all(root).items():
         file = root / path

@@ -1,6 +1,6 @@
-"""The Grafana dashboard, and the names of the series that it asks for.
+"""Generates the Grafana dashboard, and finds the series in its queries.
 
-Panels are grouped by the label `group`, so a new engine group appears by itself.
+Panels are grouped by the label `group`, so a new engine group appears without a change.
 """
 
 import re
@@ -39,12 +39,12 @@ def _latency_panel(title: str, about: str, name: str) -> Panel:
 PANELS = (
     Panel(
         title="Replicas by phase",
-        about="What GET /health tells, over time.",
+        about="The replicas' phases, as in GET /health.",
         queries={"{{group}} {{phase}}": f"count by (group, phase) (phi_serve_replica_phase{_FILTER} == 1)"},
     ),
     Panel(
         title="Requests by their end",
-        about="stop and length are whole answers; abort is a client that left or a replica that died.",
+        about="stop and length are complete answers; abort: the client left or the replica died.",
         queries={"{{group}} {{finished_reason}}": _rate_query("vllm:request_success_total", "group, finished_reason")},
         unit="reqps",
     ),
@@ -67,7 +67,7 @@ PANELS = (
     ),
     Panel(
         title="Backlog",
-        about="Prompt tokens of the requests that wait; what the autoscaling policy decides by.",
+        about="Prompt tokens of the waiting requests, which the autoscaling policy uses.",
         queries={"{{group}}": f"sum by (group) (phi_serve_engine_waiting_tokens{_FILTER})"},
         unit="tokens",
     ),
@@ -107,7 +107,7 @@ PANELS = (
     ),
     Panel(
         title="Throughput now",
-        about="What the engines say of their last seconds, per replica.",
+        about="Averages of the engines' last seconds, per replica.",
         queries={"{{group}} {{replica}}": f"phi_serve_engine_tokens_per_second{_FILTER}"},
         unit="tokens/s",
     ),
@@ -116,7 +116,7 @@ PANELS = (
 
 
 def find_series(query: str) -> set[str]:
-    """Return the names of the series that a query asks for."""
+    """Return the names of the series in a query."""
     return set(_SERIES.findall(query))
 
 

@@ -1,6 +1,6 @@
-"""The cluster as KubeRay's RayService (`ray.io/v1`, KubeRay 1.7), its pods under Pod Security "restricted".
+"""Generates KubeRay's RayService (`ray.io/v1`, KubeRay 1.7), with pods under Pod Security "restricted".
 
-Knows the plan; what stands beside the RayService is in `kubernetes`.
+Knows the plan; the other objects are in `kubernetes`.
 """
 
 from dataclasses import dataclass
@@ -60,11 +60,11 @@ class Upgrade(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterOptions:
-    """What an operator chooses beside the configuration."""
+    """The operator's options in addition to the configuration."""
 
     upgrade: Upgrade = Upgrade.NEW_CLUSTER
     gateway_class: str = "istio"
-    """Of the incremental upgrade."""
+    """Gateway class of the incremental upgrade."""
     registry: str = ""
     """Prefix of our images, with a slash at its end."""
 
@@ -78,7 +78,7 @@ def build_ray_service(plan: Plan, choices: ClusterOptions) -> Object:
         "metadata": {"name": NAME, "namespace": NAME, "labels": labels()},
         "spec": {
             "upgradeStrategy": _upgrade(choices),
-            "rayClusterDeletionDelaySeconds": plan.grace_s,  # the old cluster's streams end by themselves
+            "rayClusterDeletionDelaySeconds": plan.grace_s,  # lets the old cluster's streams finish
             "serveConfigV2": dump(plan.config),
             "rayClusterConfig": {
                 "rayVersion": RAY_VERSION,
@@ -144,7 +144,7 @@ def _head_group(plan: Plan, choices: ClusterOptions) -> Object:
     }
     return {
         "rayStartParams": _start_params(cpus=0, gpus=0) | {"dashboard-host": "0.0.0.0"},
-        # The in-tree autoscaler in this pod speaks to the API server; no other pod has a token.
+        # The in-tree autoscaler in this pod calls the API server; no other pod has a token.
         "template": _pod("head", container, plan),
     }
 
@@ -209,7 +209,7 @@ def _container(name: str, variant: str, plan: Plan, choices: ClusterOptions) -> 
         "securityContext": SECURITY,
         "env": [{"name": "HF_HUB_OFFLINE", "value": "0" if plan.needs_hub else "1"}],
         "volumeMounts": mounts,
-        # Serve stops sending here once the pod is unready; what runs may end.
+        # Serve stops sending requests once the pod is unready; running requests may finish.
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", "10"]}}},
     }
 

@@ -1,4 +1,4 @@
-"""What stands beside the RayService: namespace, network policies, disruption budgets, monitors, and the Redis of the head's state.
+"""Generates the objects beside the RayService: namespace, network policies, disruption budgets, monitors, and the head's Redis.
 
 Knows the plan and the labels of the pods.
 """
@@ -28,7 +28,7 @@ _REDIS_UID = 999
 
 
 def build_objects(plan: Plan, choices: ClusterOptions, rules: Object) -> list[Object]:
-    """Return every object of a cluster, in the order in which they are to be made; `rules` are Prometheus' rule groups."""
+    """Return every object of a cluster, in the order of creation; `rules` are Prometheus' rule groups."""
     return [
         _namespace(),
         *_redis(),
@@ -51,7 +51,7 @@ def _namespace() -> Object:
 
 
 def _redis() -> Iterable[Object]:
-    """One Redis with its disk; a managed one is better where there is one."""
+    """Return one Redis with its disk; prefer a managed one where available."""
     selector = labels("redis")
     start = 'exec redis-server --appendonly yes --dir /data --requirepass "$(cat /etc/redis-secret/password)"'
     probe = {"tcpSocket": {"port": "redis"}, "timeoutSeconds": 3, "periodSeconds": 10}
@@ -101,7 +101,7 @@ def _redis() -> Iterable[Object]:
 
 
 def _policies(plan: Plan) -> Iterable[Object]:
-    """Ray's ports are for the cluster's own pods: whoever reaches them can run code."""
+    """Return network policies that keep Ray's ports within the cluster's own pods, since access to them allows running code."""
     ours: Object = {"matchLabels": {"app.kubernetes.io/part-of": NAME}}
     within: Object = {"podSelector": ours}
     egress: list[Object] = [
@@ -150,7 +150,7 @@ def _budget(pool: str) -> Object:
 
 
 def _pod_monitor() -> Object:
-    """Ray's own metrics, on every node."""
+    """Return the monitor of Ray's own metrics, on every node."""
     relabelled: list[Any] = [{"sourceLabels": ["__meta_kubernetes_pod_label_ray_io_cluster"], "targetLabel": "ray_io_cluster"}]
     return _build_object("monitoring.coreos.com/v1", "PodMonitor", NAME) | {
         "spec": {
@@ -161,7 +161,7 @@ def _pod_monitor() -> Object:
 
 
 def _service_monitor() -> Object:
-    """The application's metrics: any proxy leads to an ingress, and every ingress knows every replica."""
+    """Return the monitor of the application's metrics: any proxy leads to an ingress, and every ingress knows every replica."""
     return _build_object("monitoring.coreos.com/v1", "ServiceMonitor", NAME) | {
         "spec": {
             "selector": {"matchLabels": {"ray.io/serve": f"{NAME}-serve"}},

@@ -1,4 +1,4 @@
-"""What a cluster for a configuration consists of: pools of nodes, the groups on each, and their sizes.
+"""Plans the cluster for a configuration: pools of nodes, the groups on each, and their sizes.
 
 Knows the configuration; knows neither compose nor Kubernetes.
 """
@@ -26,15 +26,15 @@ DASHBOARD_PORT = 8265
 METRICS_PORT = 8080
 """Ray's own metrics on every node."""
 AGENT_PORT = 52365
-"""The node agent's, which knows whether the node is healthy."""
+"""Port of the node agent, which reports the node's health."""
 OBJECT_STORE_BYTES = 256 << 20
-"""Little: token events cross by value, not through Ray's store."""
+"""Small: token events are sent by value, not through Ray's store."""
 _GRACE_MARGIN_S = 30
 _MODELS = "/models"
 
 
 class Hardware(StrEnum):
-    """Which processors the model's groups use."""
+    """The processors of the model's groups."""
 
     CPU = "cpu"
     GPU = "gpu"
@@ -42,7 +42,7 @@ class Hardware(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """Nodes of one shape and the groups that are meant to run on them."""
+    """Nodes of one size and the groups that should run on them."""
 
     name: str
     groups: tuple[str, ...]
@@ -51,14 +51,14 @@ class Pool:
     memory_gib: int
     gpus: int = 0
     min_nodes: int = 1
-    """Nodes that are always there."""
+    """Least number of nodes."""
     max_nodes: int = 1
-    """Bound of the autoscaler."""
+    """Most nodes; bound of the autoscaler."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A configuration as it runs in containers, and the nodes for it."""
+    """A configuration adapted to containers, and its nodes."""
 
     config: Config
     settings: AppSettings
@@ -66,13 +66,13 @@ class Plan:
 
     @property
     def grace_s(self) -> int:
-        """Seconds a node gets to finish what it serves: above the longest generation and Serve's own patience."""
+        """Seconds that a node has to finish its requests: above the longest generation and Serve's own shutdown timeouts."""
         patience = [float(each.get("graceful_shutdown_timeout_s", 0)) for each in self.application["deployments"]]
         return int(max(self.settings.limits.request_timeout_s, *patience)) + _GRACE_MARGIN_S
 
     @property
     def application(self) -> Config:
-        """The one application of the configuration."""
+        """The only application of the configuration."""
         application: Config = self.config["applications"][0]
         return application
 
@@ -114,7 +114,7 @@ def _adapt_to_containers(config: Config) -> Config:
 
 
 def _move_to_gpus(config: Config) -> Config:
-    """Return the configuration with every engine that can use a GPU on one; others stay as they are."""
+    """Return the configuration with every engine that can use a GPU on one; other engines are unchanged."""
     moved = copy.deepcopy(config)
     application = moved["applications"][0]
     options = {each["name"]: each for each in application["deployments"]}
@@ -137,10 +137,10 @@ def _count_gpus(options: Mapping[str, Any]) -> int:
 
 
 def _cpu_pool(groups: tuple[str, ...]) -> Pool:
-    """Production CPU in the tutorial's table: 8 to 12 GB."""
+    """Return the CPU pool: production CPU in the tutorial's table, 8 to 12 GB."""
     return Pool(name="cpu", groups=groups, cpus=4, memory_gib=10, min_nodes=2, max_nodes=4)
 
 
 def _gpu_pool(groups: tuple[str, ...], gpus: int) -> Pool:
-    """A GPU replica each; its cores are what vLLM's own processes need, so that no CPU group moves in."""
+    """Return the GPU pool: one GPU replica per node, with cores for vLLM's own processes only, so that no CPU group fits."""
     return Pool(name="gpu", groups=groups, cpus=2, memory_gib=16, gpus=gpus, min_nodes=1, max_nodes=2)

@@ -1,4 +1,4 @@
-"""Objects as YAML text: long strings as blocks, no anchors, the order as given."""
+"""Writes objects as YAML text: long strings as blocks, no anchors, keys in the given order."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,10 +7,10 @@ import yaml
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's, made readable."""
+    """PyYAML's dumper with readable output."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write equal objects out each time."""
+        """Write equal objects in full each time."""
         return True
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:

@@ -1,8 +1,8 @@
-"""Serves a folder that onnxruntime-genai's builder wrote, such as one published on the hub: checks it, adapts a copy of its graph.
+"""Prepares a folder that onnxruntime-genai's builder wrote, such as one from the hub: checks it and adapts a copy of its graph.
 
-The copy goes into the cache with the weights beside it, hard-linked where the file system allows it and copied elsewhere
-(onnxruntime refuses linked data beside a graph that is not). Nothing is written to the folder. Tokenizer and configuration, stop
-tokens included, are those of the model's path: the folder's copies were rewritten by whatever version of transformers ran. Knows no
+The copy goes into the cache with the weights beside it, as hard links where the file system allows them and as copies elsewhere
+(onnxruntime refuses data files that are symbolic links beside a graph that is not). Nothing is written to the folder. Tokenizer and
+configuration, stop tokens included, come from the model's path: the builder's transformers rewrote the folder's copies. Knows no
 engine.
 """
 
@@ -33,17 +33,18 @@ from serve_app.models.onnx_graph import adapt_model
 logger = logging.getLogger(__name__)
 
 _FORMAT = "1"
-"""Changes whenever a folder's graph is adapted otherwise."""
+"""Part of the cache key; change it whenever the adapted folder changes."""
 _GRAPH = "model.onnx"
 _BESIDE = ("config.json", "tokenizer.json", "generation_config.json")
-"""What the engine reads beside the graph, from the folder of the model's path; the last need not exist."""
+"""Files that the engine reads beside the graph, copied from the model's path; the last need not exist."""
 
 
 def prepare(model_dir: Path, folder: Path, settings: OnnxSettings, progress: Progress) -> Path:
-    """Return a folder in the cache with the adapted graph of `folder`, written first if needed; `progress` is called meanwhile.
+    """Return a cached folder with the adapted graph of `folder`; write it first if needed, and report to `progress` meanwhile.
 
-    Raises `ModelUnusable` when the graph is not of the model in `model_dir`, not of the precision or context that `settings` ask
-    for, or not to be adapted, when its files are damaged or lie elsewhere, and when they neither can be linked nor fit the disk.
+    Raises `ModelUnusable` when the graph belongs to another model than `model_dir`, has another precision or context than
+    `settings`, or cannot be adapted; when its files are damaged or lie elsewhere; and when they can neither be linked nor fit the
+    disk.
     """
     progress("reading the ONNX folder", 0.0)
     source = _Source.read(model_dir, folder)
@@ -59,7 +60,7 @@ def prepare(model_dir: Path, folder: Path, settings: OnnxSettings, progress: Pro
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """What is read before anything is written."""
+    """The builder's folder and the model, read and checked before anything is written."""
 
     model_dir: Path
     folder: Path
@@ -67,13 +68,13 @@ class _Source:
     """config.json of `model_dir`."""
     files: OnnxFiles
     name: str
-    """The graph's file as genai_config.json writes it."""
+    """The graph's file name in genai_config.json."""
     sums: dict[str, str]
-    """SHA-256 sums of the data files by the location that the graph writes."""
+    """SHA-256 sums of the data files by their locations in the graph."""
 
     @classmethod
     def read(cls, model_dir: Path, folder: Path) -> "_Source":
-        """Check the files and sum their contents."""
+        """Read and check the files, and sum the data files."""
         if not (folder / genai_config.NAME).exists():
             raise ModelUnusable(_explain_absence(folder))
         written = genai_config.GenaiConfig.read(folder)
@@ -84,12 +85,12 @@ class _Source:
 
     @property
     def names(self) -> dict[str, str]:
-        """Names of the data files in the cache by location; a file that the graph names twice has one."""
+        """Names of the data files in the cache by location; two locations of one file share a name."""
         stored = sorted(set(self.files.data.values()))
         return {location: f"{_GRAPH}.data{stored.index(path) or ''}" for location, path in self.files.data.items()}
 
     def fingerprint(self) -> str:
-        """Hash everything that the adapted folder depends on."""
+        """Return a hash of everything that the adapted folder depends on."""
         digest = hashlib.blake2b(digest_size=8)
         beside = [self.folder / "tokenizer.json", *(self.model_dir / name for name in _BESIDE)]
         beside_sums = [manifest.sum_file(file) if file.exists() else "" for file in (self.files.graph, *beside)]
@@ -99,7 +100,7 @@ class _Source:
 
 
 def _explain_absence(folder: Path) -> str:
-    """Return why `folder` cannot be served, and which of its subfolders can: repositories hold one for each device."""
+    """Return why `folder` cannot be served, and its subfolders that can: repositories have a subfolder for each device."""
     if not folder.is_dir():
         return "`exported` is no folder on this node; every node that runs the group needs it"
     below = sorted(
@@ -113,14 +114,14 @@ def _explain_absence(folder: Path) -> str:
 
 
 def _sum_data_file(written: Path, stored: Path) -> str:
-    """Return the SHA-256 sum of a data file; the hub names large files by theirs, which saves reading gigabytes."""
+    """Return the SHA-256 sum of a data file; the hub names large files by it, which saves reading gigabytes."""
     if stored.parent.name == "blobs" and written.is_symlink() and re.fullmatch("[0-9a-f]{64}", stored.name):
         return stored.name
     return manifest.sum_file(stored)
 
 
 def _linked_sums(source: _Source, target: Path) -> dict[str, str]:
-    """Return the SHA-256 sums of those data files in `target` that are hard links to the source's, which were summed already."""
+    """Return the known SHA-256 sums of the data files in `target` that are hard links to the source's."""
     linked = {}
     for location, name in source.names.items():
         with suppress(OSError):
@@ -153,7 +154,7 @@ def _write(source: _Source, folder: Path, progress: Progress) -> None:
 
 
 def _adapt(source: _Source, target: Path) -> GraphSummary:
-    """Write the adapted graph, whose data files have their names in the cache, and return what it says of the model."""
+    """Write the adapted graph, with the data files' names in the cache, and return its summary."""
     try:
         inline_small_tensors(source.files)
         model = ir.from_proto(source.files.model)
@@ -179,12 +180,12 @@ _INSTEAD = "take a folder built for CPUs with onnxruntime-genai, or leave `expor
 
 
 def _place_weights(source: _Source, folder: Path, progress: Progress) -> None:
-    """Put the data files into `folder`: as hard links, or as copies if they fit the disk."""
+    """Put the data files into `folder`, as hard links where possible, else as copies; raises `ModelUnusable` unless they fit."""
     copied = []
     for stored, name in {source.files.data[location]: name for location, name in source.names.items()}.items():
         try:
             os.link(stored, folder / name)
-        except OSError:  # another file system, or one without such links, or not ours to link
+        except OSError:  # another file system, one without hard links, or a file that may not be linked
             copied.append((stored, folder / name))
     needed, free = sum(stored.stat().st_size for stored, _ in copied), shutil.disk_usage(folder).free
     if needed + _MARGIN > free:
@@ -200,14 +201,14 @@ def _place_weights(source: _Source, folder: Path, progress: Progress) -> None:
 
 
 _MARGIN = 2**26
-"""Bytes of disk left alone."""
+"""Bytes of disk to leave free."""
 
 
 def _compare_tokenizers(model_dir: Path, folder: Path) -> None:
     """Raise `ModelUnusable` when an ordinary token has another id in the folder than in the model.
 
-    Added tokens are not compared: transformers may have numbered them anew when it wrote the folder, and it is the model's ids that
-    prompts are made of and that the weights were trained with.
+    Added tokens are not compared. Transformers may have renumbered them when it wrote the folder, but prompts use the model's ids,
+    which the weights were trained with.
     """
     file = folder / "tokenizer.json"
     if not file.exists() or file.read_bytes() == (model_dir / "tokenizer.json").read_bytes():
@@ -217,7 +218,7 @@ def _compare_tokenizers(model_dir: Path, folder: Path) -> None:
     moved = {token for token, number in their_added.items() if our_added.get(token, number) != number}
     if moved:
         logger.warning(
-            "tokenizer.json under `exported` numbers %d added tokens otherwise than the model's, whose ids are used", len(moved)
+            "tokenizer.json under `exported` gives %d added tokens other ids than the model's, which are used", len(moved)
         )
     for token in sorted(theirs.keys() | ours.keys()):
         if token not in their_added and token not in our_added and theirs.get(token) != ours.get(token):
@@ -228,7 +229,7 @@ def _compare_tokenizers(model_dir: Path, folder: Path) -> None:
 
 
 def _read_vocabulary(file: Path, where: str) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the ids of the tokens that merges make, and of those added."""
+    """Return the ids of ordinary tokens and of added tokens."""
     content = _read_json(file)
     try:
         added = {str(token["content"]): int(token["id"]) for token in content.get("added_tokens") or []}
@@ -245,7 +246,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _build_genai_config(found: GraphSummary) -> dict[str, Any]:
-    """Return the cached folder's genai_config.json: what the graph itself says."""
+    """Return the cached folder's genai_config.json, from the graph itself."""
     decoder = {
         "filename": _GRAPH,
         "head_size": found.head_dim,

@@ -1,7 +1,7 @@
-"""Derives the ONNX and GGUF forms of a model and keeps them in a cache folder.
+"""Exports the ONNX and GGUF forms of a model and keeps them in a cache folder.
 
-The cache is keyed by the source's content, so another model or precision never meets a stale file; several replicas that start at
-once export once. Needs onnxruntime's kernels or the gguf package only when the cache is empty.
+The source's content is the cache's key, so no model or precision gets a stale file. Several replicas that start at once export
+once. Needs onnxruntime's kernels or the gguf package only for an export.
 """
 
 import hashlib
@@ -34,15 +34,15 @@ from serve_app.models.onnx_export.folder import ONNX_EXPORT_FORMAT, plan_onnx, w
 logger = logging.getLogger(__name__)
 
 _GGUF_FORMAT = "stray bytes in the private use area"
-"""Changes whenever the file is written otherwise."""
+"""Part of the cache key; change it whenever the file's content changes."""
 DEFAULT_BLOCK_SIZE = 32
-"""Weights that share a scale, unless more are asked for: the finest, and what models are mostly published in."""
+"""Weights that share a scale by default: the finest choice, and the usual one of published models."""
 
 _READING = "reading the model's files"
 
 
 def needs_checkpoint(settings: EngineSettings) -> bool:
-    """Return whether the engine of `settings` takes its weights from the model's own files, not from a form made before."""
+    """Return whether the engine of `settings` needs the model's own weights, because no exported form is configured."""
     match settings:
         case FakeSettings() | LlamaCppSettings(gguf=str()):
             return False
@@ -54,17 +54,17 @@ def needs_checkpoint(settings: EngineSettings) -> bool:
 def derive(model_dir: Path, settings: EngineSettings, progress: Progress = ignore_progress) -> Path:
     """Return the folder that the engine of `settings` loads: `model_dir` itself or a form derived from it.
 
-    Takes minutes when there is something to export; `progress` is called meanwhile.
+    Takes minutes when the form must be exported; `progress` is called meanwhile.
     """
     if not isinstance(settings, FakeSettings):
-        read_vocabulary(model_dir)  # the files are compared here: what is derived from them holds fewer
+        read_vocabulary(model_dir)  # checks files against each other that exported folders do not contain
     if needs_checkpoint(settings):
         require_rows(model_dir)
     match settings:
         case OnnxSettings():
             form = "onnx"
         case LlamaCppSettings(gguf=str() as named):
-            from serve_app.models import gguf_respelling  # for foreign files only
+            from serve_app.models import gguf_respelling  # only for files of other converters
 
             file = Path(named).expanduser()
             return gguf_respelling.prepare(file, model_dir, progress)
@@ -77,7 +77,7 @@ def derive(model_dir: Path, settings: EngineSettings, progress: Progress = ignor
         return export_to_cache(model_dir, form, settings.precision, block, progress)
     folder = Path(settings.exported).expanduser()
     if isinstance(settings, OnnxSettings) and not (folder / manifest.NAME).exists():
-        from serve_app.models.builder_folder import prepare  # slow to import, and needed for such folders only
+        from serve_app.models.builder_folder import prepare  # slow to import, needed only here
 
         return prepare(model_dir, folder, settings, progress)
     about = manifest.verify(folder)
@@ -106,7 +106,7 @@ def export_to_cache(
 
 
 def _is_whole(target: Path, progress: Progress) -> bool:
-    """Return whether the folder is there as it was written."""
+    """Return whether the folder exists and is undamaged."""
     if not target.exists():
         return False
     progress("checking the exported files", 0.0)
@@ -130,17 +130,17 @@ def export_to_folder(
 _GGUF_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 """Bytes per weight of a GGUF file."""
 _GGUF_FINER = ("model.embed_tokens.weight", "lm_head.weight")
-"""With q4_0 these are q8_0."""
+"""Tensors that are q8_0 with q4_0."""
 _SMALL_FILES_BYTES = 2**26
-"""More than graph, tokenizer and manifest take."""
+"""Upper bound of graph, tokenizer and manifest."""
 _WORKING_BYTES = 2**29
-"""Memory of an export beside the largest matrix that it must turn: the libraries and a few pieces of weights."""
+"""Memory of an export without the largest matrix that it must transpose: the libraries and a few pieces of weights."""
 
 
 def require_resources(model_dir: Path, form: str, precision: str, block: int, folder: Path) -> None:
     """Raise `ModelUnusable` with the arithmetic when the export cannot fit the disk of `folder` or the memory.
 
-    The export is written once, beside its place, and renamed: no second copy is needed.
+    The export is written once, in a folder beside the target that is then renamed, so no second copy is needed.
     """
     weights = count_weights(model_dir)
     disk, memory = _SMALL_FILES_BYTES, _WORKING_BYTES
@@ -175,7 +175,7 @@ def _write(model_dir: Path, form: str, precision: str, block: int, folder: Path,
 
 
 def _write_gguf_folder(model_dir: Path, precision: str, folder: Path, report: Callable[[float], None]) -> None:
-    from serve_app.models.gguf import write_gguf  # for an export only
+    from serve_app.models.gguf import write_gguf  # only for an export
 
     write_gguf(model_dir, precision, folder / GGUF_FILE, report)
     for name in ("tokenizer.json", "generation_config.json"):
@@ -184,7 +184,7 @@ def _write_gguf_folder(model_dir: Path, precision: str, folder: Path, report: Ca
 
 
 def _fingerprint(model_dir: Path, form: str, progress: Progress = ignore_progress) -> str:
-    """Hash everything that the exported form depends on: the files it reads, and the way it is written."""
+    """Return a hash of everything that the exported form depends on: the files it reads, and the format it is written in."""
     digest = hashlib.blake2b(digest_size=8)
     digest.update(f"phi-serve {form} {ONNX_EXPORT_FORMAT if form == 'onnx' else _GGUF_FORMAT};".encode())
     files = sorted(file for file in model_dir.iterdir() if file.suffix in {".json", ".jinja", ".safetensors"})

@@ -1,6 +1,6 @@
 """Writes a Phi-3 checkpoint as a GGUF file, tensor by tensor.
 
-The names and keys are those that llama.cpp reads for the architecture `phi3`; see its documentation of the format.
+Names and keys are those of llama.cpp's architecture `phi3`; see its documentation of the format.
 """
 
 import json
@@ -44,13 +44,13 @@ _SIZES = (
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """One tensor of the file and where it comes from."""
+    """One tensor of the file and its source."""
 
     name: str
     shape: tuple[int, ...]
     type: GGMLQuantizationType
     source: str | NDArray[np.float32]
-    """The checkpoint's name, or the values."""
+    """The tensor's name in the checkpoint, or the values."""
 
     @property
     def bytes(self) -> int:
@@ -63,7 +63,7 @@ def write_gguf(model_dir: Path, precision: str, file: Path, report: Callable[[fl
 
     `report` gets the fraction done after every piece.
 
-    Raises `ModelUnusable` when it is not a Phi-3 checkpoint with byte-level BPE or lacks a tensor.
+    Raises `ModelUnusable` when `model_dir` is not a Phi-3 checkpoint with byte-level BPE or lacks a tensor.
     """
     config = _read_config(model_dir)
     if config.get("model_type") != "phi3":
@@ -80,7 +80,7 @@ def write_gguf(model_dir: Path, precision: str, file: Path, report: Callable[[fl
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     writer.close()
-    # The writer's own way takes whole tensors, and an embedding of 200,000 tokens alone is 2.4 GB in float32.
+    # GGUFWriter itself takes whole tensors, and an embedding of 200,000 tokens alone is 2.4 GB in float32.
     done, total = 0, sum(math.prod(tensor.shape) for tensor in tensors)
     with file.open("ab") as out:
         for tensor in tensors:
@@ -128,7 +128,7 @@ def _plan_tensors(config: dict[str, Any], checkpoint: Checkpoint, precision: str
             raise ModelUnusable(f"the checkpoint has no tensor {source}; it is not of the architecture that its config.json names")
         return _Tensor(name, found.shape, _choose_type(found.shape, wanted), source)
 
-    # Where embeddings are tied they are the head too, which four bits would blur for every token.
+    # Tied embeddings are also the head, which four bits would make imprecise for every token.
     yield stored("token_embd.weight", "model.embed_tokens.weight", "q8_0" if precision == "q4_0" else precision)
     if not config.get("tie_word_embeddings"):
         yield stored("output.weight", "lm_head.weight", "q8_0" if precision == "q4_0" else precision)
@@ -144,14 +144,14 @@ def _plan_tensors(config: dict[str, Any], checkpoint: Checkpoint, precision: str
 
 
 def _choose_type(shape: tuple[int, ...], precision: str) -> GGMLQuantizationType:
-    """Norms stay in float32, and so does a matrix whose rows are no whole number of blocks."""
+    """Return the tensor's type: float32 for norms and for matrices whose rows are not a whole number of blocks."""
     wanted = GGMLQuantizationType[precision.upper()]
     fits = len(shape) > 1 and shape[-1] % GGML_QUANT_SIZES[wanted][0] == 0
     return wanted if fits else GGMLQuantizationType.F32
 
 
 def _rope_scaling(config: dict[str, Any]) -> dict[str, Any]:
-    """LongRoPE's parameters, under the old name or the new one."""
+    """Return LongRoPE's parameters, under their old key or the new one."""
     return config.get("rope_scaling") or config.get("rope_parameters") or {}
 
 

@@ -1,7 +1,7 @@
-"""Copies a GGUF file made elsewhere with its tokens respelled, so that llama.cpp's server streams every token id.
+"""Copies a GGUF file of another converter with its tokens respelled, so that llama.cpp's server streams every token id.
 
-Such a file differs from ours in how it spells tokens (`serve_app.files.gguf_vocabulary`). A copy in the cache has our spelling;
-all other keys and the tensors' bytes are as they were. Knows no engine, and nothing of what the tensors mean.
+Such a file spells tokens differently from ours (`serve_app.files.gguf_vocabulary`). A copy in the cache has our spelling; all other
+keys and the tensors' bytes are unchanged. Knows no engine; knows nothing of the tensors' meaning.
 """
 
 import hashlib
@@ -31,24 +31,24 @@ from serve_app.models import manifest
 logger = logging.getLogger(__name__)
 
 _FORMAT = "stray bytes in the private use area, eot"
-"""Changes whenever a copy is written otherwise."""
+"""Part of the cache key; change it whenever the copy's content changes."""
 _COPIED_FILES = ("config.json", "generation_config.json", "tokenizer.json")
-"""What the engine reads beside the file."""
+"""Files that the engine reads beside the GGUF file."""
 _KEYED_FILES = (*_COPIED_FILES, "added_tokens.json", "tokenizer_config.json")
 _PIECE_BYTES = 1 << 22
 _SMALL_FILES_BYTES = 1 << 26
-"""More than tokenizer and manifest take."""
+"""Upper bound of tokenizer and manifest."""
 _EMBEDDING = "token_embd.weight"
 _SCORES = "tokenizer.ggml.scores"
 _UINT32, _INT32, _STRING, _ARRAY = 4, 5, 8, 9
 
 
 def prepare(file: Path, model_dir: Path, progress: Progress = ignore_progress) -> Path:
-    """Return a folder, in the cache, that holds `file` by its name as the engine loads it, and the model's tokenizer.
+    """Return a cached folder with `file`, under its own name and in our spelling, and the model's tokenizer.
 
-    `model_dir` has the model's tokenizer and configuration, and need not have weights. A file in our spelling is linked, another is
-    copied once, piece by piece; `progress` gets what is being done and the fraction that is. Raises `ModelUnusable` for a damaged
-    file or one of another model, and when the disk cannot hold the copy.
+    `model_dir` has the model's tokenizer and configuration, and need not have weights. A file in our spelling is linked; another is
+    copied once, piece by piece. Raises `ModelUnusable` for a damaged file or one of another model, and when the disk cannot hold
+    the copy.
     """
     progress("reading the GGUF file", 0.0)
     header = read_header(file)
@@ -92,10 +92,10 @@ def _copy_beside(model_dir: Path, folder: Path) -> None:
 
 
 def _build_vocabulary(header: Header, model_dir: Path, tokenizer_file: TokenizerFile, name: str) -> GgufVocabulary:
-    """Return the model's vocabulary in our spelling, as many entries as the file's embedding has rows, which llama.cpp demands."""
+    """Return the model's vocabulary in our spelling, with one entry for each row of the embedding, as llama.cpp requires."""
     embedding = header.tensors.get(_EMBEDDING)
     if embedding is None or len(embedding.shape) != 2:
-        raise ModelUnusable(f"{name} has no matrix {_EMBEDDING}; it holds no whole language model")
+        raise ModelUnusable(f"{name} has no matrix {_EMBEDDING}; it is not a whole language model")
     if header.keys.get("split.count", 1) not in (0, 1):
         raise ModelUnusable(f"{name} is one part of several; join them with `llama-gguf-split --merge` and name the result")
     if header.keys.get("tokenizer.ggml.model") != "gpt2":
@@ -108,7 +108,7 @@ def _build_vocabulary(header: Header, model_dir: Path, tokenizer_file: Tokenizer
 
 
 def _fingerprint(source: str, name: str, model_dir: Path) -> str:
-    """Hash everything that a folder depends on."""
+    """Return a hash of everything that the folder depends on."""
     digest = hashlib.blake2b(f"{_FORMAT};{source};{name};".encode(), digest_size=8)
     for beside in _KEYED_FILES:
         path = model_dir / beside
@@ -131,14 +131,14 @@ def _format_gib(file: Path) -> str:
 
 
 def _write_copy(file: Path, header: Header, own: GgufVocabulary, target: Path, report: Callable[[float], None]) -> None:
-    """Copy `file` with the vocabulary replaced; the tensors' entries count from the data's beginning and stay as they are."""
+    """Copy `file` with the vocabulary replaced; the tensors' offsets count from the beginning of the data and stay valid."""
     replaced = {
         TOKENS_KEY: _encode_strings(own.tokens),
         TYPES_KEY: _encode_int32s(own.types),
         TURN_END_KEY: struct.pack("<II", _UINT32, own.turn_end),
     }
     keys = [*header.spans, *(key for key in replaced if key not in header.spans)]
-    if _SCORES in keys and len(header.keys[_SCORES]) != len(own.tokens):  # byte-level BPE has no use for them
+    if _SCORES in keys and len(header.keys[_SCORES]) != len(own.tokens):  # byte-level BPE does not use scores
         keys.remove(_SCORES)
     size = file.stat().st_size
     with file.open("rb") as source, target.open("wb") as out:
@@ -154,7 +154,7 @@ def _write_copy(file: Path, header: Header, own: GgufVocabulary, target: Path, r
 
 
 def _copy_bytes(source: BinaryIO, out: BinaryIO, begin: int, end: int, report: Callable[[float], None] = lambda _: None) -> None:
-    """Copy the bytes from `begin` to before `end`; raises `ModelUnusable` when there are fewer."""
+    """Copy the bytes from `begin` up to `end`; raises `ModelUnusable` when the file ends earlier."""
     source.seek(begin)
     at = begin
     while at < end:

@@ -1,6 +1,6 @@
-"""What a decoder graph itself says of the model in it: sizes, number formats, rotary tables; and whether it is config.json's.
+"""Reads a decoder graph's sizes, number formats and rotary tables, and compares them with config.json.
 
-Reads the graph as a builder wrote it or as `onnx_graph.adapt_model` left it. The tables alone are read from the data files.
+Reads a graph as a builder wrote it or as `onnx_graph.adapt_model` edited it. Only the tables are read from the data files.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,12 +16,12 @@ from serve_app.models.onnx_graph import find_attentions, find_constant, find_hea
 
 _STORED_BITS = {ir.DataType.INT4: 4, ir.DataType.UINT4: 4, ir.DataType.INT8: 8, ir.DataType.UINT8: 8}
 _ANGLE_TOLERANCE = 2e-3
-"""Radians; float16 tables are off by less."""
+"""Radians; float16 tables differ by less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphSummary:
-    """What was found."""
+    """The model's sizes and number formats, from its graph."""
 
     layers: int
     heads: int
@@ -32,22 +32,22 @@ class GraphSummary:
     bits: frozenset[int]
     """Bits of the quantized weights; empty when there are none."""
     block_size: int
-    """Weights that share a scale; 0 when none do."""
+    """Weights that share a scale; 0 without quantized weights."""
     accuracy_level: int
-    """Of the quantized products: 4 computes in int8, 0 and 1 in float32."""
+    """Accuracy level of the quantized products: 4 computes in int8, 0 and 1 in float32."""
     rotary: tuple[NDArray[np.float32], NDArray[np.float32]] | None
-    """Cosines and sines (positions, half of the rotated width); None when the graph does not take them as tables."""
+    """Cosines and sines (positions, half of the rotated width); None when the graph has no such tables."""
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """The settings' names for these weights, the fittest first."""
+        """The settings' names for these weights, the best match first."""
         if self.bits == {4, 8}:
             return ("int4_mixed", "int4")
         return ("fp32",) if not self.bits else tuple(f"int{bits}" for bits in self.bits)
 
 
 def summarize_graph(model: ir.Model, read: Callable[[ir.TensorProtocol], NDArray[Any]]) -> GraphSummary:
-    """Read an adapted graph, and the numbers of its tables by `read`; raises `LookupError` in words that follow "the graph"."""
+    """Summarize an adapted graph; `read` returns the tables' numbers. Raises `LookupError` with words that follow "the graph"."""
     graph = model.graph
     attentions = find_attentions(graph)
     logits = next(value for value in graph.outputs if value.name == "logits")
@@ -75,7 +75,7 @@ def summarize_graph(model: ir.Model, read: Callable[[ir.TensorProtocol], NDArray
 
 
 def _find_head_dim(attention: ir.Node) -> int:
-    """Return the width of one head: the cache's, or else the query's, which may have keys and values behind it."""
+    """Return the width of one head, from the cache, or else from the query, which may be fused with keys and values."""
     past, query = attention.inputs[3], attention.inputs[0]
     if past is not None and past.shape is not None and isinstance(past.shape[-1], int):
         return past.shape[-1]
@@ -125,7 +125,7 @@ def _read_tables(
 
 
 def require_model(found: GraphSummary, config: Mapping[str, Any], file: str) -> None:
-    """Raise `ModelUnusable` when the graph in `file` is not of the model that `config` describes, naming what differs."""
+    """Raise `ModelUnusable`, naming the difference, when the graph in `file` does not match `config`."""
     heads = int(config.get("num_attention_heads", 0))
     hidden = int(config.get("hidden_size", 0))
     for what, actual, wanted in (
@@ -145,7 +145,7 @@ _FIX = "it is another model's graph; set the model's path to its model, or `expo
 
 
 def _require_tables(found: GraphSummary, config: Mapping[str, Any], file: str) -> None:
-    """Compare the angles at one position with those that follow from the configuration; for kinds of scaling that are known."""
+    """Compare the angles at one position with those of the configuration; unknown kinds of scaling are not compared."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if found.rotary is None or kind not in ("default", "longrope"):
@@ -168,7 +168,7 @@ def _require_tables(found: GraphSummary, config: Mapping[str, Any], file: str) -
         return
     if kind == "longrope" and matches(rope.get("long_factor")):
         raise ModelUnusable(
-            f"{file} holds only the rotary tables of the extended context, with which prompts within the original one are computed "
-            "otherwise than by the model; build it again with a release that writes both, or with `phi-serve export onnx`"
+            f"{file} has only the rotary tables of the extended context, which are wrong for prompts within the original context; "
+            "build it again with a release that writes both, or with `phi-serve export onnx`"
         )
-    raise ModelUnusable(f"{file} has rotary tables that do not follow from config.json of the model's path: {_FIX}")
+    raise ModelUnusable(f"{file} has rotary tables that do not match config.json of the model's path: {_FIX}")

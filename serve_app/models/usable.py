@@ -1,4 +1,4 @@
-"""Whether a model that is about to be made could answer anything. Knows no gateway; the tokenizer comes as a function."""
+"""Checks that a new variant could answer at all. Knows no gateway; gets the tokenizer as a function."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from serve_app.models.variant import Variant
 from serve_app.types import InvalidValue
 
 _MESSAGE_MARK_TOKENS = 2
-"""Tokens around a message: its role and its end."""
+"""Tokens around a message, for its role and its end."""
 
 
 def require_usable(variant: Variant, count_tokens: Callable[[str], int]) -> None:

@@ -1,8 +1,8 @@
-"""Variants as JSON files in a folder: one file each, written whole or not at all, seen by every process that shares the folder.
+"""Stores variants as JSON files in a folder: one file each, written whole or not at all, visible to all processes that share it.
 
-A file appears by `rename` of a synced temporary one, so that a process killed midway leaves the old state or the new. The folder's
-own time tells whether anything changed, at the price of one `stat` a look. Links are never followed, and file names are made from
-checked model names, so nothing outside the folder is read or written. Knows no model.
+A synced temporary file is renamed, so that a killed process leaves the old state or the new. The folder's modification time shows
+whether anything changed, for one `stat` per look. Links are never followed, and file names are made from checked model names, so
+nothing outside the folder is read or written. Knows no model.
 """
 
 import errno
@@ -30,7 +30,7 @@ MAX_VARIANTS = 1000
 MAX_FILE_BYTES = 8 << 20
 _SUFFIX = ".json"
 _SETTLE_NS = 2_000_000_000
-"""A folder changed less long ago than this is read again: a second change within one tick of its clock would not show."""
+"""A folder that changed more recently is read again: a second change within one tick of its clock would not show."""
 _ABANDONED_S = 300
 
 
@@ -46,12 +46,12 @@ class VariantStore:
     """The variants in one folder, which need not exist yet."""
 
     def __init__(self, folder: Path) -> None:
-        """Use `folder`; it is made when the first variant is."""
+        """Use `folder`; it is created with the first variant."""
         self._folder = folder
         self._seen: tuple[int, Mapping[str, Variant]] | None = None
 
     def all(self) -> Mapping[str, Variant]:
-        """Return the variants by key, as the folder has them now; unreadable files are logged and left out."""
+        """Return the variants in the folder now, by key; unreadable files are logged and left out."""
         try:
             changed_ns = os.stat(self._folder).st_mtime_ns
         except OSError:
@@ -60,12 +60,12 @@ class VariantStore:
         if seen is not None and seen[0] == changed_ns:
             return seen[1]
         variants = MappingProxyType(self._read())
-        # The time was taken before reading: what came in between shows as another time at the next look.
+        # The time was taken before reading: a change in between shows as another time at the next look.
         self._seen = (changed_ns, variants) if abs(time.time_ns() - changed_ns) > _SETTLE_NS else None
         return variants
 
     def put(self, variant: Variant) -> None:
-        """Write a variant, in place of one of the same name; raises `InvalidRequest` when full, `StorageFailed` when it cannot."""
+        """Write a variant, replacing one of the same name; raises `InvalidRequest` when full, `StorageFailed` when that fails."""
         if len(self.all()) >= MAX_VARIANTS and key(variant.name) not in self.all():
             raise InvalidRequest(f"{MAX_VARIANTS} models have been created here; delete some first", param="model")
         record = _Record(name=variant.name, modified=variant.modified, settings=variant.settings)
@@ -77,7 +77,7 @@ class VariantStore:
             replace_file(folder, _file(variant.name), raw)
 
     def remove(self, name: str) -> bool:
-        """Delete a variant; False when there was none. Raises `StorageFailed`."""
+        """Delete a variant; return False when there was none. Raises `StorageFailed`."""
         try:
             with _open_folder(self._folder, create=False) as folder:
                 os.unlink(_file(name), dir_fd=folder)
@@ -100,7 +100,7 @@ class VariantStore:
 
 
 def replace_file(folder: int, name: str, raw: bytes) -> None:
-    """Make `name` in the opened folder hold `raw`, whole or not at all; a link of that name is replaced, not followed."""
+    """Write `raw` to `name` in the opened folder, whole or not at all; a link of that name is replaced, not followed."""
     temporary = f".{secrets.token_hex(8)}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -132,8 +132,8 @@ def _load(folder: int, file: str) -> Variant | None:
 
 
 def read_file(folder: int, name: str, limit: int) -> bytes:
-    """Return the content of a regular file in the opened folder; raises `OSError` for links, others and larger ones."""
-    # O_NONBLOCK: a pipe of that name must not hang the opener.
+    """Return the content of a regular file in the opened folder; raises `OSError` for other kinds and beyond `limit` bytes."""
+    # O_NONBLOCK: opening a pipe of that name must not hang.
     with os.fdopen(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder), "rb") as stream:
         status = os.fstat(stream.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
@@ -142,7 +142,7 @@ def read_file(folder: int, name: str, limit: int) -> bytes:
 
 
 def _remove_abandoned(folder: int) -> None:
-    """Remove temporary files that killed processes left behind."""
+    """Remove temporary files of killed processes."""
     for name in os.listdir(folder):
         if name.startswith(".") and name.endswith(".tmp"):
             with suppress(OSError):

@@ -33,8 +33,8 @@ def test_the_command_prints_the_committed_file(command: str) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("a: [", "is no YAML"),
-        ("a: 1", "has not the shape"),
+        ("a: [", "is not YAML"),
+        ("a: 1", "does not have the structure"),
         ("applications: [{args: {engines: {a: {kind: fake, nope: 1}}}, deployments: []}]", "args.engines.a.fake.nope"),
     ],
 )

@@ -226,10 +226,10 @@ async def test_the_extended_context_stays_refused(built: Path, model_dir: Path, 
         ({"head_dim": 32}, r"has 64 dimensions of a head \(head_dim\), but .* says 32"),
         ({"hidden_size": 512, "head_dim": 64}, r"has 256 dimensions of a hidden state \(hidden_size\), but .* says 512"),
         ({"vocab_size": 4096}, "has 2048 tokens in its vocabulary, but .* says 4096"),
-        ({"rope_theta": 500000.0}, r"has rotary tables that do not follow from config\.json"),
+        ({"rope_theta": 500000.0}, r"has rotary tables that do not match config\.json"),
         (
             {"rope_scaling": {"type": "longrope", "short_factor": [2.0] * 24, "long_factor": [1.0] * 24}},
-            "holds only the rotary tables",
+            "has only the rotary tables",
         ),
         (
             {"rope_scaling": {"type": "longrope", "short_factor": [2.0] * 8, "long_factor": [1.0] * 9}},
@@ -359,5 +359,5 @@ def test_what_onnxruntime_cannot_load_is_said_in_a_sentence(folder: Path, model_
     ):
         derive(model_dir, use(folder))
     (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:5000])
-    with pytest.raises(ModelUnusable, match=r"^model\.onnx is no ONNX graph, or not all of one"):
+    with pytest.raises(ModelUnusable, match=r"^model\.onnx is not an ONNX graph, or is cut short"):
         derive(model_dir, use(folder))

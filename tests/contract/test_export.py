@@ -51,8 +51,8 @@ def test_replicas_that_start_together_export_once(model_dir: Path, cache: Path, 
 @pytest.mark.parametrize(
     ("form", "precision", "message"),
     [
-        ("onnx", "fp32", r"model\.safetensors is no safetensors file"),
-        ("gguf", "q8_0", r"model\.safetensors is no safetensors file"),
+        ("onnx", "fp32", r"model\.safetensors is not a safetensors file"),
+        ("gguf", "q8_0", r"model\.safetensors is not a safetensors file"),
     ],
 )
 def test_a_failed_export_says_why_and_leaves_nothing(
@@ -194,7 +194,7 @@ def _alter(file: Path) -> None:
     ("damage", "fault"),
     [
         (_truncate, "has .* bytes, not the"),
-        (_alter, "is not what was written: its SHA-256 sum differs"),
+        (_alter, "has changed since it was written: its SHA-256 sum differs"),
         (Path.unlink, "is missing from the model's folder"),
     ],
 )
@@ -234,7 +234,7 @@ def test_an_export_that_cannot_fit_is_refused_with_the_arithmetic(
         export.export_to_folder(model_dir, "onnx", "int4", tmp_path / "out")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "a.safetensors").write_bytes(b"\xff" * 64)
-    with pytest.raises(ModelUnusable, match=r"a\.safetensors is no safetensors file"):
+    with pytest.raises(ModelUnusable, match=r"a\.safetensors is not a safetensors file"):
         export.export_to_folder(tmp_path / "model", "onnx", "int4", tmp_path / "out")
 
 

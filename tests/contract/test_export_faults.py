@@ -69,10 +69,10 @@ def _spoil(name: str, value: float) -> Callable[[Tensors], object]:
         (lambda tensors: tensors.pop("model.norm.weight"), r"no tensor model\.norm\.weight"),
         (
             _spoil("model.layers.1.mlp.gate_up_proj.weight", float("nan")),
-            r"layers\.1\.mlp\.gate_up_proj\.weight has values that are no",
+            r"layers\.1\.mlp\.gate_up_proj\.weight has values that are not",
         ),
-        (_spoil("model.embed_tokens.weight", float("inf")), r"model\.embed_tokens\.weight has values that are no finite numbers"),
-        (_spoil("model.norm.weight", float("-inf")), r"model\.norm\.weight has values that are no finite numbers"),
+        (_spoil("model.embed_tokens.weight", float("inf")), r"model\.embed_tokens\.weight has values that are not finite"),
+        (_spoil("model.norm.weight", float("-inf")), r"model\.norm\.weight has values that are not finite"),
         (
             lambda tensors: tensors.update({"model.norm.weight": torch.ones(HIDDEN).to(torch.float8_e4m3fn)}),
             r"model\.norm\.weight is stored as F8_E4M3; convert it",

@@ -77,7 +77,7 @@ def _alter(file: Path) -> None:
     ("damage", "fault"),
     [
         (_truncate, "has .* bytes, not the"),
-        (_alter, "is not what was written: its SHA-256 sum differs"),
+        (_alter, "has changed since it was written: its SHA-256 sum differs"),
         (Path.unlink, "is missing from the model's folder"),
     ],
 )

@@ -164,7 +164,7 @@ def test_a_file_whose_ids_mean_something_else_is_refused(
 def test_a_damaged_file_is_refused_by_name(own_file: Path, padded_dir: Path, tmp_path: Path) -> None:
     foreign = convert(own_file, padded_dir, tmp_path / "phi.gguf")
     foreign.write_bytes(foreign.read_bytes()[:-1000])
-    with pytest.raises(ModelUnusable, match=r"^phi\.gguf is no sound GGUF file: .* the file is cut short"):
+    with pytest.raises(ModelUnusable, match=r"^phi\.gguf is not a valid GGUF file: .* the file is cut short"):
         export.derive(padded_dir, LlamaCppSettings(gguf=str(foreign)))
     with pytest.raises(ModelUnusable, match=r"^none\.gguf cannot be read"):
         export.derive(padded_dir, LlamaCppSettings(gguf=str(tmp_path / "none.gguf")))

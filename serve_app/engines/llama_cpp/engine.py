@@ -1,8 +1,8 @@
 """llama.cpp's embedded server, token-in/token-out, over a private unix socket.
 
-The server accepts much that is wrong and answers something: ids that wrap, samplers that are not neutral by default, grammars that
-it drops without a word. So requests are exact by construction, every sampler is sent, and constrained answers are followed by a
-matcher of our own. Which tokens end an answer is decided here, since llama.cpp knows only the model's own end tokens.
+The server accepts malformed requests: it wraps ids, applies samplers that were not named, and silently ignores grammars. So
+requests are exact by construction, every sampler is sent, and a matcher of our own follows constrained answers. The end of an
+answer is decided here, since llama.cpp knows only the model's own end tokens.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ _MAX_SEED = (1 << 32) - 1
 
 @dataclass
 class _Counters:
-    """What the engine has done since its start; see `serve_app.metrics`."""
+    """Totals since the engine's start; see `serve_app.metrics`."""
 
     decode_tokens: int = 0
     prefill_tokens: int = 0
@@ -68,26 +68,26 @@ class _Counters:
 
 @dataclass(eq=False)
 class _Generation:
-    """One request on its way."""
+    """One request and what it has generated."""
 
     request: TokenRequest
     limit: int
-    """Most tokens it may have."""
+    """Most tokens that may be generated."""
     end_ids: frozenset[int]
-    """The model's own ends of an answer."""
+    """The model's own end tokens."""
     guide: Guide | None = None
     lark: str = ""
-    """What `guide` follows, for the server."""
+    """The grammar that the server gets; empty: none."""
     arrived_s: float = field(default_factory=time.monotonic)
     started_s: float = 0.0
-    """When it got a slot."""
+    """When the request got a slot."""
     first_token_s: float = 0.0
     ids: list[int] = field(default_factory=list)
     """Everything generated, end tokens included."""
     drawn: int = 0
     """Tokens generated, end tokens included."""
     cached: int | None = None
-    """Prompt tokens that its slot had computed before; None until it tells."""
+    """Prompt tokens found in the slot's cache; None until the server reports it."""
     seed: int = field(default_factory=lambda: random.getrandbits(31))
 
     def __post_init__(self) -> None:
@@ -97,11 +97,11 @@ class _Generation:
 
     @property
     def min_tokens_left(self) -> int:
-        """Tokens that must still come before a stop token may. Not under a constraint: a second call would begin it anew."""
+        """Tokens to generate before a stop token is allowed; 0 under a constraint, which a second call would start again."""
         return 0 if self.guide else max(0, min(self.request.sampling.min_tokens, self.limit) - self.drawn)
 
     def follow(self, ids: tuple[int, ...]) -> None:
-        """Go along with the constraint; see `Guide.follow`. llama.cpp leaves it without a word."""
+        """Check tokens against the constraint, which llama.cpp may silently break; see `Guide.follow`."""
         constraint = self.request.constraint
         if self.guide is None or constraint is None or not ids:
             return
@@ -109,7 +109,7 @@ class _Generation:
             self.guide = None
 
     def finish(self, reason: FinishReason) -> Finished:
-        """Return its end."""
+        """Return the last event."""
         now = time.monotonic()
         usage = Usage(prompt_tokens=len(self.request.prompt), completion_tokens=self.drawn, cached_tokens=self.cached or 0)
         first = self.first_token_s or now
@@ -185,7 +185,7 @@ class LlamaCppEngine:
             self._slots.release()
 
     async def _admit(self, request: TokenRequest) -> _Generation:
-        _ = self._server.session  # runs
+        _ = self._server.session  # raises unless it runs
         assert self._vocabulary is not None
         limit = compute_answer_limit(request, self._settings.max_model_len, len(self._vocabulary.texts))
         generation = _Generation(request, limit, frozenset(self._vocabulary.end_ids))
@@ -200,10 +200,10 @@ class LlamaCppEngine:
         return generation
 
     async def _generate(self, generation: _Generation) -> AsyncGenerator[TokenEvent, None]:
-        """Call the server until the answer has its end: once, unless stop tokens are held back or the model's own are no end."""
+        """Call the server until the answer ends: once, unless min_tokens forbids stop tokens or the model's own do not end it."""
         stops = frozenset(generation.request.sampling.stop_token_ids)
         if generation.guide is not None:
-            stops |= generation.end_ids  # under a constraint it comes only where nothing else needs to
+            stops |= generation.end_ids  # a constraint allows an end token only where the answer is complete
         while True:
             before = generation.drawn
             async with aclosing(self._complete(generation)) as events:
@@ -223,7 +223,7 @@ class LlamaCppEngine:
                 raise GenerationFailed("llama.cpp generated nothing")
 
     async def _complete(self, generation: _Generation) -> AsyncGenerator[ServerEvent, None]:
-        """One call of the server: what it says, counted."""
+        """Call the server once and yield its events, counted."""
         base = generation.drawn
         body = self._encode_request(generation)
         salt = generation.request.cache_salt
@@ -256,12 +256,12 @@ class LlamaCppEngine:
         generation.drawn = drawn
 
     def _encode_request(self, generation: _Generation) -> bytes:
-        """Return the request for what is missing; every sampler is named, for none of the server's defaults is neutral."""
+        """Return the request for the missing tokens; it names every sampler, since the server's defaults are not neutral."""
         assert self._vocabulary is not None
         request, sampling = generation.request, generation.request.sampling
         bias: dict[int, float | bool] = dict(sampling.logit_bias)
         if generation.min_tokens_left:
-            bias |= dict.fromkeys(sampling.stop_token_ids, False)  # the server's word for never
+            bias |= dict.fromkeys(sampling.stop_token_ids, False)  # the server forbids the token
         body: dict[str, Any] = {
             "prompt": [*request.prompt, *generation.ids],
             "n_predict": generation.min_tokens_left or generation.limit - generation.drawn,
@@ -279,13 +279,13 @@ class LlamaCppEngine:
         return json.dumps(body).encode()
 
     def _may_reuse_cache(self, generation: _Generation) -> bool:
-        """Tell whether no slot has computed anything for another salt; the server would share it."""
+        """Return whether every slot has computed for this salt only; the server would share caches between salts."""
         salt = generation.request.cache_salt
         running = (other.request.cache_salt for other in self._running)
         return all(other == salt for other in (*self._salts.values(), *running))
 
     async def check_health(self) -> None:
-        """Raise `EngineDead` unless the server's loop answers in time; a step in progress is waited for."""
+        """Raise `EngineDead` unless the server's loop answers in time; waits for a step in progress."""
         await self._server.probe()
 
     def load(self) -> EngineLoad:
@@ -301,14 +301,14 @@ class LlamaCppEngine:
         )
 
     async def close(self) -> None:
-        """Fail what runs, end the server."""
+        """Fail running requests and end the server."""
         await self._server.close()
         if self._guidance is not None:
             self._guidance.close()
 
 
 def _samplers(sampling: Sampling) -> dict[str, Any]:
-    """Return the server's names for ours, in our order of application."""
+    """Return the sampling parameters under the server's names, in our order of application."""
     return {
         "samplers": ["penalties", "temperature", "min_p", "top_k", "top_p"],
         "temperature": 0.0 if sampling.greedy else sampling.temperature,

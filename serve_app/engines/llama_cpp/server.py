@@ -1,7 +1,4 @@
-"""The embedded server's life: what it is told at its start, its memory, its socket, its pulse and its end.
-
-Knows no requests.
-"""
+"""The embedded server: its parameters, memory, socket, health probe and shutdown. Knows no requests."""
 
 import asyncio
 import shutil
@@ -20,11 +17,11 @@ from serve_app.files.gguf_header import Header
 from serve_app.memory import available_bytes
 
 _HTTP_THREADS_SPARE = 4
-"""Beside one for each slot: for probes, and for connections that are being closed."""
+"""In addition to one for each slot: for probes and for closing connections."""
 
 
 class _Connector(aiohttp.UnixConnector):
-    """Can cut its connections: closing a connector alone leaves those waiting who read from it."""
+    """Can abort its connections: closing a connector leaves its readers waiting."""
 
     def __init__(self, socket: Path) -> None:
         # The server closes a connection after its answer, so none is kept.
@@ -37,7 +34,7 @@ class _Connector(aiohttp.UnixConnector):
         return connection
 
     def abort(self) -> None:
-        """End every connection; who waits on one gets a `ClientError`."""
+        """Abort every connection; its reader gets a `ClientError`."""
         for connection in list(self._connections):
             if connection.transport is not None:
                 connection.transport.abort()
@@ -55,10 +52,10 @@ class LlamaServer:
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self, file: Path, header: Header) -> None:
-        """Load `file`, whose header has been read; raises `ModelUnusable` when it does not fit or llama.cpp refuses it."""
+        """Load `file`, whose header is `header`; raises `ModelUnusable` when it does not fit or llama.cpp refuses it."""
         require_gpu(self._settings)
         require_memory(header, self._settings)
-        self._folder = Path(tempfile.mkdtemp(prefix="phi-llama-"))  # mode 700: nobody else may speak to the server
+        self._folder = Path(tempfile.mkdtemp(prefix="phi-llama-"))  # mode 700: no other user may connect
         socket = self._folder / "s.sock"
         try:
             self._server = await asyncio.to_thread(xllamacpp.Server, _build_params(self._settings, header, file, socket))
@@ -68,19 +65,19 @@ class LlamaServer:
         self.connect(socket)
 
     def connect(self, socket: Path) -> None:
-        """Speak to the server at `socket` from now on."""
+        """Send requests to the server at `socket` from now on."""
         self._connector = _Connector(socket)
         self._session = aiohttp.ClientSession(connector=self._connector, timeout=aiohttp.ClientTimeout(total=None))
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The way to it; raises `EngineDead` unless it runs."""
+        """The session for requests; raises `EngineDead` unless the server runs."""
         if self._session is None or self._session.closed:
             raise EngineDead("llama.cpp is not running")
         return self._session
 
     async def probe(self) -> None:
-        """Raise `EngineDead` unless the server's loop answers in time; a step in progress is waited for."""
+        """Raise `EngineDead` unless the server's loop answers in time; waits for a step in progress."""
         session, timeout_s = self.session, self._settings.health_timeout_s
         try:
             async with asyncio.timeout(timeout_s), session.get("http://llama/slots") as response:
@@ -93,14 +90,14 @@ class LlamaServer:
             raise EngineDead(f"llama.cpp's server answers its probe with status {response.status}")
 
     async def close(self) -> None:
-        """End every connection, then the server, which would wait for them."""
+        """Abort every connection, then end the server, which would wait for open connections."""
         session, self._session = self._session, None
         if session is not None and self._connector is not None:
             self._connector.abort()
-            await asyncio.sleep(0)  # so that its readers learn of it before it is forgotten
+            await asyncio.sleep(0)  # lets readers see the abort before the session closes
             await session.close()
         servers, self._server = [self._server], None
-        # The server's destructor waits for the step in progress, which may hang: not longer than a probe would.
+        # The server's destructor waits for the step in progress, which may hang; wait no longer than a probe would.
         thread = threading.Thread(target=servers.clear, name="llama-close", daemon=True)
         thread.start()
         await asyncio.to_thread(thread.join, self._settings.health_timeout_s)
@@ -113,10 +110,10 @@ def _build_params(settings: LlamaCppSettings, header: Header, file: Path, socket
     params.model.path = str(file)
     params.n_parallel = settings.slots
     params.n_ctx = settings.slots * settings.max_model_len
-    params.kv_unified = False  # one long answer must not take the others' room, nor change their results
+    params.kv_unified = False  # else a long answer would take room from other slots and change their results
     params.ctx_shift = False
     params.fit_params = False
-    params.cache_ram_mib = 0  # by default up to 8 GiB of old prompts beside the slots
+    params.cache_ram_mib = 0  # the default keeps up to 8 GiB of old prompts outside the slots
     params.n_batch = params.n_ubatch = settings.prefill_chunk
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings.threads or 1
     params.n_threads_http = settings.slots + _HTTP_THREADS_SPARE
@@ -130,7 +127,7 @@ def _build_params(settings: LlamaCppSettings, header: Header, file: Path, socket
     params.enable_chat_template = False  # prompts come rendered
     params.ui = False
     params.verbosity = -1  # it would log prompts
-    params.hostnames = [str(socket)]  # and no TCP port
+    params.hostnames = [str(socket)]  # no TCP port
     return params
 
 
@@ -146,12 +143,12 @@ def require_gpu(settings: LlamaCppSettings) -> None:
 
 
 def kv_type(settings: LlamaCppSettings, header: Header) -> str:
-    """Return the numbers' type in the KV cache: as configured, else as exact as the weights."""
+    """Return the number format of the KV cache: the configured one, else one as exact as the weights."""
     return settings.kv_cache_type or ("f32" if majority_type(header) == "f32" else "f16")
 
 
 def majority_type(header: Header) -> str:
-    """Return the type that most of the weights' bytes have."""
+    """Return the number format of most of the weights' bytes."""
     sizes: dict[str, int] = {}
     for tensor in header.tensors.values():
         sizes[tensor.type] = sizes.get(tensor.type, 0) + tensor.bytes

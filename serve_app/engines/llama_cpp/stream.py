@@ -1,7 +1,4 @@
-"""What llama.cpp's server says on one `/completion`: the events of its stream.
-
-Knows the wire; nothing of requests, slots or ends.
-"""
+"""Reads the event stream of one `/completion` of llama.cpp's server. Knows the wire format only."""
 
 import json
 from collections.abc import AsyncGenerator
@@ -16,20 +13,20 @@ from serve_app.types import TokenLogprob, finite_logprob
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerEvent:
-    """One event."""
+    """One event of the stream."""
 
     ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     drawn: int = 0
     """Tokens generated so far in this call."""
     reused: int | None = None
-    """Prompt tokens found in the slot, told once the prompt is begun."""
+    """Prompt tokens found in the slot's cache; only in the event that starts the prompt."""
     slot: int | None = None
-    """The slot that computed it, told at the end."""
+    """The slot that computed the answer; only in the last event."""
 
 
 async def read_events(response: aiohttp.ClientResponse, logprobs: int | None) -> AsyncGenerator[ServerEvent, None]:
-    """Yield the events up to the end.
+    """Yield the events up to the last.
 
     Raises `ServeError` for the server's errors, for a stream without an end, and for one that withholds a token's id.
     """
@@ -57,7 +54,7 @@ async def read_events(response: aiohttp.ClientResponse, logprobs: int | None) ->
 
 
 async def _read_lines(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-    """Yield what the lines carry, of any length; pings and empty lines carry nothing."""
+    """Yield the payload of each line, of any length; skip pings and empty lines."""
     rest = b""
     async for chunk in response.content.iter_any():
         *lines, rest = (rest + chunk).split(b"\n")
@@ -70,12 +67,12 @@ def _parse(raw: bytes) -> dict[str, Any]:
     try:
         value = json.loads(raw)
     except ValueError as error:
-        raise GenerationFailed("llama.cpp's server said what is no JSON") from error
+        raise GenerationFailed("llama.cpp's server sent a line that is not JSON") from error
     return value if isinstance(value, dict) else {}
 
 
 def _translate_refusal(value: dict[str, Any]) -> ContextOverflow | GenerationFailed:
-    """Requests are checked before, so all but one of the server's refusals are faults of the engine."""
+    """Return our error for the server's. Requests were checked before, so all but one of its refusals are faults of the engine."""
     fault = value.get("error") if isinstance(value.get("error"), dict) else value
     assert isinstance(fault, dict)
     if fault.get("type") == "exceed_context_size_error":

@@ -1,9 +1,9 @@
-"""The scheduler: which sequences compute what in the next step.
+"""The scheduler: chooses the sequences that each step computes.
 
-Continuous batching over contiguous slots. Rows 0 to D-1 are decoding, the rows after them are still reading their prompt; a
-sequence joins and leaves between two steps, and the hole it leaves is filled by moving a neighbour's cache. Each step advances all
-decoding rows by one token and reads prompts for what is left of `target_step_s`: a chunk of a long one, or several short ones. They
-delay their neighbours by that much. The one with the least work left goes first, less the time it has waited.
+Continuous batching over contiguous slots. Rows 0 to D-1 are decoding; the rows after them are still reading their prompts. A
+sequence joins and leaves between two steps, and a neighbour's cache moves into the hole it leaves. Each step advances all decoding
+rows by one token, then reads prompts for the rest of `target_step_s`: a chunk of a long prompt, or several short prompts, which
+delays the decoding rows. The prompt with the least work left, minus the time it has waited, comes first.
 
 The slots after the active ones keep the caches of finished sequences until they are needed. A new prompt starts from the longest
 common prefix of any slot, active or not.
@@ -39,11 +39,11 @@ _NO_TOKENS = np.zeros(0, np.int64)
 _MIN_FORCED = 2
 """With the token before them these make a chunk, which must not have one token."""
 _MIN_CHUNK = 8
-"""Prompts go on at least so fast, however slow the steps are."""
+"""Least prompt tokens of a step, however slow the steps are."""
 
 
 class Decoder(Protocol):
-    """What the scheduler needs of the graph; see `graph.Graph`."""
+    """The part of `graph.Graph` that the scheduler uses."""
 
     def extend(self, slot: int, ids: NDArray[np.int64], past: int) -> NDArray[np.float32]:
         """Compute a chunk of one slot."""
@@ -59,12 +59,12 @@ class Decoder(Protocol):
 
 
 Step = list[tuple[Sequence, TokenEvent | ServeError]]
-"""What one step produced, per sequence in order."""
+"""Events of one step, in order for each sequence."""
 
 
 @dataclass(slots=True)
 class Counters:
-    """What the batch has done since its start; seconds and tokens."""
+    """Totals since the batch's start; seconds and tokens."""
 
     steps: int = 0
     decode_s: float = 0.0
@@ -75,10 +75,10 @@ class Counters:
     """Prompt tokens found in the pool."""
     prefix_hits: int = 0
     forced_tokens: int = 0
-    """Generated tokens that a constraint left no choice about."""
+    """Generated tokens that a constraint forced."""
     admitted: int = 0
     queue_s: float = 0.0
-    """Time spent waiting by those admitted."""
+    """Waiting time of the admitted requests."""
 
 
 class Batch:
@@ -97,7 +97,7 @@ class Batch:
     ) -> None:
         """Schedule over all but the last slot of `pool`; decode a multiple of `row_multiple` (1 or 2) rows.
 
-        A prompt chunk has at most `prefill_chunk` tokens. A lone sequence is speculated upon by up to `draft_tokens`.
+        A prompt chunk has at most `prefill_chunk` tokens. For a lone sequence up to `draft_tokens` are drafted per step.
         """
         self._row_multiple = row_multiple
         self._graph = graph
@@ -141,7 +141,7 @@ class Batch:
             self.waiting.remove(sequence)
 
     def drop_active(self) -> list[Sequence]:
-        """Drop every sequence that owns a slot and return them; those that wait stay."""
+        """Drop every sequence that owns a slot and return them; waiting sequences stay."""
         dropped = list(self._rows)
         self._rows.clear()
         self._decoding = 0
@@ -220,7 +220,7 @@ class Batch:
             self._draw_token(row, logits[at], events)
 
     def _guess_tokens(self, rows: list[Sequence]) -> NDArray[np.int64]:
-        """Guess what a lone row says next; empty when there is no guess or it does not pay."""
+        """Guess the next tokens of a lone row; empty when there is no guess or drafting does not pay."""
         row = rows[0]
         most = min(self._draft_tokens, row.limit - row.generated - 1)
         if len(rows) > 1 or most < 1:
@@ -231,9 +231,9 @@ class Batch:
         return guess if guess.size and self.payoff.is_worth_drafting() else _NO_TOKENS
 
     def _verify(self, row: Sequence, guess: NDArray[np.int64], events: Step) -> None:
-        """Compute the pending token and the guess at once; take tokens as long as they are what was guessed.
+        """Compute the pending token and the guess in one call; take tokens until one differs from the guess.
 
-        Each is drawn from the logits that it would have been drawn from without the guess, so nothing changes but the time.
+        Each token is drawn from the same logits as without the guess, so only the time changes.
         """
         began = time.monotonic()
         logits = self._graph.verify(0, np.concatenate(([row.pending], guess)), row.computed)
@@ -250,15 +250,15 @@ class Batch:
         self.counters.decode_tokens += accepted + 1
 
     def _dummy_position(self, slot: int) -> int:
-        """Return where the row behind the decoding ones may write unread: behind the cache of the slot's owner."""
+        """Return a position that the dummy row may overwrite: the first one after the cache of the slot's owner."""
         return self._rows[slot].computed if slot < len(self._rows) else self._prefixes.free_position(slot)
 
     def _prefill(self, events: Step, ends_s: float, *, is_first: bool) -> bool:
-        """Read a chunk of a prompt; return whether there was time for one. The first of a step is `is_first` in any case."""
+        """Read a chunk of a prompt; return whether there was time for one. The `is_first` chunk of a step is always read."""
         at = self._next_prompt()
         row = self._rows[at]
         if row.computed == row.reused and (match := self._find_match(row)) and match.length > row.computed:
-            # A prompt of the same beginning was read while this one waited.
+            # A prompt with the same beginning was read while this one waited.
             self._pool.copy(match.slot, at, match.length)
             self.counters.prefix_hits += row.reused == 0
             self.counters.reused_tokens += match.length - row.reused
@@ -278,7 +278,7 @@ class Batch:
         return True
 
     def _next_prompt(self) -> int:
-        """The row to read: the least seconds of work left, less the seconds since its admission, so that none starves."""
+        """Return the row to read: the fewest seconds of work left, minus the seconds since admission, so that none starves."""
         now = time.monotonic()
 
         def rank(at: int) -> float:
@@ -288,7 +288,9 @@ class Batch:
         return min(range(self._decoding, len(self._rows)), key=rank)
 
     def _choose_chunk(self, row: Sequence, left_s: float, *, is_first: bool) -> int:
-        """Prompt tokens to read now: what fits the time left; in the first chunk a few at least, and all when nobody decodes.
+        """Return how many prompt tokens to read now: as many as fit the time left.
+
+        The first chunk has a few at least, and as many as allowed when no row decodes.
 
         Further chunks are whole ones or none, so that short prompts start together and long ones are not cut small.
         """
@@ -312,7 +314,7 @@ class Batch:
         return logits
 
     def _draw_token(self, row: Sequence, logits: NDArray[np.float32], events: Step) -> None:
-        """Draw the row's next token and record what it means. Ends a row by lowering its limit to what it has."""
+        """Draw the row's next token and append its events. Ends the row by lowering its limit to the tokens it has."""
         allowed = logits if row.guide is None else row.guide.mask(logits)
         if row.has_lost_guide:
             row.guide, allowed = None, logits
@@ -345,7 +347,7 @@ class Batch:
             events.append((row, row.finish(FinishReason.LENGTH)))
 
     def _take_forced(self, row: Sequence) -> list[int]:
-        """The tokens that the constraint leaves no choice about, if they are worth a chunk: two at least."""
+        """Take the tokens that the constraint forces, if there are enough for a chunk: two at least."""
         room = row.limit - row.generated - 1
         if row.guide is None or room < _MIN_FORCED or row.request.sampling.logprobs is not None:
             return []

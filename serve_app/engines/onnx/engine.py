@@ -1,6 +1,6 @@
-"""The ONNX engine: one thread owns graph, pool and batch; the event loop talks to it through an inbox.
+"""The ONNX engine: one thread owns graph, pool and batch; the event loop sends it commands through an inbox.
 
-The thread runs a step, hands all its events to the loop in one call, and looks at the inbox before the next step. onnxruntime
+The thread runs a step, passes all its events to the loop in one call, and reads the inbox before the next step. onnxruntime
 releases the GIL while it computes, so the loop stays responsive.
 """
 
@@ -162,7 +162,7 @@ class OnnxEngine:
         )
 
     async def close(self) -> None:
-        """Fail what runs, end the thread."""
+        """Fail running requests and end the thread."""
         self._closing = True
         self._wake.set()
         if self._guidance is not None:
@@ -175,7 +175,7 @@ class OnnxEngine:
         self._wake.set()
 
     def _run(self, batch: Batch) -> None:
-        """The thread's life."""
+        """Run commands and steps until the engine is closed."""
         reason = "the engine was closed"
         try:
             while not self._closing:
@@ -197,7 +197,7 @@ class OnnxEngine:
         try:
             events = batch.step()
         except Exception:
-            # A fault inside onnxruntime leaves the session usable; whoever was computing is told, those who wait go on.
+            # A fault inside onnxruntime leaves the session usable: running requests fail, waiting ones continue.
             logger.exception("an ONNX step failed")
             self._post([(row, GenerationFailed("the ONNX engine failed while computing")) for row in batch.drop_active()])
             return
@@ -211,11 +211,11 @@ class OnnxEngine:
 
     def _call_loop(self, function: Callable[..., None], *arguments: object) -> None:
         if self._loop is not None:
-            with suppress(RuntimeError):  # the loop has closed: nobody is left to be told
+            with suppress(RuntimeError):  # the loop has closed, and its requests with it
                 self._loop.call_soon_threadsafe(function, *arguments)
 
     def _fail_all(self) -> None:
-        """Tell everyone, those whose request never left the inbox included, that the engine is gone."""
+        """Fail every request, also those that never left the inbox."""
         for outbox in self._outboxes.values():
             outbox.put_nowait(EngineDead("the ONNX engine stopped"))
 

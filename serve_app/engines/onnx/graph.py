@@ -1,4 +1,4 @@
-"""The exported decoder as calls: extend one slot by a chunk (with the last or all logits), extend many slots by one token each.
+"""Runs the exported decoder: extends one slot by a chunk (with the last or all logits), or many slots by one token each.
 
 Binds the KV pool's memory in place (past and present are the same buffer). Knows nothing of requests or sampling.
 """
@@ -23,12 +23,12 @@ Logits = NDArray[np.float32]
 
 @dataclass(slots=True)
 class _Binding:
-    """An io-binding whose pointers stay the same from call to call; what changes is written into the arrays."""
+    """An io-binding with fixed pointers; each call writes its values into the arrays."""
 
     binding: ort.IOBinding
     logits: Logits
     ids: NDArray[np.int64]
-    """The next token of each row (B, 1); bound by those that always compute one."""
+    """The next token of each row (B, 1); bound only where each row always computes one."""
     last_position: NDArray[np.int32]
     """Index of the last token of each row (B,)."""
     total_length: NDArray[np.int32]
@@ -69,9 +69,9 @@ class Graph:
         self._row_multiple = 1
         self._pool: KvPool | None = None
         self._steps: dict[int, _Binding] = {}
-        """One token for each of so many slots."""
+        """Calls for one token each, by the number of slots."""
         self._chunks: dict[tuple[int, int], _Binding] = {}
-        """A chunk of one slot, with the logits of so many positions."""
+        """Calls for a chunk, by slot and number of positions with logits."""
 
     def attach(self, pool: KvPool) -> None:
         """Use `pool` for every call from now on."""
@@ -80,11 +80,11 @@ class Graph:
         self._chunks.clear()
 
     def ensure_row_invariance(self) -> int:
-        """Make every row's result independent of the number of rows; return the number whose multiples `advance` must get.
+        """Make every row's result independent of the number of rows; return 1 or 2, of which `advance` must get a multiple.
 
-        With quantized weights onnxruntime's kernels may take rows in pairs, and sum a last odd one in another order: it depends on
-        bits, block and processor, so a few steps of one and of two rows are compared. Where they differ `extend` computes a token
-        more than it is given, if need be. Overwrites the beginning of the first two slots.
+        With quantized weights onnxruntime's kernels may take rows in pairs, and sum a last odd row in another order. It depends on
+        bits, block and processor, so a few steps of one and of two rows are compared. Where they differ `extend` pads an odd chunk
+        by a token. Overwrites the beginning of the first two slots.
         """
         past = np.zeros(2, np.int64)
         for pair in ([0, 1], [self.vocabulary_size // 2, 2]):
@@ -97,7 +97,7 @@ class Graph:
     def extend(self, slot: int, ids: NDArray[np.int64], past: int) -> Logits:
         """Compute `ids` (S,) after `past` cached tokens of one slot; return the last position's logits (V,).
 
-        The position behind them in the slot's cache may be overwritten.
+        The position after them in the slot's cache may be overwritten.
         """
         assert self._pool is not None, "attach() comes first"
         spare = -len(ids) % self._row_multiple

@@ -42,7 +42,7 @@ def plan_memory(shape: KvShape, slots: int, max_len: int, budget_bytes: int) -> 
 
 
 _COPY_BYTES_PER_S = 2e9
-"""Taken for true until copies were measured."""
+"""Assumed until copies have been measured."""
 
 
 class KvPool:

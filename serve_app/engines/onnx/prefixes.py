@@ -1,6 +1,6 @@
-"""What the free slots of the KV pool hold: caches of finished sequences, so that a new prompt can start from them.
+"""The prefix cache: free slots of the KV pool keep the caches of finished sequences, and new prompts start from them.
 
-Prefixes are shared between requests of equal `cache_salt` only. Knows the pool; nothing of active sequences but their tokens.
+Prefixes are shared only between requests of equal `cache_salt`. Knows the pool; of active sequences only their tokens.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from serve_app.engines.onnx.kv_pool import KvPool
 
 MIN_TOKENS = 16
-"""Shorter common prefixes are computed anew: finding and copying them gains nothing."""
+"""Shorter common prefixes are computed again: finding and copying them gains nothing."""
 
 
 @dataclass(slots=True)
@@ -24,10 +24,10 @@ class CachedPrefix:
     length: int
     salt: str | None
     used: int
-    """The step in which it was last of use; the smallest is evicted first."""
+    """The step of its last use; the smallest is evicted first."""
 
     def count_common(self, prompt: NDArray[np.int64], salt: str | None) -> int:
-        """Return how many leading tokens of `prompt` lie here; 0 for another salt."""
+        """Return how many leading tokens of `prompt` are cached here; 0 for another salt."""
         if self.salt != salt:
             return 0
         most = min(self.length, len(prompt))
@@ -44,10 +44,10 @@ class Match:
 
 
 class PrefixCache:
-    """The prefixes in the slots that no active sequence owns, and their moves."""
+    """The prefixes in the slots that no active sequence owns."""
 
     def __init__(self, pool: KvPool, slots: int, *, keep: bool) -> None:
-        """Use the first `slots` slots of `pool`; without `keep` nothing is ever held or found."""
+        """Use the first `slots` slots of `pool`; without `keep` nothing is kept or found."""
         self._pool = pool
         self._slots = slots
         self._keep = keep
@@ -55,11 +55,11 @@ class PrefixCache:
 
     @property
     def tokens(self) -> int:
-        """Tokens held."""
+        """Tokens of all kept prefixes."""
         return sum(prefix.length for prefix in list(self._prefixes.values()))
 
     def find_longest(self, prompt: NDArray[np.int64], salt: str | None, active: Mapping[int, CachedPrefix]) -> Match | None:
-        """Return the best match worth using, in a free slot or an `active` one.
+        """Return the longest match worth using, in a free slot or an `active` one.
 
         The prompt's last two tokens are never taken: the last one's logits are needed, and no chunk has one token.
         """
@@ -71,12 +71,12 @@ class PrefixCache:
         return Match(slot, length) if length >= MIN_TOKENS else None
 
     def keep(self, slot: int, prefix: CachedPrefix) -> None:
-        """Hold what a finished sequence leaves in a slot that has become free."""
+        """Keep the cache of a finished sequence in a slot that has become free."""
         if self._keep and prefix.length >= MIN_TOKENS:
             self._prefixes[slot] = prefix
 
     def free_position(self, slot: int) -> int:
-        """Return a position of a free slot that may be written without harm to what it holds."""
+        """Return a position of a free slot that may be overwritten, after shortening a prefix that fills the slot."""
         prefix = self._prefixes.get(slot)
         if prefix is None:
             return 0
@@ -84,10 +84,11 @@ class PrefixCache:
         return prefix.length
 
     def make_room(self, slot: int, match: Match | None, now: int, prompt_token_s: float) -> None:
-        """Give the first free slot up to a new sequence, with the matched prefix in it.
+        """Free the slot `slot`, the first free one, for a new sequence, and put the matched prefix into it.
 
-        A held prefix is taken over when the new prompt contains it whole, or all but a rest that is computed sooner (at
-        `prompt_token_s` seconds a token) than the common part is copied; else the least recently useful one is evicted.
+        The matched prefix moves there when the new prompt contains all of it, or when its rest can be computed again (at
+        `prompt_token_s` seconds a token) sooner than the common part is copied. Otherwise the common part is copied, and the least
+        recently used prefix is evicted.
         """
         prefixes = self._prefixes
         source = prefixes.get(match.slot) if match else None

@@ -1,4 +1,4 @@
-"""Draws one token from one row of logits, with the state that a request's penalties and seed need.
+"""Draws one token from one row of logits; keeps the state of a request's penalties and seed.
 
 numpy only; knows nothing of the graph. The order of application is documented at `serve_app.types.Sampling`.
 """
@@ -19,7 +19,7 @@ class Sampler:
     """One request's sampler. A seeded one depends on its own logits only, never on neighbours in the batch."""
 
     def __init__(self, sampling: Sampling, prompt: tuple[int, ...]) -> None:
-        """Prepare the generator and the penalties' memory."""
+        """Prepare the generator and the counts for penalties."""
         self._sampling = sampling
         self._rng = np.random.default_rng(sampling.seed)
         self._penalised = (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1.0, 0.0, 0.0)
@@ -33,7 +33,7 @@ class Sampler:
     def draw(self, logits: NDArray[np.float32], *, raw: NDArray[np.float32] | None = None) -> tuple[int, TokenLogprob | None]:
         """Return the next token of logits (V,), and its logprob if asked for. Does not change `logits`.
 
-        `raw` are the logits before a constraint; logprobs are theirs.
+        `raw` are the logits before a constraint's mask; logprobs are computed from them.
         """
         adjusted = self._adjust(logits)
         greedy = self._sampling.greedy or self._sampling.temperature < _GREEDY_BELOW
@@ -44,7 +44,7 @@ class Sampler:
         return token, _compute_logprob(logits if raw is None else raw, token, self._sampling.logprobs)
 
     def record(self, tokens: Iterable[int]) -> None:
-        """Count tokens that were generated, drawn here or not."""
+        """Count generated tokens, also those that were not drawn here."""
         for token in tokens:
             self._drawn += 1
             if self._penalised:
@@ -61,7 +61,7 @@ class Sampler:
         if forbids_stops:
             kept = adjusted[self._stop_ids]
             adjusted[self._stop_ids] = -np.inf
-            if adjusted.max() == -np.inf:  # a constraint that has nothing more to say wins
+            if adjusted.max() == -np.inf:  # a constraint that allows only stop tokens wins
                 adjusted[self._stop_ids] = kept
         if self._penalised:
             self._penalise(adjusted)
@@ -120,7 +120,7 @@ def select_nucleus(weights: NDArray[np.float32], top_p: float) -> NDArray[np.boo
     """Return for each weight whether it is among the fewest largest ones that hold the share `top_p` of their sum.
 
     Weights are 0 or more. Linear in the vocabulary: a histogram finds the bin in which the share is reached, and only that bin is
-    looked into, by a finer histogram or, once it is small, by sorting.
+    refined, by a finer histogram or, once it is small, by sorting.
     """
     wanted, reached = top_p * float(weights.sum(dtype=np.float64)), 0.0
     bits = weights.view(np.int32)
@@ -154,7 +154,7 @@ _scratch = threading.local()
 def _histogram(bins: NDArray[np.int32], shares: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the sum of the shares in each bin.
 
-    bincount casts to these two types, and the kernel would map and unmap that memory anew each time: six times the counting.
+    bincount casts to these two types, and allocating that memory on each call would take six times as long as counting.
     """
     if getattr(_scratch, "size", 0) < bins.size:
         _scratch.size, _scratch.bins, _scratch.shares = bins.size, np.empty(bins.size, np.intp), np.empty(bins.size)
@@ -168,9 +168,9 @@ _CHUNK = 64
 
 
 def find_largest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Return the places of the `count` largest values, in no order; of fewer where the others are -inf.
+    """Return the positions of the `count` largest values, unordered; fewer where the rest are -inf.
 
-    The `count`-th largest of the maxima of chunks is a lower bound of what is looked for, so that only few are compared.
+    The `count`-th largest of the maxima of chunks is a lower bound of the values searched for, so that only few are compared.
     """
     if values.size < 4 * count * _CHUNK:
         return np.argpartition(values, -min(count, values.size))[-count:]
@@ -186,7 +186,7 @@ def _select(ids: NDArray[np.int64] | None, kept: NDArray[np.int64]) -> NDArray[n
 
 
 def _compute_logprob(logits: NDArray[np.float32], token: int, count: int) -> TokenLogprob:
-    """Log-softmax of the raw logits at `token` and at the `count` likeliest."""
+    """Return the log-softmax of the raw logits at `token` and at the `count` likeliest."""
     peak = logits.max()
     norm = float(peak) + float(np.log(np.exp(logits - peak).sum(dtype=np.float64)))
     top: tuple[tuple[int, float], ...] = ()

@@ -1,7 +1,7 @@
-"""Speculation without a second model: what followed the last tokens earlier in the text is drafted, and verified in one call.
+"""Speculation without a second model: drafts the tokens that followed the last ones earlier in the text.
 
-Right for text that repeats its prompt: edits, quotations, tool calls, code. Decides by measurement whether drafting pays. Knows
-tokens and seconds; `batch` verifies.
+Suits text that repeats its prompt: edits, quotations, tool calls, code. Decides by measurement whether drafting pays. Knows tokens
+and seconds; `batch` verifies the drafts, each in one call.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 _LONGEST_KEY = 3
 _SHORTEST_KEY = 2
 _PROBE_EVERY = 32
-"""While drafting does not pay, one in so many steps drafts all the same, to notice when it does."""
+"""While drafting does not pay, one step in so many drafts anyway, to notice when it does."""
 _MEMORY = 0.9
 """Weight of the past in the averages."""
 
@@ -35,7 +35,7 @@ def draft(tokens: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 
 @dataclass(slots=True)
 class Payoff:
-    """Compares tokens a second with and without drafts, from what the steps took and gave."""
+    """Compares tokens per second with and without drafts."""
 
     step_s: float = 0.0
     """Mean seconds of a step without a draft, which gives one token."""
@@ -49,7 +49,7 @@ class Payoff:
     _since_probe: int = 0
 
     def is_worth_drafting(self) -> bool:
-        """Tell whether the next step should draft. Call once a step for which there is a draft."""
+        """Return whether the next step should draft. Call once for each step that has a draft."""
         if not self.step_s or not self.verify_s or self.gained * self.step_s > self.verify_s:
             return bool(self.step_s)
         self._since_probe += 1

@@ -14,7 +14,7 @@ from serve_app.models.onnx_export.layout import EMBEDDING, HEAD, Layout, Matrix,
 from serve_app.models.onnx_export.quantize import quantize_rows
 
 PIECE_WEIGHTS = 1 << 20
-"""Weights in memory at once. Smaller pieces cost more calls; the kernel keeps the interpreter's lock for a piece (15 ms)."""
+"""Weights in memory at once. Smaller pieces cost more calls; larger ones hold Python's global lock for longer (15 ms a piece)."""
 
 
 def require_tensors(checkpoint: Checkpoint, decoder: Decoder) -> None:
@@ -40,8 +40,8 @@ def require_tensors(checkpoint: Checkpoint, decoder: Decoder) -> None:
 def write_data(file: Path, layout: Layout, checkpoint: Checkpoint, report: Callable[[float], None]) -> None:
     """Write `file` as planned; `report` gets the fraction done after every piece.
 
-    Raises `ModelUnusable` naming a tensor with values that are no finite numbers, `OSError` when the disk is full, which the first
-    call already finds out.
+    Raises `ModelUnusable` naming a tensor with values that are not finite, and `OSError` when the disk is full: the whole file is
+    allocated first.
     """
     total, done = layout.weights, 0
     with file.open("xb") as out:
@@ -61,7 +61,7 @@ def _read_vector(vector: Vector, checkpoint: Checkpoint) -> NDArray[np.float32]:
 
 
 def _write_matrix(file: int, matrix: Matrix, checkpoint: Checkpoint) -> Iterator[int]:
-    """Yield the number of weights after each piece that is written."""
+    """Write a matrix piece by piece; yield the number of weights of each."""
     height = max(1, PIECE_WEIGHTS // matrix.columns)
     transposed = np.empty(matrix.weight.shape, np.float32) if matrix.scales is None and matrix.transposed else None
     for start in range(0, matrix.rows, height):
@@ -81,7 +81,7 @@ def _write_matrix(file: int, matrix: Matrix, checkpoint: Checkpoint) -> Iterator
 
 
 def _write(file: int, placed: PlacedTensor, row: int, values: NDArray[np.float32] | NDArray[np.uint8]) -> None:
-    """Write `values` from `row` of the tensor on."""
+    """Write `values` to the tensor, starting at `row`."""
     rest = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
     offset = placed.offset + row * (placed.bytes // placed.shape[0])
     while rest:
@@ -90,9 +90,9 @@ def _write(file: int, placed: PlacedTensor, row: int, values: NDArray[np.float32
 
 
 def _require_finite(values: NDArray[np.float32], name: str) -> NDArray[np.float32]:
-    """Return the values; a sum is the quickest test, and decides unless it is too large itself."""
+    """Return the values; raises `ModelUnusable` unless all are finite. The sum is tested first, which is the quickest test."""
     with np.errstate(over="ignore", invalid="ignore"):
         suspect = not np.isfinite(values.sum())
     if suspect and not np.isfinite(values).all():
-        raise ModelUnusable(f"the checkpoint's tensor {name} has values that are no finite numbers; fetch the model again")
+        raise ModelUnusable(f"the checkpoint's tensor {name} has values that are not finite; fetch the model again")
     return values

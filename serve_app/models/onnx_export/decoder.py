@@ -1,4 +1,4 @@
-"""What `config.json` says of a Phi-3 decoder, as numbers; a configuration that the exported graph could not follow is refused.
+"""Reads a Phi-3 decoder's sizes from `config.json`, and refuses configurations that the exported graph does not support.
 
 Knows nothing of tensors, quantization or the graph.
 """
@@ -18,7 +18,7 @@ class Rotary:
     """Rotary position embedding within the original context."""
 
     dimensions: int
-    """Components of a head that are rotated; the rest pass unchanged."""
+    """Rotated components of a head; the rest pass unchanged."""
     theta: float
     """Base of the frequencies."""
     factors: tuple[float, ...] | None
@@ -44,13 +44,13 @@ class Decoder:
     vocabulary: int
     """Rows of embedding and head."""
     tied: bool
-    """The head is the embedding."""
+    """Whether the head is the embedding."""
     epsilon: float
     """Added to the mean square by every norm."""
     window: int | None
-    """Tokens that a token attends to, itself included; None: all before it."""
+    """Tokens that a token attends to, itself included; None: all earlier ones."""
     context: int
-    """Longest sequence in tokens that the model knows, the extended one."""
+    """Longest context of the model in tokens: the extended one."""
     rotary: Rotary
 
     @property
@@ -80,7 +80,10 @@ def read_decoder(model_dir: Path) -> Decoder:
     kv_heads = _count(config, "num_key_value_heads") if config.get("num_key_value_heads") is not None else heads
     head_dim = _count(config, "head_dim") if config.get("head_dim") is not None else hidden // heads
     if heads % kv_heads:
-        raise ModelUnusable(f"config.json has {heads} num_attention_heads for {kv_heads} num_key_value_heads, which is no multiple")
+        raise ModelUnusable(
+            f"config.json has {heads} num_attention_heads for {kv_heads} num_key_value_heads; the first must be a multiple "
+            "of the second; fetch the model again"
+        )
     window = config.get("sliding_window")
     return Decoder(
         layers=_count(config, "num_hidden_layers"),
@@ -92,7 +95,7 @@ def read_decoder(model_dir: Path) -> Decoder:
         vocabulary=_count(config, "vocab_size"),
         tied=bool(config.get("tie_word_embeddings", False)),
         epsilon=_number(config, "rms_norm_eps", 1e-5),
-        # A window that holds the whole context hides nothing.
+        # A window as long as the context has no effect.
         window=_count(config, "sliding_window") if window is not None and window < context else None,
         context=context,
         rotary=_read_rotary(config, head_dim, context),
@@ -100,7 +103,7 @@ def read_decoder(model_dir: Path) -> Decoder:
 
 
 def _read_rotary(config: Mapping[str, Any], head_dim: int, context: int) -> Rotary:
-    """Read the parameters under `rope_parameters`, or at the older places."""
+    """Read the parameters under `rope_parameters` or under the older keys."""
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
     both = {**config, **scaling}
     kind = scaling.get("rope_type") or scaling.get("type") or "default"

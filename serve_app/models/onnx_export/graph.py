@@ -1,6 +1,6 @@
 """Builds the decoder's graph in the form that `serve_app.engines.onnx.graph` runs.
 
-Node names are those of onnxruntime-genai's builder, so that profiles of both compare. Knows the plan of the data file, not its
+Node names are those of onnxruntime-genai's builder, so that profiles of both can be compared. Knows the data file's layout, not its
 content.
 """
 
@@ -18,18 +18,18 @@ _TYPES = {np.float32: ir.DataType.FLOAT, np.uint8: ir.DataType.UINT8}
 _OPSET, _IR_VERSION = 22, 10
 _CONTRIB = "com.microsoft"
 _ACCURACY = 4
-"""MatMulNBits rounds its input to int8 as well and multiplies integers: the fastest on CPUs, and what models are published with."""
+"""MatMulNBits rounds its input to int8 too and multiplies integers: the fastest level on CPUs, and usual in published models."""
 _BATCH, _NEW = "batch_size", "sequence_length"
 
 
 def save_graph(file: Path, decoder: Decoder, layout: Layout, data_file: str, version: str) -> None:
-    """Write the graph to `file`; its weights lie in `data_file` beside it."""
+    """Write the graph to `file`; its weights are in `data_file` beside it."""
     graph = _GraphBuilder(decoder, layout, data_file).build()
     ir.save(ir.Model(graph, ir_version=_IR_VERSION, producer_name="phi-serve", producer_version=version), file)
 
 
 class _GraphBuilder:
-    """A graph as it grows."""
+    """Builds the graph node by node."""
 
     def __init__(self, decoder: Decoder, layout: Layout, data_file: str) -> None:
         self._decoder = decoder
@@ -84,13 +84,13 @@ class _GraphBuilder:
         outputs: int = 1,
         **attributes: int | float | Sequence[int],
     ) -> ir.Value:
-        """Append a node; return its first output, the others have names that end with their number."""
+        """Append a node; return its first output. The names of all outputs end with their number."""
         results = [ir.Value(name=f"{name}/output_{index}") for index in range(outputs)]
         self._nodes.append(ir.node(operator, inputs, attributes, domain=domain, outputs=results, name=name))
         return results[0]
 
     def _reference(self, placed: PlacedTensor, name: str | None = None, shape: tuple[int, ...] | None = None) -> ir.Value:
-        """Return the constant that lies in the data file, under another name or shape than planned where given."""
+        """Return the constant in the data file, under another name or shape than planned where given."""
         name, shape = name or placed.name, shape or placed.shape
         if name not in self._constants:
             tensor = ir.ExternalTensor(
@@ -112,11 +112,11 @@ class _GraphBuilder:
         return self._reference(self._layout.vectors[name].placed)
 
     def _add_embedding(self, ids: ir.Value) -> ir.Value:
-        """Look token ids up, in the head's own weights where it is quantized and tied."""
+        """Look up token ids, in the head's weights where the head is quantized and tied."""
         table = self._layout.matrices.get(EMBEDDING, self._layout.matrices[HEAD])
         if table.scales is None:
             return self._add_node("Gather", "/model/embed_tokens/Gather", [self._reference(table.weight), ids])
-        # The same bytes under a second name and shape: a Reshape would be computed at start, and keep a copy.
+        # The same bytes under a second name and shape: a Reshape would be computed at start and keep a copy.
         width = table.blocks * table.block
         codes = self._reference(table.weight, f"{EMBEDDING}.weight_Q{table.bits}", (table.rows, width * table.bits // 8))
         rows = self._add_node(
@@ -135,7 +135,7 @@ class _GraphBuilder:
         return self._add_node("Slice", "/model/embed_tokens/Slice", [rows, *cut])
 
     def _add_norm(self, name: str, stream: ir.Value, residual: ir.Value | None, last: bool = False) -> tuple[ir.Value, ir.Value]:
-        """Add what a layer computed to the stream and normalize it; return the result and the stream."""
+        """Add a layer's output, `residual`, to the stream and normalize it; return the result and the stream."""
         weight = self._reference_vector(f"model.{name}.weight")
         at = _node_name(f"model.{name}")
         epsilon = self._decoder.epsilon
@@ -148,11 +148,11 @@ class _GraphBuilder:
         if last:
             return normed, stream
         _, mean, deviation, total = self._nodes[-1].outputs
-        mean.name = deviation.name = ""  # outputs that nobody reads
+        mean.name = deviation.name = ""  # unused outputs
         return normed, total
 
     def _add_product(self, name: str, value: ir.Value) -> ir.Value:
-        """Multiply by a matrix of the plan."""
+        """Multiply by the matrix `name` of the layout."""
         matrix = self._layout.matrices[name]
         at = f"{_node_name(name)}/MatMul"
         if matrix.scales is not None:
@@ -160,7 +160,7 @@ class _GraphBuilder:
         weight = self._reference(matrix.weight)
         if matrix.transposed:
             return self._add_node("MatMul", at, [value, weight])
-        # The head as the embedding has it: a Transpose would be computed at start, and keep a copy.
+        # The head is stored like the embedding: a Transpose would be computed at start and keep a copy.
         return self._add_node("FusedMatMul", at, [value, weight], _CONTRIB, transB=1)
 
     def _add_block_product(self, name: str, matrix: Matrix, scales: PlacedTensor, value: ir.Value) -> ir.Value:
@@ -210,5 +210,5 @@ class _GraphBuilder:
 
 
 def _node_name(name: str) -> str:
-    """Return a node's name for a tensor's: model.layers.0.mlp becomes /model/layers.0/mlp."""
+    """Return the node's name for a tensor's name: model.layers.0.mlp becomes /model/layers.0/mlp."""
     return "/" + re.sub(r"\.(?!\d)", "/", name)

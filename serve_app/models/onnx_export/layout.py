@@ -1,4 +1,4 @@
-"""Plans the data file: which tensors it holds, where, and from which rows of the checkpoint each comes.
+"""Plans the data file: its tensors, their places, and the rows of the checkpoint that each comes from.
 
 Knows shapes and sizes; reads no weight, writes no file and knows no node of the graph.
 """
@@ -16,7 +16,7 @@ _ALIGNMENT = 4096
 """Tensors begin on a page, so that onnxruntime can map them into memory."""
 _BITS = {"fp32": 32, "int8": 8, "int4": 4, "int4_mixed": 4}
 _MIXED_BITS = 8
-"""Of the matrices that four bits harm most, in `int4_mixed`: every layer's `down_proj` and the head."""
+"""Bits of the matrices that four bits harm most, in `int4_mixed`: every layer's `down_proj` and the head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +37,14 @@ class PlacedTensor:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """A matrix of the checkpoint, (N, K) with N outputs, and the form it takes in the file."""
+    """A matrix of the checkpoint, (N, K) with N outputs, and its form in the file."""
 
     name: str
-    """Of the product's node in the graph, with dots: model.layers.0.attn.o_proj."""
+    """Name of the product's node in the graph, with dots: model.layers.0.attn.o_proj."""
     source: str
     """The checkpoint's tensor."""
     first: int
-    """Row of the tensor where the matrix begins: fused projections are taken apart."""
+    """First row of the matrix in the tensor: fused projections are split."""
     rows: int
     columns: int
     bits: int
@@ -52,7 +52,7 @@ class Matrix:
     block: int
     """Weights of a row that share a scale."""
     transposed: bool
-    """Unquantized weights are stored as (K, N), which a MatMul takes."""
+    """Whether unquantized weights are stored as (K, N), which MatMul expects."""
     weight: PlacedTensor
     """Unquantized (N, K) or (K, N), or whole blocks of bytes (N, blocks, bytes of a block)."""
     scales: PlacedTensor | None
@@ -91,7 +91,7 @@ class Layout:
 
     @property
     def transposed_bytes(self) -> int:
-        """Size of the largest matrix that must be in memory whole, because its rows are stored as columns."""
+        """Bytes of the largest matrix that must be whole in memory, because its rows are stored as columns."""
         return max((each.weight.bytes for each in self.matrices.values() if each.scales is None and each.transposed), default=0)
 
 
@@ -125,7 +125,7 @@ def plan_layout(decoder: Decoder, precision: str, block: int) -> Layout:
             planner.add_matrix(f"{at}.{name}", source, (first, rows, columns), bits=chosen, transposed=True)
     planner.add_vector(f"model.layers.{decoder.layers}.final_norm_layernorm.weight", norm, "model.norm.weight")
     whole = (0, decoder.vocabulary, decoder.hidden)
-    if not decoder.tied or precision == "int8":  # as the builder: int8 weights keep a table of float32 to look tokens up in
+    if not decoder.tied or precision == "int8":  # like the builder: with int8 weights the embedding stays in float32
         planner.add_matrix(EMBEDDING, f"{EMBEDDING}.weight", whole, bits=32, transposed=False)
     source = f"{EMBEDDING}.weight" if decoder.tied else f"{HEAD}.weight"
     planner.add_matrix(HEAD, source, whole, bits=raised, transposed=False)
@@ -133,7 +133,7 @@ def plan_layout(decoder: Decoder, precision: str, block: int) -> Layout:
 
 
 class _Planner:
-    """Places one tensor after another."""
+    """Places tensors one after the other."""
 
     def __init__(self, block: int) -> None:
         self.vectors: dict[str, Vector] = {}
@@ -147,7 +147,7 @@ class _Planner:
     def add_matrix(self, name: str, source: str, part: tuple[int, int, int], *, bits: int, transposed: bool) -> None:
         first, rows, columns = part
         blocks = -(-columns // self._block)
-        # Names as onnxruntime's quantizer gives them.
+        # Names of onnxruntime's quantizer.
         base = f"{name}.weight" if name == EMBEDDING else f"{name}.MatMul.weight"
         if bits == 32:
             weight, scales = self._place(base, np.float32, (columns, rows) if transposed else (rows, columns)), None
