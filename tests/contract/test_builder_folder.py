@@ -254,7 +254,7 @@ def test_ids_are_the_models_own(folder: Path, model_dir: Path, cache: Path, capl
     edit(folder / "tokenizer.json", **tokenizer)
     with caplog.at_level(logging.WARNING):
         target = derive(model_dir, use(folder))
-    assert "numbers 1 added tokens otherwise than the model's" in caplog.text
+    assert "gives 1 added tokens other ids than the model's" in caplog.text
     assert (target / "tokenizer.json").read_bytes() == (model_dir / "tokenizer.json").read_bytes()
     (folder / "tokenizer.json").unlink()
     assert (derive(model_dir, use(folder)) / "tokenizer.json").read_bytes() == (model_dir / "tokenizer.json").read_bytes()

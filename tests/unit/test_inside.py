@@ -102,7 +102,7 @@ def test_links_may_stay_and_not_leave(folder: Path) -> None:
     for name in ("loop", "absent", "weights/x"):
         with pytest.raises(ModelUnusable, match=f"it lies in '{name}', which is missing or cannot be read"):
             resolve_inside(folder, name, "it")
-    with pytest.raises(ModelUnusable, match=r"it lies in '\.', which is no file|leaves"):
+    with pytest.raises(ModelUnusable, match=r"it lies in '\.', which is not a file|leaves"):
         resolve_inside(folder, ".", "it")
 
 
