@@ -8,7 +8,7 @@ from ray import serve
 from deployments.metrics import RayMetrics
 from deployments.remote import report_to_ingress
 from deployments.replica import EngineReplica, NamedModel, Report
-from deployments.replica_router import router_config
+from deployments.replica_router import build_router_config
 from deployments.temporary import claim_temp_folder
 from serve_app.config import AppSettings
 from serve_app.engine_config import EngineSettings, FakeSettings
@@ -55,7 +55,7 @@ def build_group(settings: AppSettings, name: str) -> serve.Application:
         health_check_period_s=5,
         health_check_timeout_s=40,
         graceful_shutdown_timeout_s=630,
-        request_router_config=router_config(),
+        request_router_config=build_router_config(),
     )(_ServedReplica)
     model = settings.model_of(name)
     return deployment.bind(name, settings.engines[name], NamedModel(model, settings.models[model]), _identify_replica)

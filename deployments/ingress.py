@@ -71,7 +71,8 @@ class Ingress:
                 settings=settings,
                 catalog=Catalog(settings, models, created=int(time.time())),
                 generators={
-                    name: RemoteEngine(name, handle, _accept_timeout_s(routing, name)) for name, handle in self._groups.items()
+                    name: RemoteEngine(name, handle, _choose_accept_timeout_s(routing, name))
+                    for name, handle in self._groups.items()
                 },
                 fleet=self._snapshot,
                 traffic=Traffic(serve.get_replica_context().replica_id.unique_id),
@@ -129,13 +130,13 @@ class Ingress:
         if not self._is_announced and self._snapshot().ready:
             self._is_announced = True
             self._reported.set()
-            print(_announcement(self._settings), flush=True)
+            print(_build_announcement(self._settings), flush=True)
 
     def _snapshot(self) -> Fleet:
         return self._fleet.snapshot(time.monotonic())
 
 
-def _accept_timeout_s(routing: RoutingSettings, group: str) -> float:
+def _choose_accept_timeout_s(routing: RoutingSettings, group: str) -> float:
     return routing.wake_timeout_s if group in routing.sleeping else routing.accept_timeout_s
 
 
@@ -171,7 +172,7 @@ def _log_requests() -> None:
     REQUEST_LOG.handlers = logging.getLogger("ray.serve").handlers
 
 
-def _announcement(settings: AppSettings) -> str:
+def _build_announcement(settings: AppSettings) -> str:
     model = settings.default_model
     url = settings.public_url
     json = "-H 'content-type: application/json'"

@@ -104,7 +104,7 @@ class EngineReplica:
         self._enter(Phase.LOADING)
         model_dir = await asyncio.to_thread(locate, model.settings, weights=needs_checkpoint(settings))
         # Off the loop: an export takes minutes and importing a runtime 10 s, and the phase must be reported meanwhile.
-        folder = await asyncio.to_thread(derive, model_dir, settings, self._progress_reporter())
+        folder = await asyncio.to_thread(derive, model_dir, settings, self._build_progress_reporter())
         self._enter(Phase.LOADING)
         engine = await asyncio.to_thread(build_engine, settings, folder)
         try:
@@ -120,7 +120,7 @@ class EngineReplica:
         self._engine = engine
         self._enter(Phase.READY)
 
-    def _progress_reporter(self) -> Progress:
+    def _build_progress_reporter(self) -> Progress:
         """Return a function, for another thread, that reports progress as the phase's reason, at most once a second."""
         loop = asyncio.get_running_loop()
         last_work, reported_s = "", 0.0

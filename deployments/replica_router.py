@@ -31,7 +31,7 @@ class ReplicaRouter(RequestRouter):
         """Return the replica to try now."""
         if not candidate_replicas:
             return []
-        placement = _placement(pending_request) or Placement()
+        placement = _find_placement(pending_request) or Placement()
         if pending_request is not None:
             pending_request.routing_context.should_backoff = True
         by_id = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
@@ -42,17 +42,17 @@ class ReplicaRouter(RequestRouter):
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
         """Record the replica that accepted the request."""
-        placement = _placement(pending_request)
+        placement = _find_placement(pending_request)
         if placement is not None:
             placement.replica = replica_id.unique_id
 
 
-def router_config() -> RequestRouterConfig:
+def build_router_config() -> RequestRouterConfig:
     """Return the configuration of a deployment that is routed by placement."""
     return RequestRouterConfig.model_validate({"request_router_class": ReplicaRouter, "request_router_kwargs": {"slack": _SLACK}})
 
 
-def _placement(pending_request: PendingRequest | None) -> Placement | None:
+def _find_placement(pending_request: PendingRequest | None) -> Placement | None:
     """Return the placement of a token request; None for other calls. Serve keeps the arguments unchanged."""
     first = pending_request.args[0] if pending_request is not None and pending_request.args else None
     return first.placement if isinstance(first, TokenRequest) else None

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from serve_app.files.scratch import scratch_folder
+from serve_app.files.scratch import create_scratch_folder
 
 _PREFIX = ".phi-replica-"
 _LONGEST_PARENT_CHARS = 40
@@ -25,7 +25,7 @@ def claim_temp_folder() -> Callable[[], None]:
     if len(os.fsencode(parent)) > _LONGEST_PARENT_CHARS:
         parent = Path("/tmp")
     cleanup = ExitStack()
-    folder = cleanup.enter_context(scratch_folder(parent, _PREFIX))
+    folder = cleanup.enter_context(create_scratch_folder(parent, _PREFIX))
     # The shell reads until this process is gone. It has its own session, since a stopping Ray kills whole process groups.
     command = ["/bin/sh", "-c", 'while read -r _; do :; done; rm -rf -- "$1"', "sh", str(folder)]
     watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)

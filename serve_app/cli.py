@@ -18,7 +18,7 @@ from serve_app.client.commands import add_commands
 from serve_app.config import ModelSettings
 from serve_app.conversation import RawText
 from serve_app.errors import ServeError
-from serve_app.manifests.files import compose_text, kuberay_text
+from serve_app.manifests.files import render_compose, render_kuberay
 from serve_app.manifests.kuberay import ClusterOptions, Upgrade
 from serve_app.manifests.plan import Config, Hardware
 from serve_app.models.export import DEFAULT_BLOCK_SIZE, export_to_folder
@@ -107,7 +107,7 @@ def _export(model: str, form: str, precision: str, out: Path, block: int = DEFAU
             def report(what: str, fraction: float) -> None:
                 progress.update(step, description=what, completed=fraction, total=1.0 if fraction else None)
 
-            export_to_folder(folder, form, precision, out, block, report)
+            export_to_folder(folder, form, precision, out, block, progress=report)
     except ServeError as error:
         _console.print(f"[red]error:[/] {error.message}", highlight=False)
         raise typer.Exit(1) from error
@@ -135,7 +135,7 @@ _ConfigFile = Annotated[Path, typer.Option("--config", help="The configuration t
 @export.command("compose")
 def export_compose(config: _ConfigFile = Path("serve_config.yaml")) -> None:
     """Print docker/compose.yaml for a configuration."""
-    typer.echo(_render(config, compose_text), nl=False)
+    typer.echo(_render(config, render_compose), nl=False)
 
 
 @export.command("kuberay")
@@ -147,7 +147,7 @@ def export_kuberay(
 ) -> None:
     """Print the objects of a cluster on Kubernetes: a RayService and what stands beside it."""
     choices = ClusterOptions(upgrade=upgrade, registry=registry)
-    typer.echo(_render(config, lambda content: kuberay_text(content, variant, choices)), nl=False)
+    typer.echo(_render(config, lambda content: render_kuberay(content, variant, choices)), nl=False)
 
 
 def _render(config: Path, render: Callable[[Config], str]) -> str:

@@ -159,7 +159,7 @@ class FakeSettings(GroupSettings):
 EngineSettings = Annotated[VllmSettings | OnnxSettings | LlamaCppSettings | FakeSettings, Field(discriminator="kind")]
 
 
-def gpu_layers(settings: EngineSettings) -> int | None:
+def count_gpu_layers(settings: EngineSettings) -> int | None:
     """Return the number of the model's layers that a group computes on GPUs; None: the whole model."""
     if isinstance(settings, LlamaCppSettings):
         return None if settings.gpu_layers < 0 else settings.gpu_layers

@@ -5,7 +5,6 @@ request types are exact by construction (`serve_app.types`), and our health chec
 """
 
 import asyncio
-import json
 import logging
 import math
 import os
@@ -35,6 +34,7 @@ from serve_app.engines.admission import compute_answer_limit
 from serve_app.engines.guidance import Guidance, Guide, build_too_large_error
 from serve_app.engines.throughput import Throughput
 from serve_app.engines.vllm_logprobs import EXTENSION
+from serve_app.engines.vllm_requirements import read_cpu_flags, require_device, require_runnable
 from serve_app.errors import EngineDead, GenerationFailed, InvalidRequest, ModelUnusable, ServeError, explain
 from serve_app.files.dense_tokenizer import write_dense_tokenizer
 from serve_app.types import (
@@ -62,9 +62,6 @@ _MIN_STEP_TOKENS = 2048
 """Least tokens of a step on CPUs."""
 
 _UNSUPPORTED_WHILE_DRAFTING = frozenset({Capability.LOGIT_BIAS, Capability.MIN_P})
-_CPU_QUANTIZATION = {"compressed-tensors": "", "awq": "avx512f", "gptq": "avx512f"}
-"""Methods with CPU kernels, and the processor flag they need."""
-
 _REFUSALS = (ValueError, TypeError, LookupError, NotImplementedError, AssertionError, OSError, SafetensorError)
 """What vLLM raises for settings (pydantic's error is a `ValueError`) and damaged files; a core that dies is a `RuntimeError`."""
 
@@ -121,7 +118,7 @@ class VllmEngine:
         Raises `ModelUnusable` where vLLM refuses the settings or the model's files, `EngineDead` where its core dies meanwhile.
         """
         require_device(self._settings.device, current_platform.device_type)
-        require_runnable(self._settings, self._model_dir, _cpu_flags())
+        require_runnable(self._settings, self._model_dir, read_cpu_flags())
         _set_environment(self._settings)
         tokenizer = await asyncio.to_thread(Tokenizer.load, self._model_dir, control=False)
         self._guidance = Guidance(await asyncio.to_thread(wrap_tokenizer, tokenizer), tokenizer.vocabulary.size)
@@ -143,7 +140,7 @@ class VllmEngine:
         self._stats = _LatestStats.last
 
     def _build(self) -> AsyncLLM:
-        args = _engine_args(self._settings, self._model_dir) | {"tokenizer": str(write_dense_tokenizer(self._model_dir))}
+        args = _build_engine_args(self._settings, self._model_dir) | {"tokenizer": str(write_dense_tokenizer(self._model_dir))}
         config = AsyncEngineArgs(**args).create_engine_config()
         self._vocabulary_size = int(config.model_config.get_vocab_size())
         return AsyncLLM.from_vllm_config(config, disable_log_stats=True, stat_loggers=[_LatestStats])
@@ -156,7 +153,7 @@ class VllmEngine:
         # constraint grows too large. So the constraint is compiled here too, and the guide checks vLLM's tokens.
         constraint = request.constraint
         guide, lark = await self._start_guide(constraint) if constraint else (None, "")
-        params = _sampling_params(request.sampling, limit, lark)
+        params = _build_sampling_params(request.sampling, limit, lark)
         prompt: Any = tokens_input(list(request.prompt), cache_salt=request.cache_salt)
         started_s = time.monotonic()
         first_token_s: float | None = None
@@ -243,56 +240,6 @@ class VllmEngine:
             self._llm = None
 
 
-def require_device(asked: str, built_for: str) -> None:
-    """Raise `ModelUnusable` when the installed vLLM runs on another device than `device` says."""
-    if asked != built_for:
-        have = built_for or "no device it can see"
-        extra = "gpu" if asked == "cuda" else "cpu"
-        raise ModelUnusable(
-            f"device: {asked} is set, but the installed vLLM runs on {have}; "
-            f"set device: {built_for or 'cpu'}, or install the {extra} extra on a machine with that device"
-        )
-
-
-def require_runnable(settings: VllmSettings, model_dir: Path, cpu_flags: frozenset[str]) -> None:
-    """Raise `ModelUnusable` with the reason and the alternatives when `settings` cannot run on this checkpoint and device."""
-    quantized = json.loads((model_dir / "config.json").read_text()).get("quantization_config") or {}
-    stored = quantized.get("quant_method")
-    asked = settings.quantization
-    if asked and asked != "fp8" and not stored:
-        raise ModelUnusable(
-            f"quantization: {asked} is set, but the checkpoint is not quantized; "
-            f"remove the line or point the model's path at a checkpoint quantized with {asked}"
-        )
-    if asked and stored and not stored.startswith(asked.split("_")[0]):
-        raise ModelUnusable(
-            f"quantization: {asked} is set, but the checkpoint is quantized with {stored}; set quantization: {stored}"
-        )
-    method = asked or stored
-    if settings.device == "cpu" and method:
-        needed = "avx512f" if _weight_bits(quantized) < 8 else _CPU_QUANTIZATION.get(method)
-        if needed is None or (needed and needed not in cpu_flags):
-            why = "has no CPU kernel" if needed is None else f"needs the processor feature {needed}, which this one lacks"
-            raise ModelUnusable(
-                f"quantization: {method} {why}. Alternatives: the unquantized checkpoint with dtype float32, an int8 W8A8 "
-                "(compressed-tensors) checkpoint, or the onnx group with precision int4."
-            )
-
-
-def _weight_bits(quantized: dict[str, Any]) -> int:
-    """Return the narrowest weights of a compressed-tensors checkpoint, 8 for other methods."""
-    groups = (quantized.get("config_groups") or {}).values()
-    return min((int((group.get("weights") or {}).get("num_bits") or 8) for group in groups), default=8)
-
-
-def _cpu_flags() -> frozenset[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line.split(":", 1)[1] for line in lines if line.startswith("flags")), "").split())
-
-
 def _set_environment(settings: VllmSettings) -> None:
     """Set what vLLM reads only from the environment; the core process inherits it."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -308,7 +255,7 @@ def _set_environment(settings: VllmSettings) -> None:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
 
-def _engine_args(settings: VllmSettings, model_dir: Path) -> dict[str, Any]:
+def _build_engine_args(settings: VllmSettings, model_dir: Path) -> dict[str, Any]:
     args: dict[str, Any] = {
         "model": str(model_dir),
         "dtype": settings.dtype,
@@ -342,7 +289,7 @@ def _engine_args(settings: VllmSettings, model_dir: Path) -> dict[str, Any]:
     return args
 
 
-def _sampling_params(sampling: Sampling, max_tokens: int, lark: str) -> SamplingParams:
+def _build_sampling_params(sampling: Sampling, max_tokens: int, lark: str) -> SamplingParams:
     return SamplingParams(
         structured_outputs=StructuredOutputsParams(grammar=lark) if lark else None,
         temperature=0.0 if sampling.greedy else sampling.temperature,
@@ -394,11 +341,11 @@ def _translate_errors() -> Iterator[None]:
     except EngineDeadError as error:
         raise EngineDead("vLLM's core died") from error
     except VLLMValidationError as error:
-        raise InvalidRequest(_first_line(error)) from error
+        raise InvalidRequest(_extract_first_line(error)) from error
     except EngineGenerateError as error:
         raise GenerationFailed("vLLM failed to generate") from error
 
 
-def _first_line(error: BaseException) -> str:
+def _extract_first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__

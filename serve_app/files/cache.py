@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from serve_app.errors import ModelUnusable
-from serve_app.files.scratch import scratch_folder
+from serve_app.files.scratch import create_scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def write_cached_folder(
 
 def write_folder(target: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a new folder beside `target`, then rename it: `target` appears whole or not at all."""
-    with scratch_folder(target.parent) as scratch:
+    with create_scratch_folder(target.parent) as scratch:
         folder = scratch / "out"
         folder.mkdir()
         write(folder)

@@ -87,15 +87,15 @@ class _Cursor:
         if self.position + count > _MAX_HEADER_BYTES:
             raise _HeaderError(f"{what} would end beyond the {_MAX_HEADER_BYTES >> 20} MiB that a header may have")
 
-    def scalar(self, form: str, what: str) -> Any:
+    def read_scalar(self, form: str, what: str) -> Any:
         length = struct.calcsize(form)
         self.require(length, what)
         (value,) = struct.unpack_from(form, self.content, self.position)
         self.position += length
         return value
 
-    def string(self, what: str, limit: int | None = None) -> str:
-        length = self.scalar("<Q", what)
+    def read_string(self, what: str, limit: int | None = None) -> str:
+        length = self.read_scalar("<Q", what)
         if limit is not None and length > limit:
             raise _HeaderError(f"{what} has {length} bytes, over the limit of {limit}")
         self.require(length, what)
@@ -103,13 +103,13 @@ class _Cursor:
         self.position += length
         return raw.decode("utf-8", "surrogateescape")
 
-    def array(self, what: str) -> list[Any]:
-        kind, count = self.scalar("<I", what), self.scalar("<Q", what)
+    def read_array(self, what: str) -> list[Any]:
+        kind, count = self.read_scalar("<I", what), self.read_scalar("<Q", what)
         if count > _MAX_ENTRIES:
             raise _HeaderError(f"{what} is a list of {count} entries, over the limit of {_MAX_ENTRIES}")
         if kind == _STRING:
             self.require(8 * count, what)
-            return [self.string(what) for _ in range(count)]
+            return [self.read_string(what) for _ in range(count)]
         if kind not in _SCALARS:
             raise _HeaderError(f"{what} is a list of an unknown type {kind}")
         form = _SCALARS[kind]
@@ -119,15 +119,15 @@ class _Cursor:
         self.position += length
         return list(values)
 
-    def value(self, what: str) -> Any:
-        kind = self.scalar("<I", what)
+    def read_value(self, what: str) -> Any:
+        kind = self.read_scalar("<I", what)
         if kind == _STRING:
-            return self.string(what)
+            return self.read_string(what)
         if kind == _ARRAY:
-            return self.array(what)
+            return self.read_array(what)
         if kind not in _SCALARS:
             raise _HeaderError(f"{what} has an unknown type {kind}")
-        return self.scalar(_SCALARS[kind], what)
+        return self.read_scalar(_SCALARS[kind], what)
 
 
 def _read(content: mmap.mmap) -> Header:
@@ -136,25 +136,25 @@ def _read(content: mmap.mmap) -> Header:
     if content[:4] != b"GGUF":
         raise _HeaderError("it does not begin with GGUF")
     cursor.position = 4
-    version = cursor.scalar("<I", "the version")
+    version = cursor.read_scalar("<I", "the version")
     if version not in (2, 3):
         raise _HeaderError(f"its version is {version}, and 2 and 3 are known")
-    tensor_count, key_count = cursor.scalar("<Q", "the number of tensors"), cursor.scalar("<Q", "the number of keys")
+    tensor_count, key_count = cursor.read_scalar("<Q", "the number of tensors"), cursor.read_scalar("<Q", "the number of keys")
     if not 0 < tensor_count <= _MAX_TENSORS or not 0 < key_count <= _MAX_KEYS:
         raise _HeaderError(f"it claims {tensor_count} tensors and {key_count} keys")
     keys: dict[str, Any] = {}
     spans: dict[str, tuple[int, int]] = {}
     for _ in range(key_count):
         begin = cursor.position
-        name = cursor.string("a key", 1 << 16)
+        name = cursor.read_string("a key", 1 << 16)
         if name in keys:
             raise _HeaderError(f"the key {name[:80]!r} is there twice")
-        keys[name] = cursor.value(f"the value of {name[:80]!r}")
+        keys[name] = cursor.read_value(f"the value of {name[:80]!r}")
         spans[name] = (begin, cursor.position)
     begin = cursor.position
     tensors: dict[str, TensorInfo] = {}
     for _ in range(tensor_count):
-        name = cursor.string("a tensor's name", _MAX_NAME_BYTES - 1)
+        name = cursor.read_string("a tensor's name", _MAX_NAME_BYTES - 1)
         if name in tensors:
             raise _HeaderError(f"the tensor {name!r} is there twice")
         tensors[name] = _read_tensor(cursor, f"the tensor {name!r}")
@@ -173,11 +173,11 @@ def _read(content: mmap.mmap) -> Header:
 
 
 def _read_tensor(cursor: _Cursor, what: str) -> TensorInfo:
-    dimensions = cursor.scalar("<I", what)
+    dimensions = cursor.read_scalar("<I", what)
     if not 1 <= dimensions <= 4:
         raise _HeaderError(f"{what} has {dimensions} dimensions")
-    shape = tuple(cursor.scalar("<Q", what) for _ in range(dimensions))
-    kind, offset = cursor.scalar("<I", what), cursor.scalar("<Q", what)
+    shape = tuple(cursor.read_scalar("<Q", what) for _ in range(dimensions))
+    kind, offset = cursor.read_scalar("<I", what), cursor.read_scalar("<Q", what)
     try:
         known = GGMLQuantizationType(kind)
         per_block, block_bytes = GGML_QUANT_SIZES[known]

@@ -48,7 +48,7 @@ def read_files(folder: Path, name: str) -> OnnxFiles:
     Raises `ModelUnusable` naming the tensor and its location in the graph.
     """
     files = _parse(folder, name)
-    for tensor in external_tensors(files.model):
+    for tensor in find_external_tensors(files.model):
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
         what = f"tensor {tensor.name or '(unnamed)'} of {name}"
@@ -105,7 +105,7 @@ def read_array(files: OnnxFiles, tensor: ir.TensorProtocol) -> NDArray[Any]:
 
 def inline_small_tensors(files: OnnxFiles) -> None:
     """Move small tensors, such as the indices that edits of the graph need, from the data files into `files.model`."""
-    for tensor in external_tensors(files.model):
+    for tensor in find_external_tensors(files.model):
         entries = {entry.key: entry.value for entry in tensor.external_data}
         offset, length = _read_extent(tensor, entries, tensor.name)
         if length <= _SMALL_BYTES:
@@ -120,14 +120,14 @@ _SMALL_BYTES = 64
 """Upper bound in bytes; axes, indices and lengths are smaller."""
 
 
-def external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+def find_external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Yield every tensor whose data is in another file: of the graph, its branches and its functions, dense or sparse."""
-    for tensor in _all_tensors(model):
+    for tensor in _find_tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             yield tensor
 
 
-def _all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+def _find_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     graphs = [model.graph]
     for training in model.training_info:
         graphs += [training.initialization, training.algorithm]
@@ -136,7 +136,7 @@ def _all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     while graphs or nodes or attributes:
         for graph in graphs:
             yield from graph.initializer
-            yield from _dense_parts(graph.sparse_initializer)
+            yield from _find_dense_tensors(graph.sparse_initializer)
         nodes += [node for graph in graphs for node in graph.node]
         attributes += [each for node in nodes for each in node.attribute]
         graphs, nodes = [], []
@@ -144,12 +144,14 @@ def _all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
             if each.HasField("t"):
                 yield each.t
             yield from each.tensors
-            yield from _dense_parts([*each.sparse_tensors, *([each.sparse_tensor] if each.HasField("sparse_tensor") else [])])
+            yield from _find_dense_tensors(
+                [*each.sparse_tensors, *([each.sparse_tensor] if each.HasField("sparse_tensor") else [])]
+            )
             graphs += [*([each.g] if each.HasField("g") else []), *each.graphs]
         attributes = []
 
 
-def _dense_parts(tensors: "Iterator[onnx.SparseTensorProto] | list[onnx.SparseTensorProto]") -> Iterator[onnx.TensorProto]:
+def _find_dense_tensors(tensors: "Iterator[onnx.SparseTensorProto] | list[onnx.SparseTensorProto]") -> Iterator[onnx.TensorProto]:
     for sparse in tensors:
         yield sparse.values
         yield sparse.indices

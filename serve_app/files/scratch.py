@@ -12,7 +12,7 @@ _PREFIX = ".phi-serve-export-"
 
 
 @contextmanager
-def scratch_folder(parent: Path, prefix: str = _PREFIX) -> Iterator[Path]:
+def create_scratch_folder(parent: Path, prefix: str = _PREFIX) -> Iterator[Path]:
     """Yield a new empty folder in `parent`, and remove it at the end unless it was moved; first remove those of dead writers.
 
     A writer holds a lock on its folder, which the kernel frees when the writer dies. Every folder whose name begins with `prefix`

@@ -75,6 +75,6 @@ def build_values(plan: Plan, choices: ClusterOptions) -> dict[str, Any]:
     }
 
 
-def values_text(plan: Plan, choices: ClusterOptions) -> str:
+def render_values(plan: Plan, choices: ClusterOptions) -> str:
     """Return the values as YAML with a comment on each."""
     return "\n".join(f"# {_ABOUT[key]}\n{dump({key: value})}" for key, value in build_values(plan, choices).items())

@@ -34,15 +34,15 @@ _LOOPBACK = "127.0.0.1"
 def build_compose(plan: Plan, gpu_plan: Plan) -> dict[str, Any]:
     """Return the compose file of `plan`; its profile `gpu` has a node for the groups that `gpu_plan` puts on GPUs."""
     services = {
-        "head": _head(plan),
-        "worker": _worker(plan.pools[0], plan),
-        "deploy": _deploy(),
+        "head": _build_head(plan),
+        "worker": _build_worker(plan.pools[0], plan),
+        "deploy": _build_deploy_job(),
     }
     for pool in gpu_plan.pools[1:]:
-        services["gpu-worker"] = _gpu_worker(pool, gpu_plan)
+        services["gpu-worker"] = _build_gpu_worker(pool, gpu_plan)
     return {
         "name": "phi-serve",
-        "services": services | _build_optional(plan),
+        "services": services | _build_optional_services(plan),
         "networks": {
             "ray": {"internal": True},
             "front": {},
@@ -75,7 +75,7 @@ def _harden(service: Service, *, memory: str, pids: int, cpus: str = "1", read_o
     }
 
 
-def _node(variant: Hardware, role: str, plan: Plan, environment: dict[str, str]) -> Service:
+def _build_container(variant: Hardware, role: str, plan: Plan, environment: dict[str, str]) -> Service:
     """Return the common part of all our containers."""
     image = f"${{PHI_SERVE_{variant.upper()}_IMAGE:-phi-serve-{variant}:{VERSION}}}"
     return {
@@ -110,7 +110,7 @@ def _node(variant: Hardware, role: str, plan: Plan, environment: dict[str, str])
     }
 
 
-def _probe(url: str) -> Service:
+def _build_probe(url: str) -> Service:
     return {
         "test": ["CMD", "python3.11", "/app/probe.py", url],
         "interval": "15s",
@@ -120,27 +120,27 @@ def _probe(url: str) -> Service:
     }
 
 
-def _head(plan: Plan) -> Service:
+def _build_head(plan: Plan) -> Service:
     """Return Ray's head, which runs the proxy that clients use, and no engine."""
     environment = {
         "RAY_NODE_CPUS": "0",
         "RAY_REDIS_ADDRESS": "${RAY_REDIS_ADDRESS:-}",
         "REDIS_PASSWORD_FILE": "/run/secrets/redis_password",
     }
-    head = _node(Hardware.CPU, "head", plan, environment)
+    head = _build_container(Hardware.CPU, "head", plan, environment)
     head["secrets"] = ["ray_token", "redis_password"]
     head["networks"] = {"ray": {"aliases": ["ray-head"]}, "front": {}}
     head["ports"] = [f"{_LOOPBACK}:${{PHI_SERVE_PORT:-{HTTP_PORT}}}:{HTTP_PORT}"]
-    head["healthcheck"] = _probe(f"http://127.0.0.1:{HTTP_PORT}/health")
+    head["healthcheck"] = _build_probe(f"http://127.0.0.1:{HTTP_PORT}/health")
     return _harden(head, memory="${HEAD_MEMORY:-2g}", pids=4096)
 
 
-def _worker(pool: Pool, plan: Plan) -> Service:
+def _build_worker(pool: Pool, plan: Plan) -> Service:
     """Return a node for engines; WORKER_REPLICAS is their number."""
-    worker = _node(Hardware.CPU, "worker", plan, {"RAY_NODE_CPUS": "${WORKER_CPUS:-2}"})
+    worker = _build_container(Hardware.CPU, "worker", plan, {"RAY_NODE_CPUS": "${WORKER_CPUS:-2}"})
     worker["depends_on"] = {"head": {"condition": "service_started"}}
     worker["deploy"] = {"replicas": "${WORKER_REPLICAS:-1}"}
-    worker["healthcheck"] = _probe(f"http://127.0.0.1:{AGENT_PORT}/api/local_raylet_healthz")
+    worker["healthcheck"] = _build_probe(f"http://127.0.0.1:{AGENT_PORT}/api/local_raylet_healthz")
     worker["labels"] = {"phi-serve.groups": ",".join(pool.groups)}
     worker = _harden(worker, memory="${WORKER_MEMORY:-6g}", pids=8192, cpus="${WORKER_CPUS:-2}")
     if plan.needs_hub:
@@ -148,9 +148,9 @@ def _worker(pool: Pool, plan: Plan) -> Service:
     return worker
 
 
-def _gpu_worker(pool: Pool, plan: Plan) -> Service:
+def _build_gpu_worker(pool: Pool, plan: Plan) -> Service:
     """Return a node with NVIDIA GPUs."""
-    worker = _worker(pool, plan)
+    worker = _build_worker(pool, plan)
     worker |= {
         "image": f"${{PHI_SERVE_GPU_IMAGE:-phi-serve-gpu:{VERSION}}}",
         "build": {"context": "..", "dockerfile": "docker/gpu.Dockerfile"},
@@ -163,7 +163,7 @@ def _gpu_worker(pool: Pool, plan: Plan) -> Service:
     return worker
 
 
-def _deploy() -> Service:
+def _build_deploy_job() -> Service:
     """Return the job that deploys the configuration SERVE_CONFIG_NAME once; run it again after a change."""
     return _harden(
         {
@@ -188,20 +188,20 @@ def _deploy() -> Service:
     ) | {"restart": "on-failure"}
 
 
-def _build_optional(plan: Plan) -> dict[str, Service]:
+def _build_optional_services(plan: Plan) -> dict[str, Service]:
     """Return the services that belong to profiles."""
     return {
-        "export": _export(plan),
-        "prometheus": _prometheus(),
-        "grafana": _grafana(),
-        "redis": _redis(),
-        "webui": _webui(),
+        "export": _build_export_job(plan),
+        "prometheus": _build_prometheus(),
+        "grafana": _build_grafana(),
+        "redis": _build_redis(),
+        "webui": _build_webui(),
     }
 
 
-def _export(plan: Plan) -> Service:
+def _build_export_job(plan: Plan) -> Service:
     """Return the job that exports a model to ONNX into the volume, once."""
-    export = _node(Hardware.CPU, "phi-serve", plan, {"HF_HUB_OFFLINE": "0"})
+    export = _build_container(Hardware.CPU, "phi-serve", plan, {"HF_HUB_OFFLINE": "0"})
     export["command"] = ["phi-serve", "export", "onnx", "${MODEL:-embedded}", "--precision", "${PRECISION:-int4}"]
     export["command"] += ["--out", "/models/${EXPORT_NAME:-onnx}"]
     export |= {"profiles": ["export"], "volumes": ["models:/models"], "networks": {"front": {}}, "healthcheck": {"disable": True}}
@@ -209,7 +209,7 @@ def _export(plan: Plan) -> Service:
     return _harden(export, memory="${EXPORT_MEMORY:-24g}", pids=1024, cpus="${WORKER_CPUS:-2}") | {"restart": "no"}
 
 
-def _prometheus() -> Service:
+def _build_prometheus() -> Service:
     service: Service = {
         "image": IMAGES["prometheus"],
         "profiles": ["monitoring"],
@@ -227,7 +227,7 @@ def _prometheus() -> Service:
     return _harden(service, memory="1g", pids=256)
 
 
-def _grafana() -> Service:
+def _build_grafana() -> Service:
     service: Service = {
         "image": IMAGES["grafana"],
         "profiles": ["monitoring"],
@@ -254,7 +254,7 @@ def _grafana() -> Service:
     return _harden(service, memory="512m", pids=256)
 
 
-def _redis() -> Service:
+def _build_redis() -> Service:
     """Return the store of the head's state, from which a new head finds the running cluster (RAY_REDIS_ADDRESS=redis:6379)."""
     start = 'exec redis-server --appendonly yes --dir /data --requirepass "$$(cat /run/secrets/redis_password)"'
     service: Service = {
@@ -270,7 +270,7 @@ def _redis() -> Service:
     return _harden(service, memory="512m", pids=64)
 
 
-def _webui() -> Service:
+def _build_webui() -> Service:
     """Return Open WebUI over the Ollama dialect. Its image writes to its root file system, so only this one is not read-only."""
     service: Service = {
         "image": IMAGES["webui"],

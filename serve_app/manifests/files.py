@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from serve_app.manifests.chart import values_text
+from serve_app.manifests.chart import render_values
 from serve_app.manifests.compose import build_compose
 from serve_app.manifests.grafana import build_dashboard
 from serve_app.manifests.kuberay import ClusterOptions
@@ -17,12 +17,12 @@ _HEADER = "# Made from serve_config.yaml by `make manifests`; change that file, 
 _RULES = Path(__file__).with_name("rules.yaml")
 
 
-def compose_text(config: Config) -> str:
+def render_compose(config: Config) -> str:
     """Return the compose file for a configuration."""
     return dump(build_compose(build_plan(config, Hardware.CPU), build_plan(config, Hardware.GPU)))
 
 
-def kuberay_text(config: Config, variant: Hardware, choices: ClusterOptions) -> str:
+def render_kuberay(config: Config, variant: Hardware, choices: ClusterOptions) -> str:
     """Return the objects of a cluster on Kubernetes as a stream of documents."""
     return dump_all(build_objects(build_plan(config, variant), choices, yaml.safe_load(_RULES.read_text())))
 
@@ -31,15 +31,15 @@ def render_all(root: Path) -> dict[str, str]:
     """Return the text of every generated file of the repository at `root`, by its path there."""
     config = yaml.safe_load((root / "serve_config.yaml").read_text())
     files = {
-        "docker/compose.yaml": _HEADER + compose_text(config),
+        "docker/compose.yaml": _HEADER + render_compose(config),
         "cluster/chart/files/rules.yaml": _RULES.read_text(),
         "cluster/prometheus/rules.yaml": _RULES.read_text(),
         "cluster/grafana/dashboards/phi-serve.json": json.dumps(build_dashboard(), indent=1) + "\n",
     }
     for variant in Hardware:
-        files[f"cluster/kuberay/{variant}.yaml"] = _HEADER + kuberay_text(config, variant, ClusterOptions())
+        files[f"cluster/kuberay/{variant}.yaml"] = _HEADER + render_kuberay(config, variant, ClusterOptions())
         name = "values.yaml" if variant is Hardware.CPU else f"values-{variant}.yaml"
-        files[f"cluster/chart/{name}"] = f"{_HEADER}\n{values_text(build_plan(config, variant), ClusterOptions())}"
+        files[f"cluster/chart/{name}"] = f"{_HEADER}\n{render_values(build_plan(config, variant), ClusterOptions())}"
     return files
 
 

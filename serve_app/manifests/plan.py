@@ -99,10 +99,10 @@ def build_plan(config: Config, variant: Hardware) -> Plan:
     settings = AppSettings.model_validate(application["args"])
     options = {each["name"]: each for each in application["deployments"]}
     on_gpus = {name: _count_gpus(options.get(name, {})) for name in settings.engines}
-    pools = [_cpu_pool(tuple(name for name, gpus in on_gpus.items() if not gpus))]
+    pools = [_build_cpu_pool(tuple(name for name, gpus in on_gpus.items() if not gpus))]
     with_gpus = tuple(name for name, gpus in on_gpus.items() if gpus)
     if with_gpus:
-        pools.append(_gpu_pool(with_gpus, max(on_gpus.values())))
+        pools.append(_build_gpu_pool(with_gpus, max(on_gpus.values())))
     return Plan(config=contained, settings=settings, pools=tuple(pools))
 
 
@@ -136,11 +136,11 @@ def _count_gpus(options: Mapping[str, Any]) -> int:
     return math.ceil(float(options.get("ray_actor_options", {}).get("num_gpus", 0)))
 
 
-def _cpu_pool(groups: tuple[str, ...]) -> Pool:
+def _build_cpu_pool(groups: tuple[str, ...]) -> Pool:
     """Return the CPU pool: production CPU in the tutorial's table, 8 to 12 GB."""
     return Pool(name="cpu", groups=groups, cpus=4, memory_gib=10, min_nodes=2, max_nodes=4)
 
 
-def _gpu_pool(groups: tuple[str, ...], gpus: int) -> Pool:
+def _build_gpu_pool(groups: tuple[str, ...], gpus: int) -> Pool:
     """Return the GPU pool: one GPU replica per node, with cores for vLLM's own processes only, so that no CPU group fits."""
     return Pool(name="gpu", groups=groups, cpus=2, memory_gib=16, gpus=gpus, min_nodes=1, max_nodes=2)

@@ -25,12 +25,12 @@ class BlobStore:
 
     def holds(self, digest: str) -> bool:
         """Return whether the blob is stored; raises `InvalidRequest` for a malformed digest."""
-        name = _file(digest)
+        name = _build_file_name(digest)
         return self._folder is not None and (self._folder / name).is_file() and not (self._folder / name).is_symlink()
 
     def put(self, digest: str, raw: bytes) -> None:
         """Store `raw`; raises `InvalidRequest` unless `digest` is its SHA-256, `StorageFailed` when it cannot be written."""
-        name = _file(digest)
+        name = _build_file_name(digest)
         if hashlib.sha256(raw).hexdigest() != name.removeprefix("sha256-"):
             raise InvalidRequest("the digest is not the content's SHA-256; upload it again", param="digest")
         if self._folder is None:
@@ -49,7 +49,7 @@ class BlobStore:
     def _make_room(self, wanted: int) -> None:
         """Delete the oldest blobs until `wanted` more bytes fit."""
         assert self._folder is not None
-        by_age = sorted(((entry.stat(follow_symlinks=False), entry.path) for entry in os.scandir(self._folder)), key=_age)
+        by_age = sorted(((entry.stat(follow_symlinks=False), entry.path) for entry in os.scandir(self._folder)), key=_read_age)
         excess = sum(status.st_size for status, _ in by_age) + wanted - KEEP_BYTES
         for status, path in by_age:
             if excess <= 0:
@@ -59,11 +59,11 @@ class BlobStore:
                 os.unlink(path)
 
 
-def _age(entry: tuple[os.stat_result, str]) -> int:
+def _read_age(entry: tuple[os.stat_result, str]) -> int:
     return entry[0].st_mtime_ns
 
 
-def _file(digest: str) -> str:
+def _build_file_name(digest: str) -> str:
     match = _DIGEST.fullmatch(digest)
     if match is None:
         raise InvalidRequest("invalid digest format: write sha256: and 64 hexadecimal digits", param="digest")

@@ -25,7 +25,7 @@ from serve_app.engine_config import OnnxSettings
 from serve_app.errors import ModelUnusable
 from serve_app.files import genai_config
 from serve_app.files.cache import Progress, cache_dir, write_cached_folder
-from serve_app.files.onnx_files import OnnxFiles, external_tensors, inline_small_tensors, read_array, read_files
+from serve_app.files.onnx_files import OnnxFiles, find_external_tensors, inline_small_tensors, read_array, read_files
 from serve_app.models import manifest
 from serve_app.models.graph_summary import GraphSummary, require_model, summarize_graph
 from serve_app.models.onnx_graph import adapt_model
@@ -52,7 +52,7 @@ def prepare(model_dir: Path, folder: Path, settings: OnnxSettings, progress: Pro
         cache_dir() / "onnx" / f"{source.fingerprint()}-built",
         "adapting the graph under `exported`",
         lambda folder: _write(source, folder, progress),
-        is_whole=lambda folder: manifest.is_whole(folder, _linked_sums(source, folder)),
+        is_whole=lambda folder: manifest.is_whole(folder, _find_linked_sums(source, folder)),
     )
     _require_settings(manifest.read_about(target), source.config, settings)
     return target
@@ -120,7 +120,7 @@ def _sum_data_file(written: Path, stored: Path) -> str:
     return manifest.sum_file(stored)
 
 
-def _linked_sums(source: _Source, target: Path) -> dict[str, str]:
+def _find_linked_sums(source: _Source, target: Path) -> dict[str, str]:
     """Return the known SHA-256 sums of the data files in `target` that are hard links to the source's."""
     linked = {}
     for location, name in source.names.items():
@@ -168,7 +168,7 @@ def _adapt(source: _Source, target: Path) -> GraphSummary:
         logger.exception("%s cannot be read", source.name)
         raise ModelUnusable(f"the graph {source.name} is malformed; {_INSTEAD}") from error
     names = source.names
-    for tensor in external_tensors(proto):
+    for tensor in find_external_tensors(proto):
         for entry in tensor.external_data:
             if entry.key == "location":
                 entry.value = names[entry.value]

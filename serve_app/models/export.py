@@ -99,7 +99,7 @@ def export_to_cache(
     return write_cached_folder(
         cache_dir() / form / f"{_fingerprint(model_dir, form, progress)}-{precision}{coarser}",
         f"exporting {precision}",
-        lambda folder: _write(model_dir, form, precision, block, folder, progress),
+        lambda folder: _write(model_dir, form, precision, block, folder, progress=progress),
         is_whole=partial(_is_whole, progress=progress),
         on_wait=lambda: progress("waiting for another replica's export", 0.0),
     )
@@ -114,7 +114,13 @@ def _is_whole(target: Path, progress: Progress) -> bool:
 
 
 def export_to_folder(
-    model_dir: Path, form: str, precision: str, target: Path, block: int = DEFAULT_BLOCK_SIZE, progress: Progress = ignore_progress
+    model_dir: Path,
+    form: str,
+    precision: str,
+    target: Path,
+    block: int = DEFAULT_BLOCK_SIZE,
+    *,
+    progress: Progress = ignore_progress,
 ) -> None:
     """Export to the new folder `target`, whole or not at all; `block` weights of a quantized graph share a scale.
 
@@ -124,7 +130,7 @@ def export_to_folder(
         raise ModelUnusable(f"{target.name} exists already; give a new folder")
     with translate_disk_errors(f"exporting {precision}"):
         target.absolute().parent.mkdir(parents=True, exist_ok=True)
-        write_folder(target, lambda folder: _write(model_dir, form, precision, block, folder, progress))
+        write_folder(target, lambda folder: _write(model_dir, form, precision, block, folder, progress=progress))
 
 
 _GGUF_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
@@ -159,7 +165,7 @@ def require_resources(model_dir: Path, form: str, precision: str, block: int, fo
             )
 
 
-def _write(model_dir: Path, form: str, precision: str, block: int, folder: Path, progress: Progress) -> None:
+def _write(model_dir: Path, form: str, precision: str, block: int, folder: Path, *, progress: Progress) -> None:
     """Write the form and its manifest into the empty `folder`."""
     work = f"exporting {precision}"
     progress(work, 0.0)

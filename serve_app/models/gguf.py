@@ -122,17 +122,17 @@ _LAYER = {
 
 
 def _plan_tensors(config: dict[str, Any], checkpoint: Checkpoint, precision: str) -> Iterator[_Tensor]:
-    def stored(name: str, source: str, wanted: str) -> _Tensor:
+    def plan_stored(name: str, source: str, wanted: str) -> _Tensor:
         found = checkpoint.tensors.get(source)
         if found is None:
             raise ModelUnusable(f"the checkpoint has no tensor {source}; it is not of the architecture that its config.json names")
         return _Tensor(name, found.shape, _choose_type(found.shape, wanted), source)
 
     # Tied embeddings are also the head, which four bits would make imprecise for every token.
-    yield stored("token_embd.weight", "model.embed_tokens.weight", "q8_0" if precision == "q4_0" else precision)
+    yield plan_stored("token_embd.weight", "model.embed_tokens.weight", "q8_0" if precision == "q4_0" else precision)
     if not config.get("tie_word_embeddings"):
-        yield stored("output.weight", "lm_head.weight", "q8_0" if precision == "q4_0" else precision)
-    yield stored("output_norm.weight", "model.norm.weight", precision)
+        yield plan_stored("output.weight", "lm_head.weight", "q8_0" if precision == "q4_0" else precision)
+    yield plan_stored("output_norm.weight", "model.norm.weight", precision)
     for form, key in (("long", "long_factor"), ("short", "short_factor")):
         factors = _rope_scaling(config).get(key)
         if factors:
@@ -140,7 +140,7 @@ def _plan_tensors(config: dict[str, Any], checkpoint: Checkpoint, precision: str
             yield _Tensor(f"rope_factors_{form}.weight", values.shape, GGMLQuantizationType.F32, values)
     for layer in range(int(config["num_hidden_layers"])):
         for name, source in _LAYER.items():
-            yield stored(f"blk.{layer}.{name}.weight", f"model.layers.{layer}.{source}.weight", precision)
+            yield plan_stored(f"blk.{layer}.{name}.weight", f"model.layers.{layer}.{source}.weight", precision)
 
 
 def _choose_type(shape: tuple[int, ...], precision: str) -> GGMLQuantizationType:

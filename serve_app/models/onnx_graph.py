@@ -194,16 +194,16 @@ def _compute_positions(graph: ir.Graph, given: ir.Value, ids: ir.Value, last: ir
     def add(operator: str, inputs: list[ir.Value], **attributes: int) -> ir.Value:
         return _add_node(graph, first, operator, inputs, ir.DataType.INT64, **attributes)
 
-    def number(name: str, value: int | list[int]) -> ir.Value:
+    def add_constant(name: str, value: int | list[int]) -> ir.Value:
         tensor = ir.tensor(value, dtype=ir.DataType.INT64, name=f"/phi_serve/{name}")
         constant = ir.Value(name=tensor.name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(np.shape(value)))
         graph.register_initializer(constant)
         return constant
 
-    zero, one = number("zero", 0), number("one", 1)
+    zero, one = add_constant("zero", 0), add_constant("one", 1)
     length = add("Gather", [add("Shape", [ids]), one], axis=0)
     ends = add("Add", [add("Cast", [last], to=int(ir.DataType.INT64)), one])
-    starts = add("Reshape", [add("Sub", [ends, length]), number("column", [-1, 1])])
+    starts = add("Reshape", [add("Sub", [ends, length]), add_constant("column", [-1, 1])])
     positions = add("Add", [starts, add("Range", [zero, length, one])])
     if kind != ir.DataType.INT64:
         positions = _add_node(graph, first, "Cast", [positions], kind, to=int(kind))

@@ -74,13 +74,13 @@ class VariantStore:
             raise InvalidRequest(f"a model's texts may have {MAX_FILE_BYTES} bytes together; shorten them", param="model")
         with _translate_errors(), _open_folder(self._folder) as folder:
             _remove_abandoned(folder)
-            replace_file(folder, _file(variant.name), raw)
+            replace_file(folder, _build_file_name(variant.name), raw)
 
     def remove(self, name: str) -> bool:
         """Delete a variant; return False when there was none. Raises `StorageFailed`."""
         try:
             with _open_folder(self._folder, create=False) as folder:
-                os.unlink(_file(name), dir_fd=folder)
+                os.unlink(_build_file_name(name), dir_fd=folder)
                 os.fsync(folder)
         except FileNotFoundError:
             return False
@@ -116,14 +116,14 @@ def replace_file(folder: int, name: str, raw: bytes) -> None:
     os.fsync(folder)
 
 
-def _file(name: str) -> str:
+def _build_file_name(name: str) -> str:
     return quote(key(name), safe="") + _SUFFIX
 
 
 def _load(folder: int, file: str) -> Variant | None:
     try:
         record = _Record.model_validate_json(read_file(folder, file, MAX_FILE_BYTES))
-        if file != _file(require_name(record.name)):
+        if file != _build_file_name(require_name(record.name)):
             raise ValueError("the file is not named after the model in it")
     except (OSError, ValueError, ValidationError, InvalidRequest) as error:
         logger.warning("models_dir: %s is left out: %s", file[:200], type(error).__name__)

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from serve_app.manifests.files import kuberay_text
+from serve_app.manifests.files import render_kuberay
 from serve_app.manifests.kuberay import ClusterOptions, Upgrade
 from serve_app.manifests.plan import Hardware
 from tests.cluster.conftest import ROOT
@@ -48,7 +48,7 @@ def clusters() -> Iterator[tuple[str, list[Object]]]:
     for name, config in CONFIGS.items():
         for variant in Hardware:
             for upgrade in Upgrade:
-                text = kuberay_text(config, variant, ClusterOptions(upgrade=upgrade, registry="registry.example/"))
+                text = render_kuberay(config, variant, ClusterOptions(upgrade=upgrade, registry="registry.example/"))
                 yield f"{name}, {variant}, {upgrade}", list(yaml.safe_load_all(text))
 
 

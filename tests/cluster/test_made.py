@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from serve_app.cli import app
 from serve_app.config import AppSettings
-from serve_app.manifests.files import compose_text, render_all
+from serve_app.manifests.files import render_all, render_compose
 from serve_app.manifests.plan import Hardware, build_plan
 from tests.cluster.conftest import ROOT
 from tests.cluster.manifests import CLUSTERS, Object, only, shipped, with_group
@@ -51,7 +51,7 @@ def _serve_configs() -> Iterator[tuple[str, Object]]:
     for variant in Hardware:
         objects = CLUSTERS[f"shipped, {variant}, NewCluster"]
         yield f"kuberay {variant}", yaml.safe_load(only(objects, "RayService")["spec"]["serveConfigV2"])
-    compose = yaml.safe_load(compose_text(shipped()))
+    compose = yaml.safe_load(render_compose(shipped()))
     yield "compose", yaml.safe_load(compose["configs"]["serve_config"]["content"].replace("$$", "$"))
     yield "compose gpu", yaml.safe_load(compose["configs"]["serve_config_gpu"]["content"].replace("$$", "$"))
 
@@ -87,7 +87,7 @@ def test_the_gpu_configuration_is_valid() -> None:
 def test_a_group_that_is_added_is_everywhere() -> None:
     config = with_group("second", {"kind": "fake"}, ray_actor_options={"num_cpus": 1})
     assert "second" in build_plan(config, Hardware.GPU).pools[0].groups
-    assert compose_text(config).count("second") >= 3
+    assert render_compose(config).count("second") >= 3
     with_gpu = with_group("third", {"kind": "fake"}, ray_actor_options={"num_gpus": 2})
     pools = build_plan(with_gpu, Hardware.CPU).pools
     assert [(pool.name, pool.groups, pool.gpus) for pool in pools][1:] == [("gpu", ("third",), 2)]

@@ -34,9 +34,9 @@ def test_replicas_that_start_together_export_once(model_dir: Path, cache: Path, 
     built: list[str] = []
     real = export._write
 
-    def count(model: Path, form: str, precision: str, *rest: Any) -> None:
+    def count(model: Path, form: str, precision: str, *rest: Any, **options: Any) -> None:
         built.append(precision)
-        real(model, form, precision, *rest)
+        real(model, form, precision, *rest, **options)
 
     monkeypatch.setattr(export, "_write", count)
     with ThreadPoolExecutor(3) as pool:

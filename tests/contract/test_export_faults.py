@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from serve_app.cli import app
 from serve_app.errors import ModelUnusable
-from serve_app.files.scratch import scratch_folder
+from serve_app.files.scratch import create_scratch_folder
 from serve_app.models import export, manifest
 from tests.contract.tiny import HIDDEN, write_tiny
 
@@ -171,9 +171,10 @@ from pathlib import Path
 from serve_app import cli
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 write = cli.export_to_folder
-def cut(*arguments):
-    *rest, show = arguments
-    write(*rest, lambda what, fraction: os.kill(os.getpid(), int(sys.argv[3])) if fraction > 0.3 else show(what, fraction))
+def cut(*arguments, progress):
+    def kill(what, fraction):
+        os.kill(os.getpid(), int(sys.argv[3])) if fraction > 0.3 else progress(what, fraction)
+    write(*arguments, progress=kill)
 cli.export_to_folder = cut
 cli.app(["export", "onnx", sys.argv[1], "--out", sys.argv[2]])
 """
@@ -189,9 +190,9 @@ def test_a_command_that_is_ended_cleans_up(tiny: Path, tmp_path: Path, number: s
 
 
 def test_a_living_exporters_folder_is_left_alone(tmp_path: Path) -> None:
-    with scratch_folder(tmp_path) as mine:
+    with create_scratch_folder(tmp_path) as mine:
         (mine / "half").write_text("")
-        with scratch_folder(tmp_path) as other:
+        with create_scratch_folder(tmp_path) as other:
             assert mine != other
         assert (mine / "half").exists()
     assert not list(tmp_path.iterdir())

@@ -252,12 +252,12 @@ def test_vllm_runs_no_python_file_of_the_model(hub: Path, real_dir: Path, monkey
     """The stand-in's Python files, which config.json names, raise when anybody imports them."""
     from vllm import AsyncEngineArgs
 
-    from serve_app.engines.vllm import _engine_args
+    from serve_app.engines.vllm import _build_engine_args
     from serve_app.files.dense_tokenizer import write_dense_tokenizer
 
     folder = _filled(hub, real_dir).snapshot
     assert list(folder.glob("*.py"))
-    arguments = _engine_args(VllmSettings(max_model_len=512), folder) | {"tokenizer": str(write_dense_tokenizer(folder))}
+    arguments = _build_engine_args(VllmSettings(max_model_len=512), folder) | {"tokenizer": str(write_dense_tokenizer(folder))}
     config = AsyncEngineArgs(**arguments).create_engine_config()
     assert config.model_config.trust_remote_code is False
     assert type(config.model_config.hf_config).__module__.startswith("transformers.models.phi3")

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from serve_app.config import AppSettings
-from serve_app.engine_config import LlamaCppSettings, OnnxSettings, VllmSettings, gpu_layers
+from serve_app.engine_config import LlamaCppSettings, OnnxSettings, VllmSettings, count_gpu_layers
 from serve_app.models.locate import EMBEDDED
 from serve_app.models.weights import Weights
 from serve_app.types import InvalidValue, Task
@@ -204,7 +204,7 @@ def test_what_is_on_gpus_is_what_the_configuration_puts_there() -> None:
         (LlamaCppSettings(gpu_layers=-1), "q8_0", 1.0),
         (LlamaCppSettings(gpu_layers=7), "q8_0", 1.0),  # six layers, and the output
     ):
-        assert weights.gpu_bytes(precision, gpu_layers(settings)) == whole[precision] * share
+        assert weights.gpu_bytes(precision, count_gpu_layers(settings)) == whole[precision] * share
     some, all_layers = (weights.gpu_bytes("q8_0", layers) for layers in (3, 6))
     assert 2 * some == all_layers < whole["q8_0"]
     assert whole["q8_0"] - all_layers == int((2048 * 256 + 256) * 34 / 32)  # embeddings and the last norm

@@ -24,7 +24,7 @@ from serve_app.engine_config import LlamaCppSettings
 from serve_app.engines.admission import compute_answer_limit
 from serve_app.engines.guidance import Guidance, Guide
 from serve_app.engines.llama_cpp.grammar import respell_constraint
-from serve_app.engines.llama_cpp.server import LlamaServer, majority_type
+from serve_app.engines.llama_cpp.server import LlamaServer, find_majority_type
 from serve_app.engines.llama_cpp.stream import ServerEvent, read_events
 from serve_app.engines.throughput import Throughput
 from serve_app.errors import EngineDead, GenerationFailed, Overloaded
@@ -157,7 +157,7 @@ class LlamaCppEngine:
         vocabulary = await asyncio.to_thread(load_gguf_vocabulary, header.keys, self._model_dir)
         self._vocabulary = vocabulary
         if self._settings.gguf:
-            self._precision = majority_type(header)
+            self._precision = find_majority_type(header)
         tokenizer = await asyncio.to_thread(wrap_tokens, vocabulary.texts, vocabulary.control_ids, vocabulary.end_ids)
         self._guidance = Guidance(tokenizer, len(vocabulary.texts))
         plain = (text for at, text in enumerate(vocabulary.texts) if at not in vocabulary.control_ids)
@@ -271,7 +271,7 @@ class LlamaCppEngine:
             "cache_prompt": self._settings.prefix_cache and self._may_reuse_cache(generation),
             "logit_bias": [[token, value] for token, value in bias.items()],
             "response_fields": ["stop", "stop_type", "id_slot", "tokens", "tokens_predicted"],
-            **_samplers(sampling),
+            **_build_samplers(sampling),
             "seed": (generation.seed + generation.drawn) % _MAX_SEED,
         }
         if generation.lark:
@@ -307,7 +307,7 @@ class LlamaCppEngine:
             self._guidance.close()
 
 
-def _samplers(sampling: Sampling) -> dict[str, Any]:
+def _build_samplers(sampling: Sampling) -> dict[str, Any]:
     """Return the sampling parameters under the server's names, in our order of application."""
     return {
         "samplers": ["penalties", "temperature", "min_p", "top_k", "top_p"],

@@ -118,7 +118,7 @@ def _build_params(settings: LlamaCppSettings, header: Header, file: Path, socket
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings.threads or 1
     params.n_threads_http = settings.slots + _HTTP_THREADS_SPARE
     params.n_gpu_layers = settings.gpu_layers
-    kind = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{kv_type(settings, header).upper()}")
+    kind = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{choose_kv_type(settings, header).upper()}")
     params.cache_type_k = params.cache_type_v = kind
     modes = xllamacpp.llama_flash_attn_type
     on, off = modes.LLAMA_FLASH_ATTN_TYPE_ENABLED, modes.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -142,12 +142,12 @@ def require_gpu(settings: LlamaCppSettings) -> None:
         )
 
 
-def kv_type(settings: LlamaCppSettings, header: Header) -> str:
+def choose_kv_type(settings: LlamaCppSettings, header: Header) -> str:
     """Return the number format of the KV cache: the configured one, else one as exact as the weights."""
-    return settings.kv_cache_type or ("f32" if majority_type(header) == "f32" else "f16")
+    return settings.kv_cache_type or ("f32" if find_majority_type(header) == "f32" else "f16")
 
 
-def majority_type(header: Header) -> str:
+def find_majority_type(header: Header) -> str:
     """Return the number format of most of the weights' bytes."""
     sizes: dict[str, int] = {}
     for tensor in header.tensors.values():
@@ -168,7 +168,7 @@ def require_memory(header: Header, settings: LlamaCppSettings) -> None:
         raise ModelUnusable(
             f"the GGUF file's keys describe no model of architecture {str(prefix)[:40]!r}; export or fetch it again"
         )
-    per_token = 2 * layers * kv_heads * (width / heads) * _KV_BYTES[kv_type(settings, header)]
+    per_token = 2 * layers * kv_heads * (width / heads) * _KV_BYTES[choose_kv_type(settings, header)]
     cache = settings.slots * settings.max_model_len * per_token
     weights = sum(tensor.bytes for tensor in header.tensors.values())
     free = available_bytes()

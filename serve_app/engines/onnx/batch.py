@@ -207,7 +207,7 @@ class Batch:
         for at, row in enumerate(rows):
             ids[at], pasts[at] = row.pending, row.computed
         if padded > len(rows):
-            pasts[-1] = self._dummy_position(len(rows))
+            pasts[-1] = self._find_dummy_position(len(rows))
         began = time.monotonic()
         logits = self._graph.advance(ids, pasts)
         took = time.monotonic() - began
@@ -249,13 +249,13 @@ class Batch:
         self.counters.decode_s += took
         self.counters.decode_tokens += accepted + 1
 
-    def _dummy_position(self, slot: int) -> int:
+    def _find_dummy_position(self, slot: int) -> int:
         """Return a position that the dummy row may overwrite: the first one after the cache of the slot's owner."""
-        return self._rows[slot].computed if slot < len(self._rows) else self._prefixes.free_position(slot)
+        return self._rows[slot].computed if slot < len(self._rows) else self._prefixes.find_free_position(slot)
 
     def _prefill(self, events: Step, ends_s: float, *, is_first: bool) -> bool:
         """Read a chunk of a prompt; return whether there was time for one. The `is_first` chunk of a step is always read."""
-        at = self._next_prompt()
+        at = self._choose_prompt()
         row = self._rows[at]
         if row.computed == row.reused and (match := self._find_match(row)) and match.length > row.computed:
             # A prompt with the same beginning was read while this one waited.
@@ -277,7 +277,7 @@ class Batch:
                 self._remove(self._rows.index(row))
         return True
 
-    def _next_prompt(self) -> int:
+    def _choose_prompt(self) -> int:
         """Return the row to read: the fewest seconds of work left, minus the seconds since admission, so that none starves."""
         now = time.monotonic()
 

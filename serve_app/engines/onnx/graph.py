@@ -104,12 +104,12 @@ class Graph:
         if past + len(ids) + spare > self._pool.max_len:
             spare = 0
         padded = np.pad(ids, (0, spare)) if spare else ids
-        logits: Logits = self._chunk(slot, padded, past, np.arange(-self._row_multiple, 0))[-1 - spare]
+        logits: Logits = self._run_chunk(slot, padded, past, np.arange(-self._row_multiple, 0))[-1 - spare]
         return logits
 
     def verify(self, slot: int, ids: NDArray[np.int64], past: int) -> Logits:
         """Compute `ids` (S,) after `past` cached tokens of one slot; return every position's logits (S, V)."""
-        return self._chunk(slot, ids, past, np.arange(-len(ids), 0))
+        return self._run_chunk(slot, ids, past, np.arange(-len(ids), 0))
 
     def advance(self, ids: NDArray[np.int64], pasts: NDArray[np.int64]) -> Logits:
         """Compute one token for each of slots 0 to B-1, given ids (B,) and cached lengths (B,); return logits (B, V).
@@ -123,7 +123,7 @@ class Graph:
         self._session.run_with_iobinding(call.binding)
         return call.logits[:, 0]
 
-    def _chunk(self, slot: int, ids: NDArray[np.int64], past: int, positions: NDArray[np.int64]) -> Logits:
+    def _run_chunk(self, slot: int, ids: NDArray[np.int64], past: int, positions: NDArray[np.int64]) -> Logits:
         call = self._chunks.get((slot, len(positions)))
         if call is None:
             call = self._chunks[slot, len(positions)] = self._bind(slot, slot + 1, len(positions))

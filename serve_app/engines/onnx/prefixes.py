@@ -75,7 +75,7 @@ class PrefixCache:
         if self._keep and prefix.length >= MIN_TOKENS:
             self._prefixes[slot] = prefix
 
-    def free_position(self, slot: int) -> int:
+    def find_free_position(self, slot: int) -> int:
         """Return a position of a free slot that may be overwritten, after shortening a prefix that fills the slot."""
         prefix = self._prefixes.get(slot)
         if prefix is None:

@@ -132,7 +132,7 @@ def select_nucleus(weights: NDArray[np.float32], top_p: float) -> NDArray[np.boo
         bins = (bits if border is None else bits[border]) >> shift
         bins -= bins.min()
         shares = weights if border is None else weights[border]
-        mass = reached + np.cumsum(_histogram(bins, shares)[::-1])
+        mass = reached + np.cumsum(_sum_bins(bins, shares)[::-1])
         edge = min(int(np.searchsorted(mass, wanted)), mass.size - 1)
         reached = float(mass[edge - 1]) if edge else reached
         edge_bin = mass.size - 1 - edge
@@ -151,7 +151,7 @@ def select_nucleus(weights: NDArray[np.float32], top_p: float) -> NDArray[np.boo
 _scratch = threading.local()
 
 
-def _histogram(bins: NDArray[np.int32], shares: NDArray[np.float32]) -> NDArray[np.float64]:
+def _sum_bins(bins: NDArray[np.int32], shares: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the sum of the shares in each bin.
 
     bincount casts to these two types, and allocating that memory on each call would take six times as long as counting.

@@ -60,15 +60,15 @@ class Payoff:
 
     def record_step(self, seconds: float) -> None:
         """Record a step without a draft."""
-        self.step_s = _mean(self.step_s, seconds)
+        self.step_s = _average(self.step_s, seconds)
 
     def record_verification(self, seconds: float, drafted: int, accepted: int) -> None:
         """Record a step with a draft of so many tokens, so many of them right."""
-        self.verify_s = _mean(self.verify_s, seconds)
-        self.gained = _mean(self.gained, 1.0 + accepted)
+        self.verify_s = _average(self.verify_s, seconds)
+        self.gained = _average(self.gained, 1.0 + accepted)
         self.drafted += drafted
         self.accepted += accepted
 
 
-def _mean(before: float, now: float) -> float:
+def _average(before: float, now: float) -> float:
     return _MEMORY * before + (1 - _MEMORY) * now if before else now

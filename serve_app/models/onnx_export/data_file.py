@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from serve_app.errors import ModelUnusable
 from serve_app.models.checkpoint import Checkpoint
 from serve_app.models.onnx_export.decoder import Decoder
-from serve_app.models.onnx_export.layout import EMBEDDING, HEAD, Layout, Matrix, PlacedTensor, Vector, layer_matrices
+from serve_app.models.onnx_export.layout import EMBEDDING, HEAD, Layout, Matrix, PlacedTensor, Vector, list_layer_matrices
 from serve_app.models.onnx_export.quantize import quantize_rows
 
 PIECE_WEIGHTS = 1 << 20
@@ -26,7 +26,7 @@ def require_tensors(checkpoint: Checkpoint, decoder: Decoder) -> None:
     for layer in range(decoder.layers):
         for part in ("input", "post_attention"):
             wanted[f"model.layers.{layer}.{part}_layernorm.weight"] = (decoder.hidden,)
-        for source, first, rows, columns in layer_matrices(decoder, layer).values():
+        for source, first, rows, columns in list_layer_matrices(decoder, layer).values():
             wanted[source] = (first + rows, columns)
     for name, shape in wanted.items():
         checkpoint.require_tensor(name, shape)

@@ -95,7 +95,7 @@ class Layout:
         return max((each.weight.bytes for each in self.matrices.values() if each.scales is None and each.transposed), default=0)
 
 
-def layer_matrices(decoder: Decoder, layer: int) -> dict[str, tuple[str, int, int, int]]:
+def list_layer_matrices(decoder: Decoder, layer: int) -> dict[str, tuple[str, int, int, int]]:
     """Return source, first row, rows and columns of a layer's products by their names in the graph."""
     source = f"model.layers.{layer}"
     return {
@@ -120,7 +120,7 @@ def plan_layout(decoder: Decoder, precision: str, block: int) -> Layout:
         at = f"model.layers.{layer}"
         for part in ("input", "post_attention"):
             planner.add_vector(f"{at}.{part}_layernorm.weight", norm, f"{at}.{part}_layernorm.weight")
-        for name, (source, first, rows, columns) in layer_matrices(decoder, layer).items():
+        for name, (source, first, rows, columns) in list_layer_matrices(decoder, layer).items():
             chosen = raised if name == "mlp.down_proj" else bits
             planner.add_matrix(f"{at}.{name}", source, (first, rows, columns), bits=chosen, transposed=True)
     planner.add_vector(f"model.layers.{decoder.layers}.final_norm_layernorm.weight", norm, "model.norm.weight")
