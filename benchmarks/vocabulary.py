@@ -93,7 +93,7 @@ def measure_here(folder: Path) -> None:
         print_row(f"compiling the {name}", cpu_ms(lambda grammar=grammar: LLMatcher(wrapped, grammar)))  # type: ignore[misc]
         guide = Guide(LLMatcher(wrapped, grammar), size)
         costs, draw = [], np.random.default_rng(1)
-        while not guide.stopped and len(costs) < 60:
+        while not guide.is_stopped and len(costs) < 60:
             costs.append(cpu_ms(lambda guide=guide: guide.mask(logits)))  # type: ignore[misc]
             allowed = np.flatnonzero(guide.mask(logits) > -np.inf)
             guide.accept([int(draw.choice(allowed))])

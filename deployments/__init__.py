@@ -1,1 +1,1 @@
-"""Ray Serve around the application: replicas, groups, ingress. Thin; what decides anything is in `serve_app`."""
+"""Runs the application on Ray Serve: replicas, groups, ingress. All decisions are made in `serve_app`."""

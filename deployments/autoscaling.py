@@ -1,4 +1,4 @@
-"""How many replicas a group should have, from the tokens that wait and the time they will wait.
+"""Computes how many replicas a group should have, from its backlog in tokens and its pace.
 
 Used in serve_config.yaml as
 
@@ -7,8 +7,8 @@ Used in serve_config.yaml as
         policy_function: deployments.autoscaling:TokenBacklog
         policy_kwargs: {target_wait_s: 5}
 
-Serve keeps to min_replicas, max_replicas and its delays, and calls this in its controller. Knows what replicas report of themselves
-(`EngineReplica.record_autoscaling_stats`); knows no engine. `decide` is pure.
+Serve calls this in its controller and applies min_replicas, max_replicas and its delays. Knows the statistics of
+`EngineReplica.record_autoscaling_stats`; knows no engine. `decide` is pure.
 """
 
 import math
@@ -16,49 +16,48 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_MOST_GROWTH = 8.0
-"""Bound of one step up, as a factor: a pace that is measured low for a moment must not ask for thousands."""
+_MAX_GROWTH = 8.0
+"""Largest growth of one decision, as a factor: a momentarily low pace must not start thousands of replicas."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replica:
-    """What one replica said over the last seconds."""
+class ReplicaStats:
+    """Averages that one replica reported over the last seconds."""
 
     running: float
     waiting: float
     waiting_tokens: float
-    """Prompt tokens of the requests that wait."""
+    """Prompt tokens of the waiting requests."""
     tokens_per_second: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """When there are too few replicas, and when too many."""
+    """Targets for the number of replicas."""
 
     target_wait_s: float = 5.0
     """Longest time that work should wait inside the replicas, in seconds."""
     answer_tokens: float = 200.0
     """Tokens that a waiting request is expected to generate."""
     target_running: float = 8.0
-    """Requests that one replica should work on; fewer, with nothing waiting, is idle."""
+    """Requests that one replica should run; with fewer, and an empty queue, there are too many replicas."""
 
 
-def backlog_tokens(replicas: Sequence[Replica], goal: Goal) -> float:
-    """Return the tokens that wait, read and generated alike."""
+def backlog_tokens(replicas: Sequence[ReplicaStats], goal: Goal) -> float:
+    """Return the backlog of the waiting requests in tokens: prompts and expected answers."""
     return sum(replica.waiting_tokens + replica.waiting * goal.answer_tokens for replica in replicas)
 
 
-def decide(replicas: Sequence[Replica], current: int, queued: float, goal: Goal) -> int:
+def decide(replicas: Sequence[ReplicaStats], current: int, queued: float, goal: Goal) -> int:
     """Return how many replicas there should be.
 
-    Up while the backlog, at the pace observed, takes longer than the target, or while requests queue before the replicas; down
-    by one only when nothing waits anywhere and the rest can take what runs; the same number where fewer replicas reported than
-    there are: a silent replica is no idle one.
+    More while the backlog takes longer than the target at the current pace. One fewer only when nothing waits anywhere and the
+    remaining replicas can run all current requests. The same number while some replicas have not reported: silence is not idleness.
 
     Args:
-        replicas: What the running replicas said.
+        replicas: Statistics of the running replicas.
         current: Replicas there should be now.
-        queued: Requests that wait before the replicas.
+        queued: Requests in Serve's queues, before the replicas.
         goal: Targets.
     """
     if current < 1:
@@ -70,15 +69,15 @@ def decide(replicas: Sequence[Replica], current: int, queued: float, goal: Goal)
     if backlog > 0:
         rate = sum(replica.tokens_per_second for replica in replicas)
         if rate <= 0:
-            return current  # nothing is known of the pace: they may have only just started
-        over = min(backlog / rate / goal.target_wait_s, _MOST_GROWTH)
-        return current if over <= 1 else max(current + 1, math.ceil(current * over))
+            return current  # the pace is unknown: the replicas may have only just started
+        overload = min(backlog / rate / goal.target_wait_s, _MAX_GROWTH)
+        return current if overload <= 1 else max(current + 1, math.ceil(current * overload))
     needed = math.ceil(running / goal.target_running)
     return current - 1 if needed < current else current
 
 
 class TokenBacklog:
-    """The policy that Serve calls; see the module."""
+    """The autoscaling policy that Serve calls; see the module."""
 
     def __init__(self, **goal: float) -> None:
         """Take the fields of `Goal`."""
@@ -86,12 +85,12 @@ class TokenBacklog:
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
         """Return the wanted number of replicas, before Serve's bounds and delays, and no state."""
-        replicas = read(context.aggregated_metrics or {})
+        replicas = read_stats(context.aggregated_metrics or {})
         return decide(replicas, context.target_num_replicas, context.total_queued_requests or 0.0, self._goal), {}
 
 
-def read(metrics: Mapping[str, Mapping[Any, float]]) -> list[Replica]:
-    """Return the replicas that reported all of their figures."""
-    figures = [metrics.get(name, {}) for name in Replica.__dataclass_fields__]
-    told = set(figures[0]).intersection(*figures[1:])
-    return [Replica(**{name: metrics[name][each] for name in Replica.__dataclass_fields__}) for each in told]
+def read_stats(metrics: Mapping[str, Mapping[Any, float]]) -> list[ReplicaStats]:
+    """Return the statistics of the replicas that reported all of them."""
+    figures = [metrics.get(name, {}) for name in ReplicaStats.__dataclass_fields__]
+    complete = set(figures[0]).intersection(*figures[1:])
+    return [ReplicaStats(**{name: metrics[name][each] for name in ReplicaStats.__dataclass_fields__}) for each in complete]

@@ -8,7 +8,7 @@ from ray import serve
 from deployments.metrics import RayMetrics
 from deployments.remote import report_to_ingress
 from deployments.replica import EngineReplica, NamedModel, Report
-from deployments.replica_router import router_config
+from deployments.replica_router import build_router_config
 from deployments.temporary import claim_temp_folder
 from serve_app.config import AppSettings
 from serve_app.engine_config import EngineSettings
@@ -25,18 +25,18 @@ class _ServedReplica(EngineReplica):
     async def __init__(  # type: ignore[misc]  # Serve awaits asynchronous constructors
         self, group: str, settings: EngineSettings, model: NamedModel, identity: Callable[[], tuple[str, Report]]
     ) -> None:
-        """Take as many threads as the replica owns cores where the settings leave them open."""
+        """Set the engine's threads to the replica's cores, unless the settings have a number."""
         self._remove_temp_folder = claim_temp_folder()
         assigned = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
         cores = float(assigned.get("CPU", 1.0))
-        await super().__init__(group, with_threads(settings, cores), model, identity)
+        await super().__init__(group, set_threads(settings, cores), model, identity)
 
-    def _sink(self, model: str) -> MetricSink:
+    def _build_sink(self, model: str) -> MetricSink:
         self._ray_metrics = RayMetrics(model)
         return self._ray_metrics
 
     def report(self) -> ReplicaReport:
-        """Return what this replica tells every ingress, and show its load in Ray's metrics."""
+        """Return the report for the ingresses, and show the load in Ray's metrics."""
         report = super().report()
         self._ray_metrics.show(report.load)
         return report
@@ -47,7 +47,7 @@ class _ServedReplica(EngineReplica):
 
 
 def build_group(settings: AppSettings, name: str) -> serve.Application:
-    """Return the deployment of one group. Its defaults bound every queue; the configuration file overrides them by name."""
+    """Return the deployment of one group. Its defaults bound every queue; serve_config.yaml overrides them."""
     deployment = serve.deployment(
         name=name,
         max_ongoing_requests=64,
@@ -55,20 +55,20 @@ def build_group(settings: AppSettings, name: str) -> serve.Application:
         health_check_period_s=5,
         health_check_timeout_s=40,
         graceful_shutdown_timeout_s=630,
-        request_router_config=router_config(),
+        request_router_config=build_router_config(),
     )(_ServedReplica)
     model = settings.model_of(name)
-    return deployment.bind(name, settings.engines[name], NamedModel(model, settings.models[model]), _identity)
+    return deployment.bind(name, settings.engines[name], NamedModel(model, settings.models[model]), _identify_replica)
 
 
-def with_threads(settings: EngineSettings, cores: float) -> EngineSettings:
-    """Return the settings with threads for so many cores, one at least, unless they name a number."""
+def set_threads(settings: EngineSettings, cores: float) -> EngineSettings:
+    """Return the settings with one thread per core, one at least, unless they have a number."""
     if settings.threads is not None:
         return settings
     return settings.model_copy(update={"threads": max(1, int(cores))})
 
 
-def _identity() -> tuple[str, Report]:
-    """Return this replica's id and its way to report; called inside the replica."""
+def _identify_replica() -> tuple[str, Report]:
+    """Return this replica's id and its function to send reports; called inside the replica."""
     context = serve.get_replica_context()
     return context.replica_id.unique_id, report_to_ingress(INGRESS, context.app_name)

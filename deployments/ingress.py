@@ -1,4 +1,4 @@
-"""The ingress deployment: the HTTP application over remote groups. Up long before the engines are."""
+"""The ingress deployment: the HTTP application over remote groups. It answers long before the engines are loaded."""
 
 import asyncio
 import logging
@@ -34,20 +34,20 @@ logger = logging.getLogger(__name__)
 _QUESTION = "A train travels 240 km in 3 hours. If it increases its speed by 20 km/h, how long would the same journey take?"
 
 _RETRY_S = 10.0
-"""Between two tries to serve a model whose files could not be had or used."""
+"""Seconds between attempts to load a model whose files are missing or unusable."""
 DIALECTS = (openai.DIALECT, ollama.DIALECT, reasoning.DIALECT)
 
 
 @serve.ingress()
 class Ingress:
-    """Serves every dialect; learns from the replicas' reports which groups are ready."""
+    """Serves every dialect; the replicas' reports show which groups are ready."""
 
     def __init__(self, settings: AppSettings, groups: Mapping[str, DeploymentHandle[Any]]) -> None:
         """Load the tokenizer and build the gateway; touches no engine."""
         self._settings = settings
         routing = settings.routing
         self._fleet = FleetView(settings.engines, routing.stale_after_s, routing.sleeping)
-        self._announced = False
+        self._is_announced = False
         self._failures: set[tuple[str, str]] = set()
         self._reported = asyncio.Event()
         self._listening: asyncio.Task[None] | None = None
@@ -62,7 +62,7 @@ class Ingress:
     def _try_to_serve(self) -> None:
         """Build the gateway, or keep the reason why the model cannot be served.
 
-        Ending the ingress would leave nobody to say why: Serve would start it again and again behind a port that answers nothing.
+        If the ingress ended instead, Serve would restart it forever and no client could see the reason.
         """
         settings, routing = self._settings, self._settings.routing
         try:
@@ -70,7 +70,10 @@ class Ingress:
             self._gateway = Gateway(
                 settings=settings,
                 catalog=Catalog(settings, models, created=int(time.time())),
-                generators={name: RemoteEngine(name, each, _patience_s(routing, name)) for name, each in self._groups.items()},
+                generators={
+                    name: RemoteEngine(name, handle, _choose_accept_timeout_s(routing, name))
+                    for name, handle in self._groups.items()
+                },
                 fleet=self._snapshot,
                 metrics=IngressMetrics(serve.get_replica_context().replica_id.unique_id),
             )
@@ -81,19 +84,19 @@ class Ingress:
             self._fault = error
 
     async def _retry(self) -> None:
-        """Try again every few seconds: the hub may have been away, or the files may be mended."""
+        """Try again every few seconds: the hub may become reachable, or the files may be repaired."""
         while self._gateway is None:
             await asyncio.sleep(_RETRY_S)
             await asyncio.to_thread(self._try_to_serve)
         self._app = WaitForReports(create_app(self._gateway, DIALECTS), self._reported)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Take `user_config` of serve_config.yaml: `routing` there replaces fields of `args.routing`, without a restart.
+        """Apply `user_config` of serve_config.yaml: its `routing` replaces fields of `args.routing`, without a restart.
 
-        What is wrong is logged and changes nothing: raising would make Serve restart a working ingress.
+        A faulty configuration is logged and changes nothing: an exception would make Serve restart a working ingress.
         """
         try:
-            routing = reroute(self._settings, user_config)
+            routing = merge_routing(self._settings, user_config)
         except ValueError as error:
             logger.error("user_config of the ingress is not used: %s", error)
             return
@@ -119,26 +122,26 @@ class Ingress:
         return ServeShim(app)
 
     async def report(self, report: ReplicaReport) -> None:
-        """Take what a replica tells about itself."""
+        """Take the report of a replica."""
         self._fleet.record(report, time.monotonic())
         if report.phase is Phase.FAILED and (report.group, report.reason) not in self._failures:
             self._failures.add((report.group, report.reason))
             print(f"\nGroup {report.group} failed: {report.reason}", flush=True)
-        if not self._announced and self._snapshot().ready:
-            self._announced = True
+        if not self._is_announced and self._snapshot().ready:
+            self._is_announced = True
             self._reported.set()
-            print(_announcement(self._settings), flush=True)
+            print(_build_announcement(self._settings), flush=True)
 
     def _snapshot(self) -> Fleet:
         return self._fleet.snapshot(time.monotonic())
 
 
-def _patience_s(routing: RoutingSettings, group: str) -> float:
+def _choose_accept_timeout_s(routing: RoutingSettings, group: str) -> float:
     return routing.wake_timeout_s if group in routing.sleeping else routing.accept_timeout_s
 
 
-def reroute(settings: AppSettings, user_config: Mapping[str, Any]) -> RoutingSettings:
-    """Return `args.routing` with the fields in `user_config["routing"]`; raises `ValueError` for the unknown and the impossible."""
+def merge_routing(settings: AppSettings, user_config: Mapping[str, Any]) -> RoutingSettings:
+    """Return `args.routing` with the fields in `user_config["routing"]`; raises `ValueError` for unknown and invalid fields."""
     unknown = set(user_config) - {"routing"}
     if unknown:
         raise ValueError(f"unknown: {', '.join(sorted(unknown))}; known is: routing")
@@ -163,13 +166,13 @@ def build_ingress(settings: AppSettings, groups: Mapping[str, serve.Application]
 
 
 def _log_requests() -> None:
-    """Write the gateway's line per request where Serve writes this replica's log."""
+    """Write the gateway's line per request to Serve's log of this replica."""
     REQUEST_LOG.setLevel(logging.INFO)
     REQUEST_LOG.propagate = False
     REQUEST_LOG.handlers = logging.getLogger("ray.serve").handlers
 
 
-def _announcement(settings: AppSettings) -> str:
+def _build_announcement(settings: AppSettings) -> str:
     model = settings.default_model
     url = settings.public_url
     json = "-H 'content-type: application/json'"

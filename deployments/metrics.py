@@ -1,6 +1,6 @@
-"""The replicas' counts in Ray's own metrics, under the names that Ray's Serve LLM dashboard asks for.
+"""Exports the replicas' counts as Ray metrics, under the names that Ray's Serve LLM dashboard queries.
 
-Ray adds the node, the worker, and through Serve the deployment and the replica.
+Ray adds labels for node and worker, Serve those for deployment and replica.
 """
 
 from ray.serve.metrics import Counter, Gauge, Histogram
@@ -14,7 +14,7 @@ _REASON = "finished_reason"
 
 
 class RayMetrics:
-    """A `MetricSink`, and the gauges beside it. Lives in a replica."""
+    """A `MetricSink` with gauges of the load. Lives in a replica."""
 
     def __init__(self, model: str) -> None:
         """Register every series for the served model."""
@@ -43,7 +43,7 @@ class RayMetrics:
         self._ends.inc(1, self._model | {_REASON: reason})
 
     def show(self, load: EngineLoad) -> None:
-        """Show what the engine is doing now."""
+        """Set the gauges to the engine's load."""
         self._running.set(load.running, self._model)
         self._waiting.set(load.waiting, self._model)
         self._usage.set(load.kv_usage, self._model)

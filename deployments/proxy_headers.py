@@ -1,6 +1,6 @@
-"""Headers that Serve's HTTP proxy can read, whatever bytes a client sent.
+"""Makes headers of any bytes readable for Serve's HTTP proxy.
 
-Serve decodes some headers as UTF-8 and answers 500 in plain text where that fails, before the application hears of the request.
+Serve decodes some headers as UTF-8. Where that fails it answers 500 in plain text, and the application never sees the request.
 RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `middlewares` (cluster/serve.env). Imports nothing heavy: it runs in the proxy.
 """
 
@@ -13,9 +13,9 @@ _REQUEST_ID = b"x-request-id"
 
 
 class ReadableHeaders:
-    """Passes values that are not UTF-8 on as if they were Latin-1, and gives a request without a usable id a new one.
+    """Decodes header values that are not UTF-8 as Latin-1, and replaces a missing or unusable request id.
 
-    Serve puts the id that it finds here on the answer, so it is the one that the application logs and shows.
+    Serve copies this id to the response, so it equals the id that the application logs and shows.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -25,11 +25,11 @@ class ReadableHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] != "lifespan":
-            scope["headers"] = [(name, _readable(name, value)) for name, value in scope["headers"]]
+            scope["headers"] = [(name, _make_readable(name, value)) for name, value in scope["headers"]]
         await self._app(scope, receive, send)
 
 
-def _readable(name: bytes, value: bytes) -> bytes:
+def _make_readable(name: bytes, value: bytes) -> bytes:
     if name == _REQUEST_ID:
         return choose_request_id(value.decode("latin-1")).encode()
     try:
@@ -40,5 +40,5 @@ def _readable(name: bytes, value: bytes) -> bytes:
 
 
 def middlewares() -> list[Middleware]:
-    """Return what Serve's proxy puts around itself."""
+    """Return the middlewares for Serve's proxy."""
     return [Middleware(ReadableHeaders)]

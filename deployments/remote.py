@@ -1,6 +1,6 @@
-"""A group of replicas that looks like an engine, and the replicas' way back to the ingress.
+"""Presents a group of replicas as an engine, and sends the replicas' reports to the ingress.
 
-The one place where Ray's exceptions become ours.
+The only place where Ray's exceptions become ours.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ _REPORT_TIMEOUT_S = 3.0
 
 
 class RemoteEngine:
-    """Generates on the replica of a group that Serve picks, by the request's placement; who that was is written into it."""
+    """Generates on a replica of a group. Serve chooses the replica by the request's placement and records it there."""
 
     def __init__(self, group: str, handle: DeploymentHandle[Any], accept_timeout_s: float) -> None:
-        """Configure the handle once; every `.options()` would build another router."""
+        """Configure the handle once, since every `.options()` builds another router."""
         self._group = group
         # By value: each batch is one gRPC message instead of an object in Ray's store; see docs/performance.md.
         self._generate = handle.options(stream=True, method_name="generate", _by_reference=False)
@@ -37,12 +37,12 @@ class RemoteEngine:
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
         """Yield the replica's events; closing the iterator cancels the request there. Raises `ServeError` only.
 
-        Serve waits for ever for a replica to appear, so acceptance (the replica's empty first batch) has a deadline.
+        Serve waits without limit for a replica to appear, so acceptance (the replica's empty first batch) has a deadline.
         """
-        # In a context of its own: Serve's routing takes calls that share the id of the HTTP request they serve for one another.
+        # In a new context: Serve's router confuses calls that share the id of an HTTP request.
         response = cast(DeploymentResponseGenerator[Any], Context().run(self._generate.remote, request))
         try:
-            await self._accepted(response)
+            await self._await_acceptance(response)
             async for batch in response:
                 for event in batch:
                     if isinstance(event, ServeError):
@@ -53,14 +53,14 @@ class RemoteEngine:
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                raise  # ours: the client left or the time is over
+                raise  # the client left or the deadline passed
             raise EngineDead(f"a replica of group {self._group} dropped the request") from error
         except Exception as error:
-            raise translate(self._group, error) from error
+            raise translate_error(self._group, error) from error
         finally:
             response.cancel()  # type: ignore[no-untyped-call]
 
-    async def _accepted(self, response: DeploymentResponseGenerator[Any]) -> None:
+    async def _await_acceptance(self, response: DeploymentResponseGenerator[Any]) -> None:
         try:
             async with asyncio.timeout(self._accept_timeout_s):
                 first = await anext(response, None)
@@ -70,8 +70,8 @@ class RemoteEngine:
             raise EngineDead(f"a replica of group {self._group} ended the stream before it began")
 
 
-def translate(group: str, error: Exception) -> ServeError:
-    """Return what a foreign exception of a handle means. What nobody foresaw is logged whole and told in one sentence."""
+def translate_error(group: str, error: Exception) -> ServeError:
+    """Return our error for an exception of a handle. Unexpected exceptions are logged, and the client gets one sentence."""
     match error:
         case BackPressureError():
             return Overloaded(f"group {group} has its queue full; try again later", retry_after_s=1.0)
@@ -86,7 +86,7 @@ def translate(group: str, error: Exception) -> ServeError:
 
 
 def report_to_ingress(ingress: str, app_name: str) -> Callable[[ReplicaReport], Awaitable[bool]]:
-    """Return a function that tells every ingress replica and says whether one took it; it never raises."""
+    """Return a function that sends a report to every ingress replica and returns whether it arrived; it never raises."""
     handle = serve.get_deployment_handle(ingress, app_name)
 
     async def deliver(report: ReplicaReport) -> bool:

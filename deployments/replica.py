@@ -1,7 +1,7 @@
-"""One replica of an engine group: loads the engine, proves it with a token, then serves token events.
+"""One replica of an engine group: loads the engine, warms it up, then serves token events.
 
-A plain class; `deployments.groups` makes it a Serve deployment. Construction takes as long as loading, so that Serve routes to
-replicas that can answer only; meanwhile the phase is told to every ingress.
+A plain class; `deployments.groups` makes it a Serve deployment. Construction includes loading, so that Serve routes only to
+replicas that can answer; meanwhile the replica reports its phase to every ingress.
 """
 
 import asyncio
@@ -18,7 +18,8 @@ from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
 from serve_app.engines.throughput import DrainRate
 from serve_app.errors import EngineDead, ServeError, explain
-from serve_app.models.export import Progress, derive, needs_checkpoint
+from serve_app.files.cache import Progress
+from serve_app.models.export import derive, needs_checkpoint
 from serve_app.models.locate import locate
 from serve_app.replica_metrics import MetricSink, ReplicaMetrics
 from serve_app.reports import ReplicaReport
@@ -42,13 +43,13 @@ _FLUSH_AFTER_S = 0.02
 _WARM_PROMPT = (0,)
 _WARM_CONSTRAINT = OneOf(("yes", "no"))
 _RETRY_S = 10.0
-"""Between the first two attempts to start the engine; doubled each time."""
+"""Seconds between the first two attempts to start the engine; doubled each time."""
 _LONGEST_PAUSE_S = 60.0
 
 Report = Callable[[ReplicaReport], Awaitable[bool]]
-"""Tells every ingress and says whether one took it; must not raise."""
+"""Sends a report to every ingress and returns whether it arrived; must not raise."""
 Batch = tuple[TokenEvent | ServeError, ...]
-"""What crosses Ray at once. A `ServeError` comes last: raised, Serve would log a client's mistake as a fault of ours."""
+"""One message through Ray. A `ServeError` comes last as a value: Serve would log a raised client error as a fault of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +61,24 @@ class NamedModel:
 
 
 class EngineReplica:
-    """An engine, its phase, and its stream in batches."""
+    """Runs an engine, reports its phase, and streams its events in batches."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits asynchronous constructors
         self, group: str, settings: EngineSettings, model: NamedModel, identity: Callable[[], tuple[str, Report]]
     ) -> None:
-        """Load and warm the engine, again and again until that works; meanwhile the reports say why it does not.
+        """Load and warm up the engine, and repeat until that succeeds; meanwhile the reports contain the reason of the failure.
 
-        Raising would make Serve count: after three failures a configured replica it starts none of this version any more, even when
-        the file is there now or the hub is back. `identity` is called in the replica's process and returns its id and its way to
-        report.
+        Exceptions would make Serve give up: after three failures per configured replica it starts no more replicas of this version,
+        even if the cause is gone. `identity` is called in the replica's process and returns its id and its function to send
+        reports.
         """
         self._group = group
         self._replica_id, self._send = identity()
         self._phase, self._reason = Phase.STARTING, ""
         self._engine: Engine | None = None
         self._drain = DrainRate()
-        self._metrics = ReplicaMetrics(model.name, self._sink(model.name))
-        self._news = asyncio.Event()
+        self._metrics = ReplicaMetrics(model.name, self._build_sink(model.name))
+        self._phase_changed = asyncio.Event()
         self._reporter = asyncio.create_task(self._report_forever())
         began, pause_s = time.monotonic(), _RETRY_S
         while not await self._try_to_load(settings, model):
@@ -86,8 +87,8 @@ class EngineReplica:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         logger.info("group %s ready after %.1f s", group, time.monotonic() - began)
 
-    def _sink(self, model: str) -> MetricSink | None:
-        """Return who else is told of every request, by the served model's name; nobody, unless a subclass knows one."""
+    def _build_sink(self, model: str) -> MetricSink | None:
+        """Return another receiver of the metrics of the served model's requests; None, unless a subclass has one."""
         return None
 
     async def _try_to_load(self, settings: EngineSettings, model: NamedModel) -> bool:
@@ -102,46 +103,46 @@ class EngineReplica:
     async def _load(self, settings: EngineSettings, model: NamedModel) -> None:
         self._enter(Phase.LOADING)
         model_dir = await asyncio.to_thread(locate, model.settings, weights=needs_checkpoint(settings))
-        # Off the loop: an export takes minutes and importing a runtime 10 s, and the phase must be told meanwhile.
-        folder = await asyncio.to_thread(derive, model_dir, settings, self._progress_reporter())
+        # Off the loop: an export takes minutes and importing a runtime 10 s, and the phase must be reported meanwhile.
+        folder = await asyncio.to_thread(derive, model_dir, settings, self._build_progress_reporter())
         self._enter(Phase.LOADING)
         engine = await asyncio.to_thread(build_engine, settings, folder)
         try:
             await engine.start()
             self._enter(Phase.WARMING)
-            await _prove(engine, None)
+            await _warm_up(engine, None)
             if Capability.STRUCTURED in engine.info.capabilities:
-                # vLLM and llama.cpp read the vocabulary for constraints at the first one: 200,000 tokens take them seconds.
-                await _prove(engine, _WARM_CONSTRAINT)
+                # vLLM and llama.cpp read the vocabulary at their first constraint: 200,000 tokens take seconds.
+                await _warm_up(engine, _WARM_CONSTRAINT)
         except BaseException:
             await engine.close()
             raise
         self._engine = engine
         self._enter(Phase.READY)
 
-    def _progress_reporter(self) -> Progress:
-        """Return a function for another thread that makes what is being done the phase's reason, once a second at most."""
+    def _build_progress_reporter(self) -> Progress:
+        """Return a function, for another thread, that reports progress as the phase's reason, at most once a second."""
         loop = asyncio.get_running_loop()
-        told, told_s = "", 0.0
+        last_work, reported_s = "", 0.0
 
-        def tell(what: str, fraction: float) -> None:
-            nonlocal told, told_s
+        def report_progress(work: str, fraction: float) -> None:
+            nonlocal last_work, reported_s
             now = time.monotonic()
-            if what == told and now < told_s + REPORT_EVERY_S:
+            if work == last_work and now < reported_s + REPORT_EVERY_S:
                 return
-            told, told_s = what, now
-            # A replica that is being closed has no loop any more, and nobody who listens.
+            last_work, reported_s = work, now
+            # A replica that is being closed has no loop any more.
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._enter, Phase.LOADING, f"{what}: {100 * fraction:.0f} %" if fraction else what)
+                loop.call_soon_threadsafe(self._enter, Phase.LOADING, f"{work}: {100 * fraction:.0f} %" if fraction else work)
 
-        return tell
+        return report_progress
 
     def _enter(self, phase: Phase, reason: str = "") -> None:
         self._phase, self._reason = phase, reason
-        self._news.set()
+        self._phase_changed.set()
 
     def report(self) -> ReplicaReport:
-        """Return what this replica tells every ingress."""
+        """Return the report for the ingresses."""
         engine = self._engine
         return ReplicaReport(
             group=self._group,
@@ -149,28 +150,28 @@ class EngineReplica:
             phase=self._phase,
             reason=self._reason,
             info=engine.info if engine else None,
-            load=self._measured(engine.load()) if engine else EngineLoad(),
+            load=self._add_rates(engine.load()) if engine else EngineLoad(),
             requests=self._metrics.counts(),
         )
 
-    def _measured(self, load: EngineLoad) -> EngineLoad:
+    def _add_rates(self, load: EngineLoad) -> EngineLoad:
         return replace(load, drain_rate=self._drain.rate(), stream_rate=self._drain.stream_rate())
 
     async def _report_forever(self) -> None:
         """Report every second, and at once when the phase changes."""
         while True:
-            self._news.clear()
+            self._phase_changed.clear()
             await self._send(self.report())
-            # Not wait_for: Python 3.11's loses a cancellation that comes together with the news, and `close` would wait for ever.
+            # Not wait_for: Python 3.11's loses a cancellation that arrives with the event, and `close` would hang.
             with suppress(TimeoutError):
                 async with asyncio.timeout(REPORT_EVERY_S):
-                    await self._news.wait()
+                    await self._phase_changed.wait()
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[Batch, None]:
         """Yield an empty batch on acceptance, then batches of events, the last ending with `Finished`.
 
-        The first token leaves at once; later ones wait for company at most 20 ms, since each batch costs a message. A failure is
-        the last item, after what was generated before it.
+        The first token is sent at once; later tokens are collected for at most 20 ms, since each batch costs a message. A failure
+        is the last item, after all events before it.
         """
         yield ()
         if self._engine is None or self._phase is not Phase.READY:
@@ -193,7 +194,7 @@ class EngineReplica:
             await stream.aclose()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Return what `deployments.autoscaling` decides by; Serve asks for it."""
+        """Return the statistics for `deployments.autoscaling`; Serve calls this."""
         load = self.load()
         return {
             "running": load.running,
@@ -203,13 +204,13 @@ class EngineReplica:
         }
 
     def load(self) -> EngineLoad:
-        """Return what the engine is doing now."""
+        """Return the engine's current load."""
         return self.report().load
 
     async def check_health(self) -> None:
         """Raise `EngineDead` when the engine died or hangs; Serve then replaces this replica.
 
-        Serve acts on the third failure; the ingress is told of the first, so that requests go elsewhere meanwhile.
+        Serve acts on the third failure. The first one is reported to the ingresses, so that requests go elsewhere meanwhile.
         """
         if self._engine is None:
             return
@@ -230,8 +231,8 @@ class EngineReplica:
             await self._engine.close()
 
 
-async def _prove(engine: Engine, constraint: Constraint | None) -> None:
-    """Generate one token; raises `EngineDead` when nothing comes."""
+async def _warm_up(engine: Engine, constraint: Constraint | None) -> None:
+    """Generate one token; raises `EngineDead` when the engine generates nothing."""
     sampling = Sampling(temperature=0.0, max_tokens=1)
     request = TokenRequest(request_id="warm-up", prompt=_WARM_PROMPT, sampling=sampling, constraint=constraint)
     events = [event async for event in engine.generate(request)]
@@ -242,7 +243,8 @@ async def _prove(engine: Engine, constraint: Constraint | None) -> None:
 async def coalesce(stream: AsyncGenerator[TokenEvent, None], wait_s: float) -> AsyncGenerator[tuple[TokenEvent, ...], None]:
     """Yield the stream's events in batches, neighbouring deltas merged.
 
-    The first event is yielded at once. After that a batch holds what came while the previous one was sent, or within `wait_s`.
+    The first event is yielded at once. A later batch contains the events that came while the previous one was sent, or within
+    `wait_s`.
     """
     buffer: list[TokenEvent] = []
     arrived = asyncio.Event()
@@ -285,7 +287,7 @@ async def coalesce(stream: AsyncGenerator[TokenEvent, None], wait_s: float) -> A
 
 
 def merge(events: list[TokenEvent]) -> tuple[TokenEvent, ...]:
-    """Join neighbouring `TokenDelta`s; the meaning stays the same."""
+    """Join neighbouring `TokenDelta`s without changing the meaning."""
     merged: list[TokenEvent] = []
     for event in events:
         last = merged[-1] if merged else None

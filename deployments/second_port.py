@@ -15,14 +15,14 @@ _RETRY_S = 5.0
 async def listen(app: ASGIApp, host: str, port: int, *, retry_s: float = _RETRY_S) -> None:
     """Serve `app` until cancelled.
 
-    Where another process has the port, say so once and take it over when it becomes free: of several ingress replicas on a node one
-    listens, and another goes on when that one is gone.
+    Where another process has the port, log that once and listen when the port becomes free: of several ingress replicas on a node
+    one listens, and another takes over when it ends.
     """
-    told = False
-    while (listener := _bound(host, port)) is None:
-        if not told:
+    warned = False
+    while (listener := _try_to_bind(host, port)) is None:
+        if not warned:
             logger.warning("port %d is taken; this replica listens when it becomes free", port)
-            told = True
+            warned = True
         await asyncio.sleep(retry_s)
     with listener:
         config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=1)
@@ -36,7 +36,7 @@ async def listen(app: ASGIApp, host: str, port: int, *, retry_s: float = _RETRY_
             await serving
 
 
-def _bound(host: str, port: int) -> socket.socket | None:
+def _try_to_bind(host: str, port: int) -> socket.socket | None:
     try:
         return socket.create_server((host, port), backlog=2048)
     except OSError:

@@ -1,4 +1,4 @@
-"""A new ingress gets requests at once, but knows of no engine until the replicas' next reports: requests wait for those."""
+"""Lets requests to a new ingress wait for the replicas' first reports, before which it knows no engine."""
 
 import asyncio
 import time
@@ -7,11 +7,11 @@ from contextlib import suppress
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 LIMIT_S = 5.0
-"""Seconds after its start in which an ingress may know of no engine; replicas report every second."""
+"""Seconds after its start in which an ingress may know no engine; replicas report every second."""
 
 
 class WaitForReports:
-    """Holds POST requests until `reported` is set, or the first seconds are over; everything else passes."""
+    """Delays POST requests until `reported` is set or the first seconds have passed; other requests pass at once."""
 
     def __init__(self, app: ASGIApp, reported: asyncio.Event, limit_s: float = LIMIT_S) -> None:
         """Wrap `app`; the time runs from here."""

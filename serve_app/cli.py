@@ -1,4 +1,4 @@
-"""`phi-serve`: the commands of an operator. Each is a thin shell around a function of the package."""
+"""`phi-serve`: the operator's commands. Each calls a function of the package."""
 
 import signal
 import time
@@ -14,21 +14,21 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from serve_app.client.verbs import add_verbs
+from serve_app.client.commands import add_commands
 from serve_app.config import ModelSettings
 from serve_app.conversation import RawText
 from serve_app.errors import ServeError
-from serve_app.manifests.files import compose_text, kuberay_text
-from serve_app.manifests.kuberay import Choices, Upgrade
-from serve_app.manifests.plan import Config, Variant
-from serve_app.models.export import USUAL_BLOCK, write_form
+from serve_app.manifests.files import render_compose, render_kuberay
+from serve_app.manifests.kuberay import ClusterOptions, Upgrade
+from serve_app.manifests.plan import Config, Hardware
+from serve_app.models.export import DEFAULT_BLOCK_SIZE, export_to_folder
 from serve_app.models.locate import locate
 from serve_app.routing.tasks import DEFAULT_THRESHOLD, classify
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 export = typer.Typer(no_args_is_help=True, help="Another form of a model, or of the configuration.")
 app.add_typer(export, name="export")
-add_verbs(app)
+add_commands(app)
 _console = Console(stderr=True)
 
 
@@ -66,7 +66,7 @@ def route(
         float, typer.Option(min=0, max=1, help="Least probability of a task; below it: general.")
     ] = DEFAULT_THRESHOLD,
 ) -> None:
-    """Print which task a prompt is taken for, with each task's probability. Needs no server."""
+    """Print the task of a prompt, with each task's probability. Needs no server."""
     decision = classify(RawText(text=text), threshold)
     typer.echo(f"{decision.task} ({decision.reason})")
     for task, chance in sorted(decision.probabilities.items(), key=lambda entry: -entry[1]):
@@ -79,8 +79,8 @@ def export_onnx(
     out: _Out,
     precision: Annotated[OnnxPrecision, typer.Option(help="Weights of the graph.")] = OnnxPrecision.INT4,
     block_size: Annotated[
-        int, typer.Option(min=USUAL_BLOCK, max=256, help="Quantized weights that share a scale: 32, 64, 128 or 256.")
-    ] = USUAL_BLOCK,
+        int, typer.Option(min=DEFAULT_BLOCK_SIZE, max=256, help="Quantized weights that share a scale: 32, 64, 128 or 256.")
+    ] = DEFAULT_BLOCK_SIZE,
 ) -> None:
     """Export a model for the ONNX group; point `engines.<name>.exported` at the folder."""
     if block_size & (block_size - 1):
@@ -96,28 +96,28 @@ def export_gguf(
     _export(model, "gguf", type, out)
 
 
-def _export(model: str, form: str, precision: str, out: Path, block: int = USUAL_BLOCK) -> None:
-    began = time.monotonic()
+def _export(model: str, form: str, precision: str, out: Path, block: int = DEFAULT_BLOCK_SIZE) -> None:
+    started_s = time.monotonic()
     try:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=_console) as progress, _ended_by_signals():
+        with Progress(*columns, console=_console) as progress, _exit_on_sigterm():
             step = progress.add_task(f"finding {model}", total=None)
             folder = locate(ModelSettings(path=model), weights=True)
 
-            def show(what: str, fraction: float) -> None:
+            def report(what: str, fraction: float) -> None:
                 progress.update(step, description=what, completed=fraction, total=1.0 if fraction else None)
 
-            write_form(folder, form, precision, out, block, show)
+            export_to_folder(folder, form, precision, out, block, progress=report)
     except ServeError as error:
         _console.print(f"[red]error:[/] {error.message}", highlight=False)
         raise typer.Exit(1) from error
     size = sum(file.stat().st_size for file in out.iterdir())
-    typer.echo(f"{out}: {size / 2**20:,.1f} MiB in {time.monotonic() - began:.0f} s")
+    typer.echo(f"{out}: {size / 2**20:,.1f} MiB in {time.monotonic() - started_s:.0f} s")
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM end the command as Ctrl-C does, so that nothing half-written stays behind."""
+def _exit_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does, so that nothing half-written remains."""
 
     def leave(number: int, frame: object) -> None:
         raise typer.Exit(128 + number)
@@ -129,39 +129,39 @@ def _ended_by_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-_ConfigFile = Annotated[Path, typer.Option("--config", help="The configuration to make it from.")]
+_ConfigFile = Annotated[Path, typer.Option("--config", help="The configuration to export.")]
 
 
 @export.command("compose")
 def export_compose(config: _ConfigFile = Path("serve_config.yaml")) -> None:
     """Print docker/compose.yaml for a configuration."""
-    typer.echo(_made(config, compose_text), nl=False)
+    typer.echo(_render(config, render_compose), nl=False)
 
 
 @export.command("kuberay")
 def export_kuberay(
     config: _ConfigFile = Path("serve_config.yaml"),
-    variant: Annotated[Variant, typer.Option(help="Processors of the engines that can use either.")] = Variant.CPU,
+    variant: Annotated[Hardware, typer.Option(help="Processors of the engines that can use either.")] = Hardware.CPU,
     upgrade: Annotated[Upgrade, typer.Option(help="How a change replaces the running cluster.")] = Upgrade.NEW_CLUSTER,
     registry: Annotated[str, typer.Option(help="Prefix of the images, with a slash at its end.")] = "",
 ) -> None:
     """Print the objects of a cluster on Kubernetes: a RayService and what stands beside it."""
-    choices = Choices(upgrade=upgrade, registry=registry)
-    typer.echo(_made(config, lambda content: kuberay_text(content, variant, choices)), nl=False)
+    choices = ClusterOptions(upgrade=upgrade, registry=registry)
+    typer.echo(_render(config, lambda content: render_kuberay(content, variant, choices)), nl=False)
 
 
-def _made(config: Path, make: Callable[[Config], str]) -> str:
-    """Return what `make` makes of a configuration; ends the command with one sentence where the file cannot be used."""
+def _render(config: Path, render: Callable[[Config], str]) -> str:
+    """Return `render`'s text for a configuration; exits with one sentence where the file cannot be used."""
     try:
-        return make(yaml.safe_load(config.read_text()))
+        return render(yaml.safe_load(config.read_text()))
     except OSError as error:
         problem = f"cannot read {config}: {error.strerror}"
     except yaml.YAMLError as error:
-        problem = f"{config} is no YAML: {str(error).splitlines()[0]}"
+        problem = f"{config} is not YAML: {str(error).splitlines()[0]}"
     except ValidationError as error:
         first = error.errors()[0]
         problem = f"{config}: args.{'.'.join(map(str, first['loc']))}: {first['msg']}"
     except (KeyError, IndexError, TypeError):
-        problem = f"{config} has not the shape of serve_config.yaml: applications, each with args and deployments"
+        problem = f"{config} does not have the structure of serve_config.yaml: applications, each with args and deployments"
     _console.print(f"[red]error:[/] {problem}", highlight=False)
     raise typer.Exit(1)

@@ -14,7 +14,7 @@ class Settings(BaseModel):
 
 
 class GroupSettings(Settings):
-    """What every engine group has."""
+    """Settings of every engine group."""
 
     model: str | None = None
     """The name, under `models`, of the model that the group serves; None: the first one."""
@@ -29,7 +29,7 @@ class VllmSettings(GroupSettings):
 
     kind: Literal[EngineKind.VLLM] = EngineKind.VLLM
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where it computes; must match the installed wheel (extra `cpu` or `gpu`)."""
+    """Device of the computation; must match the installed wheel (extra `cpu` or `gpu`)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Weights and activations. float32 is the fastest on CPUs without AMX or AVX512-BF16."""
     max_model_len: int = Field(4096, ge=16)
@@ -59,8 +59,8 @@ class OnnxSettings(GroupSettings):
     precision: Literal["fp32", "int8", "int4", "int4_mixed"] = "fp32"
     """Weights of the exported graph. int4_mixed has int8 for every layer's `down_proj` and the head, and int4 elsewhere."""
     block_size: Literal[32, 64, 128, 256] = 32
-    """Quantized weights that share a scale. With more of them answers come sooner (fewer bytes are read) and are
-    less exact. An `exported` folder has what it was written with."""
+    """Quantized weights that share a scale. Larger blocks are faster (fewer bytes are read) and less exact. Without effect with
+    `exported`."""
     exported: str | None = None
     """A folder that `phi-serve export onnx` or onnxruntime-genai's builder wrote; None: the replica exports at its first start,
     into the cache."""
@@ -79,22 +79,22 @@ class OnnxSettings(GroupSettings):
     prefix_cache: bool = True
     """Keep the caches of finished sequences while their slots are free, and start new prompts from the longest common prefix."""
     ngram_speculation: int = Field(8, ge=0, le=32)
-    """Most tokens drafted per step by prompt lookup for a lone stream, as long as it pays; 0 is off. Greedy answers stay the
-    same; so it is left off with int8 and int4 weights, where what is rounding in fp32 moves logits by hundredths."""
+    """Most tokens drafted per step by prompt lookup for a lone stream, as long as that is faster; 0 is off. It must not change
+    greedy answers, so it is off with int8 and int4 weights, where the rounding of a longer chunk moves logits by hundredths."""
     max_kv_gib: float | None = Field(None, gt=0)
-    """Bound of the KV pool in GiB; None: what the machine or its memory limit leaves at start. A larger pool is refused."""
+    """Bound of the KV pool in GiB; None: the memory that is free at start. A larger pool is refused."""
     spinning: bool = False
-    """Let these threads wait busily for their next piece of work: faster where the replica's cores are its own, slower for
-    everybody where they are shared."""
+    """Let these threads wait busily for work: faster where the replica has its own cores, slower for all replicas where cores
+    are shared."""
     batch_invariant: bool = True
-    """With int4 weights compute a lone stream as two rows: one row sums in another order, so that an answer's logits would move a
-    little when it gets neighbours or loses them. Without it a lone stream is up to a fifth faster."""
+    """With int4 weights compute a lone stream as two rows: one row sums in another order, so an answer's logits would change a
+    little when other streams start or end. Without it a lone stream is up to a fifth faster."""
     step_timeout_s: float = Field(60.0, gt=0)
     """A step that takes longer than this counts as hung."""
 
 
 class LlamaCppSettings(GroupSettings):
-    """A llama.cpp group: a GGUF file, continuous batching in the embedded server. Ollama's names of its knobs in brackets."""
+    """A llama.cpp group: a GGUF file, continuous batching in the embedded server. Ollama's names of the settings in brackets."""
 
     kind: Literal[EngineKind.LLAMA_CPP] = EngineKind.LLAMA_CPP
     precision: Literal["f32", "f16", "q8_0", "q4_0"] = "q8_0"
@@ -102,8 +102,8 @@ class LlamaCppSettings(GroupSettings):
     exported: str | None = None
     """A folder that `phi-serve export gguf` wrote; None: the replica exports at its first start, into the cache."""
     gguf: str | None = None
-    """A GGUF file made elsewhere, of the model at the model's path, whose weights are then not needed. The first replica on a node
-    copies it into the cache with its tokens respelled, unless `phi-serve export gguf` wrote it: see docs/configuration.md."""
+    """A GGUF file of another converter, of the model at the model's path, whose weights are then not needed. The first replica on a
+    node copies it into the cache with its tokens respelled, unless `phi-serve export gguf` wrote it: see docs/configuration.md."""
     max_model_len: int = Field(4096, ge=16)
     """Context in tokens of one slot (num_ctx). Above the model's original context llama.cpp uses LongRoPE's long factors for
     every request."""
@@ -114,10 +114,10 @@ class LlamaCppSettings(GroupSettings):
     prefill_chunk: int = Field(256, ge=32, le=4096)
     """Most tokens computed in one step, prompts and running streams together."""
     prefix_cache: bool = True
-    """Start a prompt from what the slot that holds its longest beginning has computed."""
+    """Start a prompt in the slot whose cache has the longest common prefix."""
     flash_attention: bool = False
-    """Fused attention (OLLAMA_FLASH_ATTENTION): less memory for long contexts. On CPUs its rounding depends on what else is
-    computed in the step, so that the same seed may draw otherwise beside other streams."""
+    """Fused attention (OLLAMA_FLASH_ATTENTION): less memory for long contexts. On CPUs its rounding depends on the other
+    streams of a step, so the same seed may give another answer beside them."""
     kv_cache_type: Literal["f32", "f16", "q8_0"] | None = None
     """Numbers in the KV cache (OLLAMA_KV_CACHE_TYPE); None: f32 with f32 weights, else f16. q8_0 needs flash attention."""
     gpu_layers: int = Field(0, ge=-1)
@@ -141,15 +141,15 @@ class FakeSettings(GroupSettings):
 
     kind: Literal[EngineKind.FAKE] = EngineKind.FAKE
     text: str = "Hello from the fake engine."
-    """What it answers, whatever the question."""
+    """The answer to every request."""
     tokens_per_second: float = Field(200.0, gt=0)
-    """Pace of the answer."""
+    """Speed of the answer."""
     load_s: float = Field(0.0, ge=0)
-    """Seconds its start takes."""
+    """Seconds that its start takes."""
     slots: int = Field(8, ge=1)
     """Generations at once."""
     fault: Literal["none", "fail_start", "fail_first", "die_midway", "truncate", "hang"] = "none"
-    """How it misbehaves: refuses to start, fails before or after some tokens, ends without `Finished`, or stops without an end."""
+    """The fault: refuse to start, fail before or after some tokens, end without `Finished`, or hang."""
     fault_at: int = Field(2, ge=0)
     """Tokens of an answer after which it dies, truncates or hangs."""
 
@@ -157,8 +157,8 @@ class FakeSettings(GroupSettings):
 EngineSettings = Annotated[VllmSettings | OnnxSettings | LlamaCppSettings | FakeSettings, Field(discriminator="kind")]
 
 
-def gpu_layers(settings: EngineSettings) -> int | None:
-    """Return how many of the model's layers a group computes on GPUs; None: it has all of the model there."""
+def count_gpu_layers(settings: EngineSettings) -> int | None:
+    """Return the number of the model's layers that a group computes on GPUs; None: the whole model."""
     if isinstance(settings, LlamaCppSettings):
         return None if settings.gpu_layers < 0 else settings.gpu_layers
     return None if "cuda" in (getattr(settings, "device", ""), getattr(settings, "provider", "")) else 0

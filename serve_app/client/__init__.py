@@ -1,1 +1,1 @@
-"""The commands of `phi-serve` that talk to a running application, over Ollama's API. Knows nothing of the application's inside."""
+"""The commands of `phi-serve` that talk to a running application, over Ollama's API. Knows no internals of the application."""

@@ -32,7 +32,7 @@ HELP = f"""\
 
 @dataclass(slots=True, kw_only=True)
 class Session:
-    """What one conversation has been told."""
+    """State of one conversation."""
 
     server: Server
     model: str
@@ -46,11 +46,11 @@ class Session:
 
 
 def converse(session: Session, read: Read, write: Write) -> None:
-    """Take questions and commands until `/bye` or the end of the input."""
+    """Read questions and commands until `/bye` or the end of the input."""
     write(f"{session.model}: ask, or /? for help\n")
     while True:
         try:
-            line = _lines(read)
+            line = _read_input(read)
         except EOFError:
             write("\n")
             return
@@ -61,15 +61,15 @@ def converse(session: Session, read: Read, write: Write) -> None:
             return
         try:
             if line.startswith("/"):
-                write(command(session, line))
+                write(run_command(session, line))
             elif line.strip():
-                answer(session, line, write)
+                stream_answer(session, line, write)
         except ClientError as error:
             write(f"error: {error}\n")
 
 
-def command(session: Session, line: str) -> str:
-    """Carry out a command; return what to show for it. Raises `ClientError` from the server."""
+def run_command(session: Session, line: str) -> str:
+    """Run a command; return the text to show. Raises `ClientError` from the server."""
     verb, _, rest = line.partition(" ")
     rest = rest.strip()
     match verb:
@@ -86,31 +86,31 @@ def command(session: Session, line: str) -> str:
             return f"no command {verb}; /? lists them\n"
 
 
-def answer(session: Session, asked: str, write: Write) -> None:
-    """Ask and stream the answer; it becomes part of the conversation. Raises `ClientError`."""
-    question = {"role": "user", "content": asked}
+def stream_answer(session: Session, question: str, write: Write) -> None:
+    """Send the question and write the answer as it streams; both join the conversation. Raises `ClientError`."""
+    message = {"role": "user", "content": question}
     system = [] if session.system is None else [{"role": "system", "content": session.system}]
     history = session.messages if session.with_history else []
-    body: JsonObject = {"model": session.model, "messages": [*system, *history, question], "options": session.options}
+    body: JsonObject = {"model": session.model, "messages": [*system, *history, message], "options": session.options}
     if session.format:
         body["format"] = session.format
-    said, last = [], None
+    parts, last = [], None
     try:
-        with closing(session.server.lines("/api/chat", body)) as lines:
+        with closing(session.server.stream("/api/chat", body)) as lines:
             for last in lines:
                 text = last.get("message", {}).get("content", "")
-                said.append(text)
+                parts.append(text)
                 write(text)
     except KeyboardInterrupt:
-        last = None  # the figures of a whole answer never came
+        last = None  # the timings of an interrupted answer are missing
     write("\n")
     if session.with_history:
-        session.messages += [question, {"role": "assistant", "content": "".join(said)}]
+        session.messages += [message, {"role": "assistant", "content": "".join(parts)}]
     if session.verbose and last is not None and last.get("done"):
-        write("\n" + figures(last))
+        write("\n" + format_timings(last))
 
 
-def figures(last: JsonObject) -> str:
+def format_timings(last: JsonObject) -> str:
     """Return the times and counts of an answer, a line each."""
 
     def rate(name: str) -> str:
@@ -126,8 +126,8 @@ def figures(last: JsonObject) -> str:
     )
 
 
-def _lines(read: Read) -> str:
-    """Return one input: a line, or several between triple quotes."""
+def _read_input(read: Read) -> str:
+    """Return one input: a line, or several lines between triple quotes."""
     line = read(_PROMPT)
     before, quotes, rest = line.partition(_QUOTES)
     if not quotes or (before.strip() and not before.startswith("/set system")):
@@ -180,13 +180,13 @@ def _set_parameter(session: Session, rest: str) -> str:
 def _show(session: Session, what: str) -> str:
     if what not in _SHOWN:
         return f"usage: /show {' | '.join(_SHOWN)}\n"
-    told = session.server.ask("/api/show", {"model": session.model})
+    answer = session.server.request("/api/show", {"model": session.model})
     if what == "system" and session.system is not None:
         return f"{session.system}\n"
     if what == "parameters":
         own = "".join(f"{name:<30} {value}  (set here)\n" for name, value in session.options.items())
-        return f"{told.get('parameters', '')}\n{own}".lstrip("\n") or "no parameters are set\n"
+        return f"{answer.get('parameters', '')}\n{own}".lstrip("\n") or "no parameters are set\n"
     if what != "info":
-        return f"{told.get(what, '')}\n"
-    details = told.get("details", {})
+        return f"{answer.get(what, '')}\n"
+    details = answer.get("details", {})
     return "".join(f"{name:<20} {value}\n" for name, value in details.items() if value and name != "families")

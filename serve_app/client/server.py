@@ -1,4 +1,4 @@
-"""A running application over HTTP: JSON in, JSON or lines of JSON out."""
+"""Sends requests to a running application over HTTP: JSON in, JSON or lines of JSON out."""
 
 import http.client
 import ipaddress
@@ -14,39 +14,39 @@ JsonObject = dict[str, Any]
 _HOST, _PORT = "127.0.0.1", 8000
 DEFAULT_URL = f"http://{_HOST}:{_PORT}"
 _ADDRESS = re.compile(r"(?:(https?)://)?(\[[^\[\]/]*\]|[^\[\]/:]*)(?::(\d{1,5}))?(/.*)?", re.IGNORECASE)
-_ANY = {"0.0.0.0": _HOST, "[::]": "[::1]"}
-"""What a server listens on when it takes every address, and where such a server is reached."""
+_WILDCARD_HOSTS = {"0.0.0.0": _HOST, "[::]": "[::1]"}
+"""Wildcard addresses that servers listen on, and the loopback addresses that reach them."""
 
 
 class ClientError(Exception):
-    """What went wrong, in words for the person at the keyboard."""
+    """A failure, described for the user."""
 
 
 class Server:
     """The application at one address."""
 
     def __init__(self, url: str) -> None:
-        """Take an address as `url_of` does; raises `ClientError` for anything else."""
-        self.url = url_of(url)
+        """Use an address as `parse_address` takes it; raises `ClientError` for anything else."""
+        self.url = parse_address(url)
 
-    def ask(self, path: str, body: JsonObject | None = None, *, method: str | None = None) -> JsonObject:
+    def request(self, path: str, body: JsonObject | None = None, *, method: str | None = None) -> JsonObject:
         """Return the answer, {} for an empty one; raises `ClientError`."""
         with self._open(path, body, method) as response:
             raw = _read(response)
-        answer: JsonObject = _parsed(raw) if raw else {}
+        answer: JsonObject = _parse(raw) if raw else {}
         return answer
 
-    def lines(self, path: str, body: JsonObject) -> Generator[JsonObject, None, None]:
-        """Yield the lines of a streamed answer as they come; raises `ClientError`, also for an error midway.
+    def stream(self, path: str, body: JsonObject) -> Generator[JsonObject, None, None]:
+        """Yield the lines of a streamed answer as they arrive; raises `ClientError`, also for an error in the stream.
 
         Closing the iterator closes the connection, which ends the generation.
         """
         with self._open(path, body, None) as response:
             while raw := _read(response, line=True):
-                told = _parsed(raw)
-                if "error" in told:
-                    raise ClientError(str(told["error"]))
-                yield told
+                line = _parse(raw)
+                if "error" in line:
+                    raise ClientError(str(line["error"]))
+                yield line
 
     def _open(self, path: str, body: JsonObject | None, method: str | None) -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -56,52 +56,52 @@ class Server:
             return urllib.request.urlopen(request)
         except urllib.error.HTTPError as error:
             with error:
-                raise ClientError(_fault(error)) from error
+                raise ClientError(_explain_failure(error)) from error
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise ClientError(f"nothing answers at {self.url}; start it with `make serve`, or name another with --url") from error
 
 
-def url_of(address: str) -> str:
+def parse_address(address: str) -> str:
     """Return the URL of an address as Ollama's OLLAMA_HOST takes it: `host`, `host:port`, `:port`, `::1`, `http://host/path`.
 
-    What is left out is that of the application as it is shipped; with a scheme the port is the scheme's own, as in every URL.
-    Raises `ClientError` for what is no address.
+    Missing parts are those of the default configuration; with a scheme the default port is the scheme's, as in every URL.
+    Raises `ClientError` for malformed addresses.
     """
-    given = address.strip(" \t\r\n\"'")
-    with suppress(ValueError):  # else it has brackets, a name, or more than the address
-        given = f"[{ipaddress.IPv6Address(given)}]"
-    match = _ADDRESS.fullmatch(given)
+    cleaned = address.strip(" \t\r\n\"'")
+    with suppress(ValueError):  # not a bare IPv6 address: a name, brackets, or a port
+        cleaned = f"[{ipaddress.IPv6Address(cleaned)}]"
+    match = _ADDRESS.fullmatch(cleaned)
     port = int(match[3]) if match and match[3] else None
-    if match is None or any(char.isspace() for char in given) or (port is not None and not 0 < port < 1 << 16):
-        raise ClientError(f"'{address[:100]}' is no address; write host, host:port or http://host:port")
+    if match is None or any(char.isspace() for char in cleaned) or (port is not None and not 0 < port < 1 << 16):
+        raise ClientError(f"'{address[:100]}' is not an address; write host, host:port or http://host:port")
     scheme, host, path = (match[1] or "http").lower(), match[2] or _HOST, (match[4] or "").rstrip("/")
     if port is None and not match[1]:
         port = _PORT
-    return f"{scheme}://{_ANY.get(host, host)}{'' if port is None else f':{port}'}{path}"
+    return f"{scheme}://{_WILDCARD_HOSTS.get(host, host)}{'' if port is None else f':{port}'}{path}"
 
 
 def _read(response: Any, *, line: bool = False) -> bytes:
     try:
         raw: bytes = response.readline() if line else response.read()
     except (OSError, http.client.HTTPException) as error:
-        raise ClientError("the connection broke off before the answer ended") from error
+        raise ClientError("the connection was lost before the answer ended") from error
     return raw
 
 
-def _parsed(raw: bytes) -> JsonObject:
+def _parse(raw: bytes) -> JsonObject:
     try:
         value = json.loads(raw)
     except ValueError as error:
-        raise ClientError("what answers there is no phi-serve: its answer is not JSON") from error
+        raise ClientError("the server there is not phi-serve: its answer is not JSON") from error
     return value if isinstance(value, dict) else {}
 
 
-def _fault(error: urllib.error.HTTPError) -> str:
-    """Return the server's own words, or the status where it has none."""
+def _explain_failure(error: urllib.error.HTTPError) -> str:
+    """Return the server's error message, or the status where it has none."""
     try:
-        told = json.loads(error.read()).get("error")
+        message = json.loads(error.read()).get("error")
     except (OSError, ValueError, AttributeError):
-        told = None
-    if isinstance(told, dict):
-        told = told.get("message")
-    return str(told) if told else f"the server answered {error.code} {error.reason}"
+        message = None
+    if isinstance(message, dict):
+        message = message.get("message")
+    return str(message) if message else f"the server answered {error.code} {error.reason}"

@@ -1,11 +1,11 @@
-"""What every engine that runs a model checks before it takes a request. Knows no engine."""
+"""Checks that every engine makes before it admits a request. Knows no engine."""
 
 from serve_app.errors import ContextOverflow, InvalidRequest
 from serve_app.types import TokenRequest
 
 
-def answer_limit(request: TokenRequest, context_length: int, vocabulary_size: int) -> int:
-    """Return how many tokens the answer may have.
+def compute_answer_limit(request: TokenRequest, context_length: int, vocabulary_size: int) -> int:
+    """Return the most tokens that the answer may have.
 
     Raises `ContextOverflow` when the prompt leaves no room, `InvalidRequest` for ids outside the vocabulary.
     """

@@ -1,6 +1,4 @@
-"""The contract every engine keeps.
-
-Written once here, enforced by `tests/contract` over all of them:
+"""The contract of every engine, enforced by `tests/contract`.
 
 * `generate` yields any number of `TokenDelta`s, then exactly one `Finished`, and nothing after it.
 * Closing the iterator aborts the request and frees its slot within one step.
@@ -20,11 +18,15 @@ class Engine(Protocol):
 
     @property
     def info(self) -> EngineInfo:
-        """What it is and can do; valid once `start` has returned."""
+        """The engine's kind, limits and capabilities; valid once `start` has returned."""
         ...
 
     async def start(self) -> None:
-        """Load the model; raises `ServeError` with a reason an operator can act on."""
+        """Load the model.
+
+        Raises `ModelUnusable` with a reason an operator can act on where files or settings are at fault, `EngineDead` where the
+        engine dies meanwhile.
+        """
         ...
 
     def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
@@ -36,7 +38,7 @@ class Engine(Protocol):
         ...
 
     def load(self) -> EngineLoad:
-        """Return what it is doing now; cheap enough for once a second."""
+        """Return the current load; cheap enough for once a second."""
         ...
 
     async def close(self) -> None:

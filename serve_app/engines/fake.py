@@ -1,4 +1,4 @@
-"""A scripted engine: a real engine kind without a model, so that the whole app runs in a second and faults are configuration."""
+"""A scripted engine without a model: the whole application starts in a second, and its faults are configured."""
 
 import asyncio
 import time
@@ -26,7 +26,7 @@ from serve_app.types import (
     Usage,
 )
 
-_NEEDS_A_MODEL = frozenset({Capability.STRUCTURED, Capability.UNICODE_PATTERNS, Capability.STRUCTURED_MIN_TOKENS})
+_UNSUPPORTED = frozenset({Capability.STRUCTURED, Capability.UNICODE_PATTERNS, Capability.STRUCTURED_MIN_TOKENS})
 
 _tokenizer = lru_cache(2)(Tokenizer.load)
 
@@ -34,7 +34,7 @@ _tokenizer = lru_cache(2)(Tokenizer.load)
 class FakeEngine:
     """Answers every request with the configured text, at the configured pace, with the configured fault.
 
-    A prompt that ends in a beginning of that text is gone on with.
+    Where the prompt ends with a beginning of that text, the answer continues it.
     """
 
     def __init__(self, settings: FakeSettings, model_dir: Path) -> None:
@@ -47,7 +47,7 @@ class FakeEngine:
         self._waiting = 0
         self._throughput = Throughput()
         self.requests: list[TokenRequest] = []
-        """Every request it was given, for tests."""
+        """Every request so far, for tests."""
 
     @property
     def info(self) -> EngineInfo:
@@ -55,7 +55,7 @@ class FakeEngine:
         return EngineInfo(
             kind=EngineKind.FAKE,
             context_length=self._settings.max_model_len,
-            capabilities=frozenset(Capability) - _NEEDS_A_MODEL,
+            capabilities=frozenset(Capability) - _UNSUPPORTED,
             max_concurrency=self._settings.slots,
             precision="none",
         )
@@ -64,11 +64,11 @@ class FakeEngine:
         """Tokenize the script after the configured loading time."""
         await asyncio.sleep(self._settings.load_s)
         if self._settings.fault == "fail_start":
-            raise EngineDead("the fake engine was told to fail at start; set fault: none")
+            raise EngineDead("the fake engine is configured to fail at start; set fault: none")
         self._script = tuple(_tokenizer(self._model_dir).encode(self._settings.text, special=True))
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
-        """Play the script; see `Engine.generate`."""
+        """Generate the script; see `Engine.generate`."""
         self.requests.append(request)
         arrived = time.monotonic()
         self._waiting += 1
@@ -79,31 +79,31 @@ class FakeEngine:
         self._running += 1
         started = time.monotonic()
         try:
-            async with aclosing(self._play(request, started - arrived)) as events:
+            async with aclosing(self._generate(request, started - arrived)) as events:
                 async for event in events:
                     yield event
         finally:
             self._running -= 1
             self._slots.release()
 
-    async def _play(self, request: TokenRequest, queue_s: float) -> AsyncGenerator[TokenEvent, None]:
+    async def _generate(self, request: TokenRequest, queue_s: float) -> AsyncGenerator[TokenEvent, None]:
         fault, fault_at = self._settings.fault, self._settings.fault_at
         if fault == "fail_first":
-            raise GenerationFailed("the fake engine was told to fail")
+            raise GenerationFailed("the fake engine is configured to fail")
         started = time.monotonic()
         room = self._settings.max_model_len - len(request.prompt)
         if room < 1:
             raise ContextOverflow(f"the prompt has {len(request.prompt)} tokens, the context {self._settings.max_model_len}")
         limit = min(room, request.sampling.max_tokens or room)
-        said = self._said(request.prompt)
-        wanted = self._script[said:]
+        position = self._find_script_position(request.prompt)
+        wanted = self._script[position:]
         if request.sampling.ignore_eos:
             wanted += self._script * (limit // max(1, len(self._script)) + 1)
         for count, token in enumerate((*wanted[:limit], None)):
             if token is not None:
                 await asyncio.sleep(1 / self._settings.tokens_per_second)
             if count >= fault_at and fault == "die_midway":
-                raise EngineDead("the fake engine was told to die")
+                raise EngineDead("the fake engine is configured to die")
             if count >= fault_at and fault == "truncate":
                 return
             if count >= fault_at and fault == "hang":
@@ -113,16 +113,16 @@ class FakeEngine:
             self._throughput.add(1)
             logprobs = () if request.sampling.logprobs is None else (TokenLogprob(token, 0.0, ((token, 0.0),)),)
             yield TokenDelta((token,), logprobs)
-        ended_itself = len(wanted) < limit
-        generated = len(wanted) + 1 if ended_itself else limit
+        reached_end = len(wanted) < limit
+        generated = len(wanted) + 1 if reached_end else limit
         yield Finished(
-            reason=FinishReason.STOP if ended_itself else FinishReason.LENGTH,
+            reason=FinishReason.STOP if reached_end else FinishReason.LENGTH,
             usage=Usage(prompt_tokens=len(request.prompt), completion_tokens=generated),
             timings=Timings(queue_s=queue_s, decode_s=time.monotonic() - started),
         )
 
-    def _said(self, prompt: tuple[int, ...]) -> int:
-        """Return how much of its text the prompt ends with: it goes on from there, as a model would."""
+    def _find_script_position(self, prompt: tuple[int, ...]) -> int:
+        """Return how many tokens of the script the prompt ends with; the answer continues from there, as a model's would."""
         for count in range(min(len(self._script), len(prompt)), 0, -1):
             if prompt[-count:] == self._script[:count]:
                 return count

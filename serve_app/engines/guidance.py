@@ -1,7 +1,7 @@
-"""Constrained decoding by llguidance: a bitmask over the vocabulary per step, and the tokens that leave no choice.
+"""Constrained decoding by llguidance: a bitmask over the vocabulary for each step, and the tokens that a grammar forces.
 
-A constraint is compiled once, off the event loop and with a deadline, and kept; requests copy the compiled matcher. Knows logits
-and tokens; nothing of requests or the graph.
+A constraint is compiled once, off the event loop and with a deadline, and cached; each request copies the compiled matcher. Knows
+logits and tokens; nothing of requests or the graph.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ from serve_app.chat.lark_text import forces_long_text
 from serve_app.errors import ConstraintLost, InvalidRequest
 from serve_app.types import Constraint
 
-_KEPT = 128
+_MAX_COMPILED = 128
 
 
 class Guide:
-    """One request's place in its constraint."""
+    """One request's position in its constraint."""
 
     def __init__(self, matcher: LLMatcher, vocabulary_size: int) -> None:
         """Start at the beginning of `matcher`, which must not be shared."""
@@ -33,18 +33,18 @@ class Guide:
 
     @property
     def error(self) -> str:
-        """Why it cannot go on; empty while it can."""
+        """Why the constraint cannot be followed any further; empty while it can."""
         return str(self._matcher.get_error()) if self._matcher.is_error() else ""
 
     @property
-    def stopped(self) -> bool:
-        """Whether nothing may follow; not because it cannot go on."""
+    def is_stopped(self) -> bool:
+        """Whether the constraint is at its end and allows no further token; False after an error."""
         return bool(self._matcher.is_stopped() and not self._matcher.is_error())
 
     @property
-    def complete(self) -> bool:
-        """Whether what was said so far may be all."""
-        return self.stopped or bool(self._matcher.is_accepting())
+    def is_complete(self) -> bool:
+        """Whether the answer may end here."""
+        return self.is_stopped or bool(self._matcher.is_accepting())
 
     def mask(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return a copy of logits (V,) with -inf at every token that may not come next."""
@@ -53,36 +53,36 @@ class Guide:
         return np.where(allowed.view(bool), logits, np.float32(-np.inf))
 
     def accept(self, tokens: Sequence[int]) -> bool:
-        """Move on by tokens; False when the constraint does not allow them here, as those from `mask` or `forced` are."""
+        """Advance by tokens; return False where the constraint forbids one. It allows all from `mask` and `compute_forced`."""
         return bool(self._matcher.consume_tokens(list(tokens)))
 
     def follow(self, tokens: Sequence[int], *, ended: bool, optional: bool) -> bool:
-        """Move on by tokens that an engine drew by itself, the last of them the end if `ended`.
+        """Advance by tokens that an engine drew by itself; the last one is a stop token if `ended`.
 
-        Where it went astray return False if that is `optional`; else raise what to tell the client.
+        Return False where they break an `optional` constraint; raises `ConstraintLost` where they break another.
         """
-        said = tokens[:-1] if ended else tokens
-        if self.accept(said) and (not ended or self.complete or self.accept(tokens[-1:])):
+        answer = tokens[:-1] if ended else tokens
+        if self.accept(answer) and (not ended or self.is_complete or self.accept(tokens[-1:])):
             return True
         if not optional:
-            raise too_large() if self.error else _lost("was left by the engine")
+            raise build_too_large_error() if self.error else _build_lost_error("was left by the engine")
         return False
 
-    def allowed(self, tokens: Sequence[int]) -> int:
-        """Return how many of the tokens, from the first on, it would let through one after the other."""
+    def count_allowed(self, tokens: Sequence[int]) -> int:
+        """Return the length of the longest beginning of `tokens` that the constraint allows."""
         return int(self._matcher.validate_tokens(list(tokens)))
 
-    def forced(self) -> list[int]:
-        """Return the tokens that must come next, as far as there is no choice."""
+    def compute_forced(self) -> list[int]:
+        """Return the next tokens as far as the constraint allows exactly one."""
         return [] if self._matcher.is_stopped() else list(self._matcher.compute_ff_tokens())
 
 
-def too_large() -> ConstraintLost:
-    """Return the refusal of a constraint that compiled and cannot be followed: the request's fault, and no engine's."""
-    return _lost("grew too large to follow")
+def build_too_large_error() -> ConstraintLost:
+    """Return the error for a constraint that compiled but grew too large to follow. The request is at fault, not the engine."""
+    return _build_lost_error("grew too large to follow")
 
 
-def _lost(how: str) -> ConstraintLost:
+def _build_lost_error(how: str) -> ConstraintLost:
     return ConstraintLost(f"the constraint {how}; make it simpler", param="constraint")
 
 
@@ -92,7 +92,7 @@ class Guidance:
     def __init__(self, tokenizer: LLTokenizer, vocabulary_size: int, end_ids: Collection[int] = ()) -> None:
         """Compile for `tokenizer`; see `serve_app.chat.grammar.wrap_tokenizer`.
 
-        With `end_ids` grammars come as the client gave them, and those that would force long texts are kept from it.
+        With `end_ids` a grammar that would force long texts is rewritten so that it does not. Without them the caller does that.
         """
         self._end_ids = end_ids
         self._vocabulary_size = vocabulary_size
@@ -101,30 +101,32 @@ class Guidance:
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="guidance")
 
     async def start(self, constraint: Constraint) -> Guide | None:
-        """Return a guide at the beginning of `constraint`; None for an optional one that cannot be compiled in time.
+        """Return a guide at the beginning of `constraint`; None for an optional constraint that cannot be compiled in time.
 
-        Raises `InvalidRequest` when another cannot be.
+        Raises `InvalidRequest` for a required constraint that cannot be compiled in time.
         """
         try:
-            return Guide((await self._matcher(constraint)).deep_copy(), self._vocabulary_size)
+            return Guide((await self._compile(constraint)).deep_copy(), self._vocabulary_size)
         except InvalidRequest:
             if not constraint.optional:
                 raise
             return None
 
-    async def _matcher(self, constraint: Constraint) -> LLMatcher:
-        """Return the compiled constraint; whoever asks for it meanwhile waits for the same compilation."""
+    async def _compile(self, constraint: Constraint) -> LLMatcher:
+        """Return the compiled constraint; concurrent requests wait for the same compilation."""
         compiled = self._compiled.get(constraint)
         if compiled is None or (compiled.done() and (compiled.cancelled() or compiled.exception())):
-            compiled = asyncio.ensure_future(compile_in_time(constraint, self._pool, self._match))
-            compiled.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to hear of it
+            compiled = asyncio.ensure_future(compile_in_time(constraint, self._pool, self._build_matcher))
+            compiled.add_done_callback(
+                lambda done: done.cancelled() or done.exception()
+            )  # reads the exception: every request that waited may be gone
             self._compiled[constraint] = compiled
-            if len(self._compiled) > _KEPT:
+            if len(self._compiled) > _MAX_COMPILED:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(constraint)
         return await asyncio.shield(compiled)
 
-    def _match(self, constraint: Constraint) -> LLMatcher:
+    def _build_matcher(self, constraint: Constraint) -> LLMatcher:
         grammar = require_lark(constraint)
         if self._end_ids and forces_long_text(grammar):
             grammar = wrap_lark(grammar, self._end_ids)
@@ -137,5 +139,5 @@ class Guidance:
         return matcher
 
     def close(self) -> None:
-        """Let the threads end."""
+        """End the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,7 +1,7 @@
-"""Ends vLLM's processes with the replica that started them.
+"""Ends vLLM's processes when the replica that started them dies.
 
-A replica killed from outside cannot stop its engine core, which would keep its memory for good. vLLM loads this plugin in each
-of its processes; it watches for the parent's death. Knows nothing of vLLM.
+A replica that is killed cannot stop its engine core, which would then keep its memory. vLLM loads this plugin in each of its
+processes, and the plugin waits for the parent's death. Knows nothing of vLLM.
 """
 
 import multiprocessing
@@ -17,8 +17,8 @@ def install() -> None:
     if parent is None:
         return
 
-    def follow() -> None:
+    def kill_with_parent() -> None:
         wait([parent.sentinel])
         os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=follow, name="orphan-guard", daemon=True).start()
+    threading.Thread(target=kill_with_parent, name="orphan-guard", daemon=True).start()

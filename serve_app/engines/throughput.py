@@ -1,4 +1,4 @@
-"""Tokens per second: over the last few seconds, and over the time in which there was work. Knows nothing of what it counts."""
+"""Tokens per second: over the last few seconds, and over the time in which requests ran. Knows nothing of requests."""
 
 import time
 from collections import deque
@@ -30,25 +30,25 @@ class Throughput:
 
 
 class DrainRate:
-    """Tokens per second of busy time; what an engine can do, where `Throughput` is what it did.
+    """Tokens per second of busy time: the capacity of an engine, while `Throughput` is its output.
 
-    Busy is the time in which at least one request was in. Older time weighs less: each `window_s` of busy time halves it.
+    Busy is the time in which at least one request ran. Older time weighs less: each `window_s` of busy time halves it.
     """
 
     def __init__(self, window_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start unmeasured."""
+        """Start without a measurement."""
         self._window_s = window_s
         self._clock = clock
-        self._inside = 0
-        self._since = 0.0
+        self._running = 0
+        self._advanced_s = 0.0
         self._busy_s = 0.0
         self._stream_s = 0.0
         self._tokens = 0.0
 
     def enter(self) -> None:
         """Count a request that begins."""
-        self._pass()
-        self._inside += 1
+        self._advance()
+        self._running += 1
 
     def add(self, tokens: int) -> None:
         """Count tokens generated just now."""
@@ -56,24 +56,24 @@ class DrainRate:
 
     def leave(self) -> None:
         """Count a request that ended, however."""
-        self._pass()
-        self._inside -= 1
+        self._advance()
+        self._running -= 1
 
     def rate(self) -> float:
         """Return tokens per second of busy time, 0 before the first token."""
-        self._pass()
+        self._advance()
         return self._tokens / self._busy_s if self._busy_s > 0 else 0.0
 
     def stream_rate(self) -> float:
-        """Return tokens per second of one request, from its begin to its end."""
-        self._pass()
+        """Return tokens per second of one request, from its start to its end."""
+        self._advance()
         return self._tokens / self._stream_s if self._stream_s > 0 else 0.0
 
-    def _pass(self) -> None:
+    def _advance(self) -> None:
         now = self._clock()
-        if self._inside:
-            self._busy_s += now - self._since
-            self._stream_s += self._inside * (now - self._since)
-        self._since = now
+        if self._running:
+            self._busy_s += now - self._advanced_s
+            self._stream_s += self._running * (now - self._advanced_s)
+        self._advanced_s = now
         if self._busy_s > 2 * self._window_s:
             self._busy_s, self._stream_s, self._tokens = self._busy_s / 2, self._stream_s / 2, self._tokens / 2

@@ -1,11 +1,10 @@
 """vLLM's AsyncLLM, token-in/token-out, on GPUs or CPUs.
 
-vLLM trusts its caller: a float among the token ids hangs its core for good, and `check_health` notices only dead processes. The
-request types are exact by construction (`serve_app.types`), and health is a round trip to the core.
+vLLM trusts its caller: a float among the token ids hangs its core, and its own `check_health` notices only dead processes. So the
+request types are exact by construction (`serve_app.types`), and our health check is a round trip to the core.
 """
 
 import asyncio
-import json
 import logging
 import math
 import os
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMValidationError
@@ -30,12 +30,13 @@ from serve_app.chat.lark import wrap_lark
 from serve_app.chat.lark_text import may_force_tokens
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.engine_config import VllmSettings
-from serve_app.engines.admission import answer_limit
-from serve_app.engines.guidance import Guidance, Guide, too_large
+from serve_app.engines.admission import compute_answer_limit
+from serve_app.engines.guidance import Guidance, Guide, build_too_large_error
 from serve_app.engines.throughput import Throughput
 from serve_app.engines.vllm_logprobs import EXTENSION
+from serve_app.engines.vllm_requirements import read_cpu_flags, require_device, require_runnable
 from serve_app.errors import EngineDead, GenerationFailed, InvalidRequest, ModelUnusable, ServeError, explain
-from serve_app.files.dense_tokenizer import dense_tokenizer
+from serve_app.files.dense_tokenizer import write_dense_tokenizer
 from serve_app.types import (
     Capability,
     Constraint,
@@ -57,16 +58,16 @@ from serve_app.types import (
 
 logger = logging.getLogger(__name__)
 
-_LEAST_STEP_TOKENS = 2048
-"""Tokens that a step on CPUs has room for, at least."""
+_MIN_STEP_TOKENS = 2048
+"""Least tokens of a step on CPUs."""
 
-_NOT_WHILE_DRAFTING = frozenset({Capability.LOGIT_BIAS, Capability.MIN_P})
-_CPU_QUANTIZATION = {"compressed-tensors": "", "awq": "avx512f", "gptq": "avx512f"}
-"""Methods with CPU kernels, and the processor flag they need."""
+_UNSUPPORTED_WHILE_DRAFTING = frozenset({Capability.LOGIT_BIAS, Capability.MIN_P})
+_REFUSALS = (ValueError, TypeError, LookupError, NotImplementedError, AssertionError, OSError, SafetensorError)
+"""What vLLM raises for settings (pydantic's error is a `ValueError`) and damaged files; a core that dies is a `RuntimeError`."""
 
 
 class _LatestStats(AggregateStatLoggerBase):
-    """Keeps the scheduler's last figures; vLLM pushes them every step."""
+    """Keeps the scheduler's latest statistics, which vLLM pushes every step."""
 
     last: "_LatestStats | None" = None
 
@@ -76,12 +77,12 @@ class _LatestStats(AggregateStatLoggerBase):
         _LatestStats.last = self
 
     def record(self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0) -> None:
-        """Keep the figures."""
+        """Keep the statistics."""
         if scheduler_stats is not None:
             self.scheduler = scheduler_stats
 
     def log_engine_initialized(self) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class VllmEngine:
@@ -95,7 +96,7 @@ class VllmEngine:
         self._guidance: Guidance | None = None
         self._vocabulary_size = 0
         self._end_ids: tuple[int, ...] = ()
-        self._control: frozenset[str] = frozenset()
+        self._control_tokens: frozenset[str] = frozenset()
         self._stats: _LatestStats | None = None
         self._throughput = Throughput()
 
@@ -105,57 +106,63 @@ class VllmEngine:
         return EngineInfo(
             kind=EngineKind.VLLM,
             context_length=self._settings.max_model_len,
-            # vLLM refuses these two beside drafted tokens.
-            capabilities=frozenset(Capability) - (_NOT_WHILE_DRAFTING if self._settings.ngram_speculation else frozenset()),
+            # vLLM refuses these two capabilities while it drafts tokens.
+            capabilities=frozenset(Capability) - (_UNSUPPORTED_WHILE_DRAFTING if self._settings.ngram_speculation else frozenset()),
             max_concurrency=self._settings.max_num_seqs,
             precision=self._settings.quantization or self._settings.dtype,
         )
 
     async def start(self) -> None:
-        """Check that the settings can run here, then start the core process. Takes 10 to 60 s on CPUs."""
+        """Check that the settings can run here, then start the core process. Takes 10 to 60 s on CPUs.
+
+        Raises `ModelUnusable` where vLLM refuses the settings or the model's files, `EngineDead` where its core dies meanwhile.
+        """
         require_device(self._settings.device, current_platform.device_type)
-        require_runnable(self._settings, self._model_dir, _cpu_flags())
+        require_runnable(self._settings, self._model_dir, read_cpu_flags())
         _set_environment(self._settings)
         tokenizer = await asyncio.to_thread(Tokenizer.load, self._model_dir, control=False)
         self._guidance = Guidance(await asyncio.to_thread(wrap_tokenizer, tokenizer), tokenizer.vocabulary.size)
         self._end_ids = tokenizer.vocabulary.stop_ids
-        self._control = frozenset(tokenizer.raw(at).decode() for at in tokenizer.vocabulary.control_ids)
+        self._control_tokens = frozenset(tokenizer.raw(at).decode() for at in tokenizer.vocabulary.control_ids)
         try:
-            llm = await asyncio.to_thread(self._construct)
+            llm = await asyncio.to_thread(self._build)
             self._llm = llm
             if not all(await llm.collective_rpc("keep_raw_logprobs")):
-                logger.warning("logprobs beside a constraint will be those after its mask: this model runner is not known")
+                logger.warning("logprobs under a constraint will include its mask: this model runner is unknown")
         except ServeError:
             raise
+        except _REFUSALS as error:
+            logger.exception("vLLM refuses the settings or the model's files")
+            raise ModelUnusable(f"vLLM refuses the settings or the model's files: {explain(error)}") from error
         except Exception as error:
             logger.exception("vLLM did not start")
             raise EngineDead(f"vLLM did not start: {explain(error)}") from error
         self._stats = _LatestStats.last
 
-    def _construct(self) -> AsyncLLM:
-        args = _engine_args(self._settings, self._model_dir) | {"tokenizer": str(dense_tokenizer(self._model_dir))}
+    def _build(self) -> AsyncLLM:
+        args = _build_engine_args(self._settings, self._model_dir) | {"tokenizer": str(write_dense_tokenizer(self._model_dir))}
         config = AsyncEngineArgs(**args).create_engine_config()
         self._vocabulary_size = int(config.model_config.get_vocab_size())
         return AsyncLLM.from_vllm_config(config, disable_log_stats=True, stat_loggers=[_LatestStats])
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
         """See `Engine.generate`."""
-        llm = self._require()
-        limit = answer_limit(request, self._settings.max_model_len, self._vocabulary_size)
-        # vLLM answers without the constraint where that names control tokens that there are none of, and ends the answer as if it
-        # were whole where following it takes too much: so it is compiled here too, and what vLLM says is held against it.
+        llm = self._running_llm()
+        limit = compute_answer_limit(request, self._settings.max_model_len, self._vocabulary_size)
+        # vLLM silently ignores a constraint that names unknown control tokens, and ends an answer as if it were complete where the
+        # constraint grows too large. So the constraint is compiled here too, and the guide checks vLLM's tokens.
         constraint = request.constraint
         guide, lark = await self._start_guide(constraint) if constraint else (None, "")
-        params = _sampling_params(request.sampling, limit, lark)
+        params = _build_sampling_params(request.sampling, limit, lark)
         prompt: Any = tokens_input(list(request.prompt), cache_salt=request.cache_salt)
-        began = time.monotonic()
-        first: float | None = None
+        started_s = time.monotonic()
+        first_token_s: float | None = None
         generated = 0
-        with _translated():
+        with _translate_errors():
             stream = llm.generate(prompt, params, request.request_id)
             try:
                 async for output in stream:
-                    first = first or time.monotonic()
+                    first_token_s = first_token_s or time.monotonic()
                     part = output.outputs[0]
                     ids = tuple(int(token) for token in part.token_ids)
                     generated += len(ids)
@@ -164,11 +171,11 @@ class VllmEngine:
                     if guide and constraint and ids and not guide.follow(ids, ended=ended, optional=constraint.optional):
                         guide = None
                     if guide and part.finish_reason == "error":  # the core could not follow its own copy
-                        raise too_large()
-                    reason = _finish_reason(part.finish_reason)
+                        raise build_too_large_error()
+                    reason = _read_finish_reason(part.finish_reason)
                     kept = ids[:-1] if reason is FinishReason.STOP else ids
                     if kept:
-                        yield TokenDelta(kept, _logprobs(part.logprobs, kept, request.sampling.logprobs))
+                        yield TokenDelta(kept, _read_logprobs(part.logprobs, kept, request.sampling.logprobs))
                     if reason is not None:
                         now = time.monotonic()
                         usage = Usage(
@@ -176,29 +183,33 @@ class VllmEngine:
                             completion_tokens=generated,
                             cached_tokens=int(output.num_cached_tokens or 0),
                         )
-                        yield Finished(reason=reason, usage=usage, timings=Timings(prefill_s=first - began, decode_s=now - first))
+                        yield Finished(
+                            reason=reason,
+                            usage=usage,
+                            timings=Timings(prefill_s=first_token_s - started_s, decode_s=now - first_token_s),
+                        )
                         return
             finally:
                 await stream.aclose()
 
     async def _start_guide(self, constraint: Constraint) -> tuple[Guide | None, str]:
-        """Return what follows the constraint here, and its grammar for the core; neither for an optional one that does not compile.
+        """Return a guide for the constraint and its grammar for the core; neither for an optional one that does not compile.
 
-        Raises `InvalidRequest` for others.
+        Raises `InvalidRequest` for a required constraint that does not compile.
         """
         assert self._guidance is not None
         lark = require_lark(constraint)
         guide = await self._guidance.start(Grammar(wrap_lark(lark, self._end_ids), optional=constraint.optional))
-        return guide, wrap_lark(lark, self._end_ids, forcing=may_force_tokens(lark, self._control)) if guide else ""
+        return guide, wrap_lark(lark, self._end_ids, forcing=may_force_tokens(lark, self._control_tokens)) if guide else ""
 
-    def _require(self) -> AsyncLLM:
+    def _running_llm(self) -> AsyncLLM:
         if self._llm is None:
             raise EngineDead("vLLM is not running")
         return self._llm
 
     async def check_health(self) -> None:
-        """Raise `EngineDead` unless the core answers a round trip in time; a step in progress is waited for."""
-        llm = self._require()
+        """Raise `EngineDead` unless the core answers a round trip in time; waits for a step in progress."""
+        llm = self._running_llm()
         try:
             await asyncio.wait_for(llm.is_sleeping(), self._settings.health_timeout_s)
         except TimeoutError as error:
@@ -210,7 +221,7 @@ class VllmEngine:
         """See `Engine.load`."""
         scheduler = self._stats.scheduler if self._stats else None
         unfinished = int(self._llm.output_processor.get_num_unfinished_requests()) if self._llm else 0
-        # The scheduler tells its figures with each step, so they are stale when nothing runs.
+        # The scheduler pushes its statistics with each step, so they are stale when nothing runs.
         waiting = min(unfinished, int(scheduler.num_waiting_reqs)) if scheduler else 0
         return EngineLoad(
             running=unfinished - waiting,
@@ -229,58 +240,8 @@ class VllmEngine:
             self._llm = None
 
 
-def require_device(asked: str, built_for: str) -> None:
-    """Raise `ModelUnusable` when the installed vLLM computes elsewhere than `device` says."""
-    if asked != built_for:
-        have = built_for or "no device it can see"
-        extra = "gpu" if asked == "cuda" else "cpu"
-        raise ModelUnusable(
-            f"device: {asked} is set, but the installed vLLM runs on {have}; "
-            f"set device: {built_for or 'cpu'}, or install the {extra} extra on a machine with that device"
-        )
-
-
-def require_runnable(settings: VllmSettings, model_dir: Path, cpu_flags: frozenset[str]) -> None:
-    """Raise `ModelUnusable` with the reason and the alternatives when `settings` cannot run on this checkpoint and device."""
-    quantized = json.loads((model_dir / "config.json").read_text()).get("quantization_config") or {}
-    stored = quantized.get("quant_method")
-    asked = settings.quantization
-    if asked and asked != "fp8" and not stored:
-        raise ModelUnusable(
-            f"quantization: {asked} is set, but the checkpoint is not quantized; "
-            f"remove the line or point the model's path at a checkpoint quantized with {asked}"
-        )
-    if asked and stored and not stored.startswith(asked.split("_")[0]):
-        raise ModelUnusable(
-            f"quantization: {asked} is set, but the checkpoint is quantized with {stored}; set quantization: {stored}"
-        )
-    method = asked or stored
-    if settings.device == "cpu" and method:
-        needed = "avx512f" if _weight_bits(quantized) < 8 else _CPU_QUANTIZATION.get(method)
-        if needed is None or (needed and needed not in cpu_flags):
-            why = "has no CPU kernel" if needed is None else f"needs the processor feature {needed}, which this one lacks"
-            raise ModelUnusable(
-                f"quantization: {method} {why}. Alternatives: the unquantized checkpoint with dtype float32, an int8 W8A8 "
-                "(compressed-tensors) checkpoint, or the onnx group with precision int4."
-            )
-
-
-def _weight_bits(quantized: dict[str, Any]) -> int:
-    """Return the narrowest weights of a compressed-tensors checkpoint, 8 for other methods."""
-    groups = (quantized.get("config_groups") or {}).values()
-    return min((int((group.get("weights") or {}).get("num_bits") or 8) for group in groups), default=8)
-
-
-def _cpu_flags() -> frozenset[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line.split(":", 1)[1] for line in lines if line.startswith("flags")), "").split())
-
-
 def _set_environment(settings: VllmSettings) -> None:
-    """Set what vLLM reads from the environment only; it is inherited by the core process."""
+    """Set what vLLM reads only from the environment; the core process inherits it."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     if settings.enforce_eager:
@@ -294,7 +255,7 @@ def _set_environment(settings: VllmSettings) -> None:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
 
-def _engine_args(settings: VllmSettings, model_dir: Path) -> dict[str, Any]:
+def _build_engine_args(settings: VllmSettings, model_dir: Path) -> dict[str, Any]:
     args: dict[str, Any] = {
         "model": str(model_dir),
         "dtype": settings.dtype,
@@ -305,7 +266,7 @@ def _engine_args(settings: VllmSettings, model_dir: Path) -> dict[str, Any]:
         "enforce_eager": settings.enforce_eager,
         "generation_config": "vllm",
         "worker_extension_cls": EXTENSION,
-        # guidance keeps to Lark with control tokens, and to the way of writing JSON that a schema asks for
+        # only guidance supports Lark with control tokens, and the JSON spacing that a schema asks for
         "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
     }
     if settings.device == "cpu":
@@ -313,9 +274,9 @@ def _engine_args(settings: VllmSettings, model_dir: Path) -> dict[str, Any]:
             "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30),
             "distributed_executor_backend": "uni",
             # A seeded request whose prompt is cut into chunks ends vLLM's core on CPUs: it rewinds the generator by an offset,
-            # which torch's CPU generators do not have. So prompts are read whole, and a step has room for the longest.
+            # which torch's CPU generators lack. So prompts are read whole, and a step has room for the longest prompt.
             "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(_LEAST_STEP_TOKENS, settings.max_model_len),
+            "max_num_batched_tokens": max(_MIN_STEP_TOKENS, settings.max_model_len),
         }
     else:
         args |= {"gpu_memory_utilization": settings.gpu_memory_utilization}
@@ -328,7 +289,7 @@ def _engine_args(settings: VllmSettings, model_dir: Path) -> dict[str, Any]:
     return args
 
 
-def _sampling_params(sampling: Sampling, max_tokens: int, lark: str) -> SamplingParams:
+def _build_sampling_params(sampling: Sampling, max_tokens: int, lark: str) -> SamplingParams:
     return SamplingParams(
         structured_outputs=StructuredOutputsParams(grammar=lark) if lark else None,
         temperature=0.0 if sampling.greedy else sampling.temperature,
@@ -350,7 +311,7 @@ def _sampling_params(sampling: Sampling, max_tokens: int, lark: str) -> Sampling
     )
 
 
-def _finish_reason(reason: str | None) -> FinishReason | None:
+def _read_finish_reason(reason: str | None) -> FinishReason | None:
     if reason is None:
         return None
     if reason == "error":
@@ -360,8 +321,8 @@ def _finish_reason(reason: str | None) -> FinishReason | None:
     return FinishReason(reason)
 
 
-def _logprobs(parts: Any, ids: tuple[int, ...], count: int | None) -> tuple[TokenLogprob, ...]:
-    """Return what was asked for; an alternative that a mask forbade, where one has been applied, is none."""
+def _read_logprobs(parts: Any, ids: tuple[int, ...], count: int | None) -> tuple[TokenLogprob, ...]:
+    """Return the requested logprobs, without alternatives that a mask forbade."""
     if count is None or parts is None:
         return ()
     result = []
@@ -373,18 +334,18 @@ def _logprobs(parts: Any, ids: tuple[int, ...], count: int | None) -> tuple[Toke
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     """Turn vLLM's exceptions into ours."""
     try:
         yield
     except EngineDeadError as error:
         raise EngineDead("vLLM's core died") from error
     except VLLMValidationError as error:
-        raise InvalidRequest(_first_line(error)) from error
+        raise InvalidRequest(_extract_first_line(error)) from error
     except EngineGenerateError as error:
         raise GenerationFailed("vLLM failed to generate") from error
 
 
-def _first_line(error: BaseException) -> str:
+def _extract_first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__

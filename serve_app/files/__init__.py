@@ -1,1 +1,1 @@
-"""The forms of a model's files: what exporters write and engines read, and the cache where derived forms are kept."""
+"""Reads and checks the files that exporters write and engines load, and keeps derived files in a cache."""

@@ -1,4 +1,4 @@
-"""The folder for forms derived from a model, what keys them, and the lock that lets one process write. Knows no form."""
+"""The cache of folders derived from a model: where they are, what keys them, and how one process writes each. Knows no content."""
 
 import errno
 import fcntl
@@ -6,15 +6,24 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from serve_app.errors import ModelUnusable
+from serve_app.files.scratch import create_scratch_folder
 
 logger = logging.getLogger(__name__)
 
+Progress = Callable[[str, float], None]
+"""Takes a description of the work and the fraction done, 0 to 1; 0 where nothing can be counted. Called in the working thread."""
+
 _PIECE_BYTES = 1 << 22
+
+
+def ignore_progress(what: str, fraction: float) -> None:
+    """Report nothing."""
 
 
 def cache_dir() -> Path:
@@ -25,34 +34,71 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phi-serve"
 
 
+def write_cached_folder(
+    target: Path,
+    work: str,
+    write: Callable[[Path], None],
+    *,
+    is_whole: Callable[[Path], bool] = Path.exists,
+    on_wait: Callable[[], None] = lambda: None,
+) -> Path:
+    """Return the cached folder `target`, and write it first unless `is_whole` accepts it.
+
+    One process writes at a time, under a lock beside the folder; `on_wait` is called when another process holds it. `write` fills a
+    new folder, which becomes `target` whole or not at all; a damaged `target` is removed before.
+
+    Raises `ModelUnusable` when the disk refuses; `work` names the work in the message, as in "exporting int4".
+    """
+    if is_whole(target):
+        return target
+    with translate_disk_errors(work):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _hold_lock(target.with_suffix(".lock"), on_wait):
+            if not is_whole(target):
+                shutil.rmtree(target, ignore_errors=True)
+                write_folder(target, write)
+    return target
+
+
+def write_folder(target: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a new folder beside `target`, then rename it: `target` appears whole or not at all."""
+    with create_scratch_folder(target.parent) as scratch:
+        folder = scratch / "out"
+        folder.mkdir()
+        write(folder)
+        os.replace(folder, target)
+
+
 @contextmanager
-def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold an exclusive lock between processes; `waiting` is called where another holds it. The kernel frees a dead holder's."""
+def _hold_lock(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold an exclusive lock between processes. The kernel frees it when its holder dies."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            waiting()
+            on_wait()
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 @contextmanager
-def writing(what: str) -> Iterator[None]:
-    """Turn what the disk refuses while `what` is written into `ModelUnusable`."""
+def translate_disk_errors(work: str) -> Iterator[None]:
+    """Turn an `OSError` into `ModelUnusable`; `work` names the work that failed, as in "exporting int4"."""
     try:
         yield
     except OSError as error:
-        logger.exception("%s failed", what)
+        logger.exception("%s failed", work)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ModelUnusable(f"the disk became full while {what} was written; make room and start again") from error
+            raise ModelUnusable(
+                f"the disk became full while {work}; make room, or set PHI_SERVE_CACHE to a folder on another disk"
+            ) from error
         file = f" ({Path(error.filename).name})" if isinstance(error.filename, str) else ""
-        why = f"{error.strerror or type(error).__name__}{file}"
-        raise ModelUnusable(f"{what} failed: {why}; set PHI_SERVE_CACHE to a folder that can be written") from error
+        reason = f"{error.strerror or type(error).__name__}{file}"
+        raise ModelUnusable(f"{work} failed: {reason}; set PHI_SERVE_CACHE to a folder that can be written") from error
 
 
 def read_content(file: Path) -> Iterator[bytes]:
-    """Yield the file, or its hash alone where the hub's cache names it by that, which saves reading gigabytes."""
+    """Yield the file's bytes; of a file that the hub's cache names by its hash, only that hash, which saves reading gigabytes."""
     stored = file.resolve()
     if stored.parent.name == "blobs" and re.fullmatch("(sha256-)?([0-9a-f]{40}|[0-9a-f]{64})", stored.name):
         yield stored.name.encode()
@@ -62,7 +108,7 @@ def read_content(file: Path) -> Iterator[bytes]:
             yield piece
 
 
-def identify(file: Path) -> str:
+def hash_content(file: Path) -> str:
     """Return a hash of the file's content."""
     digest = hashlib.blake2b(digest_size=16)
     for piece in read_content(file):

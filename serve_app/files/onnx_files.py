@@ -1,7 +1,7 @@
-"""The files of a folder with an ONNX graph: which they are, and that none lies outside.
+"""Finds the files of an ONNX graph and checks that none lies outside its folder.
 
-onnxruntime reads the data files that a graph names on its own, so every load path asks here before it creates a session. Knows no
-operator.
+onnxruntime itself opens the data files that a graph names, so every load path checks them here before it creates a session. Knows
+no operator.
 """
 
 import math
@@ -28,36 +28,36 @@ _BITS = {
     **dict.fromkeys(("INT2", "UINT2"), 2),
     "COMPLEX128": 128,
 }
-"""Bits per element by the format's names for types; strings cannot lie in a data file."""
+"""Bits per element by the format's names for types; strings cannot be in a data file."""
 
 
 @dataclass(slots=True)
 class OnnxFiles:
-    """A graph and the files its tensors lie in, all checked."""
+    """A graph and its data files, all checked."""
 
     graph: Path
-    """Where the graph is stored, links resolved."""
+    """The graph's path, links resolved."""
     model: onnx.ModelProto
     data: dict[str, Path] = field(default_factory=dict)
-    """Where the data files are stored, links resolved, by the location that the graph writes."""
+    """The data files' paths, links resolved, by their locations in the graph."""
 
 
 def read_files(folder: Path, name: str) -> OnnxFiles:
-    """Read the graph `name` of `folder` without its weights, and check that all its data files are inside and long enough.
+    """Read the graph `name` of `folder` without its weights; check that its data files are inside the folder and long enough.
 
-    Raises `ModelUnusable` naming the tensor and the path as the graph writes it.
+    Raises `ModelUnusable` naming the tensor and its location in the graph.
     """
     files = _parse(folder, name)
-    for tensor in external_tensors(files.model):
+    for tensor in find_external_tensors(files.model):
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
         what = f"tensor {tensor.name or '(unnamed)'} of {name}"
         stored = files.data.get(location) or resolve_inside(folder, location, what)
         files.data[location] = stored
-        offset, length = _extent(tensor, entries, what)
-        there = stored.stat().st_size
-        if offset + length > there:
-            raise ModelUnusable(f"{location} has {there} bytes, but {what} ends at byte {offset + length}; fetch the folder again")
+        offset, length = _read_extent(tensor, entries, what)
+        size = stored.stat().st_size
+        if offset + length > size:
+            raise ModelUnusable(f"{location} has {size} bytes, but {what} ends at byte {offset + length}; fetch the folder again")
     return files
 
 
@@ -67,13 +67,13 @@ def _parse(folder: Path, name: str) -> OnnxFiles:
     try:
         model.ParseFromString(graph.read_bytes())
     except (DecodeError, OSError, RecursionError, ValueError) as error:
-        raise ModelUnusable(f"{name} is no ONNX graph, or not all of one; fetch the folder again") from error
+        raise ModelUnusable(f"{name} is not an ONNX graph, or is cut short; fetch the folder again") from error
     if not model.graph.node:
         raise ModelUnusable(f"{name} holds no graph; fetch the folder again")
     return OnnxFiles(graph, model)
 
 
-def _extent(tensor: onnx.TensorProto, entries: dict[str, str], what: str) -> tuple[int, int]:
+def _read_extent(tensor: onnx.TensorProto, entries: dict[str, str], what: str) -> tuple[int, int]:
     """Return the tensor's first byte and its number of bytes in the data file."""
     bits = _BITS.get(onnx.TensorProto.DataType.Name(tensor.data_type)) if tensor.data_type in _KNOWN else None
     if bits is None or any(size < 0 for size in tensor.dims):
@@ -82,7 +82,7 @@ def _extent(tensor: onnx.TensorProto, entries: dict[str, str], what: str) -> tup
     try:
         offset, length = int(entries.get("offset") or 0), int(entries.get("length") or 0) or needed
     except ValueError as error:
-        raise ModelUnusable(f"{what} has an offset or a length that is no number; fetch the folder again") from error
+        raise ModelUnusable(f"{what} has an offset or a length that is not a number; fetch the folder again") from error
     if offset < 0 or length != needed:
         raise ModelUnusable(f"{what} takes {needed} bytes, but the graph says {length} from byte {offset}; fetch the folder again")
     return offset, length
@@ -92,9 +92,9 @@ _KNOWN = frozenset(onnx.TensorProto.DataType.values())
 
 
 def read_array(files: OnnxFiles, tensor: ir.TensorProtocol) -> NDArray[Any]:
-    """Return the tensor's numbers, wherever they are.
+    """Return the tensor's numbers, from the graph or from a data file.
 
-    onnx_ir would read no data file that has a second hard link or is reached by a symbolic one, as those of the hub are.
+    onnx_ir refuses data files that have a second hard link or are symbolic links, as the hub's are.
     """
     if not isinstance(tensor, ir.ExternalTensor):
         return tensor.numpy()
@@ -103,12 +103,12 @@ def read_array(files: OnnxFiles, tensor: ir.TensorProtocol) -> NDArray[Any]:
     return np.fromfile(place, kind, count=math.prod(shape), offset=tensor.offset or 0).reshape(shape)
 
 
-def inline_small(files: OnnxFiles) -> None:
-    """Move the numbers that edits of the graph depend on, such as indices, from the data files into `files.model`."""
-    for tensor in external_tensors(files.model):
+def inline_small_tensors(files: OnnxFiles) -> None:
+    """Move small tensors, such as the indices that edits of the graph need, from the data files into `files.model`."""
+    for tensor in find_external_tensors(files.model):
         entries = {entry.key: entry.value for entry in tensor.external_data}
-        offset, length = _extent(tensor, entries, tensor.name)
-        if length <= _SMALL:
+        offset, length = _read_extent(tensor, entries, tensor.name)
+        if length <= _SMALL_BYTES:
             with files.data[entries["location"]].open("rb") as stream:
                 stream.seek(offset)
                 tensor.raw_data = stream.read(length)
@@ -116,18 +116,18 @@ def inline_small(files: OnnxFiles) -> None:
             tensor.data_location = onnx.TensorProto.DEFAULT
 
 
-_SMALL = 64
-"""Bytes; more than the axes, indices and lengths of graphs take."""
+_SMALL_BYTES = 64
+"""Upper bound in bytes; axes, indices and lengths are smaller."""
 
 
-def external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+def find_external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Yield every tensor whose data is in another file: of the graph, its branches and its functions, dense or sparse."""
-    for tensor in _tensors(model):
+    for tensor in _find_tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             yield tensor
 
 
-def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+def _find_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     graphs = [model.graph]
     for training in model.training_info:
         graphs += [training.initialization, training.algorithm]
@@ -136,7 +136,7 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     while graphs or nodes or attributes:
         for graph in graphs:
             yield from graph.initializer
-            yield from _dense(graph.sparse_initializer)
+            yield from _find_dense_tensors(graph.sparse_initializer)
         nodes += [node for graph in graphs for node in graph.node]
         attributes += [each for node in nodes for each in node.attribute]
         graphs, nodes = [], []
@@ -144,12 +144,14 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
             if each.HasField("t"):
                 yield each.t
             yield from each.tensors
-            yield from _dense([*each.sparse_tensors, *([each.sparse_tensor] if each.HasField("sparse_tensor") else [])])
+            yield from _find_dense_tensors(
+                [*each.sparse_tensors, *([each.sparse_tensor] if each.HasField("sparse_tensor") else [])]
+            )
             graphs += [*([each.g] if each.HasField("g") else []), *each.graphs]
         attributes = []
 
 
-def _dense(tensors: "Iterator[onnx.SparseTensorProto] | list[onnx.SparseTensorProto]") -> Iterator[onnx.TensorProto]:
+def _find_dense_tensors(tensors: "Iterator[onnx.SparseTensorProto] | list[onnx.SparseTensorProto]") -> Iterator[onnx.TensorProto]:
     for sparse in tensors:
         yield sparse.values
         yield sparse.indices

@@ -1,4 +1,4 @@
-"""Folders that are being written: renamed when whole, removed when their writer is gone. Knows nothing of their content."""
+"""Creates folders to write in, and removes those that dead writers left. Knows nothing of their content."""
 
 import fcntl
 import os
@@ -12,14 +12,14 @@ _PREFIX = ".phi-serve-export-"
 
 
 @contextmanager
-def scratch_folder(parent: Path, prefix: str = _PREFIX) -> Iterator[Path]:
-    """Yield a new empty folder in `parent`, and remove what is left of it at the end; first remove what dead writers left there.
+def create_scratch_folder(parent: Path, prefix: str = _PREFIX) -> Iterator[Path]:
+    """Yield a new empty folder in `parent`, and remove it at the end unless it was moved; first remove those of dead writers.
 
-    A writer holds a lock on its folder, which the kernel frees when the writer dies, however it dies. A folder whose name begins
-    with `prefix` counts as a writer's.
+    A writer holds a lock on its folder, which the kernel frees when the writer dies. Every folder whose name begins with `prefix`
+    is treated as a writer's.
     """
-    for left in parent.glob(f"{prefix}*"):
-        _remove_dead(left)
+    for leftover in parent.glob(f"{prefix}*"):
+        _remove_abandoned(leftover)
     folder, lock = _create(parent, prefix)
     try:
         yield folder
@@ -42,11 +42,11 @@ def _create(parent: Path, prefix: str) -> tuple[Path, int]:
         os.close(lock)
 
 
-def _remove_dead(folder: Path) -> None:
+def _remove_abandoned(folder: Path) -> None:
     """Remove the folder unless its writer lives."""
     try:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:  # gone already, or no folder of ours
+    except OSError:  # already removed, or not a writer's folder
         return
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

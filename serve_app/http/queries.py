@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from serve_app.conversation import GenerateRequest, Prompt, RoutePreview, TaskExample
 from serve_app.dialects.base import Models, RenderedPrompt
-from serve_app.engine_config import gpu_layers
+from serve_app.engine_config import count_gpu_layers
 from serve_app.gateway import Gateway
 from serve_app.http.hints import apply_header_hints
 from serve_app.model_info import LoadedGroup, ModelInfo
@@ -83,8 +83,8 @@ class GatewayContext:
                 precision=group.info.precision,
                 replicas=group.replicas,
                 context_length=group.info.context_length,
-                weight_bytes=group.replicas * weights.held_bytes(group.info.precision),
-                gpu_bytes=group.replicas * weights.gpu_bytes(group.info.precision, gpu_layers(settings.engines[group.name])),
+                weight_bytes=group.replicas * weights.loaded_bytes(group.info.precision),
+                gpu_bytes=group.replicas * weights.gpu_bytes(group.info.precision, count_gpu_layers(settings.engines[group.name])),
             )
             for group in self._gateway.fleet().groups
             if group.ready and group.info is not None

@@ -1,27 +1,27 @@
-"""Values of the Helm chart for a configuration. With them the chart renders what `kubernetes` gives; a test holds it to that."""
+"""Generates the Helm chart's values for a configuration. A test compares the rendered chart with the objects of `kubernetes`."""
 
 from typing import Any
 
 from serve_app.config import DEFAULT_MODELS
 from serve_app.manifests.compose import IMAGES
-from serve_app.manifests.kuberay import MODELS_CLAIM, REDIS_SECRET, Choices
+from serve_app.manifests.kuberay import MODELS_CLAIM, REDIS_SECRET, ClusterOptions
 from serve_app.manifests.plan import RAY_VERSION, VERSION, Plan
 from serve_app.manifests.text import dump
 
 _ABOUT = {
     "image": "Our images. registry is a prefix with a slash at its end.",
     "rayVersion": "Must be the images' own.",
-    "models": "What is served: serve_config.yaml, args.models.",
+    "models": "The served models: args.models of serve_config.yaml.",
     "groups": "Engine groups, best first where routing names none: the engine (args.engines) and Serve's options (deployments).",
     "ingress": "Serve options of the ingress.",
     "args": "The rest of args: routing, limits.",
     "serve": "The rest of serve_config.yaml.",
     "application": "Name and place of the application; import_path is fixed by the image.",
-    "head": "The head runs Ray's books and the autoscaler, no engine.",
+    "head": "The head runs Ray's control service and the autoscaler, no engine.",
     "pools": "Nodes for the groups. A pool with gpus takes the groups that ask for num_gpus. min and max bound the autoscaler.",
     "storage": "claim: a PersistentVolumeClaim with the model's files, mounted read-only at /models. cache: scratch space per pod.",
-    "auth": "Ray's token; KubeRay makes the secret unless secretName names one of yours with the key auth_token.",
-    "redis": "Keeps the head's state. enabled: false with an address of your own. secret has the key password and is made by you.",
+    "auth": "Ray's token; KubeRay creates the secret unless secretName names your own, with the key auth_token.",
+    "redis": "Keeps the head's state. enabled: false with an address of your own. You create secret, with the key password.",
     "upgrade": "NewCluster, or NewClusterWithIncrementalUpgrade, which needs a Gateway API controller.",
     "networkPolicy": "hub: pods may fetch the model on port 443. client: label of namespaces that may send requests and scrape.",
     "monitoring": "PodMonitor, ServiceMonitor and PrometheusRule of the Prometheus operator.",
@@ -32,7 +32,7 @@ _ABOUT = {
 _DEFAULT_MODELS = {name: model.model_dump(mode="json", exclude_defaults=True) for name, model in DEFAULT_MODELS.items()}
 
 
-def values(plan: Plan, choices: Choices) -> dict[str, Any]:
+def build_values(plan: Plan, choices: ClusterOptions) -> dict[str, Any]:
     """Return the chart's values."""
     application = plan.application
     args = dict(application["args"])
@@ -59,8 +59,8 @@ def values(plan: Plan, choices: Choices) -> dict[str, Any]:
                 "cpus": pool.cpus,
                 "memory": f"{pool.memory_gib}Gi",
                 "gpus": pool.gpus,
-                "min": pool.least,
-                "max": pool.most,
+                "min": pool.min_nodes,
+                "max": pool.max_nodes,
                 "nodeSelector": {},
             }
             for pool in plan.pools
@@ -75,6 +75,6 @@ def values(plan: Plan, choices: Choices) -> dict[str, Any]:
     }
 
 
-def values_text(plan: Plan, choices: Choices) -> str:
-    """Return the values as YAML with a line about each."""
-    return "\n".join(f"# {_ABOUT[key]}\n{dump({key: value})}" for key, value in values(plan, choices).items())
+def render_values(plan: Plan, choices: ClusterOptions) -> str:
+    """Return the values as YAML with a comment on each."""
+    return "\n".join(f"# {_ABOUT[key]}\n{dump({key: value})}" for key, value in build_values(plan, choices).items())

@@ -1,4 +1,4 @@
-"""The cluster as a compose file: head, workers, what deploys the application, and the optional services as profiles.
+"""Generates the cluster's compose file: head, workers, the deployment job, and the optional services as profiles.
 
 Knows the plan; sizes come from the environment files in docker/env, one per row of the resource table.
 """
@@ -11,9 +11,9 @@ from serve_app.manifests.plan import (
     OBJECT_STORE_BYTES,
     UID,
     VERSION,
+    Hardware,
     Plan,
     Pool,
-    Variant,
 )
 from serve_app.manifests.text import dump
 
@@ -25,24 +25,24 @@ IMAGES = {
     "redis": "docker.io/library/redis:8.2.2-bookworm",
     "webui": "ghcr.io/open-webui/open-webui:v0.6.34",
 }
-"""Images of others, by tag; pin them by digest where you can."""
+"""Third-party images by tag; pin them by digest where you can."""
 _SECRETS = ("ray_token", "redis_password", "grafana_password")
 _CONFIG = "/app/serve_config.yaml"
 _LOOPBACK = "127.0.0.1"
 
 
-def compose(plan: Plan, gpu_plan: Plan) -> dict[str, Any]:
-    """Return the compose file of `plan`; with profile `gpu` there is a node for the groups that `gpu_plan` has on GPUs."""
+def build_compose(plan: Plan, gpu_plan: Plan) -> dict[str, Any]:
+    """Return the compose file of `plan`; its profile `gpu` has a node for the groups that `gpu_plan` puts on GPUs."""
     services = {
-        "head": _head(plan),
-        "worker": _worker(plan.pools[0], plan),
-        "deploy": _deploy(),
+        "head": _build_head(plan),
+        "worker": _build_worker(plan.pools[0], plan),
+        "deploy": _build_deploy_job(),
     }
     for pool in gpu_plan.pools[1:]:
-        services["gpu-worker"] = _gpu_worker(pool, gpu_plan)
+        services["gpu-worker"] = _build_gpu_worker(pool, gpu_plan)
     return {
         "name": "phi-serve",
-        "services": services | _optional(plan),
+        "services": services | _build_optional_services(plan),
         "networks": {
             "ray": {"internal": True},
             "front": {},
@@ -50,18 +50,18 @@ def compose(plan: Plan, gpu_plan: Plan) -> dict[str, Any]:
         "volumes": {"models": {}, "prometheus": {}, "grafana": {}, "redis": {}, "webui": {}},
         "secrets": {name: {"file": f"./secrets/{name}"} for name in _SECRETS},
         "configs": {
-            "serve_config": {"content": _escaped(plan)},
-            "serve_config_gpu": {"content": _escaped(gpu_plan)},
+            "serve_config": {"content": _escape_variables(plan)},
+            "serve_config_gpu": {"content": _escape_variables(gpu_plan)},
         },
     }
 
 
-def _escaped(plan: Plan) -> str:
+def _escape_variables(plan: Plan) -> str:
     """Return the configuration as text in which compose replaces no variables."""
     return dump(plan.config).replace("$", "$$")
 
 
-def _hardened(service: Service, *, memory: str, pids: int, cpus: str = "1", read_only: bool = True) -> Service:
+def _harden(service: Service, *, memory: str, pids: int, cpus: str = "1", read_only: bool = True) -> Service:
     """Return a service without privileges and with limits."""
     return service | {
         "read_only": read_only,
@@ -75,8 +75,8 @@ def _hardened(service: Service, *, memory: str, pids: int, cpus: str = "1", read
     }
 
 
-def _node(variant: Variant, role: str, plan: Plan, environment: dict[str, str]) -> Service:
-    """Return what every container of ours has."""
+def _build_container(variant: Hardware, role: str, plan: Plan, environment: dict[str, str]) -> Service:
+    """Return the common part of all our containers."""
     image = f"${{PHI_SERVE_{variant.upper()}_IMAGE:-phi-serve-{variant}:{VERSION}}}"
     return {
         "image": image,
@@ -89,7 +89,8 @@ def _node(variant: Variant, role: str, plan: Plan, environment: dict[str, str]) 
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": "/run/secrets/ray_token",
             "RAY_OBJECT_STORE_BYTES": str(OBJECT_STORE_BYTES),
-            # How long nodes wait for another head, where Redis kept its state; Ray's own minute is short for a host's restart.
+            # How long nodes wait for a new head where Redis keeps its state; Ray's default of a minute is short for a host's
+            # restart.
             "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
             "HF_HUB_OFFLINE": "0" if plan.needs_hub else "1",
             **environment,
@@ -97,8 +98,8 @@ def _node(variant: Variant, role: str, plan: Plan, environment: dict[str, str]) 
         "secrets": ["ray_token"],
         "networks": {"ray": {}},
         "volumes": ["models:/models:ro"],
-        # Ray's sockets and logs; caches may hold compiled code, so only they may be executed.
-        # For everybody to write, since one user is all there is in here, and podman knows no `uid=`.
+        # For Ray's sockets and logs. Only the cache, which may contain compiled code, is executable.
+        # Writable for all users, since the container has one user and podman does not support `uid=`.
         "tmpfs": [
             "/tmp:mode=1777,size=1g",
             "/home/phi:mode=1777,size=64m",
@@ -109,7 +110,7 @@ def _node(variant: Variant, role: str, plan: Plan, environment: dict[str, str]) 
     }
 
 
-def _probe(url: str) -> Service:
+def _build_probe(url: str) -> Service:
     return {
         "test": ["CMD", "python3.11", "/app/probe.py", url],
         "interval": "15s",
@@ -119,37 +120,37 @@ def _probe(url: str) -> Service:
     }
 
 
-def _head(plan: Plan) -> Service:
-    """Ray's head: no engine runs on it, but the proxy that clients reach."""
+def _build_head(plan: Plan) -> Service:
+    """Return Ray's head, which runs the proxy that clients use, and no engine."""
     environment = {
         "RAY_NODE_CPUS": "0",
         "RAY_REDIS_ADDRESS": "${RAY_REDIS_ADDRESS:-}",
         "REDIS_PASSWORD_FILE": "/run/secrets/redis_password",
     }
-    head = _node(Variant.CPU, "head", plan, environment)
+    head = _build_container(Hardware.CPU, "head", plan, environment)
     head["secrets"] = ["ray_token", "redis_password"]
     head["networks"] = {"ray": {"aliases": ["ray-head"]}, "front": {}}
     head["ports"] = [f"{_LOOPBACK}:${{PHI_SERVE_PORT:-{HTTP_PORT}}}:{HTTP_PORT}"]
-    head["healthcheck"] = _probe(f"http://127.0.0.1:{HTTP_PORT}/health")
-    return _hardened(head, memory="${HEAD_MEMORY:-2g}", pids=4096)
+    head["healthcheck"] = _build_probe(f"http://127.0.0.1:{HTTP_PORT}/health")
+    return _harden(head, memory="${HEAD_MEMORY:-2g}", pids=4096)
 
 
-def _worker(pool: Pool, plan: Plan) -> Service:
-    """A node for engines; as many as WORKER_REPLICAS says."""
-    worker = _node(Variant.CPU, "worker", plan, {"RAY_NODE_CPUS": "${WORKER_CPUS:-2}"})
+def _build_worker(pool: Pool, plan: Plan) -> Service:
+    """Return a node for engines; WORKER_REPLICAS is their number."""
+    worker = _build_container(Hardware.CPU, "worker", plan, {"RAY_NODE_CPUS": "${WORKER_CPUS:-2}"})
     worker["depends_on"] = {"head": {"condition": "service_started"}}
     worker["deploy"] = {"replicas": "${WORKER_REPLICAS:-1}"}
-    worker["healthcheck"] = _probe(f"http://127.0.0.1:{AGENT_PORT}/api/local_raylet_healthz")
+    worker["healthcheck"] = _build_probe(f"http://127.0.0.1:{AGENT_PORT}/api/local_raylet_healthz")
     worker["labels"] = {"phi-serve.groups": ",".join(pool.groups)}
-    worker = _hardened(worker, memory="${WORKER_MEMORY:-6g}", pids=8192, cpus="${WORKER_CPUS:-2}")
+    worker = _harden(worker, memory="${WORKER_MEMORY:-6g}", pids=8192, cpus="${WORKER_CPUS:-2}")
     if plan.needs_hub:
         worker["networks"] = {"ray": {}, "front": {}}
     return worker
 
 
-def _gpu_worker(pool: Pool, plan: Plan) -> Service:
-    """A node with NVIDIA GPUs."""
-    worker = _worker(pool, plan)
+def _build_gpu_worker(pool: Pool, plan: Plan) -> Service:
+    """Return a node with NVIDIA GPUs."""
+    worker = _build_worker(pool, plan)
     worker |= {
         "image": f"${{PHI_SERVE_GPU_IMAGE:-phi-serve-gpu:{VERSION}}}",
         "build": {"context": "..", "dockerfile": "docker/gpu.Dockerfile"},
@@ -162,9 +163,9 @@ def _gpu_worker(pool: Pool, plan: Plan) -> Service:
     return worker
 
 
-def _deploy() -> Service:
-    """Hands a configuration, SERVE_CONFIG_NAME, to the cluster, once; run it again after a change."""
-    return _hardened(
+def _build_deploy_job() -> Service:
+    """Return the job that deploys the configuration SERVE_CONFIG_NAME once; run it again after a change."""
+    return _harden(
         {
             "image": f"${{PHI_SERVE_CPU_IMAGE:-phi-serve-cpu:{VERSION}}}",
             "command": ["deploy"],
@@ -187,28 +188,28 @@ def _deploy() -> Service:
     ) | {"restart": "on-failure"}
 
 
-def _optional(plan: Plan) -> dict[str, Service]:
-    """The services that a profile starts."""
+def _build_optional_services(plan: Plan) -> dict[str, Service]:
+    """Return the services that belong to profiles."""
     return {
-        "export": _export(plan),
-        "prometheus": _prometheus(),
-        "grafana": _grafana(),
-        "redis": _redis(),
-        "webui": _webui(),
+        "export": _build_export_job(plan),
+        "prometheus": _build_prometheus(),
+        "grafana": _build_grafana(),
+        "redis": _build_redis(),
+        "webui": _build_webui(),
     }
 
 
-def _export(plan: Plan) -> Service:
-    """The converter: writes the ONNX form of a model into the volume, once."""
-    export = _node(Variant.CPU, "phi-serve", plan, {"HF_HUB_OFFLINE": "0"})
+def _build_export_job(plan: Plan) -> Service:
+    """Return the job that exports a model to ONNX into the volume, once."""
+    export = _build_container(Hardware.CPU, "phi-serve", plan, {"HF_HUB_OFFLINE": "0"})
     export["command"] = ["phi-serve", "export", "onnx", "${MODEL:-embedded}", "--precision", "${PRECISION:-int4}"]
     export["command"] += ["--out", "/models/${EXPORT_NAME:-onnx}"]
     export |= {"profiles": ["export"], "volumes": ["models:/models"], "networks": {"front": {}}, "healthcheck": {"disable": True}}
     del export["secrets"]
-    return _hardened(export, memory="${EXPORT_MEMORY:-24g}", pids=1024, cpus="${WORKER_CPUS:-2}") | {"restart": "no"}
+    return _harden(export, memory="${EXPORT_MEMORY:-24g}", pids=1024, cpus="${WORKER_CPUS:-2}") | {"restart": "no"}
 
 
-def _prometheus() -> Service:
+def _build_prometheus() -> Service:
     service: Service = {
         "image": IMAGES["prometheus"],
         "profiles": ["monitoring"],
@@ -223,10 +224,10 @@ def _prometheus() -> Service:
         "ports": [f"{_LOOPBACK}:${{PROMETHEUS_PORT:-9090}}:9090"],
         "healthcheck": {"test": ["CMD", "wget", "-q", "--spider", "http://127.0.0.1:9090/-/healthy"], "interval": "30s"},
     }
-    return _hardened(service, memory="1g", pids=256)
+    return _harden(service, memory="1g", pids=256)
 
 
-def _grafana() -> Service:
+def _build_grafana() -> Service:
     service: Service = {
         "image": IMAGES["grafana"],
         "profiles": ["monitoring"],
@@ -250,11 +251,11 @@ def _grafana() -> Service:
         "depends_on": ["prometheus"],
         "healthcheck": {"test": ["CMD", "wget", "-q", "--spider", "http://127.0.0.1:3000/api/health"], "interval": "30s"},
     }
-    return _hardened(service, memory="512m", pids=256)
+    return _harden(service, memory="512m", pids=256)
 
 
-def _redis() -> Service:
-    """Keeps the head's state, so that a new head finds the running cluster (RAY_REDIS_ADDRESS=redis:6379)."""
+def _build_redis() -> Service:
+    """Return the store of the head's state, from which a new head finds the running cluster (RAY_REDIS_ADDRESS=redis:6379)."""
     start = 'exec redis-server --appendonly yes --dir /data --requirepass "$$(cat /run/secrets/redis_password)"'
     service: Service = {
         "image": IMAGES["redis"],
@@ -266,11 +267,11 @@ def _redis() -> Service:
         "networks": {"ray": {}},
         "healthcheck": {"test": ["CMD-SHELL", "redis-cli ping | grep -q -e PONG -e NOAUTH"], "interval": "15s"},
     }
-    return _hardened(service, memory="512m", pids=64)
+    return _harden(service, memory="512m", pids=64)
 
 
-def _webui() -> Service:
-    """Open WebUI over the Ollama dialect. Its image writes into itself, so its root is the one that is not read-only."""
+def _build_webui() -> Service:
+    """Return Open WebUI over the Ollama dialect. Its image writes to its root file system, so only this one is not read-only."""
     service: Service = {
         "image": IMAGES["webui"],
         "profiles": ["webui"],
@@ -285,4 +286,4 @@ def _webui() -> Service:
         "ports": [f"{_LOOPBACK}:${{WEBUI_PORT:-3001}}:8080"],
         "depends_on": {"head": {"condition": "service_started"}},
     }
-    return _hardened(service, memory="2g", pids=256, read_only=False)
+    return _harden(service, memory="2g", pids=256, read_only=False)

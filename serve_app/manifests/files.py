@@ -1,52 +1,52 @@
-"""The committed files that are made from serve_config.yaml: path to text. `make manifests` writes them, a test compares them."""
+"""Renders the committed manifests of serve_config.yaml. `make manifests` writes them, a test compares them."""
 
 import json
 from pathlib import Path
 
 import yaml
 
-from serve_app.manifests.chart import values_text
-from serve_app.manifests.compose import compose
-from serve_app.manifests.grafana import dashboard
-from serve_app.manifests.kuberay import Choices
-from serve_app.manifests.kubernetes import objects
-from serve_app.manifests.plan import Config, Variant, plan
+from serve_app.manifests.chart import render_values
+from serve_app.manifests.compose import build_compose
+from serve_app.manifests.grafana import build_dashboard
+from serve_app.manifests.kuberay import ClusterOptions
+from serve_app.manifests.kubernetes import build_objects
+from serve_app.manifests.plan import Config, Hardware, build_plan
 from serve_app.manifests.text import dump, dump_all
 
-_MADE = "# Made from serve_config.yaml by `make manifests`; change that file, or serve_app/manifests.\n"
+_HEADER = "# Made from serve_config.yaml by `make manifests`; change that file, or serve_app/manifests.\n"
 _RULES = Path(__file__).with_name("rules.yaml")
 
 
-def compose_text(config: Config) -> str:
+def render_compose(config: Config) -> str:
     """Return the compose file for a configuration."""
-    return dump(compose(plan(config, Variant.CPU), plan(config, Variant.GPU)))
+    return dump(build_compose(build_plan(config, Hardware.CPU), build_plan(config, Hardware.GPU)))
 
 
-def kuberay_text(config: Config, variant: Variant, choices: Choices) -> str:
+def render_kuberay(config: Config, variant: Hardware, choices: ClusterOptions) -> str:
     """Return the objects of a cluster on Kubernetes as a stream of documents."""
-    return dump_all(objects(plan(config, variant), choices, yaml.safe_load(_RULES.read_text())))
+    return dump_all(build_objects(build_plan(config, variant), choices, yaml.safe_load(_RULES.read_text())))
 
 
-def committed(root: Path) -> dict[str, str]:
-    """Return every made file of the repository at `root`, by its path there."""
+def render_all(root: Path) -> dict[str, str]:
+    """Return the text of every generated file of the repository at `root`, by its path there."""
     config = yaml.safe_load((root / "serve_config.yaml").read_text())
     files = {
-        "docker/compose.yaml": _MADE + compose_text(config),
+        "docker/compose.yaml": _HEADER + render_compose(config),
         "cluster/chart/files/rules.yaml": _RULES.read_text(),
         "cluster/prometheus/rules.yaml": _RULES.read_text(),
-        "cluster/grafana/dashboards/phi-serve.json": json.dumps(dashboard(), indent=1) + "\n",
+        "cluster/grafana/dashboards/phi-serve.json": json.dumps(build_dashboard(), indent=1) + "\n",
     }
-    for variant in Variant:
-        files[f"cluster/kuberay/{variant}.yaml"] = _MADE + kuberay_text(config, variant, Choices())
-        name = "values.yaml" if variant is Variant.CPU else f"values-{variant}.yaml"
-        files[f"cluster/chart/{name}"] = f"{_MADE}\n{values_text(plan(config, variant), Choices())}"
+    for variant in Hardware:
+        files[f"cluster/kuberay/{variant}.yaml"] = _HEADER + render_kuberay(config, variant, ClusterOptions())
+        name = "values.yaml" if variant is Hardware.CPU else f"values-{variant}.yaml"
+        files[f"cluster/chart/{name}"] = f"{_HEADER}\n{render_values(build_plan(config, variant), ClusterOptions())}"
     return files
 
 
 def write(root: Path) -> list[str]:
-    """Write the made files that differ; return their paths."""
+    """Write the generated files that differ; return their paths."""
     changed = []
-    for path, text in committed(root).items():
+    for path, text in render_all(root).items():
         file = root / path
         if not file.exists() or file.read_text() != text:
             file.parent.mkdir(parents=True, exist_ok=True)

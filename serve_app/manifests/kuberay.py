@@ -1,6 +1,6 @@
-"""The cluster as KubeRay's RayService (`ray.io/v1`, KubeRay 1.7), its pods under Pod Security "restricted".
+"""Generates KubeRay's RayService (`ray.io/v1`, KubeRay 1.7), with pods under Pod Security "restricted".
 
-Knows the plan; what stands beside the RayService is in `kubernetes`.
+Knows the plan; the other objects are in `kubernetes`.
 """
 
 from dataclasses import dataclass
@@ -59,51 +59,51 @@ class Upgrade(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choices:
-    """What an operator chooses beside the configuration."""
+class ClusterOptions:
+    """The operator's options in addition to the configuration."""
 
     upgrade: Upgrade = Upgrade.NEW_CLUSTER
     gateway_class: str = "istio"
-    """Of the incremental upgrade."""
+    """Gateway class of the incremental upgrade."""
     registry: str = ""
     """Prefix of our images, with a slash at its end."""
 
 
-def ray_service(plan: Plan, choices: Choices) -> Object:
+def build_ray_service(plan: Plan, choices: ClusterOptions) -> Object:
     """Return the RayService of a plan."""
-    workers = [_worker_group(pool, plan, choices) for pool in plan.pools]
+    workers = [_build_worker_group(pool, plan, choices) for pool in plan.pools]
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayService",
-        "metadata": {"name": NAME, "namespace": NAME, "labels": labels()},
+        "metadata": {"name": NAME, "namespace": NAME, "labels": build_labels()},
         "spec": {
-            "upgradeStrategy": _upgrade(choices),
-            "rayClusterDeletionDelaySeconds": plan.grace_s,  # the old cluster's streams end by themselves
+            "upgradeStrategy": _build_upgrade(choices),
+            "rayClusterDeletionDelaySeconds": plan.grace_s,  # lets the old cluster's streams finish
             "serveConfigV2": dump(plan.config),
             "rayClusterConfig": {
                 "rayVersion": RAY_VERSION,
                 "enableInTreeAutoscaling": True,
-                "autoscalerOptions": _autoscaler(),
+                "autoscalerOptions": _build_autoscaler(),
                 "gcsFaultToleranceOptions": {
                     "backend": "redis",
                     "redisAddress": f"{REDIS}:6379",
                     "redisPassword": {"valueFrom": {"secretKeyRef": {"name": REDIS_SECRET, "key": "password"}}},
                 },
                 "authOptions": {"mode": "token"},
-                "headGroupSpec": _head_group(plan, choices),
+                "headGroupSpec": _build_head_group(plan, choices),
                 "workerGroupSpecs": workers,
             },
         },
     }
 
 
-def labels(component: str | None = None) -> dict[str, str]:
+def build_labels(component: str | None = None) -> dict[str, str]:
     """Return the labels of our objects; with a component, of its pods."""
     shared = {"app.kubernetes.io/name": NAME, "app.kubernetes.io/part-of": NAME}
     return shared | {"app.kubernetes.io/component": component} if component else shared
 
 
-def _upgrade(choices: Choices) -> Object:
+def _build_upgrade(choices: ClusterOptions) -> Object:
     if choices.upgrade is Upgrade.NEW_CLUSTER:
         return {"type": str(choices.upgrade)}
     return {
@@ -117,69 +117,69 @@ def _upgrade(choices: Choices) -> Object:
     }
 
 
-def _autoscaler() -> Object:
+def _build_autoscaler() -> Object:
     return {
         "version": "v2",
         "idleTimeoutSeconds": 300,
         "upscalingMode": "Default",
-        "resources": resources("200m", "512Mi", "500m", "1Gi"),
+        "resources": build_resources("200m", "512Mi", "500m", "1Gi"),
         "securityContext": SECURITY,
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
     }
 
 
-def _head_group(plan: Plan, choices: Choices) -> Object:
+def _build_head_group(plan: Plan, choices: ClusterOptions) -> Object:
     probe = {"httpGet": {"path": "/api/gcs_healthz", "port": "dashboard"}, "timeoutSeconds": 5}
-    container = _container("ray-head", "cpu", plan, choices) | {
-        "resources": resources("1", "2Gi", "2", "4Gi"),
+    container = _build_container("ray-head", "cpu", plan, choices) | {
+        "resources": build_resources("1", "2Gi", "2", "4Gi"),
         "ports": [
-            _port("gcs", GCS_PORT),
-            _port("dashboard", DASHBOARD_PORT),
-            _port("serve", HTTP_PORT),
-            _port("metrics", METRICS_PORT),
+            _build_port("gcs", GCS_PORT),
+            _build_port("dashboard", DASHBOARD_PORT),
+            _build_port("serve", HTTP_PORT),
+            _build_port("metrics", METRICS_PORT),
         ],
         "startupProbe": probe | {"periodSeconds": 5, "failureThreshold": 60},
         "livenessProbe": probe | {"periodSeconds": 10, "failureThreshold": 12},
         "readinessProbe": probe | {"periodSeconds": 5, "failureThreshold": 3},
     }
     return {
-        "rayStartParams": _start_params(cpus=0, gpus=0) | {"dashboard-host": "0.0.0.0"},
-        # The in-tree autoscaler in this pod speaks to the API server; no other pod has a token.
-        "template": _pod("head", container, plan),
+        "rayStartParams": _build_start_params(cpus=0, gpus=0) | {"dashboard-host": "0.0.0.0"},
+        # The in-tree autoscaler in this pod calls the API server; no other pod has a token.
+        "template": _build_pod("head", container, plan),
     }
 
 
-def _worker_group(pool: Pool, plan: Plan, choices: Choices) -> Object:
+def _build_worker_group(pool: Pool, plan: Plan, choices: ClusterOptions) -> Object:
     variant = "gpu" if pool.gpus else "cpu"
     alive = {"httpGet": {"path": "/api/local_raylet_healthz", "port": "agent"}, "timeoutSeconds": 5}
     # Serve's proxy on this node; a node without a replica has none, is unready, and gets no requests.
     ready = {"httpGet": {"path": "/-/healthz", "port": "serve"}, "timeoutSeconds": 5}
-    sizes = resources(str(pool.cpus), f"{pool.memory_gib}Gi", str(pool.cpus), f"{pool.memory_gib}Gi")
+    sizes = build_resources(str(pool.cpus), f"{pool.memory_gib}Gi", str(pool.cpus), f"{pool.memory_gib}Gi")
     if pool.gpus:
         for size in sizes.values():
             size["nvidia.com/gpu"] = str(pool.gpus)
-    container = _container("ray-worker", variant, plan, choices) | {
+    container = _build_container("ray-worker", variant, plan, choices) | {
         "resources": sizes,
-        "ports": [_port("serve", HTTP_PORT), _port("metrics", METRICS_PORT), _port("agent", AGENT_PORT)],
+        "ports": [_build_port("serve", HTTP_PORT), _build_port("metrics", METRICS_PORT), _build_port("agent", AGENT_PORT)],
         "startupProbe": alive | {"periodSeconds": 5, "failureThreshold": 60},
         "livenessProbe": alive | {"periodSeconds": 10, "failureThreshold": 12},
         "readinessProbe": ready | {"periodSeconds": 5, "failureThreshold": 2},
     }
-    pod = _pod(f"worker-{pool.name}", container, plan)
+    pod = _build_pod(f"worker-{pool.name}", container, plan)
     pod["spec"]["automountServiceAccountToken"] = False
     if pool.gpus:
         pod["spec"]["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     return {
         "groupName": pool.name,
-        "replicas": pool.least,
-        "minReplicas": pool.least,
-        "maxReplicas": pool.most,
-        "rayStartParams": _start_params(cpus=pool.cpus, gpus=pool.gpus),
+        "replicas": pool.min_nodes,
+        "minReplicas": pool.min_nodes,
+        "maxReplicas": pool.max_nodes,
+        "rayStartParams": _build_start_params(cpus=pool.cpus, gpus=pool.gpus),
         "template": pod,
     }
 
 
-def _start_params(*, cpus: int, gpus: int) -> dict[str, str]:
+def _build_start_params(*, cpus: int, gpus: int) -> dict[str, str]:
     return {
         "num-cpus": str(cpus),
         "num-gpus": str(gpus),
@@ -188,16 +188,16 @@ def _start_params(*, cpus: int, gpus: int) -> dict[str, str]:
     }
 
 
-def _port(name: str, number: int) -> Object:
+def _build_port(name: str, number: int) -> Object:
     return {"name": name, "containerPort": number}
 
 
-def resources(cpu: str, memory: str, most_cpu: str, most_memory: str) -> Object:
+def build_resources(cpu: str, memory: str, most_cpu: str, most_memory: str) -> Object:
     """Return requests and limits."""
     return {"requests": {"cpu": cpu, "memory": memory}, "limits": {"cpu": most_cpu, "memory": most_memory}}
 
 
-def _container(name: str, variant: str, plan: Plan, choices: Choices) -> Object:
+def _build_container(name: str, variant: str, plan: Plan, choices: ClusterOptions) -> Object:
     mounts: list[Object] = [{"name": volume, "mountPath": path} for volume, path in _SCRATCH.items()]
     mounts.append({"name": "shm", "mountPath": "/dev/shm"})
     if plan.needs_volume:
@@ -209,12 +209,12 @@ def _container(name: str, variant: str, plan: Plan, choices: Choices) -> Object:
         "securityContext": SECURITY,
         "env": [{"name": "HF_HUB_OFFLINE", "value": "0" if plan.needs_hub else "1"}],
         "volumeMounts": mounts,
-        # Serve stops sending here once the pod is unready; what runs may end.
+        # Serve stops sending requests once the pod is unready; running requests may finish.
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", "10"]}}},
     }
 
 
-def _pod(component: str, container: Object, plan: Plan) -> Object:
+def _build_pod(component: str, container: Object, plan: Plan) -> Object:
     volumes: list[Object] = [
         {"name": "tmp", "emptyDir": {"sizeLimit": "4Gi"}},
         {"name": "home", "emptyDir": {"sizeLimit": "256Mi"}},
@@ -224,7 +224,7 @@ def _pod(component: str, container: Object, plan: Plan) -> Object:
     if plan.needs_volume:
         volumes.append({"name": "models", "persistentVolumeClaim": {"claimName": MODELS_CLAIM, "readOnly": True}})
     return {
-        "metadata": {"labels": labels(component)},
+        "metadata": {"labels": build_labels(component)},
         "spec": {
             "securityContext": POD_SECURITY,
             "terminationGracePeriodSeconds": plan.grace_s,

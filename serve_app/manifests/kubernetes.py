@@ -1,4 +1,4 @@
-"""What stands beside the RayService: namespace, network policies, disruption budgets, monitors, and the Redis of the head's state.
+"""Generates the objects beside the RayService: namespace, network policies, disruption budgets, monitors, and the head's Redis.
 
 Knows the plan and the labels of the pods.
 """
@@ -7,7 +7,17 @@ from collections.abc import Iterable
 from typing import Any
 
 from serve_app.manifests.compose import IMAGES
-from serve_app.manifests.kuberay import NAME, REDIS, REDIS_SECRET, SECURITY, Choices, Object, labels, ray_service, resources
+from serve_app.manifests.kuberay import (
+    NAME,
+    REDIS,
+    REDIS_SECRET,
+    SECURITY,
+    ClusterOptions,
+    Object,
+    build_labels,
+    build_ray_service,
+    build_resources,
+)
 from serve_app.manifests.plan import DASHBOARD_PORT, HTTP_PORT, METRICS_PORT, Plan
 
 _OPERATOR = {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}}
@@ -17,32 +27,32 @@ _CLIENT = {"matchLabels": {f"{NAME}/client": "true"}}
 _REDIS_UID = 999
 
 
-def objects(plan: Plan, choices: Choices, rules: Object) -> list[Object]:
-    """Return every object of a cluster, in the order in which they are to be made; `rules` are Prometheus' rule groups."""
+def build_objects(plan: Plan, choices: ClusterOptions, rules: Object) -> list[Object]:
+    """Return every object of a cluster, in the order of creation; `rules` are Prometheus' rule groups."""
     return [
-        _namespace(),
-        *_redis(),
-        ray_service(plan, choices),
-        *_policies(plan),
-        *(_budget(pool.name) for pool in plan.pools),
-        _pod_monitor(),
-        _service_monitor(),
-        _named("monitoring.coreos.com/v1", "PrometheusRule", NAME) | {"spec": rules},
+        _build_namespace(),
+        *_build_redis(),
+        build_ray_service(plan, choices),
+        *_build_policies(plan),
+        *(_build_budget(pool.name) for pool in plan.pools),
+        _build_pod_monitor(),
+        _build_service_monitor(),
+        _build_object("monitoring.coreos.com/v1", "PrometheusRule", NAME) | {"spec": rules},
     ]
 
 
-def _named(version: str, kind: str, name: str) -> Object:
-    return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": NAME, "labels": labels()}}
+def _build_object(version: str, kind: str, name: str) -> Object:
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": NAME, "labels": build_labels()}}
 
 
-def _namespace() -> Object:
+def _build_namespace() -> Object:
     enforced = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAME, "labels": labels() | enforced}}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAME, "labels": build_labels() | enforced}}
 
 
-def _redis() -> Iterable[Object]:
-    """One Redis with its disk; a managed one is better where there is one."""
-    selector = labels("redis")
+def _build_redis() -> Iterable[Object]:
+    """Return one Redis with its disk; prefer a managed one where available."""
+    selector = build_labels("redis")
     start = 'exec redis-server --appendonly yes --dir /data --requirepass "$(cat /etc/redis-secret/password)"'
     probe = {"tcpSocket": {"port": "redis"}, "timeoutSeconds": 3, "periodSeconds": 10}
     container = {
@@ -51,7 +61,7 @@ def _redis() -> Iterable[Object]:
         "command": ["sh", "-c", start],
         "ports": [{"name": "redis", "containerPort": 6379}],
         "securityContext": SECURITY | {"runAsUser": _REDIS_UID, "runAsGroup": _REDIS_UID},
-        "resources": resources("100m", "128Mi", "500m", "512Mi"),
+        "resources": build_resources("100m", "128Mi", "500m", "512Mi"),
         "startupProbe": probe | {"failureThreshold": 30},
         "livenessProbe": probe,
         "readinessProbe": probe,
@@ -78,8 +88,8 @@ def _redis() -> Iterable[Object]:
         "metadata": {"name": "data"},
         "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
     }
-    yield _named("v1", "Service", REDIS) | {"spec": {"selector": selector, "ports": [{"name": "redis", "port": 6379}]}}
-    yield _named("apps/v1", "StatefulSet", REDIS) | {
+    yield _build_object("v1", "Service", REDIS) | {"spec": {"selector": selector, "ports": [{"name": "redis", "port": 6379}]}}
+    yield _build_object("apps/v1", "StatefulSet", REDIS) | {
         "spec": {
             "serviceName": REDIS,
             "replicas": 1,
@@ -90,8 +100,8 @@ def _redis() -> Iterable[Object]:
     }
 
 
-def _policies(plan: Plan) -> Iterable[Object]:
-    """Ray's ports are for the cluster's own pods: whoever reaches them can run code."""
+def _build_policies(plan: Plan) -> Iterable[Object]:
+    """Return network policies that keep Ray's ports within the cluster's own pods, since access to them allows running code."""
     ours: Object = {"matchLabels": {"app.kubernetes.io/part-of": NAME}}
     within: Object = {"podSelector": ours}
     egress: list[Object] = [
@@ -102,47 +112,48 @@ def _policies(plan: Plan) -> Iterable[Object]:
         },
     ]
     if plan.needs_hub:
-        egress.append({"ports": [_tcp(443)]})
+        egress.append({"ports": [_tcp_port(443)]})
     operator = {"namespaceSelector": _ANY_NAMESPACE, "podSelector": _OPERATOR}
-    yield _named("networking.k8s.io/v1", "NetworkPolicy", NAME) | {
+    yield _build_object("networking.k8s.io/v1", "NetworkPolicy", NAME) | {
         "spec": {
             "podSelector": ours,
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [
                 {"from": [within]},
-                {"from": [operator], "ports": [_tcp(DASHBOARD_PORT), _tcp(HTTP_PORT)]},
-                {"from": [{"namespaceSelector": _CLIENT}], "ports": [_tcp(HTTP_PORT), _tcp(METRICS_PORT)]},
+                {"from": [operator], "ports": [_tcp_port(DASHBOARD_PORT), _tcp_port(HTTP_PORT)]},
+                {"from": [{"namespaceSelector": _CLIENT}], "ports": [_tcp_port(HTTP_PORT), _tcp_port(METRICS_PORT)]},
             ],
             "egress": egress,
         }
     }
-    yield _named("networking.k8s.io/v1", "NetworkPolicy", f"{NAME}-autoscaler") | {
+    yield _build_object("networking.k8s.io/v1", "NetworkPolicy", f"{NAME}-autoscaler") | {
         "spec": {
-            "podSelector": {"matchLabels": labels("head")},
+            "podSelector": {"matchLabels": build_labels("head")},
             "policyTypes": ["Egress"],
-            "egress": [{"ports": [_tcp(443), _tcp(6443)]}],  # the API server, whose address differs from cluster to cluster
+            # the API server, whose address differs from cluster to cluster
+            "egress": [{"ports": [_tcp_port(443), _tcp_port(6443)]}],
         }
     }
 
 
-def _tcp(port: int) -> Object:
+def _tcp_port(port: int) -> Object:
     return {"protocol": "TCP", "port": port}
 
 
-def _budget(pool: str) -> Object:
-    return _named("policy/v1", "PodDisruptionBudget", f"{NAME}-{pool}") | {
+def _build_budget(pool: str) -> Object:
+    return _build_object("policy/v1", "PodDisruptionBudget", f"{NAME}-{pool}") | {
         "spec": {
             "maxUnavailable": 1,
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
-            "selector": {"matchLabels": labels(f"worker-{pool}")},
+            "selector": {"matchLabels": build_labels(f"worker-{pool}")},
         }
     }
 
 
-def _pod_monitor() -> Object:
-    """Ray's own metrics, on every node."""
+def _build_pod_monitor() -> Object:
+    """Return the monitor of Ray's own metrics, on every node."""
     relabelled: list[Any] = [{"sourceLabels": ["__meta_kubernetes_pod_label_ray_io_cluster"], "targetLabel": "ray_io_cluster"}]
-    return _named("monitoring.coreos.com/v1", "PodMonitor", NAME) | {
+    return _build_object("monitoring.coreos.com/v1", "PodMonitor", NAME) | {
         "spec": {
             "selector": {"matchExpressions": [{"key": "ray.io/node-type", "operator": "In", "values": ["head", "worker"]}]},
             "podMetricsEndpoints": [{"port": "metrics", "interval": "15s", "relabelings": relabelled}],
@@ -150,9 +161,9 @@ def _pod_monitor() -> Object:
     }
 
 
-def _service_monitor() -> Object:
-    """The application's metrics: any proxy leads to an ingress, and every ingress knows every replica."""
-    return _named("monitoring.coreos.com/v1", "ServiceMonitor", NAME) | {
+def _build_service_monitor() -> Object:
+    """Return the monitor of the application's metrics: any proxy leads to an ingress, and every ingress knows every replica."""
+    return _build_object("monitoring.coreos.com/v1", "ServiceMonitor", NAME) | {
         "spec": {
             "selector": {"matchLabels": {"ray.io/serve": f"{NAME}-serve"}},
             "endpoints": [{"port": "serve", "path": "/metrics", "interval": "15s"}],

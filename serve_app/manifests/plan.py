@@ -1,4 +1,4 @@
-"""What a cluster for a configuration consists of: pools of nodes, the groups on each, and their sizes.
+"""Plans the cluster for a configuration: pools of nodes, the groups on each, and their sizes.
 
 Knows the configuration; knows neither compose nor Kubernetes.
 """
@@ -27,15 +27,15 @@ DASHBOARD_PORT = 8265
 METRICS_PORT = 8080
 """Ray's own metrics on every node."""
 AGENT_PORT = 52365
-"""The node agent's, which knows whether the node is healthy."""
+"""Port of the node agent, which reports the node's health."""
 OBJECT_STORE_BYTES = 256 << 20
-"""Little: token events cross by value, not through Ray's store."""
+"""Small: token events are sent by value, not through Ray's store."""
 _GRACE_MARGIN_S = 30
 _MODELS = "/models"
 
 
-class Variant(StrEnum):
-    """Which processors the model's groups use."""
+class Hardware(StrEnum):
+    """The processors of the model's groups."""
 
     CPU = "cpu"
     GPU = "gpu"
@@ -43,7 +43,7 @@ class Variant(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """Nodes of one shape and the groups that are meant to run on them."""
+    """Nodes of one size and the groups that should run on them."""
 
     name: str
     groups: tuple[str, ...]
@@ -51,15 +51,15 @@ class Pool:
     """Cores of a node."""
     memory_gib: int
     gpus: int = 0
-    least: int = 1
-    """Nodes that are always there."""
-    most: int = 1
-    """Bound of the autoscaler."""
+    min_nodes: int = 1
+    """Least number of nodes."""
+    max_nodes: int = 1
+    """Most nodes; bound of the autoscaler."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A configuration as it runs in containers, and the nodes for it."""
+    """A configuration adapted to containers, and its nodes."""
 
     config: Config
     settings: AppSettings
@@ -67,13 +67,13 @@ class Plan:
 
     @property
     def grace_s(self) -> int:
-        """Seconds a node gets to finish what it serves: above the longest generation and Serve's own patience."""
+        """Seconds that a node has to finish its requests: above the longest generation and Serve's own shutdown timeouts."""
         patience = [float(each.get("graceful_shutdown_timeout_s", 0)) for each in self.application["deployments"]]
         return int(max(self.settings.limits.request_timeout_s, *patience)) + _GRACE_MARGIN_S
 
     @property
     def application(self) -> Config:
-        """The one application of the configuration."""
+        """The only application of the configuration."""
         application: Config = self.config["applications"][0]
         return application
 
@@ -93,29 +93,29 @@ class Plan:
         return [model.path for model in self.settings.models.values()]
 
 
-def plan(config: Config, variant: Variant) -> Plan:
+def build_plan(config: Config, variant: Hardware) -> Plan:
     """Return the plan for a configuration; raises pydantic's `ValidationError` where `args:` is wrong."""
-    contained = _for_gpus(_contained(config)) if variant is Variant.GPU else _contained(config)
+    contained = _move_to_gpus(_adapt_to_containers(config)) if variant is Hardware.GPU else _adapt_to_containers(config)
     application = contained["applications"][0]
     settings = AppSettings.model_validate(application["args"])
     options = {each["name"]: each for each in application["deployments"]}
-    on_gpus = {name: _gpus(options.get(name, {})) for name in settings.engines}
-    pools = [_cpu_pool(tuple(name for name, gpus in on_gpus.items() if not gpus))]
+    on_gpus = {name: _count_gpus(options.get(name, {})) for name in settings.engines}
+    pools = [_build_cpu_pool(tuple(name for name, gpus in on_gpus.items() if not gpus))]
     with_gpus = tuple(name for name, gpus in on_gpus.items() if gpus)
     if with_gpus:
-        pools.append(_gpu_pool(with_gpus, max(on_gpus.values())))
+        pools.append(_build_gpu_pool(with_gpus, max(on_gpus.values())))
     return Plan(config=contained, settings=settings, pools=tuple(pools))
 
 
-def _contained(config: Config) -> Config:
+def _adapt_to_containers(config: Config) -> Config:
     """Return the configuration for containers: the proxy listens on the container's own addresses."""
     contained = copy.deepcopy(config)
     contained["http_options"] = {**contained.get("http_options", {}), "host": "0.0.0.0", "port": HTTP_PORT}
     return contained
 
 
-def _for_gpus(config: Config) -> Config:
-    """Return the configuration with every engine that can use a GPU on one; others stay as they are."""
+def _move_to_gpus(config: Config) -> Config:
+    """Return the configuration with every engine that can use a GPU on one; other engines are unchanged."""
     moved = copy.deepcopy(config)
     application = moved["applications"][0]
     options = {each["name"]: each for each in application["deployments"]}
@@ -133,15 +133,15 @@ def _for_gpus(config: Config) -> Config:
     return moved
 
 
-def _gpus(options: Mapping[str, Any]) -> int:
+def _count_gpus(options: Mapping[str, Any]) -> int:
     return math.ceil(float(options.get("ray_actor_options", {}).get("num_gpus", 0)))
 
 
-def _cpu_pool(groups: tuple[str, ...]) -> Pool:
-    """Production CPU in the tutorial's table: 8 to 12 GB."""
-    return Pool(name="cpu", groups=groups, cpus=4, memory_gib=10, least=2, most=4)
+def _build_cpu_pool(groups: tuple[str, ...]) -> Pool:
+    """Return the CPU pool: production CPU in the tutorial's table, 8 to 12 GB."""
+    return Pool(name="cpu", groups=groups, cpus=4, memory_gib=10, min_nodes=2, max_nodes=4)
 
 
-def _gpu_pool(groups: tuple[str, ...], gpus: int) -> Pool:
-    """A GPU replica each; its cores are what vLLM's own processes need, so that no CPU group moves in."""
-    return Pool(name="gpu", groups=groups, cpus=2, memory_gib=16, gpus=gpus, least=1, most=2)
+def _build_gpu_pool(groups: tuple[str, ...], gpus: int) -> Pool:
+    """Return the GPU pool: one GPU replica per node, with cores for vLLM's own processes only, so that no CPU group fits."""
+    return Pool(name="gpu", groups=groups, cpus=2, memory_gib=16, gpus=gpus, min_nodes=1, max_nodes=2)

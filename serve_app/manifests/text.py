@@ -1,4 +1,4 @@
-"""Objects as YAML text: long strings as blocks, no anchors, the order as given."""
+"""Writes objects as YAML text: long strings as blocks, no anchors, keys in the given order."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,10 +7,10 @@ import yaml
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's, made readable."""
+    """PyYAML's dumper with readable output."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write equal objects out each time."""
+        """Write equal objects in full each time."""
         return True
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
@@ -18,11 +18,11 @@ class _Dumper(yaml.SafeDumper):
         return super().increase_indent(flow, False)
 
 
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
 
 
-_Dumper.add_representer(str, _text)
+_Dumper.add_representer(str, _represent_text)
 
 
 def dump(value: Any) -> str:

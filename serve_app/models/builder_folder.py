@@ -1,8 +1,8 @@
-"""Serves a folder that onnxruntime-genai's builder wrote, such as one published on the hub: checks it, adapts a copy of its graph.
+"""Prepares a folder that onnxruntime-genai's builder wrote, such as one from the hub: checks it and adapts a copy of its graph.
 
-The copy goes into the cache with the weights beside it, hard-linked where the file system allows it and copied elsewhere
-(onnxruntime refuses linked data beside a graph that is not). Nothing is written to the folder. Tokenizer and configuration, stop
-tokens included, are those of the model's path: the folder's copies were rewritten by whatever version of transformers ran. Knows no
+The copy goes into the cache with the weights beside it, as hard links where the file system allows them and as copies elsewhere
+(onnxruntime refuses data files that are symbolic links beside a graph that is not). Nothing is written to the folder. Tokenizer and
+configuration, stop tokens included, come from the model's path: the builder's transformers rewrote the folder's copies. Knows no
 engine.
 """
 
@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -25,50 +24,43 @@ from serve_app.chat.vocabulary import read_json
 from serve_app.engine_config import OnnxSettings
 from serve_app.errors import ModelUnusable
 from serve_app.files import genai_config
-from serve_app.files.cache import cache_dir, locked
-from serve_app.files.onnx_files import OnnxFiles, external_tensors, inline_small, read_array, read_files
-from serve_app.files.scratch import scratch_folder
+from serve_app.files.cache import Progress, cache_dir, write_cached_folder
+from serve_app.files.onnx_files import OnnxFiles, find_external_tensors, inline_small_tensors, read_array, read_files
 from serve_app.models import manifest
+from serve_app.models.graph_summary import GraphSummary, require_model, summarize_graph
 from serve_app.models.onnx_graph import adapt_model
-from serve_app.models.onnx_survey import Survey, require_model, survey
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[str, float], None]
-_FORM = "1"
-"""Changes whenever a folder's graph is adapted otherwise."""
+_FORMAT = "1"
+"""Part of the cache key; change it whenever the adapted folder changes."""
 _GRAPH = "model.onnx"
 _BESIDE = ("config.json", "tokenizer.json", "generation_config.json")
-"""What the engine reads beside the graph, from the folder of the model's path; the last need not exist."""
+"""Files that the engine reads beside the graph, copied from the model's path; the last need not exist."""
 
 
 def prepare(model_dir: Path, folder: Path, settings: OnnxSettings, progress: Progress) -> Path:
-    """Return a folder in the cache with the adapted graph of `folder`, written first if needed; `progress` is called meanwhile.
+    """Return a cached folder with the adapted graph of `folder`; write it first if needed, and report to `progress` meanwhile.
 
-    Raises `ModelUnusable` when the graph is not of the model in `model_dir`, not of the precision or context that `settings` ask
-    for, or not to be adapted, when its files are damaged or lie elsewhere, and when they neither can be linked nor fit the disk.
+    Raises `ModelUnusable` when the graph belongs to another model than `model_dir`, has another precision or context than
+    `settings`, or cannot be adapted; when its files are damaged or lie elsewhere; and when they can neither be linked nor fit the
+    disk.
     """
     progress("reading the ONNX folder", 0.0)
     source = _Source.read(model_dir, folder)
-    target = cache_dir() / "onnx" / f"{source.fingerprint()}-built"
-    about = _verified(target, source)
-    if about is None:
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with locked(target.with_suffix(".lock")):
-                about = _verified(target, source) or _write(source, target, progress)
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise ModelUnusable(
-                f"the graph cannot be adapted in the cache ({reason}); set PHI_SERVE_CACHE to a folder with room"
-            ) from error
-    _require_settings(about, source.config, settings)
+    target = write_cached_folder(
+        cache_dir() / "onnx" / f"{source.fingerprint()}-built",
+        "adapting the graph under `exported`",
+        lambda folder: _write(source, folder, progress),
+        is_whole=lambda folder: manifest.is_whole(folder, _find_linked_sums(source, folder)),
+    )
+    _require_settings(manifest.read_about(target), source.config, settings)
     return target
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """What is read before anything is written."""
+    """The builder's folder and the model, read and checked before anything is written."""
 
     model_dir: Path
     folder: Path
@@ -76,39 +68,39 @@ class _Source:
     """config.json of `model_dir`."""
     files: OnnxFiles
     name: str
-    """The graph's file as genai_config.json writes it."""
+    """The graph's file name in genai_config.json."""
     sums: dict[str, str]
-    """SHA-256 sums of the data files by the location that the graph writes."""
+    """SHA-256 sums of the data files by their locations in the graph."""
 
     @classmethod
     def read(cls, model_dir: Path, folder: Path) -> "_Source":
-        """Check the files and sum their contents."""
+        """Read and check the files, and sum the data files."""
         if not (folder / genai_config.NAME).exists():
-            raise ModelUnusable(_describe_absence(folder))
+            raise ModelUnusable(_explain_absence(folder))
         written = genai_config.GenaiConfig.read(folder)
         files = read_files(folder, written.filename)
-        sums = {location: _sum(folder / location, stored) for location, stored in files.data.items()}
+        sums = {location: _sum_data_file(folder / location, stored) for location, stored in files.data.items()}
         config = _read_json(model_dir / "config.json")
         return cls(model_dir, folder, config, files, written.filename, sums)
 
     @property
     def names(self) -> dict[str, str]:
-        """Names of the data files in the cache by location; a file that the graph names twice has one."""
+        """Names of the data files in the cache by location; two locations of one file share a name."""
         stored = sorted(set(self.files.data.values()))
         return {location: f"{_GRAPH}.data{stored.index(path) or ''}" for location, path in self.files.data.items()}
 
     def fingerprint(self) -> str:
-        """Hash everything that the adapted folder depends on."""
+        """Return a hash of everything that the adapted folder depends on."""
         digest = hashlib.blake2b(digest_size=8)
         beside = [self.folder / "tokenizer.json", *(self.model_dir / name for name in _BESIDE)]
         beside_sums = [manifest.sum_file(file) if file.exists() else "" for file in (self.files.graph, *beside)]
-        for part in (_FORM, *beside_sums, *sorted(self.sums.items())):
+        for part in (_FORMAT, *beside_sums, *sorted(self.sums.items())):
             digest.update(f"{part};".encode())
         return digest.hexdigest()
 
 
-def _describe_absence(folder: Path) -> str:
-    """Return why `folder` cannot be served, and which of its subfolders can: repositories hold one for each device."""
+def _explain_absence(folder: Path) -> str:
+    """Return why `folder` cannot be served, and its subfolders that can: repositories have a subfolder for each device."""
     if not folder.is_dir():
         return "`exported` is no folder on this node; every node that runs the group needs it"
     below = sorted(
@@ -121,65 +113,53 @@ def _describe_absence(folder: Path) -> str:
     )
 
 
-def _sum(written: Path, stored: Path) -> str:
-    """Return the SHA-256 sum of a data file; the hub names large files by theirs, which saves reading gigabytes."""
+def _sum_data_file(written: Path, stored: Path) -> str:
+    """Return the SHA-256 sum of a data file; the hub names large files by it, which saves reading gigabytes."""
     if stored.parent.name == "blobs" and written.is_symlink() and re.fullmatch("[0-9a-f]{64}", stored.name):
         return stored.name
     return manifest.sum_file(stored)
 
 
-def _verified(target: Path, source: _Source) -> dict[str, str] | None:
-    """Return what the cached folder's manifest says of it; None when it is missing, or damaged and to be written anew."""
-    if not target.exists():
-        return None
+def _find_linked_sums(source: _Source, target: Path) -> dict[str, str]:
+    """Return the known SHA-256 sums of the data files in `target` that are hard links to the source's."""
     linked = {}
     for location, name in source.names.items():
         with suppress(OSError):
             if (target / name).samefile(source.files.data[location]):
                 linked[name] = source.sums[location]
-    try:
-        return manifest.verify(target, linked)
-    except ModelUnusable as error:
-        logger.warning("the cached copy of the graph under `exported` is damaged and written anew: %s", error.message)
-        return None
+    return linked
 
 
-def _write(source: _Source, target: Path, progress: Progress) -> dict[str, str]:
-    """Write the cached folder, whole or not at all; return what its manifest says of it."""
+def _write(source: _Source, folder: Path, progress: Progress) -> None:
+    """Write the adapted graph, the files beside it and the manifest into the empty `folder`."""
     logger.info("adapting the ONNX graph under `exported`, once; later starts use the cache")
     progress("adapting the ONNX graph", 0.0)
-    with scratch_folder(target.parent) as scratch:
-        folder = scratch / "out"
-        folder.mkdir()
-        found = _adapt(source, folder / _GRAPH)
-        require_model(found, source.config, source.name)
-        _compare_tokenizers(source.model_dir, source.folder)
-        _place(source, folder, progress)
-        for name in _BESIDE:
-            if (source.model_dir / name).exists():
-                shutil.copyfile(source.model_dir / name, folder / name)
-        (folder / genai_config.NAME).write_text(json.dumps(_describe(found), indent=2) + "\n")
-        about = {
-            "format": "onnx",
-            "precision": found.precisions[0],
-            "block_size": str(found.block_size),
-            "accuracy_level": str(found.accuracy_level),
-            "rotary_positions": str(found.rotary[0].shape[0] if found.rotary else 0),
-            "builder": f"{source.files.model.producer_name} {source.files.model.producer_version}".strip(),
-        }
-        manifest.write(folder, about, {source.names[location]: each for location, each in source.sums.items()})
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(folder, target)
-    return about
+    found = _adapt(source, folder / _GRAPH)
+    require_model(found, source.config, source.name)
+    _compare_tokenizers(source.model_dir, source.folder)
+    _place_weights(source, folder, progress)
+    for name in _BESIDE:
+        if (source.model_dir / name).exists():
+            shutil.copyfile(source.model_dir / name, folder / name)
+    (folder / genai_config.NAME).write_text(json.dumps(_build_genai_config(found), indent=2) + "\n")
+    about = {
+        "format": "onnx",
+        "precision": found.precisions[0],
+        "block_size": str(found.block_size),
+        "accuracy_level": str(found.accuracy_level),
+        "rotary_positions": str(found.rotary[0].shape[0] if found.rotary else 0),
+        "builder": f"{source.files.model.producer_name} {source.files.model.producer_version}".strip(),
+    }
+    manifest.write(folder, about, {source.names[location]: each for location, each in source.sums.items()})
 
 
-def _adapt(source: _Source, target: Path) -> Survey:
-    """Write the adapted graph, whose data files have their names in the cache, and return what it says of the model."""
+def _adapt(source: _Source, target: Path) -> GraphSummary:
+    """Write the adapted graph, with the data files' names in the cache, and return its summary."""
     try:
-        inline_small(source.files)
+        inline_small_tensors(source.files)
         model = ir.from_proto(source.files.model)
         adapt_model(model)
-        found = survey(model, partial(read_array, source.files))
+        found = summarize_graph(model, partial(read_array, source.files))
         proto = ir.to_proto(model)
     except LookupError as error:
         reason = error.args[0] if type(error) is LookupError else "is malformed"
@@ -188,7 +168,7 @@ def _adapt(source: _Source, target: Path) -> Survey:
         logger.exception("%s cannot be read", source.name)
         raise ModelUnusable(f"the graph {source.name} is malformed; {_INSTEAD}") from error
     names = source.names
-    for tensor in external_tensors(proto):
+    for tensor in find_external_tensors(proto):
         for entry in tensor.external_data:
             if entry.key == "location":
                 entry.value = names[entry.value]
@@ -199,13 +179,13 @@ def _adapt(source: _Source, target: Path) -> Survey:
 _INSTEAD = "take a folder built for CPUs with onnxruntime-genai, or leave `exported` out and let the replica export the model"
 
 
-def _place(source: _Source, folder: Path, progress: Progress) -> None:
-    """Put the data files into `folder`: as hard links, or as copies if they fit the disk."""
+def _place_weights(source: _Source, folder: Path, progress: Progress) -> None:
+    """Put the data files into `folder`, as hard links where possible, else as copies; raises `ModelUnusable` unless they fit."""
     copied = []
     for stored, name in {source.files.data[location]: name for location, name in source.names.items()}.items():
         try:
             os.link(stored, folder / name)
-        except OSError:  # another file system, or one without such links, or not ours to link
+        except OSError:  # another file system, one without hard links, or a file that may not be linked
             copied.append((stored, folder / name))
     needed, free = sum(stored.stat().st_size for stored, _ in copied), shutil.disk_usage(folder).free
     if needed + _MARGIN > free:
@@ -221,14 +201,14 @@ def _place(source: _Source, folder: Path, progress: Progress) -> None:
 
 
 _MARGIN = 2**26
-"""Bytes of disk left alone."""
+"""Bytes of disk to leave free."""
 
 
 def _compare_tokenizers(model_dir: Path, folder: Path) -> None:
     """Raise `ModelUnusable` when an ordinary token has another id in the folder than in the model.
 
-    Added tokens are not compared: transformers may have numbered them anew when it wrote the folder, and it is the model's ids that
-    prompts are made of and that the weights were trained with.
+    Added tokens are not compared. Transformers may have renumbered them when it wrote the folder, but prompts use the model's ids,
+    which the weights were trained with.
     """
     file = folder / "tokenizer.json"
     if not file.exists() or file.read_bytes() == (model_dir / "tokenizer.json").read_bytes():
@@ -238,7 +218,7 @@ def _compare_tokenizers(model_dir: Path, folder: Path) -> None:
     moved = {token for token, number in their_added.items() if our_added.get(token, number) != number}
     if moved:
         logger.warning(
-            "tokenizer.json under `exported` numbers %d added tokens otherwise than the model's, whose ids are used", len(moved)
+            "tokenizer.json under `exported` gives %d added tokens other ids than the model's, which are used", len(moved)
         )
     for token in sorted(theirs.keys() | ours.keys()):
         if token not in their_added and token not in our_added and theirs.get(token) != ours.get(token):
@@ -249,7 +229,7 @@ def _compare_tokenizers(model_dir: Path, folder: Path) -> None:
 
 
 def _read_vocabulary(file: Path, where: str) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the ids of the tokens that merges make, and of those added."""
+    """Return the ids of ordinary tokens and of added tokens."""
     content = _read_json(file)
     try:
         added = {str(token["content"]): int(token["id"]) for token in content.get("added_tokens") or []}
@@ -265,8 +245,8 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _describe(found: Survey) -> dict[str, Any]:
-    """Return the cached folder's genai_config.json: what the graph itself says."""
+def _build_genai_config(found: GraphSummary) -> dict[str, Any]:
+    """Return the cached folder's genai_config.json, from the graph itself."""
     decoder = {
         "filename": _GRAPH,
         "head_size": found.head_dim,

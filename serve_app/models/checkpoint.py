@@ -1,6 +1,6 @@
-"""Reads a folder's safetensors files piece by piece, so that no more than a piece is in memory.
+"""Reads a folder's safetensors files piece by piece, with only one piece in memory.
 
-Knows the file format; nothing of what the tensors mean.
+Knows the file format; knows nothing of the tensors' meaning.
 """
 
 import json
@@ -16,17 +16,17 @@ from serve_app.errors import ModelUnusable
 
 _INDEX = "model.safetensors.index.json"
 _BY_TOKEN = ("model.embed_tokens.weight", "lm_head.weight")
-"""Tensors with a row for each id."""
+"""Tensors with one row for each token id."""
 _TYPES: dict[str, str] = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """Where one tensor lies."""
+class StoredTensor:
+    """The place and shape of one tensor."""
 
     file: Path
     type: str
-    """The format's own name: F32, F16, BF16, F64."""
+    """The number format: F32, F16, BF16 or F64."""
     shape: tuple[int, ...]
     begin: int
     """First byte in the file."""
@@ -36,15 +36,15 @@ class Checkpoint:
     """The tensors of a folder by name."""
 
     def __init__(self, folder: Path) -> None:
-        """Read the headers; raises `ModelUnusable` naming a file that is damaged or a folder that has none."""
-        self.tensors: dict[str, Stored] = {}
+        """Read the headers; raises `ModelUnusable` naming a damaged file, and for a folder without safetensors files."""
+        self.tensors: dict[str, StoredTensor] = {}
         for file in sorted(folder.glob("*.safetensors")):
             self.tensors |= _read_header(file)
         if not self.tensors:
             raise ModelUnusable("the model's folder has no *.safetensors file; fetch the model again")
 
-    def require(self, name: str, shape: tuple[int, ...]) -> None:
-        """Raise `ModelUnusable` naming the tensor when it is missing or has another shape or a number format unknown here."""
+    def require_tensor(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise `ModelUnusable` naming the tensor when it is missing, has another shape or an unknown number format."""
         stored = self.tensors.get(name)
         if stored is None:
             raise ModelUnusable(f"the checkpoint has no tensor {name}; it is not of the architecture that its config.json names")
@@ -53,7 +53,7 @@ class Checkpoint:
         if stored.type not in _TYPES:
             raise ModelUnusable(f"the checkpoint's tensor {name} is stored as {stored.type}; convert it to BF16, F16 or F32")
 
-    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+    def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Return rows `start` to `stop` along the first axis in float32; raises `ModelUnusable` when there is no such tensor."""
         stored = self.tensors.get(name)
         if stored is None:
@@ -69,14 +69,14 @@ class Checkpoint:
 
 
 def count_weights(folder: Path) -> int:
-    """Count from the headers alone."""
+    """Return the number of weights, from the headers alone."""
     return sum(math.prod(stored.shape) for file in folder.glob("*.safetensors") for stored in _read_header(file).values())
 
 
-def missing_files(folder: Path, *, weights: bool) -> list[str]:
-    """Return the names of the files that a model's folder lacks; a link to nothing counts as lacking.
+def find_missing_files(folder: Path, *, weights: bool) -> list[str]:
+    """Return the names of the files that a model's folder lacks; a dangling link counts as lacking.
 
-    With `weights` these are also the parts that an index names, of a folder without one any file of weights.
+    With `weights` the parts that an index names are required too, and without an index any file of weights.
     """
     wanted = ["config.json", "tokenizer.json"]
     if weights:
@@ -89,7 +89,7 @@ def missing_files(folder: Path, *, weights: bool) -> list[str]:
 
 
 def require_rows(folder: Path) -> None:
-    """Raise `ModelUnusable` where embedding or head have other rows than config.json's vocab_size; reads headers only."""
+    """Raise `ModelUnusable` unless embedding and head have as many rows as config.json's vocab_size; reads headers only."""
     size = (read_json(folder, "config.json") or {}).get("vocab_size")
     for file in sorted(folder.glob("*.safetensors")):
         for name, stored in _read_header(file).items():
@@ -100,8 +100,8 @@ def require_rows(folder: Path) -> None:
                 )
 
 
-def _read_header(file: Path) -> dict[str, Stored]:
-    """Read eight bytes of length, then JSON with type, shape and place of every tensor."""
+def _read_header(file: Path) -> dict[str, StoredTensor]:
+    """Read the header: eight bytes of length, then JSON with type, shape and place of every tensor."""
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
@@ -117,9 +117,9 @@ def _read_header(file: Path) -> dict[str, Stored]:
                 raise ValueError
             if not 0 <= begin <= end <= size - 8 - length:
                 raise ValueError
-            found[name] = Stored(file, tensor["dtype"], shape, 8 + length + begin)
+            found[name] = StoredTensor(file, tensor["dtype"], shape, 8 + length + begin)
     except OSError as error:
         raise ModelUnusable(f"{file.name} cannot be read; fetch the model again") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
-        raise ModelUnusable(f"{file.name} is no safetensors file; fetch the model again") from error
+        raise ModelUnusable(f"{file.name} is not a safetensors file; fetch the model again") from error
     return found

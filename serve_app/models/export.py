@@ -1,48 +1,48 @@
-"""Derives the ONNX and GGUF forms of a model and keeps them in a cache folder.
+"""Exports the ONNX and GGUF forms of a model and keeps them in a cache folder.
 
-The cache is keyed by the source's content, so another model or precision never meets a stale file; several replicas that start at
-once export once. Needs onnxruntime's kernels or the gguf package only when the cache is empty.
+The source's content is the cache's key, so no model or precision gets a stale file. Several replicas that start at once export
+once. Needs onnxruntime's kernels or the gguf package only for an export.
 """
 
 import hashlib
 import logging
 import math
-import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from serve_app.chat.vocabulary import read_vocabulary
 from serve_app.engine_config import EngineSettings, FakeSettings, LlamaCppSettings, OnnxSettings
 from serve_app.errors import ModelUnusable
-from serve_app.files.cache import cache_dir, locked, read_content, writing
-from serve_app.files.gguf_header import FILE
-from serve_app.files.scratch import scratch_folder
+from serve_app.files.cache import (
+    Progress,
+    cache_dir,
+    ignore_progress,
+    read_content,
+    translate_disk_errors,
+    write_cached_folder,
+    write_folder,
+)
+from serve_app.files.gguf_header import GGUF_FILE
 from serve_app.memory import read_available_bytes
 from serve_app.models import manifest
 from serve_app.models.checkpoint import Checkpoint, count_weights, require_rows
-from serve_app.models.onnx_export.folder import FORM, plan_onnx, write_onnx
+from serve_app.models.onnx_export.folder import ONNX_EXPORT_FORMAT, plan_onnx, write_onnx
 
 logger = logging.getLogger(__name__)
 
-_GGUF_FORM = "stray bytes in the private use area"
-"""Changes whenever the file is written otherwise."""
-USUAL_BLOCK = 32
-"""Weights that share a scale, unless more are asked for: the finest, and what models are mostly published in."""
+_GGUF_FORMAT = "stray bytes in the private use area"
+"""Part of the cache key; change it whenever the file's content changes."""
+DEFAULT_BLOCK_SIZE = 32
+"""Weights that share a scale by default: the finest choice, and the usual one of published models."""
 
 _READING = "reading the model's files"
 
-Progress = Callable[[str, float], None]
-"""Takes a description of the work and the fraction done, 0 to 1; 0 where nothing can be counted. Called in the exporting thread."""
-
-
-def _ignore(what: str, fraction: float) -> None:
-    """Report nothing."""
-
 
 def needs_checkpoint(settings: EngineSettings) -> bool:
-    """Return whether the engine of `settings` takes its weights from the model's own files, not from a form made before."""
+    """Return whether the engine of `settings` needs the model's own weights, because no exported form is configured."""
     match settings:
         case FakeSettings() | LlamaCppSettings(gguf=str()):
             return False
@@ -51,20 +51,20 @@ def needs_checkpoint(settings: EngineSettings) -> bool:
     return True
 
 
-def derive(model_dir: Path, settings: EngineSettings, progress: Progress = _ignore) -> Path:
+def derive(model_dir: Path, settings: EngineSettings, progress: Progress = ignore_progress) -> Path:
     """Return the folder that the engine of `settings` loads: `model_dir` itself or a form derived from it.
 
-    Takes minutes when there is something to export; `progress` is called meanwhile.
+    Takes minutes when the form must be exported; `progress` is called meanwhile.
     """
     if not isinstance(settings, FakeSettings):
-        read_vocabulary(model_dir)  # the files are compared here: what is derived from them holds fewer
+        read_vocabulary(model_dir)  # checks files against each other that exported folders do not contain
     if needs_checkpoint(settings):
         require_rows(model_dir)
     match settings:
         case OnnxSettings():
             form = "onnx"
         case LlamaCppSettings(gguf=str() as named):
-            from serve_app.models import gguf_respelling  # for foreign files only
+            from serve_app.models import gguf_respelling  # only for files of other converters
 
             file = Path(named).expanduser()
             return gguf_respelling.prepare(file, model_dir, progress)
@@ -73,11 +73,11 @@ def derive(model_dir: Path, settings: EngineSettings, progress: Progress = _igno
         case _:
             return model_dir
     if settings.exported is None:
-        block = settings.block_size if isinstance(settings, OnnxSettings) and settings.precision != "fp32" else USUAL_BLOCK
-        return cached_form(model_dir, form, settings.precision, block, progress)
+        block = settings.block_size if isinstance(settings, OnnxSettings) and settings.precision != "fp32" else DEFAULT_BLOCK_SIZE
+        return export_to_cache(model_dir, form, settings.precision, block, progress)
     folder = Path(settings.exported).expanduser()
     if isinstance(settings, OnnxSettings) and not (folder / manifest.NAME).exists():
-        from serve_app.models.builder_folder import prepare  # slow to import, and needed for such folders only
+        from serve_app.models.builder_folder import prepare  # slow to import, needed only here
 
         return prepare(model_dir, folder, settings, progress)
     about = manifest.verify(folder)
@@ -87,35 +87,40 @@ def derive(model_dir: Path, settings: EngineSettings, progress: Progress = _igno
     return folder
 
 
-def cached_form(model_dir: Path, form: str, precision: str, block: int = USUAL_BLOCK, progress: Progress = _ignore) -> Path:
+def export_to_cache(
+    model_dir: Path, form: str, precision: str, block: int = DEFAULT_BLOCK_SIZE, progress: Progress = ignore_progress
+) -> Path:
     """Return the cached folder with the model's `form` (onnx or gguf) in `precision`, exporting it first if needed.
 
-    Raises `ModelUnusable` as `write_form` does; nothing half-written stays behind.
+    Raises `ModelUnusable` as `export_to_folder` does; nothing half-written stays behind.
     """
-    coarser = "" if block == USUAL_BLOCK else f"-{block}"
+    coarser = "" if block == DEFAULT_BLOCK_SIZE else f"-{block}"
     progress(_READING, 0.0)
-    target = cache_dir() / form / f"{_fingerprint(model_dir, form, progress)}-{precision}{coarser}"
-    if _is_whole(target, progress):
-        return target
-    with writing(f"exporting {precision}"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with locked(target.with_suffix(".lock"), lambda: progress("waiting for another replica's export", 0.0)):
-            if not _is_whole(target, progress):
-                shutil.rmtree(target, ignore_errors=True)
-                _build(model_dir, form, precision, block, target, progress)
-    return target
+    return write_cached_folder(
+        cache_dir() / form / f"{_fingerprint(model_dir, form, progress)}-{precision}{coarser}",
+        f"exporting {precision}",
+        lambda folder: _write(model_dir, form, precision, block, folder, progress=progress),
+        is_whole=partial(_is_whole, progress=progress),
+        on_wait=lambda: progress("waiting for another replica's export", 0.0),
+    )
 
 
 def _is_whole(target: Path, progress: Progress) -> bool:
-    """Return whether the folder is there as it was written."""
+    """Return whether the folder exists and is undamaged."""
     if not target.exists():
         return False
     progress("checking the exported files", 0.0)
     return manifest.is_whole(target)
 
 
-def write_form(
-    model_dir: Path, form: str, precision: str, target: Path, block: int = USUAL_BLOCK, progress: Progress = _ignore
+def export_to_folder(
+    model_dir: Path,
+    form: str,
+    precision: str,
+    target: Path,
+    block: int = DEFAULT_BLOCK_SIZE,
+    *,
+    progress: Progress = ignore_progress,
 ) -> None:
     """Export to the new folder `target`, whole or not at all; `block` weights of a quantized graph share a scale.
 
@@ -123,36 +128,36 @@ def write_form(
     """
     if target.exists():
         raise ModelUnusable(f"{target.name} exists already; give a new folder")
-    with writing(f"exporting {precision}"):
+    with translate_disk_errors(f"exporting {precision}"):
         target.absolute().parent.mkdir(parents=True, exist_ok=True)
-        _build(model_dir, form, precision, block, target, progress)
+        write_folder(target, lambda folder: _write(model_dir, form, precision, block, folder, progress=progress))
 
 
 _GGUF_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 """Bytes per weight of a GGUF file."""
 _GGUF_FINER = ("model.embed_tokens.weight", "lm_head.weight")
-"""With q4_0 these are q8_0."""
+"""Tensors that are q8_0 with q4_0."""
 _SMALL_FILES_BYTES = 2**26
-"""More than graph, tokenizer and manifest take."""
+"""Upper bound of graph, tokenizer and manifest."""
 _WORKING_BYTES = 2**29
-"""Memory of an export beside the largest matrix that it must turn: the libraries and a few pieces of weights."""
+"""Memory of an export without the largest matrix that it must transpose: the libraries and a few pieces of weights."""
 
 
-def require_resources(model_dir: Path, form: str, precision: str, block: int, target: Path) -> None:
-    """Raise `ModelUnusable` with the arithmetic when the export cannot fit the disk at `target` or the memory.
+def require_resources(model_dir: Path, form: str, precision: str, block: int, folder: Path) -> None:
+    """Raise `ModelUnusable` with the arithmetic when the export cannot fit the disk of `folder` or the memory.
 
-    The export is written once, beside its place, and renamed: no second copy is needed.
+    The export is written once, in a folder beside the target that is then renamed, so no second copy is needed.
     """
     weights = count_weights(model_dir)
     disk, memory = _SMALL_FILES_BYTES, _WORKING_BYTES
     if form == "onnx":
         layout = plan_onnx(model_dir, precision, block)
-        disk, memory = disk + layout.bytes, memory + 2 * layout.turned_bytes
+        disk, memory = disk + layout.bytes, memory + 2 * layout.transposed_bytes
     else:
         tensors = Checkpoint(model_dir).tensors
         finer = sum(math.prod(tensors[name].shape) for name in _GGUF_FINER if name in tensors) if precision == "q4_0" else 0
         disk += int((weights - finer) * _GGUF_BYTES[precision] + finer * _GGUF_BYTES["q8_0"])
-    for what, needed, there in (("disk", disk, shutil.disk_usage(target.parent).free), ("memory", memory, read_available_bytes())):
+    for what, needed, there in (("disk", disk, shutil.disk_usage(folder).free), ("memory", memory, read_available_bytes())):
         if needed > there:
             raise ModelUnusable(
                 f"exporting {weights / 1e6:,.0f} million weights to {precision} needs about {needed / 2**30:.1f} GiB of {what}, "
@@ -160,38 +165,34 @@ def require_resources(model_dir: Path, form: str, precision: str, block: int, ta
             )
 
 
-def _build(model_dir: Path, form: str, precision: str, block: int, target: Path, progress: Progress) -> None:
-    """Write the form into a folder beside `target`, with its manifest, and rename that to `target`."""
-    what = f"exporting {precision}"
-    progress(what, 0.0)
-    with scratch_folder(target.parent) as scratch:
-        require_resources(model_dir, form, precision, block, target)
-        logger.info("exporting %s to %s %s, once; later starts use the cache", model_dir.name, form, precision)
-        folder = scratch / "out"
-        folder.mkdir()
-        if form == "onnx":
-            write_onnx(model_dir, precision, block, folder, lambda done: progress(what, done))
-        else:
-            _build_gguf(model_dir, precision, folder, lambda done: progress(what, done))
-        shutil.copyfile(model_dir / "config.json", folder / "config.json")
-        progress("checking the exported files", 0.0)
-        manifest.write(folder, {"format": form, "precision": precision, "writer": f"phi-serve {version('phi-serve')}"})
-        os.replace(folder, target)
+def _write(model_dir: Path, form: str, precision: str, block: int, folder: Path, *, progress: Progress) -> None:
+    """Write the form and its manifest into the empty `folder`."""
+    work = f"exporting {precision}"
+    progress(work, 0.0)
+    require_resources(model_dir, form, precision, block, folder)
+    logger.info("exporting %s to %s %s, once; later starts use the cache", model_dir.name, form, precision)
+    if form == "onnx":
+        write_onnx(model_dir, precision, block, folder, lambda done: progress(work, done))
+    else:
+        _write_gguf_folder(model_dir, precision, folder, lambda done: progress(work, done))
+    shutil.copyfile(model_dir / "config.json", folder / "config.json")
+    progress("checking the exported files", 0.0)
+    manifest.write(folder, {"format": form, "precision": precision, "writer": f"phi-serve {version('phi-serve')}"})
 
 
-def _build_gguf(model_dir: Path, precision: str, folder: Path, report: Callable[[float], None]) -> None:
-    from serve_app.models.gguf import write_gguf  # for an export only
+def _write_gguf_folder(model_dir: Path, precision: str, folder: Path, report: Callable[[float], None]) -> None:
+    from serve_app.models.gguf import write_gguf  # only for an export
 
-    write_gguf(model_dir, precision, folder / FILE, report)
+    write_gguf(model_dir, precision, folder / GGUF_FILE, report)
     for name in ("tokenizer.json", "generation_config.json"):
         if (model_dir / name).exists():
             shutil.copy(model_dir / name, folder)
 
 
-def _fingerprint(model_dir: Path, form: str, progress: Progress = _ignore) -> str:
-    """Hash everything that the exported form depends on: the files it reads, and the way it is written."""
+def _fingerprint(model_dir: Path, form: str, progress: Progress = ignore_progress) -> str:
+    """Return a hash of everything that the exported form depends on: the files it reads, and the format it is written in."""
     digest = hashlib.blake2b(digest_size=8)
-    digest.update(f"phi-serve {form} {FORM if form == 'onnx' else _GGUF_FORM};".encode())
+    digest.update(f"phi-serve {form} {ONNX_EXPORT_FORMAT if form == 'onnx' else _GGUF_FORMAT};".encode())
     files = sorted(file for file in model_dir.iterdir() if file.suffix in {".json", ".jinja", ".safetensors"})
     done, total = 0, sum(file.stat().st_size for file in files)
     for file in files:

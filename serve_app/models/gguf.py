@@ -1,6 +1,6 @@
 """Writes a Phi-3 checkpoint as a GGUF file, tensor by tensor.
 
-The names and keys are those that llama.cpp reads for the architecture `phi3`; see its documentation of the format.
+Names and keys are those of llama.cpp's architecture `phi3`; see its documentation of the format.
 """
 
 import json
@@ -16,7 +16,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import quantize
 from numpy.typing import NDArray
 
-from serve_app.chat.vocabulary import read_vocabulary
+from serve_app.chat.vocabulary import read_json, read_vocabulary
 from serve_app.errors import ModelUnusable
 from serve_app.files.gguf_vocabulary import build_gguf_vocabulary
 from serve_app.models.checkpoint import Checkpoint, require_rows
@@ -30,16 +30,27 @@ _FILE_TYPES = {
     "q4_0": LlamaFileType.MOSTLY_Q4_0,
 }
 
+_SIZES = (
+    "num_attention_heads",
+    "num_key_value_heads",
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "max_position_embeddings",
+    "vocab_size",
+)
+"""Keys of config.json that must be positive whole numbers."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """One tensor of the file and where it comes from."""
+    """One tensor of the file and its source."""
 
     name: str
     shape: tuple[int, ...]
     type: GGMLQuantizationType
     source: str | NDArray[np.float32]
-    """The checkpoint's name, or the values."""
+    """The tensor's name in the checkpoint, or the values."""
 
     @property
     def bytes(self) -> int:
@@ -52,42 +63,52 @@ def write_gguf(model_dir: Path, precision: str, file: Path, report: Callable[[fl
 
     `report` gets the fraction done after every piece.
 
-    Raises `ModelUnusable` when it is not a Phi-3 checkpoint with byte-level BPE or lacks a tensor.
+    Raises `ModelUnusable` when `model_dir` is not a Phi-3 checkpoint with byte-level BPE or lacks a tensor.
     """
-    config = json.loads((model_dir / "config.json").read_text())
+    config = _read_config(model_dir)
     if config.get("model_type") != "phi3":
         raise ModelUnusable(f"model_type is {config.get('model_type')}; the GGUF export knows phi3 only")
     require_rows(model_dir)
     checkpoint = Checkpoint(model_dir)
-    tensors = list(_tensors(config, checkpoint, precision))
+    tensors = list(_plan_tensors(config, checkpoint, precision))
     writer = GGUFWriter(file, "phi3")
-    _describe(writer, config, precision)
-    _describe_tokenizer(writer, config, model_dir)
+    _write_keys(writer, config, precision)
+    _write_tokenizer(writer, config, model_dir)
     for tensor in tensors:
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.bytes, raw_dtype=tensor.type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     writer.close()
-    # The writer's own way takes whole tensors, and an embedding of 200,000 tokens alone is 2.4 GB in float32.
+    # GGUFWriter itself takes whole tensors, and an embedding of 200,000 tokens alone is 2.4 GB in float32.
     done, total = 0, sum(math.prod(tensor.shape) for tensor in tensors)
     with file.open("ab") as out:
         for tensor in tensors:
             out.write(bytes(-out.tell() % writer.data_alignment))
-            for piece in _pieces(tensor, checkpoint):
+            for piece in _read_pieces(tensor, checkpoint):
                 out.write(quantize(piece, tensor.type).tobytes())
                 done += piece.size
                 report(done / total)
         out.write(bytes(-out.tell() % writer.data_alignment))
 
 
-def _pieces(tensor: _Tensor, checkpoint: Checkpoint) -> Iterator[NDArray[np.float32]]:
+def _read_config(model_dir: Path) -> dict[str, Any]:
+    config = read_json(model_dir, "config.json") or {}
+    for key in _SIZES:
+        if type(config.get(key)) is not int or config[key] < 1:
+            raise ModelUnusable(f"{key} in config.json is {config.get(key)}, not a positive whole number; fetch the model again")
+    if not isinstance(config.get("rms_norm_eps"), int | float):
+        raise ModelUnusable(f"rms_norm_eps in config.json is {config.get('rms_norm_eps')}, not a number; fetch the model again")
+    return config
+
+
+def _read_pieces(tensor: _Tensor, checkpoint: Checkpoint) -> Iterator[NDArray[np.float32]]:
     if not isinstance(tensor.source, str):
         yield tensor.source
         return
     height = max(1, _PIECE_WEIGHTS // max(1, math.prod(tensor.shape[1:])))
     for start in range(0, tensor.shape[0], height):
-        yield checkpoint.rows(tensor.source, start, min(start + height, tensor.shape[0]))
+        yield checkpoint.read_rows(tensor.source, start, min(start + height, tensor.shape[0]))
 
 
 _LAYER = {
@@ -100,42 +121,42 @@ _LAYER = {
 }
 
 
-def _tensors(config: dict[str, Any], checkpoint: Checkpoint, precision: str) -> Iterator[_Tensor]:
-    def stored(name: str, source: str, wanted: str) -> _Tensor:
+def _plan_tensors(config: dict[str, Any], checkpoint: Checkpoint, precision: str) -> Iterator[_Tensor]:
+    def plan_stored(name: str, source: str, wanted: str) -> _Tensor:
         found = checkpoint.tensors.get(source)
         if found is None:
             raise ModelUnusable(f"the checkpoint has no tensor {source}; it is not of the architecture that its config.json names")
-        return _Tensor(name, found.shape, _type(found.shape, wanted), source)
+        return _Tensor(name, found.shape, _choose_type(found.shape, wanted), source)
 
-    # Where embeddings are tied they are the head too, which four bits would blur for every token.
-    yield stored("token_embd.weight", "model.embed_tokens.weight", "q8_0" if precision == "q4_0" else precision)
+    # Tied embeddings are also the head, which four bits would make imprecise for every token.
+    yield plan_stored("token_embd.weight", "model.embed_tokens.weight", "q8_0" if precision == "q4_0" else precision)
     if not config.get("tie_word_embeddings"):
-        yield stored("output.weight", "lm_head.weight", "q8_0" if precision == "q4_0" else precision)
-    yield stored("output_norm.weight", "model.norm.weight", precision)
+        yield plan_stored("output.weight", "lm_head.weight", "q8_0" if precision == "q4_0" else precision)
+    yield plan_stored("output_norm.weight", "model.norm.weight", precision)
     for form, key in (("long", "long_factor"), ("short", "short_factor")):
-        factors = _scaling(config).get(key)
+        factors = _rope_scaling(config).get(key)
         if factors:
             values = np.array(factors, np.float32)
             yield _Tensor(f"rope_factors_{form}.weight", values.shape, GGMLQuantizationType.F32, values)
     for layer in range(int(config["num_hidden_layers"])):
         for name, source in _LAYER.items():
-            yield stored(f"blk.{layer}.{name}.weight", f"model.layers.{layer}.{source}.weight", precision)
+            yield plan_stored(f"blk.{layer}.{name}.weight", f"model.layers.{layer}.{source}.weight", precision)
 
 
-def _type(shape: tuple[int, ...], precision: str) -> GGMLQuantizationType:
-    """Norms stay in float32, and so does a matrix whose rows are no whole number of blocks."""
+def _choose_type(shape: tuple[int, ...], precision: str) -> GGMLQuantizationType:
+    """Return the tensor's type: float32 for norms and for matrices whose rows are not a whole number of blocks."""
     wanted = GGMLQuantizationType[precision.upper()]
     fits = len(shape) > 1 and shape[-1] % GGML_QUANT_SIZES[wanted][0] == 0
     return wanted if fits else GGMLQuantizationType.F32
 
 
-def _scaling(config: dict[str, Any]) -> dict[str, Any]:
-    """LongRoPE's parameters, under the old name or the new one."""
+def _rope_scaling(config: dict[str, Any]) -> dict[str, Any]:
+    """Return LongRoPE's parameters, under their old key or the new one."""
     return config.get("rope_scaling") or config.get("rope_parameters") or {}
 
 
-def _describe(writer: GGUFWriter, config: dict[str, Any], precision: str) -> None:
-    scaling = _scaling(config)
+def _write_keys(writer: GGUFWriter, config: dict[str, Any], precision: str) -> None:
+    scaling = _rope_scaling(config)
     heads, width = int(config["num_attention_heads"]), int(config["hidden_size"])
     context = int(config["max_position_embeddings"])
     original = int(scaling.get("original_max_position_embeddings") or config.get("original_max_position_embeddings") or context)
@@ -159,7 +180,7 @@ def _describe(writer: GGUFWriter, config: dict[str, Any], precision: str) -> Non
         writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(context / original) / math.log(original)))
 
 
-def _describe_tokenizer(writer: GGUFWriter, config: dict[str, Any], model_dir: Path) -> None:
+def _write_tokenizer(writer: GGUFWriter, config: dict[str, Any], model_dir: Path) -> None:
     vocabulary = build_gguf_vocabulary(model_dir, int(config["vocab_size"]))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(vocabulary.pre)

@@ -1,13 +1,11 @@
-"""Copies a GGUF file made elsewhere with its tokens respelled, so that llama.cpp's server streams every token id.
+"""Copies a GGUF file of another converter with its tokens respelled, so that llama.cpp's server streams every token id.
 
-Such a file differs from ours in how it spells tokens (`serve_app.files.gguf_vocabulary`). A copy in the cache has our spelling;
-all other keys and the tensors' bytes are as they were. Knows no engine, and nothing of what the tensors mean.
+Such a file spells tokens differently from ours (`serve_app.files.gguf_vocabulary`). A copy in the cache has our spelling; all other
+keys and the tensors' bytes are unchanged. Knows no engine; knows nothing of the tensors' meaning.
 """
 
-import errno
 import hashlib
 import logging
-import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -16,7 +14,7 @@ from typing import BinaryIO
 
 from serve_app.chat.vocabulary import TokenizerFile, read_tokenizer_file
 from serve_app.errors import ModelUnusable
-from serve_app.files.cache import cache_dir, identify, locked
+from serve_app.files.cache import Progress, cache_dir, hash_content, ignore_progress, write_cached_folder
 from serve_app.files.gguf_header import Header, read_header
 from serve_app.files.gguf_vocabulary import (
     TOKENS_KEY,
@@ -24,150 +22,139 @@ from serve_app.files.gguf_vocabulary import (
     TYPES_KEY,
     GgufVocabulary,
     build_gguf_vocabulary,
-    is_spelled,
-    listed_tokens,
+    has_our_spelling,
+    read_token_list,
     require_same_ids,
 )
-from serve_app.files.scratch import scratch_folder
 from serve_app.models import manifest
 
 logger = logging.getLogger(__name__)
 
-_FORM = "stray bytes in the private use area, eot"
-"""Changes whenever a copy is written otherwise."""
-_BESIDE = ("config.json", "generation_config.json", "tokenizer.json")
-"""What the engine reads beside the file."""
-_DESCRIBING = (*_BESIDE, "added_tokens.json", "tokenizer_config.json")
+_FORMAT = "stray bytes in the private use area, eot"
+"""Part of the cache key; change it whenever the copy's content changes."""
+_COPIED_FILES = ("config.json", "generation_config.json", "tokenizer.json")
+"""Files that the engine reads beside the GGUF file."""
+_KEYED_FILES = (*_COPIED_FILES, "added_tokens.json", "tokenizer_config.json")
 _PIECE_BYTES = 1 << 22
 _SMALL_FILES_BYTES = 1 << 26
-"""More than tokenizer and manifest take."""
+"""Upper bound of tokenizer and manifest."""
 _EMBEDDING = "token_embd.weight"
 _SCORES = "tokenizer.ggml.scores"
 _UINT32, _INT32, _STRING, _ARRAY = 4, 5, 8, 9
 
 
-def prepare(file: Path, model_dir: Path, progress: Callable[[str, float], None] = lambda _, __: None) -> Path:
-    """Return a folder, in the cache, that holds `file` by its name as the engine loads it, and the model's tokenizer.
+def prepare(file: Path, model_dir: Path, progress: Progress = ignore_progress) -> Path:
+    """Return a cached folder with `file`, under its own name and in our spelling, and the model's tokenizer.
 
-    `model_dir` has the model's tokenizer and configuration, and need not have weights. A file in our spelling is linked, another is
-    copied once, piece by piece; `progress` gets what is being done and the fraction that is. Raises `ModelUnusable` for a damaged
-    file or one of another model, and when the disk cannot hold the copy.
+    `model_dir` has the model's tokenizer and configuration, and need not have weights. A file in our spelling is linked; another is
+    copied once, piece by piece. Raises `ModelUnusable` for a damaged file or one of another model, and when the disk cannot hold
+    the copy.
     """
     progress("reading the GGUF file", 0.0)
     header = read_header(file)
     cache = cache_dir() / "gguf"
-    copy = cache / f"{_fingerprint(identify(file), file.name, model_dir)}-respelled"
+    copy = cache / f"{_fingerprint(hash_content(file), file.name, model_dir)}-respelled"
     if manifest.is_whole(copy):
         return copy
-    described = read_tokenizer_file(model_dir)
-    own = _vocabulary(header, model_dir, described, file.name)
-    require_same_ids(header.keys, own, described, file.name)
-    cache.mkdir(parents=True, exist_ok=True)
-    if is_spelled(header.keys, own):
-        return _linked(file, model_dir, cache / f"{_fingerprint(str(file.absolute()), file.name, model_dir)}-linked")
-    with locked(copy.with_suffix(".lock"), lambda: progress("waiting for another replica's copy", 0.0)):
-        if not manifest.is_whole(copy):
-            shutil.rmtree(copy, ignore_errors=True)
-            _require_room(file, cache)
-            logger.info("copying %s with its tokens respelled, once; later starts use the cache", file.name)
-            _build(
-                file, model_dir, copy, lambda to: _write(file, header, own, to, lambda done: progress(f"copying {file.name}", done))
-            )
-    return copy
+    tokenizer_file = read_tokenizer_file(model_dir)
+    own = _build_vocabulary(header, model_dir, tokenizer_file, file.name)
+    require_same_ids(header.keys, own, tokenizer_file, file.name)
+    if has_our_spelling(header.keys, own):
+        link = cache / f"{_fingerprint(str(file.absolute()), file.name, model_dir)}-linked"
+        return write_cached_folder(link, f"linking {file.name}", lambda folder: _write_link(file, model_dir, folder))
+
+    def write(folder: Path) -> None:
+        _require_room(file, folder)
+        logger.info("copying %s with its tokens respelled, once; later starts use the cache", file.name)
+        _copy_beside(model_dir, folder)
+        _write_copy(file, header, own, folder / file.name, lambda done: progress(f"copying {file.name}", done))
+        manifest.write(folder, {"format": "gguf", "source": file.name})
+
+    return write_cached_folder(
+        copy,
+        f"copying {file.name}, {_format_gib(file)} GiB, with its tokens respelled",
+        write,
+        is_whole=manifest.is_whole,
+        on_wait=lambda: progress("waiting for another replica's copy", 0.0),
+    )
 
 
-def _linked(file: Path, model_dir: Path, target: Path) -> Path:
-    """Return the folder `target` with a link to the file."""
-    if not target.exists():
-        with locked(target.with_suffix(".lock")):
-            if not target.exists():
-                _build(file, model_dir, target, lambda to: to.symlink_to(file.absolute()))
-    return target
+def _write_link(file: Path, model_dir: Path, folder: Path) -> None:
+    """Put a link to the file, and the model's tokenizer, into the empty `folder`."""
+    _copy_beside(model_dir, folder)
+    (folder / file.name).symlink_to(file.absolute())
 
 
-def _vocabulary(header: Header, model_dir: Path, described: TokenizerFile, name: str) -> GgufVocabulary:
-    """Return the model's vocabulary in our spelling, as many entries as the file's embedding has rows, which llama.cpp demands."""
+def _copy_beside(model_dir: Path, folder: Path) -> None:
+    for name in _COPIED_FILES:
+        if (model_dir / name).exists():
+            shutil.copyfile(model_dir / name, folder / name)
+
+
+def _build_vocabulary(header: Header, model_dir: Path, tokenizer_file: TokenizerFile, name: str) -> GgufVocabulary:
+    """Return the model's vocabulary in our spelling, with one entry for each row of the embedding, as llama.cpp requires."""
     embedding = header.tensors.get(_EMBEDDING)
     if embedding is None or len(embedding.shape) != 2:
-        raise ModelUnusable(f"{name} has no matrix {_EMBEDDING}; it holds no whole language model")
+        raise ModelUnusable(f"{name} has no matrix {_EMBEDDING}; it is not a whole language model")
     if header.keys.get("split.count", 1) not in (0, 1):
         raise ModelUnusable(f"{name} is one part of several; join them with `llama-gguf-split --merge` and name the result")
     if header.keys.get("tokenizer.ggml.model") != "gpt2":
         raise ModelUnusable(f"{name} has no byte-level BPE tokenizer; the file belongs to another model")
-    tokens, rows = len(listed_tokens(header.keys)[0]), embedding.shape[1]
+    tokens, rows = len(read_token_list(header.keys)[0]), embedding.shape[1]
     try:
-        return build_gguf_vocabulary(model_dir, rows, described)
+        return build_gguf_vocabulary(model_dir, rows, tokenizer_file)
     except ModelUnusable as error:
         raise ModelUnusable(f"{name} has {rows} rows in {_EMBEDDING} and {tokens} tokens; {error.message}") from error
 
 
 def _fingerprint(source: str, name: str, model_dir: Path) -> str:
-    """Hash everything that a folder depends on."""
-    digest = hashlib.blake2b(f"{_FORM};{source};{name};".encode(), digest_size=8)
-    for beside in _DESCRIBING:
+    """Return a hash of everything that the folder depends on."""
+    digest = hashlib.blake2b(f"{_FORMAT};{source};{name};".encode(), digest_size=8)
+    for beside in _KEYED_FILES:
         path = model_dir / beside
         digest.update(f"{beside}:{hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ''};".encode())
     return digest.hexdigest()
 
 
-def _build(file: Path, model_dir: Path, target: Path, place: Callable[[Path], None]) -> None:
-    """Write the folder beside `target` and rename it, whole or not at all; `place` puts the file at the path that it gets."""
-    try:
-        with scratch_folder(target.parent) as scratch:
-            folder = scratch / "out"
-            folder.mkdir()
-            for name in _BESIDE:
-                if (model_dir / name).exists():
-                    shutil.copyfile(model_dir / name, folder / name)
-            place(folder / file.name)
-            if not (folder / file.name).is_symlink():
-                manifest.write(folder, {"format": "gguf", "source": file.name})
-            os.replace(folder, target)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ModelUnusable(_no_room(file, "the disk became full on the way")) from error
-        logger.exception("%s could not be copied", file.name)
-        raise ModelUnusable(f"{file.name} cannot be copied into the cache: {error.strerror or type(error).__name__}") from error
-
-
 def _require_room(file: Path, folder: Path) -> None:
+    """Raise `ModelUnusable` when the disk of `folder` cannot hold a copy of the file."""
     free = shutil.disk_usage(folder).free
     if file.stat().st_size + _SMALL_FILES_BYTES > free:
-        raise ModelUnusable(_no_room(file, f"{free / 2**30:.1f} GiB are free"))
+        raise ModelUnusable(
+            f"{file.name} needs a copy of {_format_gib(file)} GiB in the cache, with its tokens respelled, and "
+            f"{free / 2**30:.1f} GiB are free; make room, or set PHI_SERVE_CACHE to a folder on another disk"
+        )
 
 
-def _no_room(file: Path, why: str) -> str:
-    return (
-        f"{file.name} needs a copy of {file.stat().st_size / 2**30:.1f} GiB in the cache, with its tokens respelled, and {why}; "
-        "make room, or set PHI_SERVE_CACHE to a folder on another disk"
-    )
+def _format_gib(file: Path) -> str:
+    return f"{file.stat().st_size / 2**30:.1f}"
 
 
-def _write(file: Path, header: Header, own: GgufVocabulary, target: Path, report: Callable[[float], None]) -> None:
-    """Copy `file` with the vocabulary replaced; the tensors' entries count from the data's beginning and stay as they are."""
+def _write_copy(file: Path, header: Header, own: GgufVocabulary, target: Path, report: Callable[[float], None]) -> None:
+    """Copy `file` with the vocabulary replaced; the tensors' offsets count from the beginning of the data and stay valid."""
     replaced = {
-        TOKENS_KEY: _strings(own.tokens),
-        TYPES_KEY: _int32s(own.types),
+        TOKENS_KEY: _encode_strings(own.tokens),
+        TYPES_KEY: _encode_int32s(own.types),
         TURN_END_KEY: struct.pack("<II", _UINT32, own.turn_end),
     }
     keys = [*header.spans, *(key for key in replaced if key not in header.spans)]
-    if _SCORES in keys and len(header.keys[_SCORES]) != len(own.tokens):  # byte-level BPE has no use for them
+    if _SCORES in keys and len(header.keys[_SCORES]) != len(own.tokens):  # byte-level BPE does not use scores
         keys.remove(_SCORES)
     size = file.stat().st_size
     with file.open("rb") as source, target.open("wb") as out:
         out.write(b"GGUF" + struct.pack("<IQQ", header.version, len(header.tensors), len(keys)))
         for key in keys:
             if key in replaced:
-                out.write(_string(key) + replaced[key])
+                out.write(_encode_string(key) + replaced[key])
             else:
-                _copy(source, out, *header.spans[key])
-        _copy(source, out, *header.entries)
+                _copy_bytes(source, out, *header.spans[key])
+        _copy_bytes(source, out, *header.entries)
         out.write(bytes(-out.tell() % header.alignment))
-        _copy(source, out, header.data_begin, size, report)
+        _copy_bytes(source, out, header.data_begin, size, report)
 
 
-def _copy(source: BinaryIO, out: BinaryIO, begin: int, end: int, report: Callable[[float], None] = lambda _: None) -> None:
-    """Copy the bytes from `begin` to before `end`; raises `ModelUnusable` when there are fewer."""
+def _copy_bytes(source: BinaryIO, out: BinaryIO, begin: int, end: int, report: Callable[[float], None] = lambda _: None) -> None:
+    """Copy the bytes from `begin` up to `end`; raises `ModelUnusable` when the file ends earlier."""
     source.seek(begin)
     at = begin
     while at < end:
@@ -179,14 +166,14 @@ def _copy(source: BinaryIO, out: BinaryIO, begin: int, end: int, report: Callabl
         report((at - begin) / (end - begin))
 
 
-def _string(text: str) -> bytes:
+def _encode_string(text: str) -> bytes:
     raw = text.encode("utf-8", "surrogateescape")
     return struct.pack("<Q", len(raw)) + raw
 
 
-def _strings(texts: tuple[str, ...]) -> bytes:
-    return struct.pack("<IIQ", _ARRAY, _STRING, len(texts)) + b"".join(map(_string, texts))
+def _encode_strings(texts: tuple[str, ...]) -> bytes:
+    return struct.pack("<IIQ", _ARRAY, _STRING, len(texts)) + b"".join(map(_encode_string, texts))
 
 
-def _int32s(values: tuple[int, ...]) -> bytes:
+def _encode_int32s(values: tuple[int, ...]) -> bytes:
     return struct.pack(f"<IIQ{len(values)}i", _ARRAY, _INT32, len(values), *values)

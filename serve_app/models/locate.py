@@ -4,7 +4,7 @@ from pathlib import Path
 
 from serve_app.config import ModelSettings
 from serve_app.errors import ModelUnusable
-from serve_app.models.checkpoint import missing_files
+from serve_app.models.checkpoint import find_missing_files
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """The small model that ships with the package."""
@@ -23,7 +23,7 @@ def locate(model: ModelSettings, *, weights: bool) -> Path:
     if folder.is_dir():
         if not (folder / "config.json").exists():
             raise ModelUnusable("the model's path holds no config.json; give a folder in Hugging Face layout")
-        missing = missing_files(folder, weights=weights)
+        missing = find_missing_files(folder, weights=weights)
         if missing:
             raise ModelUnusable(f"the model's path lacks {' and '.join(missing)}; fetch the model again")
         return folder
@@ -52,7 +52,7 @@ def _download(model: ModelSettings, *, weights: bool) -> Path:
                 "check the name, the network and HF_TOKEN, or give a local folder"
             ) from error
         folder = Path(partial)
-    missing = missing_files(folder, weights=weights)
+    missing = find_missing_files(folder, weights=weights)
     if missing:
         raise ModelUnusable(_not_cached(model.path, f"no {' and no '.join(missing)}", offline))
     return folder

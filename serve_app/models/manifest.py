@@ -1,7 +1,4 @@
-"""A folder's list of files with sizes and SHA-256 sums: what was written whole is loaded whole, or refused by name.
-
-Knows nothing of what the files mean.
-"""
+"""Lists a folder's files with sizes and SHA-256 sums, and checks a folder against its list. Knows nothing of the files' meaning."""
 
 import hashlib
 import json
@@ -20,7 +17,7 @@ _NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def write(folder: Path, about: dict[str, str], sums: Mapping[str, str] = _NONE) -> None:
-    """Write `manifest.json` over every file of the folder; `about` says what it is, `sums` are SHA-256 sums known already."""
+    """Write `manifest.json` with every file of the folder; `about` describes it, `sums` are SHA-256 sums known already."""
     paths = {
         path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != NAME
     }
@@ -29,9 +26,9 @@ def write(folder: Path, about: dict[str, str], sums: Mapping[str, str] = _NONE) 
 
 
 def verify(folder: Path, sums: Mapping[str, str] = _NONE) -> dict[str, str]:
-    """Return what the folder is; raises `ModelUnusable` naming the first file that is missing, truncated or altered.
+    """Return the folder's description; raises `ModelUnusable` naming the first file that is missing, truncated or altered.
 
-    `sums` are SHA-256 sums that the caller knows already; those files are not read again.
+    `sums` are SHA-256 sums that the caller knows already; their files are not read again.
     """
     try:
         manifest = json.loads((folder / NAME).read_text())
@@ -50,8 +47,14 @@ def verify(folder: Path, sums: Mapping[str, str] = _NONE) -> dict[str, str]:
                 f"{name} has {path.stat().st_size} bytes, not the {size} it was written with; export the model again"
             )
         if (sums.get(name) or sum_file(path)) != digest:
-            raise ModelUnusable(f"{name} is not what was written: its SHA-256 sum differs; export the model again")
+            raise ModelUnusable(f"{name} has changed since it was written: its SHA-256 sum differs; export the model again")
     return {str(key): str(value) for key, value in about.items()}
+
+
+def read_about(folder: Path) -> dict[str, str]:
+    """Return the folder's description as `write` got it; the files are not checked."""
+    about: dict[str, str] = json.loads((folder / NAME).read_text())["about"]
+    return about
 
 
 def sum_file(path: Path) -> str:
@@ -61,12 +64,12 @@ def sum_file(path: Path) -> str:
 
 
 def is_whole(folder: Path, sums: Mapping[str, str] = _NONE) -> bool:
-    """Return whether the folder is there as it was written; a damaged one, which is logged, is to be written anew."""
+    """Return whether the folder exists and is undamaged; damage is logged, for the caller writes the folder again."""
     if not folder.exists():
         return False
     try:
         verify(folder, sums)
     except ModelUnusable as error:
-        logger.warning("a folder in the cache is damaged and written anew: %s", error.message)
+        logger.warning("a damaged folder in the cache is written again: %s", error.message)
         return False
     return True

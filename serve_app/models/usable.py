@@ -1,4 +1,4 @@
-"""Whether a model that is about to be made could answer anything. Knows no gateway; the tokenizer comes as a function."""
+"""Checks that a new variant could answer at all. Knows no gateway; gets the tokenizer as a function."""
 
 from collections.abc import Callable
 
@@ -8,8 +8,8 @@ from serve_app.conversation import Chat, Message
 from serve_app.models.variant import Variant
 from serve_app.types import InvalidValue
 
-_MARKS = 2
-"""Tokens around a message: its role and its end."""
+_MESSAGE_MARK_TOKENS = 2
+"""Tokens around a message, for its role and its end."""
 
 
 def require_usable(variant: Variant, count_tokens: Callable[[str], int]) -> None:
@@ -28,6 +28,6 @@ def require_usable(variant: Variant, count_tokens: Callable[[str], int]) -> None
     window = ollama.read_window(settings.parameters)
     if window is None or not settings.system:
         return
-    least = count_tokens(settings.system) + _MARKS + ollama.SHORTEST_PROMPT_TOKENS
+    least = count_tokens(settings.system) + _MESSAGE_MARK_TOKENS + ollama.SHORTEST_PROMPT_TOKENS
     if window <= least:
         raise InvalidValue("num_ctx", f"is {window}, but with the system prompt the shortest prompt has {least} tokens")

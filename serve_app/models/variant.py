@@ -1,4 +1,4 @@
-"""A model as clients name it: the served weights with a system prompt, turns, a template and parameters of its own. Pure values."""
+"""A model under a client's name: the served weights with its own system prompt, turns, template and parameters. Pure values."""
 
 import hashlib
 import json
@@ -14,20 +14,20 @@ from serve_app.types import InvalidValue
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """A name and what it adds to the served model; the served model itself adds nothing."""
+    """A name and the settings it adds to the served model; the served model itself adds none."""
 
     name: str
     parent: str = ""
-    """The name it was derived from; empty for the served model and its aliases."""
+    """The name of the model it derives from; empty for the served model and its aliases."""
     settings: VariantSettings = field(default_factory=VariantSettings)
-    """All of it, what it took over from its parent included."""
+    """All settings, inherited ones included."""
     modified: float
     """Unix seconds."""
     stored: bool = False
-    """Made through the API, so that it can be deleted; others are configuration."""
+    """Whether it was created through the API and can be deleted; other variants are configured."""
 
     def apply_to(self, request: GenerateRequest) -> GenerateRequest:
-        """Return the request with what it leaves open filled in; raises `InvalidRequest` when the two do not go together."""
+        """Return the request with open fields filled in; raises `InvalidRequest` when request and variant contradict each other."""
         settings = self.settings
         fields = {
             name: value for name, value in ollama.read_sampling_fields(settings.parameters).items() if name not in request.explicit
@@ -46,9 +46,9 @@ class Variant:
         )
 
     def complete_prompt(self, prompt: Prompt) -> Prompt:
-        """Return a chat with this model's template, system prompt and turns; other prompts as they are.
+        """Return a chat with this model's template, system prompt and turns; other prompts unchanged.
 
-        A system message of the client's own takes the place of the system prompt. A chat that goes on from token ids has both.
+        A system message of the client replaces the system prompt. A chat that continues from token ids already has both.
         """
         if not isinstance(prompt, Chat):
             return prompt
@@ -62,7 +62,7 @@ class Variant:
         return replace(prompt, messages=(*system, *turns, *messages[len(first) :]))
 
     def derive(self, name: str, changes: dict[str, Any], modified: float) -> "Variant":
-        """Return a new variant of this one; `changes` are the settings it does not take over."""
+        """Return a new variant of this one; `changes` are the settings it does not inherit."""
         inherited = self.settings.model_dump(by_alias=False)
         merged = inherited | {key: value for key, value in changes.items() if value is not None}
         merged["parameters"] = inherited["parameters"] | (changes.get("parameters") or {})
@@ -70,6 +70,6 @@ class Variant:
         return Variant(name=name, parent=self.name, settings=settings, modified=modified, stored=True)
 
     def digest(self, weights: str) -> str:
-        """Return SHA-256 over what it adds and the identity of the weights; equal for aliases of the served model."""
+        """Return SHA-256 over its settings and the identity of the weights; equal for aliases of the served model."""
         added = self.settings.model_dump(mode="json", exclude={"parent"})
         return hashlib.sha256(json.dumps([weights, added], sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What the served model's files say of it: architecture, size, identity. Knows no engine and no dialect."""
+"""A served model's architecture, size and identity, read from its files. Knows no engine and no dialect."""
 
 import hashlib
 import json
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from serve_app.errors import ModelUnusable
 
 _BYTES = {
     **dict.fromkeys(("float32", "fp32", "f32"), 4.0),
@@ -25,29 +27,36 @@ _BYTES = {
     "iq4_nl": 18 / 32,
     "iq4_xs": 136 / 256,
 }
-"""Bytes per weight, by the names that engines give their precision."""
+"""Bytes per weight, by the engines' names of precisions."""
 _NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """A model in Hugging Face layout, as its configuration describes it."""
+    """A model in Hugging Face layout, described by its configuration."""
 
     config: Mapping[str, Any]
     """config.json."""
     identity: str
-    """SHA-256 over configuration and tokenizer: the same for the same model on every node."""
+    """SHA-256 over configuration and tokenizer: equal on every node."""
     parameters: int
     """Number of weights, computed from the configuration's shapes; shared embeddings count once."""
 
     @classmethod
     def read(cls, folder: Path) -> "Weights":
-        """Read the folder's configuration; it need not hold the weights themselves."""
+        """Read the folder's configuration; it need not hold the weights themselves.
+
+        Raises `ModelUnusable` when config.json gives no sizes.
+        """
         digest = hashlib.sha256()
-        for name in ("config.json", "tokenizer.json"):
-            digest.update((folder / name).read_bytes())
-        config = json.loads((folder / "config.json").read_text())
-        return cls(config=config, identity=digest.hexdigest(), parameters=_count(config))
+        try:
+            for name in ("config.json", "tokenizer.json"):
+                digest.update((folder / name).read_bytes())
+            config = json.loads((folder / "config.json").read_text())
+            parameters = _count_weights(config)
+        except (OSError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+            raise ModelUnusable("config.json does not give the sizes of a decoder; fetch the model again") from error
+        return cls(config=config, identity=digest.hexdigest(), parameters=parameters)
 
     @property
     def family(self) -> str:
@@ -66,19 +75,19 @@ class Weights:
         kind = str(self.config.get("torch_dtype") or self.config.get("dtype") or "float32")
         return int(self.parameters * _BYTES.get(kind, 4.0))
 
-    def held_bytes(self, precision: str) -> int:
-        """Size of the weights in an engine's precision; 0 for engines without any."""
+    def loaded_bytes(self, precision: str) -> int:
+        """Return the bytes of the weights in an engine's precision; 0 for engines without weights."""
         if precision == "int4_mixed":
-            finer = _finer(self.config)
+            finer = _count_finer_weights(self.config)
             return int((self.parameters - finer) * _BYTES["int4"] + finer * _BYTES["int8"])
         return int(self.parameters * _BYTES.get(precision, 0.0))
 
     def gpu_bytes(self, precision: str, layers: int | None) -> int:
-        """Size of the weights on a GPU that has `layers`; None, or one more than the model's own for its output: all of them."""
+        """Return the bytes of the weights on a GPU that has `layers`; of all for None or for more layers than the model has."""
         count = int(self.config.get("num_hidden_layers", 0))
         if layers is None or layers > count:
-            return self.held_bytes(precision)
-        return int(layers * _layer(self.config) * _BYTES.get(precision, 0.0))
+            return self.loaded_bytes(precision)
+        return int(layers * _count_layer_weights(self.config) * _BYTES.get(precision, 0.0))
 
     @property
     def parameter_size(self) -> str:
@@ -89,21 +98,21 @@ class Weights:
         return str(self.parameters)
 
 
-def _count(config: Mapping[str, Any]) -> int:
-    """Add up a Phi-3 style decoder: embeddings, layers and a last norm."""
+def _count_weights(config: Mapping[str, Any]) -> int:
+    """Return the number of weights of a Phi-3 style decoder: embeddings, layers and a last norm."""
     hidden, layers = int(config.get("hidden_size", 0)), int(config.get("num_hidden_layers", 0))
     embeddings = int(config.get("vocab_size", 0)) * hidden * (1 if config.get("tie_word_embeddings", True) else 2)
-    return embeddings + layers * _layer(config) + hidden
+    return embeddings + layers * _count_layer_weights(config) + hidden
 
 
-def _finer(config: Mapping[str, Any]) -> int:
-    """Add up what `int4_mixed` keeps in int8: the last matrix of every layer, and the head."""
+def _count_finer_weights(config: Mapping[str, Any]) -> int:
+    """Return the number of weights that `int4_mixed` keeps in int8: the last matrix of every layer, and the head."""
     hidden, layers = int(config.get("hidden_size", 0)), int(config.get("num_hidden_layers", 0))
     return hidden * (layers * int(config.get("intermediate_size", 0)) + int(config.get("vocab_size", 0)))
 
 
-def _layer(config: Mapping[str, Any]) -> int:
-    """Add up one layer: fused attention and MLP projections, two norms, no biases."""
+def _count_layer_weights(config: Mapping[str, Any]) -> int:
+    """Return the number of weights of one layer: fused attention and MLP projections, two norms, no biases."""
     hidden, inner = int(config.get("hidden_size", 0)), int(config.get("intermediate_size", 0))
     heads = int(config.get("num_attention_heads", 1))
     kv_heads = int(config.get("num_key_value_heads") or heads)

@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
-from serve_app.manifests.files import kuberay_text
-from serve_app.manifests.kuberay import Choices, Upgrade
-from serve_app.manifests.plan import Variant
+from serve_app.manifests.files import render_kuberay
+from serve_app.manifests.kuberay import ClusterOptions, Upgrade
+from serve_app.manifests.plan import Hardware
 from tests.cluster.conftest import ROOT
 
 Object = dict[str, Any]
@@ -46,9 +46,9 @@ CONFIGS = {
 def clusters() -> Iterator[tuple[str, list[Object]]]:
     """Every cluster, with a name."""
     for name, config in CONFIGS.items():
-        for variant in Variant:
+        for variant in Hardware:
             for upgrade in Upgrade:
-                text = kuberay_text(config, variant, Choices(upgrade=upgrade, registry="registry.example/"))
+                text = render_kuberay(config, variant, ClusterOptions(upgrade=upgrade, registry="registry.example/"))
                 yield f"{name}, {variant}, {upgrade}", list(yaml.safe_load_all(text))
 
 

@@ -9,14 +9,14 @@ from typer.testing import CliRunner
 
 from serve_app.cli import app
 from serve_app.config import AppSettings
-from serve_app.manifests.files import committed, compose_text
-from serve_app.manifests.plan import Variant, plan
+from serve_app.manifests.files import render_all, render_compose
+from serve_app.manifests.plan import Hardware, build_plan
 from tests.cluster.conftest import ROOT
 from tests.cluster.manifests import CLUSTERS, Object, only, shipped, with_group
 
 
 def test_the_committed_files_are_what_is_made() -> None:
-    made = committed(ROOT)
+    made = render_all(ROOT)
     assert made
     different = [path for path, text in made.items() if not (ROOT / path).is_file() or (ROOT / path).read_text() != text]
     assert different == [], "run `make manifests`"
@@ -33,8 +33,8 @@ def test_the_command_prints_the_committed_file(command: str) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("a: [", "is no YAML"),
-        ("a: 1", "has not the shape"),
+        ("a: [", "is not YAML"),
+        ("a: 1", "does not have the structure"),
         ("applications: [{args: {engines: {a: {kind: fake, nope: 1}}}, deployments: []}]", "args.engines.a.fake.nope"),
     ],
 )
@@ -48,10 +48,10 @@ def test_a_wrong_configuration_is_told_in_one_sentence(content: str, told: str, 
 
 
 def _serve_configs() -> Iterator[tuple[str, Object]]:
-    for variant in Variant:
+    for variant in Hardware:
         objects = CLUSTERS[f"shipped, {variant}, NewCluster"]
         yield f"kuberay {variant}", yaml.safe_load(only(objects, "RayService")["spec"]["serveConfigV2"])
-    compose = yaml.safe_load(compose_text(shipped()))
+    compose = yaml.safe_load(render_compose(shipped()))
     yield "compose", yaml.safe_load(compose["configs"]["serve_config"]["content"].replace("$$", "$"))
     yield "compose gpu", yaml.safe_load(compose["configs"]["serve_config_gpu"]["content"].replace("$$", "$"))
 
@@ -81,15 +81,15 @@ def _undo_gpu(made: Object, expected: Object) -> None:
 
 
 def test_the_gpu_configuration_is_valid() -> None:
-    AppSettings.model_validate(plan(shipped(), Variant.GPU).application["args"])
+    AppSettings.model_validate(build_plan(shipped(), Hardware.GPU).application["args"])
 
 
 def test_a_group_that_is_added_is_everywhere() -> None:
     config = with_group("second", {"kind": "fake"}, ray_actor_options={"num_cpus": 1})
-    assert "second" in plan(config, Variant.GPU).pools[0].groups
-    assert compose_text(config).count("second") >= 3
+    assert "second" in build_plan(config, Hardware.GPU).pools[0].groups
+    assert render_compose(config).count("second") >= 3
     with_gpu = with_group("third", {"kind": "fake"}, ray_actor_options={"num_gpus": 2})
-    pools = plan(with_gpu, Variant.CPU).pools
+    pools = build_plan(with_gpu, Hardware.CPU).pools
     assert [(pool.name, pool.groups, pool.gpus) for pool in pools][1:] == [("gpu", ("third",), 2)]
 
 
@@ -97,7 +97,7 @@ def test_nodes_outlive_the_longest_generation() -> None:
     application = shipped()["applications"][0]
     longest = application["args"]["limits"]["request_timeout_s"]
     patience = max(each["graceful_shutdown_timeout_s"] for each in application["deployments"])
-    assert plan(shipped(), Variant.CPU).grace_s > max(longest, patience)
+    assert build_plan(shipped(), Hardware.CPU).grace_s > max(longest, patience)
 
 
 def test_the_dashboard_is_json_and_its_panels_do_not_overlap() -> None:

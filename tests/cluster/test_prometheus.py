@@ -9,7 +9,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from ray.dashboard.modules.metrics.dashboards.serve_llm_dashboard_panels import serve_llm_dashboard_config
 
-from serve_app.manifests.grafana import PANELS, series
+from serve_app.manifests.grafana import PANELS, find_series
 from serve_app.metrics import render_exposition
 from serve_app.replica_metrics import COUNTERS, HISTOGRAMS, ReplicaMetrics
 from serve_app.reports import ReplicaReport
@@ -59,7 +59,7 @@ QUERIES = {f"{panel.title}: {legend}": query for panel in PANELS for legend, que
 @pytest.mark.parametrize("name", QUERIES)
 def test_a_query_asks_for_what_is_there(name: str) -> None:
     query = QUERIES[name]
-    asked = series(query)
+    asked = find_series(query)
     assert asked or 'up{job="phi-serve"}' in query
     assert asked <= set(EXPOSED) | RECORDED
     for labels in re.findall(r"\bby \(([^)]*)\)", query):

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import yaml
 
-from serve_app.manifests.compose import compose
-from serve_app.manifests.plan import Variant, plan
+from serve_app.manifests.compose import build_compose
+from serve_app.manifests.plan import Hardware, build_plan
 from tests.containers.images import REDIS
 from tests.containers.podman import PREFIX, Container, podman
 from tests.containers.services import Place, command, options
@@ -82,13 +82,13 @@ class Cluster:
         deploy.remove()
 
     def _run(self, container: Container, name: str, config: Config, image: str, host: int = 0) -> None:
-        services = compose(plan(config, Variant.CPU), plan(config, Variant.GPU))["services"]
+        services = build_compose(build_plan(config, Hardware.CPU), build_plan(config, Hardware.GPU))["services"]
         service = copy.deepcopy(services[name])
         if name == "worker":
             # In compose a worker is on the inner network only; here clients reach it too, as behind a load balancer.
             service["networks"] |= {"front": {}}
         file = self._scratch / "serve_config.yaml"
-        file.write_text(yaml.safe_dump(plan(config, Variant.CPU).config))
+        file.write_text(yaml.safe_dump(build_plan(config, Hardware.CPU).config))
         file.chmod(0o444)
         place = Place(
             networks={name: f"{PREFIX}{name}" + (f":ip={subnet}.{host}" if host else "") for name, subnet in SUBNETS.items()},

@@ -26,27 +26,27 @@ from tests.contract.play import ask, play, prompt
 
 def test_replicas_that_start_together_export_once(model_dir: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[str] = []
-    real = export._build
+    real = export._write
 
-    def count(model: Path, form: str, precision: str, *rest: Any) -> None:
+    def count(model: Path, form: str, precision: str, *rest: Any, **options: Any) -> None:
         built.append(precision)
-        real(model, form, precision, *rest)
+        real(model, form, precision, *rest, **options)
 
-    monkeypatch.setattr(export, "_build", count)
+    monkeypatch.setattr(export, "_write", count)
     with ThreadPoolExecutor(3) as pool:
-        folders = set(pool.map(lambda _: export.cached_form(model_dir, "onnx", "fp32"), range(3)))
+        folders = set(pool.map(lambda _: export.export_to_cache(model_dir, "onnx", "fp32"), range(3)))
     assert built == ["fp32"]
     (folder,) = folders
     assert (folder / "model.onnx").exists()
-    assert export.cached_form(model_dir, "onnx", "fp32") == folder
+    assert export.export_to_cache(model_dir, "onnx", "fp32") == folder
     assert built == ["fp32"]
 
 
 @pytest.mark.parametrize(
     ("form", "precision", "message"),
     [
-        ("onnx", "fp32", r"model\.safetensors is no safetensors file"),
-        ("gguf", "q8_0", r"model\.safetensors is no safetensors file"),
+        ("onnx", "fp32", r"model\.safetensors is not a safetensors file"),
+        ("gguf", "q8_0", r"model\.safetensors is not a safetensors file"),
     ],
 )
 def test_a_failed_export_says_why_and_leaves_nothing(
@@ -56,7 +56,7 @@ def test_a_failed_export_says_why_and_leaves_nothing(
     shutil.copytree(model_dir, broken)
     (broken / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(ModelUnusable, match=message):
-        export.cached_form(broken, form, precision)
+        export.export_to_cache(broken, form, precision)
     assert [file.suffix for file in (cache.parent / form).iterdir()] == [".lock"]
 
 
@@ -188,7 +188,7 @@ def _alter(file: Path) -> None:
     ("damage", "fault"),
     [
         (_truncate, "has .* bytes, not the"),
-        (_alter, "is not what was written: its SHA-256 sum differs"),
+        (_alter, "has changed since it was written: its SHA-256 sum differs"),
         (Path.unlink, "is missing from the model's folder"),
     ],
 )
@@ -225,11 +225,11 @@ def test_an_export_that_cannot_fit_is_refused_with_the_arithmetic(
 ) -> None:
     monkeypatch.setattr(export, "read_available_bytes", lambda: 2**20)
     with pytest.raises(ModelUnusable, match=r"4 million weights to int4 needs about 0\.5 GiB of memory, and 0\.0 GiB are free"):
-        export.write_form(model_dir, "onnx", "int4", tmp_path / "out")
+        export.export_to_folder(model_dir, "onnx", "int4", tmp_path / "out")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "a.safetensors").write_bytes(b"\xff" * 64)
-    with pytest.raises(ModelUnusable, match=r"a\.safetensors is no safetensors file"):
-        export.write_form(tmp_path / "model", "onnx", "int4", tmp_path / "out")
+    with pytest.raises(ModelUnusable, match=r"a\.safetensors is not a safetensors file"):
+        export.export_to_folder(tmp_path / "model", "onnx", "int4", tmp_path / "out")
 
 
 @pytest.mark.parametrize("settings", [OnnxSettings(), LlamaCppSettings(), VllmSettings()])

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from serve_app.cli import app
 from serve_app.errors import ModelUnusable
-from serve_app.files.scratch import scratch_folder
+from serve_app.files.scratch import create_scratch_folder
 from serve_app.models import export, manifest
 from tests.contract.tiny import HIDDEN, write_tiny
 
@@ -69,10 +69,10 @@ def _spoil(name: str, value: float) -> Callable[[Tensors], object]:
         (lambda tensors: tensors.pop("model.norm.weight"), r"no tensor model\.norm\.weight"),
         (
             _spoil("model.layers.1.mlp.gate_up_proj.weight", float("nan")),
-            r"layers\.1\.mlp\.gate_up_proj\.weight has values that are no",
+            r"layers\.1\.mlp\.gate_up_proj\.weight has values that are not",
         ),
-        (_spoil("model.embed_tokens.weight", float("inf")), r"model\.embed_tokens\.weight has values that are no finite numbers"),
-        (_spoil("model.norm.weight", float("-inf")), r"model\.norm\.weight has values that are no finite numbers"),
+        (_spoil("model.embed_tokens.weight", float("inf")), r"model\.embed_tokens\.weight has values that are not finite"),
+        (_spoil("model.norm.weight", float("-inf")), r"model\.norm\.weight has values that are not finite"),
         (
             lambda tensors: tensors.update({"model.norm.weight": torch.ones(HIDDEN).to(torch.float8_e4m3fn)}),
             r"model\.norm\.weight is stored as F8_E4M3; convert it",
@@ -108,7 +108,7 @@ def test_other_files_are_refused_by_name(tiny: Path, tmp_path: Path) -> None:
 
 def _refuse(model: Path, tmp_path: Path, message: str) -> None:
     with pytest.raises(ModelUnusable, match=message):
-        export.write_form(model, "onnx", "int4", tmp_path / "out")
+        export.export_to_folder(model, "onnx", "int4", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -117,7 +117,7 @@ def test_values_beyond_the_sum_of_float32_are_no_fault(tiny: Path, tmp_path: Pat
     tensors = load_file(model / "model.safetensors")
     tensors["model.norm.weight"].fill_(3e38)
     save_file(tensors, model / "model.safetensors")
-    export.write_form(model, "onnx", "int4", tmp_path / "out")
+    export.export_to_folder(model, "onnx", "int4", tmp_path / "out")
 
 
 @pytest.mark.parametrize("form", ["onnx", "gguf"])
@@ -127,7 +127,7 @@ def test_too_small_a_disk_is_refused_with_the_arithmetic(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**20))
     with pytest.raises(ModelUnusable, match=r"4 million weights to \w+ needs about 0\.1 GiB of disk, and 0\.0 GiB are free"):
-        export.write_form(model_dir, form, {"onnx": "int8", "gguf": "q4_0"}[form], tmp_path / "out")
+        export.export_to_folder(model_dir, form, {"onnx": "int8", "gguf": "q4_0"}[form], tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -136,19 +136,19 @@ def test_a_disk_that_fills_is_a_sentence_and_leaves_nothing(tiny: Path, tmp_path
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(ModelUnusable, match="the disk became full while exporting int4 was written"):
-        export.write_form(tiny, "onnx", "int4", tmp_path / "out")
+    with pytest.raises(ModelUnusable, match="the disk became full while exporting int4; make room"):
+        export.export_to_folder(tiny, "onnx", "int4", tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
 _CUT_OFF = """
 import os, signal, sys
 from pathlib import Path
-from serve_app.models.export import write_form
+from serve_app.models.export import export_to_folder
 def cut(what, fraction):
     if fraction > 0.3:
         os.kill(os.getpid(), signal.SIGKILL)
-write_form(Path(sys.argv[1]), sys.argv[3], sys.argv[4], Path(sys.argv[2]), progress=cut)
+export_to_folder(Path(sys.argv[1]), sys.argv[3], sys.argv[4], Path(sys.argv[2]), progress=cut)
 """
 
 
@@ -160,7 +160,7 @@ def test_what_a_killed_exporter_left_is_removed_by_the_next(model_dir: Path, tmp
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".phi-serve-export-")
     assert list((left / "out").iterdir())
-    export.write_form(model_dir, form, precision, out)
+    export.export_to_folder(model_dir, form, precision, out)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert manifest.verify(out)["precision"] == precision
 
@@ -170,11 +170,12 @@ import os, signal, sys
 from pathlib import Path
 from serve_app import cli
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
-write = cli.write_form
-def cut(*arguments):
-    *rest, show = arguments
-    write(*rest, lambda what, fraction: os.kill(os.getpid(), int(sys.argv[3])) if fraction > 0.3 else show(what, fraction))
-cli.write_form = cut
+write = cli.export_to_folder
+def cut(*arguments, progress):
+    def kill(what, fraction):
+        os.kill(os.getpid(), int(sys.argv[3])) if fraction > 0.3 else progress(what, fraction)
+    write(*arguments, progress=kill)
+cli.export_to_folder = cut
 cli.app(["export", "onnx", sys.argv[1], "--out", sys.argv[2]])
 """
 
@@ -189,9 +190,9 @@ def test_a_command_that_is_ended_cleans_up(tiny: Path, tmp_path: Path, number: s
 
 
 def test_a_living_exporters_folder_is_left_alone(tmp_path: Path) -> None:
-    with scratch_folder(tmp_path) as mine:
+    with create_scratch_folder(tmp_path) as mine:
         (mine / "half").write_text("")
-        with scratch_folder(tmp_path) as other:
+        with create_scratch_folder(tmp_path) as other:
             assert mine != other
         assert (mine / "half").exists()
     assert not list(tmp_path.iterdir())
@@ -212,10 +213,10 @@ def test_who_waits_for_another_replicas_export_says_so(tiny: Path, tmp_path: Pat
         if what.startswith("waiting"):
             waits.set()
 
-    first = threading.Thread(target=export.cached_form, args=(tiny, "onnx", "int4", 32, hold))
+    first = threading.Thread(target=export.export_to_cache, args=(tiny, "onnx", "int4", 32, hold))
     first.start()
     assert begun.wait(20)
-    export.cached_form(tiny, "onnx", "int4", 32, hear)
+    export.export_to_cache(tiny, "onnx", "int4", 32, hear)
     first.join()
     assert list(dict.fromkeys(told)) == [
         "reading the model's files",
@@ -245,7 +246,7 @@ def test_progress_covers_the_reading_of_a_folder_but_not_of_the_hubs_cache(tiny:
 @pytest.mark.parametrize(("form", "precision"), [("onnx", "int4_mixed"), ("onnx", "fp32"), ("gguf", "q4_0")])
 def test_progress_grows_from_nothing_to_all(model_dir: Path, tmp_path: Path, form: str, precision: str) -> None:
     told: list[tuple[str, float]] = []
-    export.write_form(model_dir, form, precision, tmp_path / "out", progress=lambda *news: told.append(news))
+    export.export_to_folder(model_dir, form, precision, tmp_path / "out", progress=lambda *news: told.append(news))
     fractions = [fraction for what, fraction in told if what == f"exporting {precision}"]
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0.0, 1.0)
@@ -263,10 +264,10 @@ def test_the_command_shows_percent(tiny: Path, tmp_path: Path) -> None:
 _ALONE = """
 import resource, sys
 from pathlib import Path
-from serve_app.models.export import write_form
+from serve_app.models.export import export_to_folder
 import onnx_ir
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-write_form(Path(sys.argv[1]), "onnx", sys.argv[3], Path(sys.argv[2]))
+export_to_folder(Path(sys.argv[1]), "onnx", sys.argv[3], Path(sys.argv[2]))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 print(*({"torch", "transformers", "onnxruntime_genai"} & sys.modules.keys()))
 """
@@ -291,21 +292,21 @@ def test_memory_does_not_grow_with_the_vocabulary_and_neither_torch_nor_the_buil
 
 def test_a_damaged_export_in_the_cache_is_written_anew(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PHI_SERVE_CACHE", str(tmp_path))
-    folder = export.cached_form(tiny, "onnx", "int4")
+    folder = export.export_to_cache(tiny, "onnx", "int4")
     data = folder / "model.onnx.data"
     whole = data.read_bytes()
     data.write_bytes(whole[:-1])
-    assert export.cached_form(tiny, "onnx", "int4") == folder
+    assert export.export_to_cache(tiny, "onnx", "int4") == folder
     assert data.read_bytes() == whole
 
 
 def test_an_export_leaves_folders_of_others_alone(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / ".export-settings").mkdir()
-    export.write_form(tiny, "onnx", "int4", tmp_path / "out")
+    export.export_to_folder(tiny, "onnx", "int4", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".export-settings", "out"]
 
 
 def test_a_place_that_cannot_be_written_is_a_sentence(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelUnusable, match=r"^exporting int4 failed: (File exists|Not a directory) \(file\)"):
-        export.write_form(tiny, "onnx", "int4", tmp_path / "file" / "out")
+        export.export_to_folder(tiny, "onnx", "int4", tmp_path / "file" / "out")

@@ -100,7 +100,7 @@ def test_a_vllm_core_ends_with_a_replica_that_is_killed(model_dir: Path, tmp_pat
 
 
 async def test_what_the_cpu_cannot_run_is_refused_with_the_alternatives(tmp_path: Path) -> None:
-    from serve_app.engines.vllm import require_runnable
+    from serve_app.engines.vllm_requirements import require_runnable
 
     config = tmp_path / "config.json"
     config.write_text("{}")
@@ -129,6 +129,11 @@ async def test_what_the_cpu_cannot_run_is_refused_with_the_alternatives(tmp_path
 async def test_a_vllm_built_for_another_device_is_refused(model_dir: Path) -> None:
     with pytest.raises(ModelUnusable, match=r"device: cuda is set, but the installed vLLM runs on cpu.*gpu extra"):
         await build_engine(VllmSettings(device="cuda"), model_dir).start()
+
+
+async def test_settings_that_vllm_refuses_make_the_model_unusable(model_dir: Path) -> None:
+    with pytest.raises(ModelUnusable, match=r"^vLLM refuses the settings or the model's files: \w+: "):
+        await build_engine(VllmSettings(max_model_len=1 << 30), model_dir).start()
 
 
 async def _onnx(model_dir: Path, **settings: object) -> OnnxEngine:
@@ -255,7 +260,7 @@ async def test_quantized_results_do_not_depend_on_the_neighbours(model_dir: Path
 async def test_a_lone_quantized_stream_is_two_rows_where_batch_invariance_needs_it(
     model_dir: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], needed: int, rows: set[int]
 ) -> None:
-    monkeypatch.setattr(Graph, "keep_rows_alike", lambda _: needed)
+    monkeypatch.setattr(Graph, "ensure_row_invariance", lambda _: needed)
     seen = set()
     advance = Graph.advance
 

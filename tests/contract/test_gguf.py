@@ -77,7 +77,7 @@ def _alter(file: Path) -> None:
     ("damage", "fault"),
     [
         (_truncate, "has .* bytes, not the"),
-        (_alter, "is not what was written: its SHA-256 sum differs"),
+        (_alter, "has changed since it was written: its SHA-256 sum differs"),
         (Path.unlink, "is missing from the model's folder"),
     ],
 )
@@ -154,7 +154,7 @@ def test_every_type_of_published_files_has_its_size(model_dir: Path) -> None:
         "IQ4_XS",
     ):
         weights_in, bytes_of = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
-        assert weights.held_bytes(kind.lower()) == int(weights.parameters * bytes_of / weights_in), kind
+        assert weights.loaded_bytes(kind.lower()) == int(weights.parameters * bytes_of / weights_in), kind
 
 
 def _copy(model_dir: Path, target: Path, **changes: Any) -> Path:
@@ -171,7 +171,7 @@ async def test_an_untied_head_and_a_padded_vocabulary_are_served(model_dir: Path
     padded = torch.cat([embedding, torch.zeros(32, embedding.shape[1], dtype=embedding.dtype)])
     weights |= {"model.embed_tokens.weight": padded, "lm_head.weight": padded.flip(1).contiguous()}
     save_file(weights, model / "model.safetensors")
-    folder = export.cached_form(model, "gguf", "f32")
+    folder = export.export_to_cache(model, "gguf", "f32")
     header = read_header(folder / "model.gguf")
     assert header.tensors["output.weight"].shape == (256, 2080)
     engine = build_engine(LlamaCppSettings(precision="f32", max_model_len=256), folder)
@@ -186,6 +186,7 @@ async def test_an_untied_head_and_a_padded_vocabulary_are_served(model_dir: Path
     [
         ({"model_type": "llama"}, "model_type is llama"),
         ({"num_hidden_layers": 7}, "no tensor model.layers.6"),
+        ({"hidden_size": None}, "hidden_size in config.json is None, not a positive whole number"),
         (
             {"vocab_size": 100},
             r"model\.embed_tokens\.weight in model\.safetensors has 2048 rows, but config\.json says vocab_size: 100",
@@ -194,7 +195,7 @@ async def test_an_untied_head_and_a_padded_vocabulary_are_served(model_dir: Path
 )
 def test_what_it_cannot_write_is_refused(model_dir: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelUnusable, match=message):
-        export.write_form(_copy(model_dir, tmp_path / "other", **changes), "gguf", "f32", tmp_path / "out")
+        export.export_to_folder(_copy(model_dir, tmp_path / "other", **changes), "gguf", "f32", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other"]
 
 

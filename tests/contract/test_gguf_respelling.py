@@ -164,7 +164,7 @@ def test_a_file_whose_ids_mean_something_else_is_refused(
 def test_a_damaged_file_is_refused_by_name(own_file: Path, padded_dir: Path, tmp_path: Path) -> None:
     foreign = convert(own_file, padded_dir, tmp_path / "phi.gguf")
     foreign.write_bytes(foreign.read_bytes()[:-1000])
-    with pytest.raises(ModelUnusable, match=r"^phi\.gguf is no sound GGUF file: .* the file is cut short"):
+    with pytest.raises(ModelUnusable, match=r"^phi\.gguf is not a valid GGUF file: .* the file is cut short"):
         export.derive(padded_dir, LlamaCppSettings(gguf=str(foreign)))
     with pytest.raises(ModelUnusable, match=r"^none\.gguf cannot be read"):
         export.derive(padded_dir, LlamaCppSettings(gguf=str(tmp_path / "none.gguf")))
@@ -190,13 +190,13 @@ def test_replicas_that_start_together_copy_once_and_a_damaged_copy_is_written_an
     foreign = convert(own_file, padded_dir, tmp_path / "phi.gguf")
     settings = LlamaCppSettings(gguf=str(foreign))
     written: list[Path] = []
-    real = gguf_respelling._write
+    real = gguf_respelling._write_copy
 
     def count(*arguments: Any) -> None:
         written.append(arguments[0])
         real(*arguments)
 
-    monkeypatch.setattr(gguf_respelling, "_write", count)
+    monkeypatch.setattr(gguf_respelling, "_write_copy", count)
     told: list[tuple[str, float]] = []
     with ThreadPoolExecutor(3) as pool:
         (folder,) = set(pool.map(lambda _: export.derive(padded_dir, settings, lambda *what: told.append(what)), range(3)))
@@ -233,7 +233,7 @@ def test_a_full_disk_is_said_before_it_is_full(
         ):
             export.derive(padded_dir, settings)
         monkeypatch.setattr(gguf_respelling, "_require_room", lambda *_: None)  # as if others took the room meanwhile
-        with pytest.raises(ModelUnusable, match=r"^phi\.gguf needs a copy .* and the disk became full on the way; make room"):
+        with pytest.raises(ModelUnusable, match=r"^the disk became full while copying phi\.gguf, 0\.0 GiB, .*; make room"):
             export.derive(padded_dir, settings)
         assert [file.suffix for file in (disk / "cache" / "gguf").iterdir()] == [".lock"]
     finally:

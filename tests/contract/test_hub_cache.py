@@ -20,7 +20,7 @@ from serve_app.config import ModelSettings
 from serve_app.engine_config import EngineSettings, LlamaCppSettings, OnnxSettings, VllmSettings
 from serve_app.engines.registry import build_engine
 from serve_app.errors import ModelUnusable
-from serve_app.files.cache import identify, read_content
+from serve_app.files.cache import hash_content, read_content
 from serve_app.models import export
 from serve_app.models.checkpoint import Checkpoint
 from serve_app.models.gguf import write_gguf
@@ -95,9 +95,9 @@ def test_only_the_hubs_names_count_as_content(tmp_path: Path) -> None:
     for name in ("phi.gguf", "f" * 39):
         file = tmp_path / "blobs" / name
         file.write_bytes(b"first")
-        before = identify(file)
+        before = hash_content(file)
         file.write_bytes(b"other")
-        assert identify(file) != before
+        assert hash_content(file) != before
 
 
 async def test_a_snapshot_is_served_by_its_id(hub: Path, model_dir: Path) -> None:
@@ -113,7 +113,7 @@ async def test_a_snapshot_is_served_by_its_id(hub: Path, model_dir: Path) -> Non
 
 
 async def test_a_form_exported_to_the_hub_is_served_from_its_cache(hub: Path, model_dir: Path, tmp_path: Path) -> None:
-    export.write_form(model_dir, "gguf", "q8_0", tmp_path / "own")
+    export.export_to_folder(model_dir, "gguf", "q8_0", tmp_path / "own")
     _filled(hub, model_dir, lambda file: file.suffix != ".safetensors")
     cache = HubCache(hub, "someone/exported")
     for file in (tmp_path / "own").iterdir():
@@ -252,12 +252,12 @@ def test_vllm_runs_no_python_file_of_the_model(hub: Path, real_dir: Path, monkey
     """The stand-in's Python files, which config.json names, raise when anybody imports them."""
     from vllm import AsyncEngineArgs
 
-    from serve_app.engines.vllm import _engine_args
-    from serve_app.files.dense_tokenizer import dense_tokenizer
+    from serve_app.engines.vllm import _build_engine_args
+    from serve_app.files.dense_tokenizer import write_dense_tokenizer
 
     folder = _filled(hub, real_dir).snapshot
     assert list(folder.glob("*.py"))
-    arguments = _engine_args(VllmSettings(max_model_len=512), folder) | {"tokenizer": str(dense_tokenizer(folder))}
+    arguments = _build_engine_args(VllmSettings(max_model_len=512), folder) | {"tokenizer": str(write_dense_tokenizer(folder))}
     config = AsyncEngineArgs(**arguments).create_engine_config()
     assert config.model_config.trust_remote_code is False
     assert type(config.model_config.hf_config).__module__.startswith("transformers.models.phi3")

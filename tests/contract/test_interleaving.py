@@ -105,7 +105,7 @@ def test_no_schedule_changes_a_quantized_graphs_logits(model_dir: Path, form: tu
     graph = Graph(derive(model_dir, settings), provider="cpu", threads=2)
     pool = KvPool(graph.kv_shape, SLOTS + 1, 256)
     graph.attach(pool)
-    multiple = graph.keep_rows_alike()
+    multiple = graph.ensure_row_invariance()
     prompts = [prompt(length, seed=length) for length in (2, 3, 17, 40, 41, 64, 99, 150)]
     requests = [ask(ids, temperature=1.0, seed=at, logprobs=0, max_tokens=NEW_TOKENS) for at, ids in enumerate(prompts)]
 

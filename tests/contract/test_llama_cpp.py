@@ -29,7 +29,10 @@ async def _started(model_dir: Path, **settings: object) -> LlamaCppEngine:
 async def _whole(engine: Engine, request: TokenRequest) -> dict[str, Any]:
     """Ask llama.cpp's server itself, not streamed: then it tells every id."""
     assert isinstance(engine, LlamaCppEngine)
-    body = json.loads(engine._body(await engine._admit(request))) | {"stream": False, "response_fields": ["content", "tokens"]}
+    body = json.loads(engine._encode_request(await engine._admit(request))) | {
+        "stream": False,
+        "response_fields": ["content", "tokens"],
+    }
     async with engine._server.session.post("http://llama/completion", json=body) as response:
         value: dict[str, Any] = await response.json()
     return value

@@ -79,7 +79,7 @@ def _compute(folder: Path) -> list[NDArray[np.float32]]:
 def test_weights_scales_and_logits_are_the_builders(built: Path, kind: str, form: str, tmp_path: Path) -> None:
     precision, block = form.split("-")
     ours, theirs = tmp_path / "ours", built / kind / form
-    export.write_form(built / kind / "model", "onnx", precision, ours, int(block))
+    export.export_to_folder(built / kind / "model", "onnx", precision, ours, int(block))
     expected, written = _constants(theirs), _constants(ours)
     tables = _tables(theirs)
     own = {name for name in written if name not in _tables(ours) and not name.startswith(("/", "model.embed_tokens.weight_Q"))}
@@ -104,7 +104,7 @@ def test_no_row_depends_on_how_many_there_are(built: Path, form: str) -> None:
     graph = Graph(built / "tied" / form, provider="cpu", threads=2)
     pool = KvPool(graph.kv_shape, 9, 64)
     graph.attach(pool)
-    multiple = graph.keep_rows_alike()
+    multiple = graph.ensure_row_invariance()
     ids, pasts = np.random.default_rng(3).integers(0, VOCABULARY, (12, 8)), np.zeros(8, np.int64)
     many = [graph.advance(step, pasts + at).copy() for at, step in enumerate(ids)]
     for rows in range(multiple, 8, multiple):
@@ -120,7 +120,7 @@ def test_a_sliding_window_is_the_references(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM  # takes seconds, and only this test needs it
 
     model = write_tiny(tmp_path / "model", sliding_window=8)
-    export.write_form(model, "onnx", "fp32", tmp_path / "ours")
+    export.export_to_folder(model, "onnx", "fp32", tmp_path / "ours")
     graph = Graph(tmp_path / "ours", provider="cpu", threads=1)
     graph.attach(KvPool(graph.kv_shape, 2, 64))
     ids = np.random.default_rng(4).integers(0, VOCABULARY, 30)

@@ -18,7 +18,7 @@ from serve_app.chat.tokenizer import Tokenizer
 from serve_app.chat.vocabulary import TokenizerFile
 from serve_app.conversation import Chat, Message, Tool
 from serve_app.errors import ModelUnusable
-from serve_app.files.dense_tokenizer import dense_tokenizer
+from serve_app.files.dense_tokenizer import write_dense_tokenizer
 from serve_app.types import Grammar, OneOf
 
 ADDED = stand_in.IN_VOCABULARY | stand_in.ROLE_TOKENS | stand_in.TOOL_TOKENS
@@ -95,8 +95,8 @@ def test_the_dense_form_gives_transformers_the_files_ids(
     from transformers import AutoTokenizer  # takes seconds, and only this test needs it
 
     monkeypatch.setenv("PHI_SERVE_CACHE", str(tmp_path))
-    folder = dense_tokenizer(form_dir)
-    assert dense_tokenizer(form_dir) == folder
+    folder = write_dense_tokenizer(form_dir)
+    assert write_dense_tokenizer(form_dir) == folder
     library = RustTokenizer.from_file(str(folder / "tokenizer.json"))
     assert library.get_vocab_size() == 200_064
     assert {text: library.token_to_id(text) for text in ADDED} == ADDED

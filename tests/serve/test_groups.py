@@ -2,7 +2,7 @@
 
 import pytest
 
-from deployments.groups import with_threads
+from deployments.groups import set_threads
 from serve_app.engine_config import EngineSettings, FakeSettings, LlamaCppSettings, OnnxSettings, VllmSettings
 
 
@@ -11,11 +11,11 @@ from serve_app.engine_config import EngineSettings, FakeSettings, LlamaCppSettin
 def test_threads_follow_the_cores_of_the_replica(
     kind: type[LlamaCppSettings | OnnxSettings | VllmSettings], cores: float, threads: int
 ) -> None:
-    found = with_threads(kind(), cores)
+    found = set_threads(kind(), cores)
     assert isinstance(found, kind)
     assert found.threads == threads
 
 
 @pytest.mark.parametrize("settings", [OnnxSettings(threads=3), FakeSettings()])
 def test_what_is_configured_stays(settings: EngineSettings) -> None:
-    assert with_threads(settings, 8.0) == settings
+    assert set_threads(settings, 8.0) == settings

@@ -7,7 +7,7 @@ import time
 import httpx
 import pytest
 
-from deployments.ingress import reroute
+from deployments.ingress import merge_routing
 from serve_app.config import AppSettings
 from serve_app.types import Task
 from tests.live import LiveApp
@@ -18,7 +18,7 @@ SETTINGS = AppSettings.model_validate(
 
 
 def test_named_fields_change_and_the_others_stay() -> None:
-    routing = reroute(SETTINGS, {"routing": {"prefer": {"math": ["b"]}, "overrule_factor": 3}})
+    routing = merge_routing(SETTINGS, {"routing": {"prefer": {"math": ["b"]}, "overrule_factor": 3}})
     assert (routing.prefer, routing.overrule_factor, routing.max_attempts) == ({Task.MATH: ("b",)}, 3, 2)
 
 
@@ -34,7 +34,7 @@ def test_named_fields_change_and_the_others_stay() -> None:
 )
 def test_what_is_wrong_is_said(config: dict[str, object], fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
-        reroute(SETTINGS, config)
+        merge_routing(SETTINGS, config)
 
 
 def _deploy(app: LiveApp, user_config: dict[str, object]) -> None:

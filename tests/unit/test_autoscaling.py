@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.autoscaling import Goal, Replica, TokenBacklog, decide, read
+from deployments.autoscaling import Goal, ReplicaStats, TokenBacklog, decide, read_stats
 from deployments.replica import EngineReplica, NamedModel
 from serve_app.config import ModelSettings
 from serve_app.engine_config import FakeSettings
 from serve_app.reports import ReplicaReport
 
 GOAL = Goal(target_wait_s=5, answer_tokens=100, target_running=4)
-BUSY = Replica(running=8, waiting=10, waiting_tokens=1000, tokens_per_second=100)
-WORKING = Replica(running=4, waiting=0, waiting_tokens=0, tokens_per_second=100)
-IDLE = Replica(running=0, waiting=0, waiting_tokens=0, tokens_per_second=0)
-STARTED = Replica(running=1, waiting=2, waiting_tokens=50, tokens_per_second=0)
+BUSY = ReplicaStats(running=8, waiting=10, waiting_tokens=1000, tokens_per_second=100)
+WORKING = ReplicaStats(running=4, waiting=0, waiting_tokens=0, tokens_per_second=100)
+IDLE = ReplicaStats(running=0, waiting=0, waiting_tokens=0, tokens_per_second=0)
+STARTED = ReplicaStats(running=1, waiting=2, waiting_tokens=50, tokens_per_second=0)
 
 
 @pytest.mark.parametrize(
@@ -38,18 +38,18 @@ STARTED = Replica(running=1, waiting=2, waiting_tokens=50, tokens_per_second=0)
         pytest.param([], 0, 0, 0, id="stays at zero"),
     ],
 )
-def test_decisions(replicas: list[Replica], current: int, queued: float, expected: int) -> None:
+def test_decisions(replicas: list[ReplicaStats], current: int, queued: float, expected: int) -> None:
     assert decide(replicas, current, queued, GOAL) == expected
 
 
-def _replicas() -> st.SearchStrategy[list[Replica]]:
+def _replicas() -> st.SearchStrategy[list[ReplicaStats]]:
     count = st.floats(0, 1000)
-    one = st.builds(Replica, running=count, waiting=count, waiting_tokens=count, tokens_per_second=count)
+    one = st.builds(ReplicaStats, running=count, waiting=count, waiting_tokens=count, tokens_per_second=count)
     return st.lists(one, min_size=1, max_size=6)
 
 
 @given(replicas=_replicas(), queued=st.floats(0, 100))
-def test_more_work_never_means_fewer_and_down_needs_an_empty_queue(replicas: list[Replica], queued: float) -> None:
+def test_more_work_never_means_fewer_and_down_needs_an_empty_queue(replicas: list[ReplicaStats], queued: float) -> None:
     now = decide(replicas, len(replicas), queued, GOAL)
     assert decide(replicas, len(replicas), queued + 10, GOAL) >= now
     if now < len(replicas):
@@ -59,7 +59,7 @@ def test_more_work_never_means_fewer_and_down_needs_an_empty_queue(replicas: lis
 
 def test_a_replica_that_told_only_half_is_silent() -> None:
     metrics = {name: {"a": 1.0, "b": 2.0} for name in ("running", "waiting", "waiting_tokens")} | {"tokens_per_second": {"a": 3.0}}
-    assert read(metrics) == [Replica(running=1, waiting=1, waiting_tokens=1, tokens_per_second=3)]
+    assert read_stats(metrics) == [ReplicaStats(running=1, waiting=1, waiting_tokens=1, tokens_per_second=3)]
 
 
 def test_the_policy_reads_serves_context() -> None:
@@ -82,4 +82,4 @@ async def test_replicas_tell_what_the_policy_reads() -> None:
     await replica.__init__("a", FakeSettings(), NamedModel("phi", ModelSettings()), lambda: ("r1", send))  # type: ignore[misc,func-returns-value]
     told = replica.record_autoscaling_stats()
     await replica.close()
-    assert len(read({name: {"r": value} for name, value in told.items()})) == 1
+    assert len(read_stats({name: {"r": value} for name, value in told.items()})) == 1

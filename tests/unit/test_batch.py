@@ -214,15 +214,15 @@ def test_drafts_of_a_repeating_text_are_accepted() -> None:
 
 def test_drafting_stops_where_it_does_not_pay_and_is_tried_again() -> None:
     payoff = Payoff()
-    assert not payoff.worth_drafting(), "nothing is known of a plain step yet"
-    payoff.stepped(1.0)
-    assert payoff.worth_drafting()
+    assert not payoff.is_worth_drafting(), "nothing is known of a plain step yet"
+    payoff.record_step(1.0)
+    assert payoff.is_worth_drafting()
     for _ in range(50):
-        payoff.verified(2.0, 4, 0)
-    assert [payoff.worth_drafting() for _ in range(64)].count(True) == 2
+        payoff.record_verification(2.0, 4, 0)
+    assert [payoff.is_worth_drafting() for _ in range(64)].count(True) == 2
     for _ in range(50):
-        payoff.verified(2.0, 4, 4)
-    assert payoff.worth_drafting()
+        payoff.record_verification(2.0, 4, 4)
+    assert payoff.is_worth_drafting()
 
 
 @pytest.mark.parametrize(
@@ -325,4 +325,4 @@ def test_the_rest_of_a_held_prefix_is_kept_only_when_copying_is_quicker_than_rea
         while batch.active or batch.waiting:
             batch.step()
     assert sequence.reused == 40
-    assert batch.held_tokens == (43 * 2 if kept else 43)
+    assert batch.prefix_tokens == (43 * 2 if kept else 43)

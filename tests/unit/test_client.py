@@ -18,7 +18,7 @@ import uvicorn
 from typer.testing import CliRunner
 
 from serve_app.cli import app as command
-from serve_app.client.repl import Session, answer, converse
+from serve_app.client.repl import Session, converse, stream_answer
 from serve_app.client.server import ClientError, Server
 from tests.unit.app import App, running
 
@@ -114,8 +114,8 @@ async def test_an_error_midway_is_an_error(tmp_path: Path) -> None:
     async with _listening(tmp_path, text="one two three four five", fault="die_midway") as (_, url):
         session = Session(server=Server(url), model="phi4-mini")
         said: list[str] = []
-        with pytest.raises(ClientError, match="told to die"):
-            await asyncio.to_thread(answer, session, "hi", said.append)
+        with pytest.raises(ClientError, match="configured to die"):
+            await asyncio.to_thread(stream_answer, session, "hi", said.append)
     assert not session.messages
 
 
@@ -254,7 +254,7 @@ def test_addresses(address: str, url: str) -> None:
 async def test_what_is_no_address_is_said_so(address: str) -> None:
     for words in (("list",), ("run", "phi4-mini", "hi")):
         code, _, fault = await _phi(address, *words, stdin="")
-        assert (code, "is no address; write host" in fault.replace("\n", " ")) == (1, True)
+        assert (code, "is not an address; write host" in fault.replace("\n", " ")) == (1, True)
 
 
 async def test_a_host_alone_means_the_applications_port(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -267,5 +267,5 @@ async def test_a_host_alone_means_the_applications_port(monkeypatch: pytest.Monk
 
 def test_the_server_must_be_one() -> None:
     with pytest.raises(ClientError, match="nothing answers"):
-        Server("ftp//nonsense").ask("/api/tags")
+        Server("ftp//nonsense").request("/api/tags")
     assert httpx.URL(Server("box:1").url).port == 1

@@ -102,7 +102,7 @@ def test_links_may_stay_and_not_leave(folder: Path) -> None:
     for name in ("loop", "absent", "weights/x"):
         with pytest.raises(ModelUnusable, match=f"it lies in '{name}', which is missing or cannot be read"):
             resolve_inside(folder, name, "it")
-    with pytest.raises(ModelUnusable, match=r"it lies in '\.', which is no file|leaves"):
+    with pytest.raises(ModelUnusable, match=r"it lies in '\.', which is not a file|leaves"):
         resolve_inside(folder, ".", "it")
 
 
@@ -161,8 +161,8 @@ def test_blobs_that_are_themselves_a_link_lead_nowhere(tmp_path: Path) -> None:
         ({"offset": 4}, r"weights has 16 bytes, but tensor weight of model\.onnx ends at byte 20"),
         ({"offset": 4, "length": 12}, "takes 16 bytes, but the graph says 12 from byte 4"),
         ({"offset": -16}, "takes 16 bytes, but the graph says 16 from byte -16"),
-        ({"offset": "x"}, "has an offset or a length that is no number"),
-        ({"offset": "9" * 5000}, "has an offset or a length that is no number"),
+        ({"offset": "x"}, "has an offset or a length that is not a number"),
+        ({"offset": "9" * 5000}, "has an offset or a length that is not a number"),
         ({"length": 10**30}, "takes 16 bytes"),
     ],
 )
@@ -194,16 +194,16 @@ def test_a_graph_cut_short_or_of_another_form_is_refused(folder: Path) -> None:
     whole = (folder / "model.onnx").read_bytes()
     for content in (whole[: len(whole) // 2], whole[:-1], b"", b"not a graph", b"\x08" * 100, b'{"a": 1}'):
         (folder / "model.onnx").write_bytes(content)
-        with pytest.raises(ModelUnusable, match=r"^model\.onnx (is no ONNX graph|holds no graph)"):
+        with pytest.raises(ModelUnusable, match=r"^model\.onnx (is not an ONNX graph|holds no graph)"):
             read_files(folder, "model.onnx")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "is missing or no JSON"),
-        ("{", "is missing or no JSON"),
-        ("[" * 10000, "is missing or no JSON"),
+        ("", "is missing or is not JSON"),
+        ("{", "is missing or is not JSON"),
+        ("[" * 10000, "is missing or is not JSON"),
         ("[]", "has no usable model in genai_config.json"),
         ('{"model": 1}', "has no usable model in genai_config.json"),
         ('{"model": {"vocab_size": 1}}', "has no usable decoder in model"),

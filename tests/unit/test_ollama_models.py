@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from serve_app.config import AppSettings
-from serve_app.engine_config import LlamaCppSettings, OnnxSettings, VllmSettings, gpu_layers
+from serve_app.engine_config import LlamaCppSettings, OnnxSettings, VllmSettings, count_gpu_layers
 from serve_app.models.locate import EMBEDDED
 from serve_app.models.weights import Weights
 from serve_app.types import InvalidValue, Task
@@ -195,7 +195,7 @@ async def test_ps_tells_which_groups_hold_the_model() -> None:
 
 def test_what_is_on_gpus_is_what_the_configuration_puts_there() -> None:
     weights = Weights.read(EMBEDDED)
-    whole = {each: weights.held_bytes(each) for each in ("float32", "q8_0")}
+    whole = {each: weights.loaded_bytes(each) for each in ("float32", "q8_0")}
     for settings, precision, share in (
         (VllmSettings(), "float32", 0.0),
         (VllmSettings(device="cuda"), "float32", 1.0),
@@ -204,7 +204,7 @@ def test_what_is_on_gpus_is_what_the_configuration_puts_there() -> None:
         (LlamaCppSettings(gpu_layers=-1), "q8_0", 1.0),
         (LlamaCppSettings(gpu_layers=7), "q8_0", 1.0),  # six layers, and the output
     ):
-        assert weights.gpu_bytes(precision, gpu_layers(settings)) == whole[precision] * share
+        assert weights.gpu_bytes(precision, count_gpu_layers(settings)) == whole[precision] * share
     some, all_layers = (weights.gpu_bytes("q8_0", layers) for layers in (3, 6))
     assert 2 * some == all_layers < whole["q8_0"]
     assert whole["q8_0"] - all_layers == int((2048 * 256 + 256) * 34 / 32)  # embeddings and the last norm
@@ -213,7 +213,7 @@ def test_what_is_on_gpus_is_what_the_configuration_puts_there() -> None:
 def test_mixed_weights_are_those_of_their_matrices() -> None:
     weights = Weights.read(EMBEDDED)
     finer = 6 * 512 * 256 + 2048 * 256  # down_proj of each layer, and the head
-    assert weights.held_bytes("int4_mixed") == weights.held_bytes("int4") + finer // 2
+    assert weights.loaded_bytes("int4_mixed") == weights.loaded_bytes("int4") + finer // 2
 
 
 async def test_weights_are_counted_exactly() -> None:

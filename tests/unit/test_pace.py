@@ -18,7 +18,7 @@ def test_a_line_is_learned_exactly(fixed: float, growing: float, size: int) -> N
     pace = PromptPace()
     for past in range(0, 6 * size, size):
         pace.observe(size, past, _cost(size, past, fixed, growing))
-    assert pace.seconds(100, 4000) == pytest.approx(_cost(100, 4000, fixed, growing), rel=1e-6)
+    assert pace.estimate_seconds(100, 4000) == pytest.approx(_cost(100, 4000, fixed, growing), rel=1e-6)
 
 
 @pytest.mark.parametrize("growing", [0.0, 2e-7, 5e-7])
@@ -27,7 +27,7 @@ def test_chunks_of_a_long_prompt_take_about_the_target(growing: float, target: f
     pace, past, took, noise = PromptPace(), 0, [], random.Random(1)
     pace.observe(32, 0, _cost(32, 0, 1e-4, growing))
     while past < 4000:
-        size = max(2, min(1024, pace.fitting(past, target)))
+        size = max(2, min(1024, pace.fit_tokens(past, target)))
         took.append(_cost(size, past, 1e-4, growing) * noise.uniform(0.95, 1.05))
         pace.observe(size, past, took[-1])
         past += size
@@ -39,14 +39,14 @@ def test_it_follows_a_machine_that_slows_down() -> None:
     pace = PromptPace()
     for step in range(40):
         pace.observe(64, 64 * (step % 20), 64 * (1e-4 if step < 20 else 4e-4))
-    assert pace.seconds(64, 640) == pytest.approx(64 * 4e-4, rel=0.1)
+    assert pace.estimate_seconds(64, 640) == pytest.approx(64 * 4e-4, rel=0.1)
 
 
 def test_nothing_is_known_at_first() -> None:
     pace = PromptPace()
-    assert not pace.known
-    assert pace.fitting(0, 1.0) == 0
+    assert not pace.is_known
+    assert pace.fit_tokens(0, 1.0) == 0
     pace.observe(10, 0, 0.1)
-    assert pace.known
-    assert pace.fitting(0, 0.0) == 0
-    assert pace.fitting(0, 1e-9) <= 1
+    assert pace.is_known
+    assert pace.fit_tokens(0, 0.0) == 0
+    assert pace.fit_tokens(0, 1e-9) <= 1

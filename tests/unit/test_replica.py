@@ -14,7 +14,7 @@ from serve_app.config import ModelSettings
 from serve_app.engine_config import FakeSettings
 from serve_app.engines.fake import FakeEngine
 from serve_app.errors import EngineDead, ModelUnusable, ServeError
-from serve_app.models.export import Progress
+from serve_app.files.cache import Progress
 from serve_app.reports import ReplicaReport
 from serve_app.types import Finished, FinishReason, Phase, Sampling, TokenDelta, TokenEvent, TokenLogprob, TokenRequest, Usage
 
@@ -113,7 +113,7 @@ async def test_a_failed_start_is_told_with_its_reason_and_tried_again_until_it_w
     await replica.close()
 
 
-@pytest.mark.parametrize(("fault", "reason"), [("fail_start", "told to fail at start"), ("fail_first", "fail")])
+@pytest.mark.parametrize(("fault", "reason"), [("fail_start", "configured to fail at start"), ("fail_first", "fail")])
 async def test_an_engine_that_does_not_start_or_generates_nothing_is_closed_and_not_ready(
     fault: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

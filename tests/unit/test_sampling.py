@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from serve_app.engines.onnx.sampling import Sampler, largest, nucleus
+from serve_app.engines.onnx.sampling import Sampler, find_largest, select_nucleus
 from serve_app.types import Sampling
 
 
@@ -23,7 +23,7 @@ def test_the_nucleus_is_the_naive_one(seed: int, size: int, top_p: float, spread
     scaled = (np.random.default_rng(seed).standard_normal(size) * spread).astype(np.float32)
     scaled -= scaled.max()
     weights = np.exp(scaled)
-    found, wanted = np.flatnonzero(nucleus(weights, top_p)), _naive_nucleus(weights, top_p)
+    found, wanted = np.flatnonzero(select_nucleus(weights, top_p)), _naive_nucleus(weights, top_p)
     # Equal weights may stand for each other, and sums in another order differ in the last bit: by one token at the border.
     assert abs(len(found) - len(wanted)) <= 1
     size = min(len(found), len(wanted))
@@ -35,7 +35,7 @@ def test_the_largest_are_the_naive_ones(seed: int, size: int, count: int, masked
     draw = np.random.default_rng(seed)
     values = draw.standard_normal(size).astype(np.float32)
     values[draw.random(size) < masked] = -np.inf
-    found = largest(values, count)
+    found = find_largest(values, count)
     wanted = -np.sort(-values)[:count]
     assert len(set(found.tolist())) == len(found) <= count
     assert (-np.sort(-values[found]) == wanted[: len(found)]).all()

@@ -1,7 +1,4 @@
-"""The embedded server's life: what it is told at its start, its memory, its socket, its pulse and its end.
-
-Knows no requests.
-"""
+"""The embedded server: its parameters, memory, socket, health probe and shutdown. Knows no requests."""
 
 import asyncio
 import shutil
@@ -20,11 +17,11 @@ from serve_app.files.gguf_header import Header
 from serve_app.memory import read_available_bytes
 
 _HTTP_THREADS_SPARE = 4
-"""Beside one for each slot: for probes, and for connections that are being closed."""
+"""In addition to one for each slot: for probes and for closing connections."""
 
 
 class _Connector(aiohttp.UnixConnector):
-    """Can cut its connections: closing a connector alone leaves those waiting who read from it."""
+    """Can abort its connections: closing a connector leaves its readers waiting."""
 
     def __init__(self, socket: Path) -> None:
         # The server closes a connection after its answer, so none is kept.
@@ -36,8 +33,8 @@ class _Connector(aiohttp.UnixConnector):
         self._connections.add(connection)
         return connection
 
-    def cut(self) -> None:
-        """End every connection; who waits on one gets a `ClientError`."""
+    def abort(self) -> None:
+        """Abort every connection; its reader gets a `ClientError`."""
         for connection in list(self._connections):
             if connection.transport is not None:
                 connection.transport.abort()
@@ -55,32 +52,32 @@ class LlamaServer:
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self, file: Path, header: Header) -> None:
-        """Load `file`, whose header has been read; raises `ModelUnusable` when it does not fit or llama.cpp refuses it."""
+        """Load `file`, whose header is `header`; raises `ModelUnusable` when it does not fit or llama.cpp refuses it."""
         require_gpu(self._settings)
-        require_room(header, self._settings)
-        self._folder = Path(tempfile.mkdtemp(prefix="phi-llama-"))  # mode 700: nobody else may speak to the server
+        require_memory(header, self._settings)
+        self._folder = Path(tempfile.mkdtemp(prefix="phi-llama-"))  # mode 700: no other user may connect
         socket = self._folder / "s.sock"
         try:
-            self._server = await asyncio.to_thread(xllamacpp.Server, _params(self._settings, header, file, socket))
+            self._server = await asyncio.to_thread(xllamacpp.Server, _build_params(self._settings, header, file, socket))
         except RuntimeError as error:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise ModelUnusable(f"llama.cpp cannot load {file.name}; is it of an architecture that it knows?") from error
         self.connect(socket)
 
     def connect(self, socket: Path) -> None:
-        """Speak to the server at `socket` from now on."""
+        """Send requests to the server at `socket` from now on."""
         self._connector = _Connector(socket)
         self._session = aiohttp.ClientSession(connector=self._connector, timeout=aiohttp.ClientTimeout(total=None))
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The way to it; raises `EngineDead` unless it runs."""
+        """The session for requests; raises `EngineDead` unless the server runs."""
         if self._session is None or self._session.closed:
             raise EngineDead("llama.cpp is not running")
         return self._session
 
     async def probe(self) -> None:
-        """Raise `EngineDead` unless the server's loop answers in time; a step in progress is waited for."""
+        """Raise `EngineDead` unless the server's loop answers in time; waits for a step in progress."""
         session, timeout_s = self.session, self._settings.health_timeout_s
         try:
             async with asyncio.timeout(timeout_s), session.get("http://llama/slots") as response:
@@ -93,35 +90,35 @@ class LlamaServer:
             raise EngineDead(f"llama.cpp's server answers its probe with status {response.status}")
 
     async def close(self) -> None:
-        """End every connection, then the server, which would wait for them."""
+        """Abort every connection, then end the server, which would wait for open connections."""
         session, self._session = self._session, None
         if session is not None and self._connector is not None:
-            self._connector.cut()
-            await asyncio.sleep(0)  # so that its readers learn of it before it is forgotten
+            self._connector.abort()
+            await asyncio.sleep(0)  # lets readers see the abort before the session closes
             await session.close()
-        held, self._server = [self._server], None
-        # The server's destructor waits for the step in progress, which may hang: not longer than a probe would.
-        thread = threading.Thread(target=held.clear, name="llama-close", daemon=True)
+        servers, self._server = [self._server], None
+        # The server's destructor waits for the step in progress, which may hang; wait no longer than a probe would.
+        thread = threading.Thread(target=servers.clear, name="llama-close", daemon=True)
         thread.start()
         await asyncio.to_thread(thread.join, self._settings.health_timeout_s)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _params(settings: LlamaCppSettings, header: Header, file: Path, socket: Path) -> Any:
+def _build_params(settings: LlamaCppSettings, header: Header, file: Path, socket: Path) -> Any:
     params = xllamacpp.CommonParams()
     params.model.path = str(file)
     params.n_parallel = settings.slots
     params.n_ctx = settings.slots * settings.max_model_len
-    params.kv_unified = False  # one long answer must not take the others' room, nor change their results
+    params.kv_unified = False  # else a long answer would take room from other slots and change their results
     params.ctx_shift = False
     params.fit_params = False
-    params.cache_ram_mib = 0  # by default up to 8 GiB of old prompts beside the slots
+    params.cache_ram_mib = 0  # the default keeps up to 8 GiB of old prompts outside the slots
     params.n_batch = params.n_ubatch = settings.prefill_chunk
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings.threads or 1
     params.n_threads_http = settings.slots + _HTTP_THREADS_SPARE
     params.n_gpu_layers = settings.gpu_layers
-    kind = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{kv_type(settings, header).upper()}")
+    kind = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{choose_kv_type(settings, header).upper()}")
     params.cache_type_k = params.cache_type_v = kind
     modes = xllamacpp.llama_flash_attn_type
     on, off = modes.LLAMA_FLASH_ATTN_TYPE_ENABLED, modes.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -130,7 +127,7 @@ def _params(settings: LlamaCppSettings, header: Header, file: Path, socket: Path
     params.enable_chat_template = False  # prompts come rendered
     params.ui = False
     params.verbosity = -1  # it would log prompts
-    params.hostnames = [str(socket)]  # and no TCP port
+    params.hostnames = [str(socket)]  # no TCP port
     return params
 
 
@@ -145,13 +142,13 @@ def require_gpu(settings: LlamaCppSettings) -> None:
         )
 
 
-def kv_type(settings: LlamaCppSettings, header: Header) -> str:
-    """Return the numbers' type in the KV cache: as configured, else as exact as the weights."""
-    return settings.kv_cache_type or ("f32" if majority_type(header) == "f32" else "f16")
+def choose_kv_type(settings: LlamaCppSettings, header: Header) -> str:
+    """Return the number format of the KV cache: the configured one, else one as exact as the weights."""
+    return settings.kv_cache_type or ("f32" if find_majority_type(header) == "f32" else "f16")
 
 
-def majority_type(header: Header) -> str:
-    """Return the type that most of the weights' bytes have."""
+def find_majority_type(header: Header) -> str:
+    """Return the number format of most of the weights' bytes."""
     sizes: dict[str, int] = {}
     for tensor in header.tensors.values():
         sizes[tensor.type] = sizes.get(tensor.type, 0) + tensor.bytes
@@ -161,7 +158,7 @@ def majority_type(header: Header) -> str:
 _KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
 
 
-def require_room(header: Header, settings: LlamaCppSettings) -> None:
+def require_memory(header: Header, settings: LlamaCppSettings) -> None:
     """Raise `ModelUnusable` when the memory cannot hold cache and weights, or the header lacks the sizes of the cache."""
     prefix = header.keys.get("general.architecture")
     names = ("block_count", "attention.head_count", "attention.head_count_kv", "embedding_length")
@@ -171,7 +168,7 @@ def require_room(header: Header, settings: LlamaCppSettings) -> None:
         raise ModelUnusable(
             f"the GGUF file's keys describe no model of architecture {str(prefix)[:40]!r}; export or fetch it again"
         )
-    per_token = 2 * layers * kv_heads * (width / heads) * _KV_BYTES[kv_type(settings, header)]
+    per_token = 2 * layers * kv_heads * (width / heads) * _KV_BYTES[choose_kv_type(settings, header)]
     cache = settings.slots * settings.max_model_len * per_token
     weights = sum(tensor.bytes for tensor in header.tensors.values())
     free = read_available_bytes()

@@ -1,7 +1,4 @@
-"""What llama.cpp's server says on one `/completion`: the events of its stream.
-
-Knows the wire; nothing of requests, slots or ends.
-"""
+"""Reads the event stream of one `/completion` of llama.cpp's server. Knows the wire format only."""
 
 import json
 from collections.abc import AsyncGenerator
@@ -15,49 +12,49 @@ from serve_app.types import TokenLogprob, clamp_logprob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerSaid:
-    """One event."""
+class ServerEvent:
+    """One event of the stream."""
 
     ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     drawn: int = 0
     """Tokens generated so far in this call."""
     reused: int | None = None
-    """Prompt tokens found in the slot, told once the prompt is begun."""
+    """Prompt tokens found in the slot's cache; only in the event that starts the prompt."""
     slot: int | None = None
-    """The slot that computed it, told at the end."""
+    """The slot that computed the answer; only in the last event."""
 
 
-async def events(response: aiohttp.ClientResponse, logprobs: int | None) -> AsyncGenerator[ServerSaid, None]:
-    """Yield the events up to the end.
+async def read_events(response: aiohttp.ClientResponse, logprobs: int | None) -> AsyncGenerator[ServerEvent, None]:
+    """Yield the events up to the last.
 
     Raises `ServeError` for the server's errors, for a stream without an end, and for one that withholds a token's id.
     """
     if response.status != 200:
-        raise _refusal(_parsed(await response.read()))
+        raise _translate_refusal(_parse(await response.read()))
     seen = 0
-    async for line in _lines(response):
-        value = _parsed(line)
+    async for line in _read_lines(response):
+        value = _parse(line)
         if "error" in value:
-            raise _refusal(value)
+            raise _translate_refusal(value)
         if "prompt_progress" in value:  # its `tokens` mean nothing
-            yield ServerSaid(reused=int(value["prompt_progress"]["cache"]))
+            yield ServerEvent(reused=int(value["prompt_progress"]["cache"]))
             continue
         drawn = int(value["tokens_predicted"])
         ids = tuple(map(int, value.get("tokens") or ()))
         seen += len(ids)
         if seen != drawn:
             raise GenerationFailed("llama.cpp's server withheld a token's id")
-        told = () if logprobs is None else _logprobs(value.get("completion_probabilities") or (), logprobs)
+        top = () if logprobs is None else _read_logprobs(value.get("completion_probabilities") or (), logprobs)
         if value.get("stop"):
-            yield ServerSaid(ids=ids, drawn=drawn, slot=int(value["id_slot"]))
+            yield ServerEvent(ids=ids, drawn=drawn, slot=int(value["id_slot"]))
             return
-        yield ServerSaid(ids=ids, logprobs=told, drawn=drawn)
+        yield ServerEvent(ids=ids, logprobs=top, drawn=drawn)
     raise GenerationFailed("llama.cpp's stream ended before the answer did")
 
 
-async def _lines(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-    """Yield what the lines carry, of any length; pings and empty lines carry nothing."""
+async def _read_lines(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+    """Yield the payload of each line, of any length; skip pings and empty lines."""
     rest = b""
     async for chunk in response.content.iter_any():
         *lines, rest = (rest + chunk).split(b"\n")
@@ -66,16 +63,16 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None
                 yield line.split(b": ", 1)[1]
 
 
-def _parsed(raw: bytes) -> dict[str, Any]:
+def _parse(raw: bytes) -> dict[str, Any]:
     try:
         value = json.loads(raw)
     except ValueError as error:
-        raise GenerationFailed("llama.cpp's server said what is no JSON") from error
+        raise GenerationFailed("llama.cpp's server sent a line that is not JSON") from error
     return value if isinstance(value, dict) else {}
 
 
-def _refusal(value: dict[str, Any]) -> ContextOverflow | GenerationFailed:
-    """Requests are checked before, so all but one of the server's refusals are faults of the engine."""
+def _translate_refusal(value: dict[str, Any]) -> ContextOverflow | GenerationFailed:
+    """Return our error for the server's. Requests were checked before, so all but one of its refusals are faults of the engine."""
     fault = value.get("error") if isinstance(value.get("error"), dict) else value
     assert isinstance(fault, dict)
     if fault.get("type") == "exceed_context_size_error":
@@ -83,7 +80,7 @@ def _refusal(value: dict[str, Any]) -> ContextOverflow | GenerationFailed:
     return GenerationFailed(f"llama.cpp refused the request ({str(fault.get('type') or 'no reason given')[:60]})")
 
 
-def _logprobs(parts: Any, count: int) -> tuple[TokenLogprob, ...]:
+def _read_logprobs(parts: Any, count: int) -> tuple[TokenLogprob, ...]:
     """Read the natural-log probabilities, which the server takes before its samplers and grammar.
 
     It writes the least float64 for a probability that float32 cannot hold.

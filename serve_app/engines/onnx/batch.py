@@ -1,9 +1,9 @@
-"""The scheduler: which sequences compute what in the next step.
+"""The scheduler: chooses the sequences that each step computes.
 
-Continuous batching over contiguous slots. Rows 0 to D-1 are decoding, the rows after them are still reading their prompt; a
-sequence joins and leaves between two steps, and the hole it leaves is filled by moving a neighbour's cache. Each step advances all
-decoding rows by one token and reads prompts for what is left of `target_step_s`: a chunk of a long one, or several short ones. They
-delay their neighbours by that much. The one with the least work left goes first, less the time it has waited.
+Continuous batching over contiguous slots. Rows 0 to D-1 are decoding; the rows after them are still reading their prompts. A
+sequence joins and leaves between two steps, and a neighbour's cache moves into the hole it leaves. Each step advances all decoding
+rows by one token, then reads prompts for the rest of `target_step_s`: a chunk of a long prompt, or several short prompts, which
+delays the decoding rows. The prompt with the least work left, minus the time it has waited, comes first.
 
 The slots after the active ones keep the caches of finished sequences until they are needed. A new prompt starts from the longest
 common prefix of any slot, active or not.
@@ -24,10 +24,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.engines.guidance import too_large
+from serve_app.engines.guidance import build_too_large_error
 from serve_app.engines.onnx.kv_pool import KvPool
 from serve_app.engines.onnx.pace import PromptPace
-from serve_app.engines.onnx.prefixes import Held, Match, PrefixCache
+from serve_app.engines.onnx.prefixes import CachedPrefix, Match, PrefixCache
 from serve_app.engines.onnx.sequence import Sequence
 from serve_app.engines.onnx.speculation import Payoff, draft
 from serve_app.errors import ServeError
@@ -35,15 +35,15 @@ from serve_app.types import FinishReason, TokenDelta, TokenEvent, TokenLogprob
 
 _FIRST_CHUNK = 32
 """Prompt tokens of the first chunk beside running streams, while the speed is not known yet."""
-_NOTHING = np.zeros(0, np.int64)
-_LEAST_FORCED = 2
+_NO_TOKENS = np.zeros(0, np.int64)
+_MIN_FORCED = 2
 """With the token before them these make a chunk, which must not have one token."""
-_LEAST_CHUNK = 8
-"""Prompts go on at least so fast, however slow the steps are."""
+_MIN_CHUNK = 8
+"""Least prompt tokens of a step, however slow the steps are."""
 
 
 class Decoder(Protocol):
-    """What the scheduler needs of the graph; see `graph.Graph`."""
+    """The part of `graph.Graph` that the scheduler uses."""
 
     def extend(self, slot: int, ids: NDArray[np.int64], past: int) -> NDArray[np.float32]:
         """Compute a chunk of one slot."""
@@ -59,12 +59,12 @@ class Decoder(Protocol):
 
 
 Step = list[tuple[Sequence, TokenEvent | ServeError]]
-"""What one step produced, per sequence in order."""
+"""Events of one step, in order for each sequence."""
 
 
 @dataclass(slots=True)
 class Counters:
-    """What the batch has done since its start; seconds and tokens."""
+    """Totals since the batch's start; seconds and tokens."""
 
     steps: int = 0
     decode_s: float = 0.0
@@ -75,10 +75,10 @@ class Counters:
     """Prompt tokens found in the pool."""
     prefix_hits: int = 0
     forced_tokens: int = 0
-    """Generated tokens that a constraint left no choice about."""
+    """Generated tokens that a constraint forced."""
     admitted: int = 0
     queue_s: float = 0.0
-    """Time spent waiting by those admitted."""
+    """Waiting time of the admitted requests."""
 
 
 class Batch:
@@ -97,7 +97,7 @@ class Batch:
     ) -> None:
         """Schedule over all but the last slot of `pool`; decode a multiple of `row_multiple` (1 or 2) rows.
 
-        A prompt chunk has at most `prefill_chunk` tokens. A lone sequence is speculated upon by up to `draft_tokens`.
+        A prompt chunk has at most `prefill_chunk` tokens. For a lone sequence up to `draft_tokens` are drafted per step.
         """
         self._row_multiple = row_multiple
         self._graph = graph
@@ -125,7 +125,7 @@ class Batch:
         return sum(row.computed for row in self._rows)
 
     @property
-    def held_tokens(self) -> int:
+    def prefix_tokens(self) -> int:
         """Tokens of finished sequences that are still in the pool."""
         return self._prefixes.tokens
 
@@ -141,7 +141,7 @@ class Batch:
             self.waiting.remove(sequence)
 
     def drop_active(self) -> list[Sequence]:
-        """Drop every sequence that owns a slot and return them; those that wait stay."""
+        """Drop every sequence that owns a slot and return them; waiting sequences stay."""
         dropped = list(self._rows)
         self._rows.clear()
         self._decoding = 0
@@ -156,9 +156,9 @@ class Batch:
         events: Step = []
         if self._decoding:
             self._decode(events)
-        due = True
-        while len(self._rows) > self._decoding and self._prefill(events, ends_s, due=due):
-            due = False
+        is_first = True
+        while len(self._rows) > self._decoding and self._prefill(events, ends_s, is_first=is_first):
+            is_first = False
         return events
 
     def _admit(self, sequence: Sequence) -> None:
@@ -167,8 +167,8 @@ class Batch:
         self.counters.admitted += 1
         self.counters.queue_s += sequence.admitted_s - sequence.arrived_s
         slot = len(self._rows)
-        match = self._match(sequence)
-        self._prefixes.make_room(slot, match, self.counters.steps, self._pace.seconds(1, len(sequence.prompt)))
+        match = self._find_match(sequence)
+        self._prefixes.make_room(slot, match, self.counters.steps, self._pace.estimate_seconds(1, len(sequence.prompt)))
         self._rows.append(sequence)
         if match is not None:
             sequence.computed = sequence.reused = match.length
@@ -177,13 +177,13 @@ class Batch:
         if sequence.unread == 1:
             self._promote(slot, sequence.request.prompt[-1])
 
-    def _match(self, sequence: Sequence) -> Match | None:
+    def _find_match(self, sequence: Sequence) -> Match | None:
         active = {
-            slot: Held(row.tokens, row.computed, row.request.cache_salt, self.counters.steps)
+            slot: CachedPrefix(row.tokens, row.computed, row.request.cache_salt, self.counters.steps)
             for slot, row in enumerate(self._rows)
             if row is not sequence
         }
-        return self._prefixes.longest(sequence.prompt, sequence.request.cache_salt, active)
+        return self._prefixes.find_longest(sequence.prompt, sequence.request.cache_salt, active)
 
     def _decode(self, events: Step) -> None:
         rows = self._rows[: self._decoding]
@@ -192,7 +192,7 @@ class Batch:
                 self._graph.extend(at, np.asarray(row.unwritten, np.int64), row.computed)
                 row.computed += len(row.unwritten)
                 row.unwritten = []
-        guess = self._draft(rows)
+        guess = self._guess_tokens(rows)
         if guess.size:
             self._verify(rows[0], guess, events)
         else:
@@ -207,33 +207,33 @@ class Batch:
         for at, row in enumerate(rows):
             ids[at], pasts[at] = row.pending, row.computed
         if padded > len(rows):
-            pasts[-1] = self._dummy_position(len(rows))
+            pasts[-1] = self._find_dummy_position(len(rows))
         began = time.monotonic()
         logits = self._graph.advance(ids, pasts)
         took = time.monotonic() - began
         if len(rows) == 1:
-            self.payoff.stepped(took)
+            self.payoff.record_step(took)
         self.counters.decode_s += took
         self.counters.decode_tokens += len(rows)
         for at, row in enumerate(rows):
             row.computed += 1
-            self._take(row, logits[at], events)
+            self._draw_token(row, logits[at], events)
 
-    def _draft(self, rows: list[Sequence]) -> NDArray[np.int64]:
-        """Guess what a lone row says next; empty when there is no guess or it does not pay."""
+    def _guess_tokens(self, rows: list[Sequence]) -> NDArray[np.int64]:
+        """Guess the next tokens of a lone row; empty when there is no guess or drafting does not pay."""
         row = rows[0]
         most = min(self._draft_tokens, row.limit - row.generated - 1)
         if len(rows) > 1 or most < 1:
-            return _NOTHING
+            return _NO_TOKENS
         guess = draft(row.tokens[: len(row.request.prompt) + row.generated], most)
         if row.guide is not None:
-            guess = guess[: row.guide.allowed(guess.tolist())]
-        return guess if guess.size and self.payoff.worth_drafting() else _NOTHING
+            guess = guess[: row.guide.count_allowed(guess.tolist())]
+        return guess if guess.size and self.payoff.is_worth_drafting() else _NO_TOKENS
 
     def _verify(self, row: Sequence, guess: NDArray[np.int64], events: Step) -> None:
-        """Compute the pending token and the guess at once; take tokens as long as they are what was guessed.
+        """Compute the pending token and the guess in one call; take tokens until one differs from the guess.
 
-        Each is drawn from the logits that it would have been drawn from without the guess, so nothing changes but the time.
+        Each token is drawn from the same logits as without the guess, so only the time changes.
         """
         began = time.monotonic()
         logits = self._graph.verify(0, np.concatenate(([row.pending], guess)), row.computed)
@@ -241,29 +241,29 @@ class Batch:
         accepted = 0
         for at in range(len(logits)):
             row.computed += 1
-            self._take(row, logits[at], events)
+            self._draw_token(row, logits[at], events)
             if row.generated >= row.limit or at == guess.size or row.unwritten or row.pending != guess[at]:
                 break
             accepted += 1
-        self.payoff.verified(took, guess.size, accepted)
+        self.payoff.record_verification(took, guess.size, accepted)
         self.counters.decode_s += took
         self.counters.decode_tokens += accepted + 1
 
-    def _dummy_position(self, slot: int) -> int:
-        """Return where the row behind the decoding ones may write unread: behind the cache of the slot's owner."""
-        return self._rows[slot].computed if slot < len(self._rows) else self._prefixes.free_position(slot)
+    def _find_dummy_position(self, slot: int) -> int:
+        """Return a position that the dummy row may overwrite: the first one after the cache of the slot's owner."""
+        return self._rows[slot].computed if slot < len(self._rows) else self._prefixes.find_free_position(slot)
 
-    def _prefill(self, events: Step, ends_s: float, *, due: bool) -> bool:
-        """Read a chunk of a prompt; return whether there was time for one. The first of a step is `due` in any case."""
-        at = self._next_prompt()
+    def _prefill(self, events: Step, ends_s: float, *, is_first: bool) -> bool:
+        """Read a chunk of a prompt; return whether there was time for one. The `is_first` chunk of a step is always read."""
+        at = self._choose_prompt()
         row = self._rows[at]
-        if row.computed == row.reused and (match := self._match(row)) and match.length > row.computed:
-            # A prompt of the same beginning was read while this one waited.
+        if row.computed == row.reused and (match := self._find_match(row)) and match.length > row.computed:
+            # A prompt with the same beginning was read while this one waited.
             self._pool.copy(match.slot, at, match.length)
             self.counters.prefix_hits += row.reused == 0
             self.counters.reused_tokens += match.length - row.reused
             row.computed = row.reused = match.length
-        size = self._chunk(row, ends_s - time.monotonic(), due=due)
+        size = self._choose_chunk(row, ends_s - time.monotonic(), is_first=is_first)
         if not size:
             return False
         if row.unread - size == 1:
@@ -272,34 +272,36 @@ class Batch:
         row.computed += size
         if row.unread == 0:
             self._promote(at, -1)
-            self._take(row, logits, events)
+            self._draw_token(row, logits, events)
             if row.generated >= row.limit:
                 self._remove(self._rows.index(row))
         return True
 
-    def _next_prompt(self) -> int:
-        """The row to read: the least seconds of work left, less the seconds since its admission, so that none starves."""
+    def _choose_prompt(self) -> int:
+        """Return the row to read: the fewest seconds of work left, minus the seconds since admission, so that none starves."""
         now = time.monotonic()
 
         def rank(at: int) -> float:
             row = self._rows[at]
-            return self._pace.seconds(row.unread, row.computed) - (now - row.admitted_s)
+            return self._pace.estimate_seconds(row.unread, row.computed) - (now - row.admitted_s)
 
         return min(range(self._decoding, len(self._rows)), key=rank)
 
-    def _chunk(self, row: Sequence, left_s: float, *, due: bool) -> int:
-        """Prompt tokens to read now: what fits the time left; in the first chunk a few at least, and all when nobody decodes.
+    def _choose_chunk(self, row: Sequence, left_s: float, *, is_first: bool) -> int:
+        """Return how many prompt tokens to read now: as many as fit the time left.
+
+        The first chunk has a few at least, and as many as allowed when no row decodes.
 
         Further chunks are whole ones or none, so that short prompts start together and long ones are not cut small.
         """
         most = min(row.unread, self._prefill_chunk)
-        if due and not self._decoding:
+        if is_first and not self._decoding:
             return most
-        if due and not self._pace.known:
+        if is_first and not self._pace.is_known:
             return min(most, _FIRST_CHUNK)
-        fitting = self._pace.fitting(row.computed, left_s)
-        if due:
-            return min(most, max(fitting, _LEAST_CHUNK))
+        fitting = self._pace.fit_tokens(row.computed, left_s)
+        if is_first:
+            return min(most, max(fitting, _MIN_CHUNK))
         return most if fitting >= most else 0
 
     def _extend(self, at: int, chunk: NDArray[np.int64], past: int) -> NDArray[np.float32]:
@@ -311,21 +313,21 @@ class Batch:
         self._pace.observe(len(chunk), past, took)
         return logits
 
-    def _take(self, row: Sequence, logits: NDArray[np.float32], events: Step) -> None:
-        """Draw the row's next token and record what it means. Ends a row by lowering its limit to what it has."""
+    def _draw_token(self, row: Sequence, logits: NDArray[np.float32], events: Step) -> None:
+        """Draw the row's next token and append its events. Ends the row by lowering its limit to the tokens it has."""
         allowed = logits if row.guide is None else row.guide.mask(logits)
-        if row.strayed:
+        if row.has_lost_guide:
             row.guide, allowed = None, logits
         elif row.guide and row.guide.error:
             row.limit = row.generated
-            events.append((row, too_large()))
+            events.append((row, build_too_large_error()))
             return
         token, logprob = row.sampler.draw(allowed, raw=logits)
         stops = row.request.sampling.stop_token_ids
         ids = [token]
         if row.guide and token not in stops:
             row.guide.accept(ids)
-            ids += self._forced(row)
+            ids += self._take_forced(row)
         for each in ids:
             row.tokens[len(row.request.prompt) + row.generated] = each
             row.generated += 1
@@ -334,25 +336,25 @@ class Batch:
             row.first_token_s = time.monotonic()
         if token in stops:
             row.limit = row.generated
-            events.append((row, row.finished(FinishReason.STOP)))
+            events.append((row, row.finish(FinishReason.STOP)))
             return
         logprobs: tuple[TokenLogprob, ...] = () if logprob is None else (logprob,)
         events.append((row, TokenDelta(tuple(ids), logprobs)))
-        if row.guide and row.guide.stopped and not row.strayed:
+        if row.guide and row.guide.is_stopped and not row.has_lost_guide:
             row.limit = row.generated
-            events.append((row, row.finished(FinishReason.STOP)))
+            events.append((row, row.finish(FinishReason.STOP)))
         elif row.generated >= row.limit:
-            events.append((row, row.finished(FinishReason.LENGTH)))
+            events.append((row, row.finish(FinishReason.LENGTH)))
 
-    def _forced(self, row: Sequence) -> list[int]:
-        """The tokens that the constraint leaves no choice about, if they are worth a chunk: two at least."""
+    def _take_forced(self, row: Sequence) -> list[int]:
+        """Take the tokens that the constraint forces, if there are enough for a chunk: two at least."""
         room = row.limit - row.generated - 1
-        if row.guide is None or room < _LEAST_FORCED or row.request.sampling.logprobs is not None:
+        if row.guide is None or room < _MIN_FORCED or row.request.sampling.logprobs is not None:
             return []
-        forced = row.guide.forced()[:room]
+        forced = row.guide.compute_forced()[:room]
         stops = row.request.sampling.stop_token_ids
         forced = forced[: next((at for at, token in enumerate(forced) if token in stops), len(forced))]
-        if len(forced) < _LEAST_FORCED:
+        if len(forced) < _MIN_FORCED:
             return []
         row.guide.accept(forced)
         row.sampler.record(forced)
@@ -377,14 +379,14 @@ class Batch:
         row = self._rows[at]
         if at < self._decoding:
             self._decoding -= 1
-            self._exchange(self._decoding, at)
+            self._swap(self._decoding, at)
             at = self._decoding
         last = len(self._rows) - 1
-        self._exchange(last, at)
+        self._swap(last, at)
         self._rows.pop()
-        self._prefixes.keep(last, Held(row.tokens, row.computed, row.request.cache_salt, self.counters.steps))
+        self._prefixes.keep(last, CachedPrefix(row.tokens, row.computed, row.request.cache_salt, self.counters.steps))
 
-    def _exchange(self, one: int, other: int) -> None:
+    def _swap(self, one: int, other: int) -> None:
         if one == other:
             return
         first, second = self._rows[one], self._rows[other]

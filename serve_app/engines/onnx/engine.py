@@ -1,6 +1,6 @@
-"""The ONNX engine: one thread owns graph, pool and batch; the event loop talks to it through an inbox.
+"""The ONNX engine: one thread owns graph, pool and batch; the event loop sends it commands through an inbox.
 
-The thread runs a step, hands all its events to the loop in one call, and looks at the inbox before the next step. onnxruntime
+The thread runs a step, passes all its events to the loop in one call, and reads the inbox before the next step. onnxruntime
 releases the GIL while it computes, so the loop stays responsive.
 """
 
@@ -18,11 +18,11 @@ from pathlib import Path
 from serve_app.chat.grammar import wrap_tokenizer
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.engine_config import OnnxSettings
-from serve_app.engines.admission import answer_limit
+from serve_app.engines.admission import compute_answer_limit
 from serve_app.engines.guidance import Guidance, Guide
 from serve_app.engines.onnx.batch import Batch
 from serve_app.engines.onnx.graph import Graph
-from serve_app.engines.onnx.kv_pool import KvPool, plan
+from serve_app.engines.onnx.kv_pool import KvPool, plan_memory
 from serve_app.engines.onnx.sequence import Sequence
 from serve_app.engines.throughput import Throughput
 from serve_app.errors import EngineDead, GenerationFailed, ModelUnusable, Overloaded, ServeError
@@ -32,7 +32,7 @@ from serve_app.types import Capability, EngineInfo, EngineKind, EngineLoad, Fini
 logger = logging.getLogger(__name__)
 
 _Outbox = asyncio.Queue[TokenEvent | ServeError]
-_Outcome = Iterable[tuple[Sequence, TokenEvent | ServeError]]
+_Events = Iterable[tuple[Sequence, TokenEvent | ServeError]]
 
 
 class OnnxEngine:
@@ -69,11 +69,11 @@ class OnnxEngine:
     async def start(self) -> None:
         """Load the graph, reserve the KV pool and start the thread."""
         self._loop = asyncio.get_running_loop()
-        self._batch = await asyncio.to_thread(self._load)
+        self._batch = await asyncio.to_thread(self._build_batch)
         self._thread = threading.Thread(target=self._run, args=(self._batch,), name="onnx-engine", daemon=True)
         self._thread.start()
 
-    def _load(self) -> Batch:
+    def _build_batch(self) -> Batch:
         settings = self._settings
         require_context(self._model_dir, settings.max_model_len)
         graph = Graph(
@@ -83,10 +83,10 @@ class OnnxEngine:
             spinning=settings.spinning,
         )
         budget = int(settings.max_kv_gib * 2**30) if settings.max_kv_gib else read_available_bytes()
-        logger.info("onnx KV pool: %s", plan(graph.kv_shape, settings.slots + 1, settings.max_model_len, budget))
+        logger.info("onnx KV pool: %s", plan_memory(graph.kv_shape, settings.slots + 1, settings.max_model_len, budget))
         pool = KvPool(graph.kv_shape, settings.slots + 1, settings.max_model_len)
         graph.attach(pool)
-        row_multiple = graph.keep_rows_alike() if settings.batch_invariant and settings.precision != "fp32" else 1
+        row_multiple = graph.ensure_row_invariance() if settings.batch_invariant and settings.precision != "fp32" else 1
         self._vocabulary_size = graph.vocabulary_size
         tokenizer = Tokenizer.load(self._model_dir, control=False)
         if tokenizer.vocabulary.size != graph.vocabulary_size:
@@ -111,7 +111,7 @@ class OnnxEngine:
         sequence = self._admit(request, guide)
         outbox: _Outbox = asyncio.Queue()
         self._outboxes[sequence] = outbox
-        self._tell(lambda batch: batch.submit(sequence))
+        self._send(lambda batch: batch.submit(sequence))
         try:
             while True:
                 event = await outbox.get()
@@ -122,13 +122,13 @@ class OnnxEngine:
                     return
         finally:
             del self._outboxes[sequence]
-            self._tell(lambda batch: batch.cancel(sequence))
+            self._send(lambda batch: batch.cancel(sequence))
 
     def _admit(self, request: TokenRequest, guide: Guide | None) -> Sequence:
         settings = self._settings
         if self._batch is None or self._closing or self._fatal is not None:
             raise EngineDead(f"the ONNX engine is not running{': ' + self._fatal if self._fatal else ''}")
-        limit = answer_limit(request, settings.max_model_len, self._vocabulary_size)
+        limit = compute_answer_limit(request, settings.max_model_len, self._vocabulary_size)
         if len(self._outboxes) >= settings.slots + settings.max_waiting:
             raise Overloaded("the ONNX group's queue is full; try again later", retry_after_s=1.0)
         return Sequence(request, limit, guide)
@@ -155,14 +155,14 @@ class OnnxEngine:
             tokens_per_second=self._throughput.rate(),
             counters=dict(
                 asdict(batch.counters),
-                held_tokens=batch.held_tokens,
+                held_tokens=batch.prefix_tokens,
                 drafted_tokens=batch.payoff.drafted,
                 accepted_tokens=batch.payoff.accepted,
             ),
         )
 
     async def close(self) -> None:
-        """Fail what runs, end the thread."""
+        """Fail running requests and end the thread."""
         self._closing = True
         self._wake.set()
         if self._guidance is not None:
@@ -170,12 +170,12 @@ class OnnxEngine:
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, self._settings.step_timeout_s)
 
-    def _tell(self, command: Callable[[Batch], None]) -> None:
+    def _send(self, command: Callable[[Batch], None]) -> None:
         self._inbox.append(command)
         self._wake.set()
 
     def _run(self, batch: Batch) -> None:
-        """The thread's life."""
+        """Run commands and steps until the engine is closed."""
         reason = "the engine was closed"
         try:
             while not self._closing:
@@ -197,7 +197,7 @@ class OnnxEngine:
         try:
             events = batch.step()
         except Exception:
-            # A fault inside onnxruntime leaves the session usable; whoever was computing is told, those who wait go on.
+            # A fault inside onnxruntime leaves the session usable: running requests fail, waiting ones continue.
             logger.exception("an ONNX step failed")
             self._post([(row, GenerationFailed("the ONNX engine failed while computing")) for row in batch.drop_active()])
             return
@@ -206,20 +206,20 @@ class OnnxEngine:
         self._throughput.add(sum(len(event.ids) for _, event in events if isinstance(event, TokenDelta)))
         self._post(events)
 
-    def _post(self, events: _Outcome) -> None:
+    def _post(self, events: _Events) -> None:
         self._call_loop(self._deliver, events)
 
     def _call_loop(self, function: Callable[..., None], *arguments: object) -> None:
         if self._loop is not None:
-            with suppress(RuntimeError):  # the loop has closed: nobody is left to be told
+            with suppress(RuntimeError):  # the loop has closed, and its requests with it
                 self._loop.call_soon_threadsafe(function, *arguments)
 
     def _fail_all(self) -> None:
-        """Tell everyone, those whose request never left the inbox included, that the engine is gone."""
+        """Fail every request, also those that never left the inbox."""
         for outbox in self._outboxes.values():
             outbox.put_nowait(EngineDead("the ONNX engine stopped"))
 
-    def _deliver(self, events: _Outcome) -> None:
+    def _deliver(self, events: _Events) -> None:
         for sequence, event in events:
             outbox = self._outboxes.get(sequence)
             if outbox is not None:

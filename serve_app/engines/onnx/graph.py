@@ -1,4 +1,4 @@
-"""The exported decoder as calls: extend one slot by a chunk (with the last or all logits), extend many slots by one token each.
+"""Runs the exported decoder: extends one slot by a chunk (with the last or all logits), or many slots by one token each.
 
 Binds the KV pool's memory in place (past and present are the same buffer). Knows nothing of requests or sampling.
 """
@@ -22,13 +22,13 @@ Logits = NDArray[np.float32]
 
 
 @dataclass(slots=True)
-class _Bound:
-    """An io-binding whose pointers stay the same from call to call; what changes is written into the arrays."""
+class _Binding:
+    """An io-binding with fixed pointers; each call writes its values into the arrays."""
 
     binding: ort.IOBinding
     logits: Logits
     ids: NDArray[np.int64]
-    """The next token of each row (B, 1); bound by those that always compute one."""
+    """The next token of each row (B, 1); bound only where each row always computes one."""
     last_position: NDArray[np.int32]
     """Index of the last token of each row (B,)."""
     total_length: NDArray[np.int32]
@@ -60,17 +60,18 @@ class Graph:
         # Where replicas share cores a spinning thread takes the neighbour's time slice.
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         config = GenaiConfig.read(model_dir)
-        self._session = _open(model_dir, config.filename, options, name)
-        if not {given.name for given in self._session.get_inputs()} >= _INPUTS:
+        self._session = _open_session(model_dir, config.filename, options, name)
+        outputs = {output.name: output.shape for output in self._session.get_outputs()}
+        if not {given.name for given in self._session.get_inputs()} >= _INPUTS or "logits" not in outputs:
             raise ModelUnusable("another version of phi-serve wrote this ONNX graph; export it again with `phi-serve export onnx`")
         self.kv_shape = KvShape(layers=config.layers, kv_heads=config.kv_heads, head_dim=config.head_dim)
-        self.vocabulary_size = int(next(each for each in self._session.get_outputs() if each.name == "logits").shape[-1])
+        self.vocabulary_size = int(outputs["logits"][-1])
         self._row_multiple = 1
         self._pool: KvPool | None = None
-        self._steps: dict[int, _Bound] = {}
-        """One token for each of so many slots."""
-        self._chunks: dict[tuple[int, int], _Bound] = {}
-        """A chunk of one slot, with the logits of so many positions."""
+        self._steps: dict[int, _Binding] = {}
+        """Calls for one token each, by the number of slots."""
+        self._chunks: dict[tuple[int, int], _Binding] = {}
+        """Calls for a chunk, by slot and number of positions with logits."""
 
     def attach(self, pool: KvPool) -> None:
         """Use `pool` for every call from now on."""
@@ -78,12 +79,12 @@ class Graph:
         self._steps.clear()
         self._chunks.clear()
 
-    def keep_rows_alike(self) -> int:
-        """Make every row's result independent of the number of rows; return the number whose multiples `advance` must get.
+    def ensure_row_invariance(self) -> int:
+        """Make every row's result independent of the number of rows; return 1 or 2, of which `advance` must get a multiple.
 
-        With quantized weights onnxruntime's kernels may take rows in pairs, and sum a last odd one in another order: it depends on
-        bits, block and processor, so a few steps of one and of two rows are compared. Where they differ `extend` computes a token
-        more than it is given, if need be. Overwrites the beginning of the first two slots.
+        With quantized weights onnxruntime's kernels may take rows in pairs, and sum a last odd row in another order. It depends on
+        bits, block and processor, so a few steps of one and of two rows are compared. Where they differ `extend` pads an odd chunk
+        by a token. Overwrites the beginning of the first two slots.
         """
         past = np.zeros(2, np.int64)
         for pair in ([0, 1], [self.vocabulary_size // 2, 2]):
@@ -96,51 +97,51 @@ class Graph:
     def extend(self, slot: int, ids: NDArray[np.int64], past: int) -> Logits:
         """Compute `ids` (S,) after `past` cached tokens of one slot; return the last position's logits (V,).
 
-        The position behind them in the slot's cache may be overwritten.
+        The position after them in the slot's cache may be overwritten.
         """
         assert self._pool is not None, "attach() comes first"
         spare = -len(ids) % self._row_multiple
         if past + len(ids) + spare > self._pool.max_len:
             spare = 0
         padded = np.pad(ids, (0, spare)) if spare else ids
-        logits: Logits = self._chunk(slot, padded, past, np.arange(-self._row_multiple, 0))[-1 - spare]
+        logits: Logits = self._run_chunk(slot, padded, past, np.arange(-self._row_multiple, 0))[-1 - spare]
         return logits
 
     def verify(self, slot: int, ids: NDArray[np.int64], past: int) -> Logits:
         """Compute `ids` (S,) after `past` cached tokens of one slot; return every position's logits (S, V)."""
-        return self._chunk(slot, ids, past, np.arange(-len(ids), 0))
+        return self._run_chunk(slot, ids, past, np.arange(-len(ids), 0))
 
     def advance(self, ids: NDArray[np.int64], pasts: NDArray[np.int64]) -> Logits:
         """Compute one token for each of slots 0 to B-1, given ids (B,) and cached lengths (B,); return logits (B, V).
 
         The array is reused by the next call of the same size.
         """
-        bound = self._steps.get(len(ids)) or self._bind_step(len(ids))
-        bound.ids[:, 0] = ids
-        bound.last_position[:] = pasts
-        bound.total_length[()] = pasts.max() + 1
-        self._session.run_with_iobinding(bound.binding)
-        return bound.logits[:, 0]
+        call = self._steps.get(len(ids)) or self._bind_step(len(ids))
+        call.ids[:, 0] = ids
+        call.last_position[:] = pasts
+        call.total_length[()] = pasts.max() + 1
+        self._session.run_with_iobinding(call.binding)
+        return call.logits[:, 0]
 
-    def _chunk(self, slot: int, ids: NDArray[np.int64], past: int, positions: NDArray[np.int64]) -> Logits:
-        bound = self._chunks.get((slot, len(positions)))
-        if bound is None:
-            bound = self._chunks[slot, len(positions)] = self._bind(slot, slot + 1, len(positions))
-        bound.binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids[np.newaxis, :]))
-        bound.last_position[0] = past + len(ids) - 1
-        bound.total_length[()] = past + len(ids)
-        bound.binding.bind_cpu_input("logits_at", positions)
-        self._session.run_with_iobinding(bound.binding)
-        logits: Logits = bound.logits[0]
+    def _run_chunk(self, slot: int, ids: NDArray[np.int64], past: int, positions: NDArray[np.int64]) -> Logits:
+        call = self._chunks.get((slot, len(positions)))
+        if call is None:
+            call = self._chunks[slot, len(positions)] = self._bind(slot, slot + 1, len(positions))
+        call.binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids[np.newaxis, :]))
+        call.last_position[0] = past + len(ids) - 1
+        call.total_length[()] = past + len(ids)
+        call.binding.bind_cpu_input("logits_at", positions)
+        self._session.run_with_iobinding(call.binding)
+        logits: Logits = call.logits[0]
         return logits
 
-    def _bind_step(self, rows: int) -> _Bound:
-        bound = self._steps[rows] = self._bind(0, rows, 1)
-        bound.binding.bind_cpu_input("input_ids", bound.ids)
-        bound.binding.bind_cpu_input("logits_at", _ONE)
-        return bound
+    def _bind_step(self, rows: int) -> _Binding:
+        call = self._steps[rows] = self._bind(0, rows, 1)
+        call.binding.bind_cpu_input("input_ids", call.ids)
+        call.binding.bind_cpu_input("logits_at", _ONE)
+        return call
 
-    def _bind(self, low: int, high: int, kept: int) -> _Bound:
+    def _bind(self, low: int, high: int, kept: int) -> _Binding:
         assert self._pool is not None, "attach() comes first"
         binding = self._session.io_binding()
         rows = high - low
@@ -151,13 +152,13 @@ class Graph:
                 binding.bind_output(f"present.{layer}.{name}", "cpu", 0, np.float32, shape, pointer)
         logits = np.empty((rows, kept, self.vocabulary_size), np.float32)
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        bound = _Bound(binding, logits, np.zeros((rows, 1), np.int64), np.zeros(rows, np.int32), np.zeros((), np.int32))
-        binding.bind_cpu_input("last_position", bound.last_position)
-        binding.bind_cpu_input("total_length", bound.total_length)
-        return bound
+        call = _Binding(binding, logits, np.zeros((rows, 1), np.int64), np.zeros(rows, np.int32), np.zeros((), np.int32))
+        binding.bind_cpu_input("last_position", call.last_position)
+        binding.bind_cpu_input("total_length", call.total_length)
+        return call
 
 
-def _open(folder: Path, filename: str, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
+def _open_session(folder: Path, filename: str, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
     """Load the graph once its files are known to be in the folder; raises `ModelUnusable` with onnxruntime's reason."""
     read_files(folder, filename)
     try:

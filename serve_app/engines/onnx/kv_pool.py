@@ -28,7 +28,7 @@ class KvShape:
         return 2 * 4 * self.layers * self.kv_heads * self.head_dim
 
 
-def plan(shape: KvShape, slots: int, max_len: int, budget_bytes: int) -> str:
+def plan_memory(shape: KvShape, slots: int, max_len: int, budget_bytes: int) -> str:
     """Return the pool's memory arithmetic in one line; raises `ModelUnusable` with it when the pool exceeds the budget."""
     total = shape.bytes_per_token * slots * max_len
     line = f"{shape.bytes_per_token} bytes a token x {max_len} tokens x {slots} slots = {total / 2**20:.0f} MiB at most"
@@ -42,7 +42,7 @@ def plan(shape: KvShape, slots: int, max_len: int, budget_bytes: int) -> str:
 
 
 _COPY_BYTES_PER_S = 2e9
-"""Taken for true until copies were measured."""
+"""Assumed until copies have been measured."""
 
 
 class KvPool:

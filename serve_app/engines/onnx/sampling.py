@@ -1,4 +1,4 @@
-"""Draws one token from one row of logits, with the state that a request's penalties and seed need.
+"""Draws one token from one row of logits; keeps the state of a request's penalties and seed.
 
 numpy only; knows nothing of the graph. The order of application is documented at `serve_app.types.Sampling`.
 """
@@ -19,7 +19,7 @@ class Sampler:
     """One request's sampler. A seeded one depends on its own logits only, never on neighbours in the batch."""
 
     def __init__(self, sampling: Sampling, prompt: tuple[int, ...]) -> None:
-        """Prepare the generator and the penalties' memory."""
+        """Prepare the generator and the counts for penalties."""
         self._sampling = sampling
         self._rng = np.random.default_rng(sampling.seed)
         self._penalised = (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1.0, 0.0, 0.0)
@@ -33,73 +33,73 @@ class Sampler:
     def draw(self, logits: NDArray[np.float32], *, raw: NDArray[np.float32] | None = None) -> tuple[int, TokenLogprob | None]:
         """Return the next token of logits (V,), and its logprob if asked for. Does not change `logits`.
 
-        `raw` are the logits before a constraint; logprobs are theirs.
+        `raw` are the logits before a constraint's mask; logprobs are computed from them.
         """
-        shaped = self._shape(logits)
+        adjusted = self._adjust(logits)
         greedy = self._sampling.greedy or self._sampling.temperature < _GREEDY_BELOW
-        token = int(shaped.argmax()) if greedy else self._pick(shaped)
+        token = int(adjusted.argmax()) if greedy else self._sample(adjusted)
         self.record((token,))
         if self._sampling.logprobs is None:
             return token, None
-        return token, _logprob(logits if raw is None else raw, token, self._sampling.logprobs)
+        return token, _compute_logprob(logits if raw is None else raw, token, self._sampling.logprobs)
 
     def record(self, tokens: Iterable[int]) -> None:
-        """Count tokens that were generated, drawn here or not."""
+        """Count generated tokens, also those that were not drawn here."""
         for token in tokens:
             self._drawn += 1
             if self._penalised:
                 self._counts[token] = self._counts.get(token, 0) + 1
 
-    def _shape(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _adjust(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Apply bias, the minimum length and penalties to a copy, or return `logits` where none applies."""
-        holds_stop = self._drawn < self._sampling.min_tokens and self._stop_ids.size > 0
-        if not (self._penalised or self._bias_ids.size or holds_stop):
+        forbids_stops = self._drawn < self._sampling.min_tokens and self._stop_ids.size > 0
+        if not (self._penalised or self._bias_ids.size or forbids_stops):
             return logits
-        shaped = logits.copy()
+        adjusted = logits.copy()
         if self._bias_ids.size:
-            shaped[self._bias_ids] += self._bias
-        if holds_stop:
-            kept = shaped[self._stop_ids]
-            shaped[self._stop_ids] = -np.inf
-            if shaped.max() == -np.inf:  # a constraint that has nothing more to say wins
-                shaped[self._stop_ids] = kept
+            adjusted[self._bias_ids] += self._bias
+        if forbids_stops:
+            kept = adjusted[self._stop_ids]
+            adjusted[self._stop_ids] = -np.inf
+            if adjusted.max() == -np.inf:  # a constraint that allows only stop tokens wins
+                adjusted[self._stop_ids] = kept
         if self._penalised:
-            self._penalise(shaped)
-        return shaped
+            self._penalise(adjusted)
+        return adjusted
 
-    def _penalise(self, shaped: NDArray[np.float32]) -> None:
+    def _penalise(self, adjusted: NDArray[np.float32]) -> None:
         ids = np.fromiter(self._counts.keys(), np.int64)
         if self._prompt_ids is not None:
             seen = np.union1d(self._prompt_ids, ids)
-            values, penalty = shaped[seen], np.float32(self._sampling.repetition_penalty)
-            shaped[seen] = np.where(values > 0, values / penalty, values * penalty)
+            values, penalty = adjusted[seen], np.float32(self._sampling.repetition_penalty)
+            adjusted[seen] = np.where(values > 0, values / penalty, values * penalty)
         if ids.size:
             counts = np.fromiter(self._counts.values(), np.float32)
-            shaped[ids] -= self._sampling.presence_penalty + self._sampling.frequency_penalty * counts
+            adjusted[ids] -= self._sampling.presence_penalty + self._sampling.frequency_penalty * counts
 
-    def _pick(self, shaped: NDArray[np.float32]) -> int:
+    def _sample(self, adjusted: NDArray[np.float32]) -> int:
         """Draw by inverse cumulative distribution over the tokens that min_p, top_k and top_p leave, in the order of their ids."""
         sampling = self._sampling
-        scaled = shaped * np.float32(1 / sampling.temperature)
+        scaled = adjusted * np.float32(1 / sampling.temperature)
         scaled -= scaled.max()
         ids: NDArray[np.int64] | None = None
         if 0 < sampling.top_k < scaled.size:
-            ids = np.sort(largest(scaled, sampling.top_k))
+            ids = np.sort(find_largest(scaled, sampling.top_k))
             scaled = scaled[ids]
         if sampling.min_p > 0.0:
             kept = np.flatnonzero(scaled >= np.log(np.float32(sampling.min_p)))
-            ids, scaled = _chosen(ids, kept), scaled[kept]
+            ids, scaled = _select(ids, kept), scaled[kept]
         weights = np.exp(scaled)
         if sampling.top_p < 1.0:
-            weights *= nucleus(weights, sampling.top_p)
-        at = _locate(weights, self._rng.random())
+            weights *= select_nucleus(weights, sampling.top_p)
+        at = _find_position(weights, self._rng.random())
         return int(ids[at]) if ids is not None else at
 
 
 _BLOCK = 256
 
 
-def _locate(weights: NDArray[np.float32], share: float) -> int:
+def _find_position(weights: NDArray[np.float32], share: float) -> int:
     """Return the first position up to which more than `share` of the sum lies: by block sums, then inside one block."""
     starts = np.arange(0, weights.size, _BLOCK)
     blocks = np.cumsum(np.add.reduceat(weights, starts), dtype=np.float64)
@@ -113,26 +113,26 @@ def _locate(weights: NDArray[np.float32], share: float) -> int:
 
 _SHIFTS = (17, 6)
 """A positive float's bits, read as an integer, order as the floats do: shifted, they are bins of 1.6 %, then of 0.0008 %."""
-_SORTED_AT_ONCE = 2048
+_MAX_SORTED = 2048
 
 
-def nucleus(weights: NDArray[np.float32], top_p: float) -> NDArray[np.bool_]:
+def select_nucleus(weights: NDArray[np.float32], top_p: float) -> NDArray[np.bool_]:
     """Return for each weight whether it is among the fewest largest ones that hold the share `top_p` of their sum.
 
     Weights are 0 or more. Linear in the vocabulary: a histogram finds the bin in which the share is reached, and only that bin is
-    looked into, by a finer histogram or, once it is small, by sorting.
+    refined, by a finer histogram or, once it is small, by sorting.
     """
     wanted, reached = top_p * float(weights.sum(dtype=np.float64)), 0.0
     bits = weights.view(np.int32)
     inside = np.zeros(weights.size, bool)
     border: NDArray[np.intp] | None = None  # all
     for shift in _SHIFTS:
-        if (weights.size if border is None else border.size) <= _SORTED_AT_ONCE:
+        if (weights.size if border is None else border.size) <= _MAX_SORTED:
             break
         bins = (bits if border is None else bits[border]) >> shift
         bins -= bins.min()
         shares = weights if border is None else weights[border]
-        mass = reached + np.cumsum(_histogram(bins, shares)[::-1])
+        mass = reached + np.cumsum(_sum_bins(bins, shares)[::-1])
         edge = min(int(np.searchsorted(mass, wanted)), mass.size - 1)
         reached = float(mass[edge - 1]) if edge else reached
         edge_bin = mass.size - 1 - edge
@@ -151,10 +151,10 @@ def nucleus(weights: NDArray[np.float32], top_p: float) -> NDArray[np.bool_]:
 _scratch = threading.local()
 
 
-def _histogram(bins: NDArray[np.int32], shares: NDArray[np.float32]) -> NDArray[np.float64]:
+def _sum_bins(bins: NDArray[np.int32], shares: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the sum of the shares in each bin.
 
-    bincount casts to these two types, and the kernel would map and unmap that memory anew each time: six times the counting.
+    bincount casts to these two types, and allocating that memory on each call would take six times as long as counting.
     """
     if getattr(_scratch, "size", 0) < bins.size:
         _scratch.size, _scratch.bins, _scratch.shares = bins.size, np.empty(bins.size, np.intp), np.empty(bins.size)
@@ -167,10 +167,10 @@ def _histogram(bins: NDArray[np.int32], shares: NDArray[np.float32]) -> NDArray[
 _CHUNK = 64
 
 
-def largest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Return the places of the `count` largest values, in no order; of fewer where the others are -inf.
+def find_largest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """Return the positions of the `count` largest values, unordered; fewer where the rest are -inf.
 
-    The `count`-th largest of the maxima of chunks is a lower bound of what is looked for, so that only few are compared.
+    The `count`-th largest of the maxima of chunks is a lower bound of the values searched for, so that only few are compared.
     """
     if values.size < 4 * count * _CHUNK:
         return np.argpartition(values, -min(count, values.size))[-count:]
@@ -181,17 +181,17 @@ def largest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     return at if at.size <= count else at[np.argpartition(values[at], -count)[-count:]]
 
 
-def _chosen(ids: NDArray[np.int64] | None, kept: NDArray[np.int64]) -> NDArray[np.int64]:
+def _select(ids: NDArray[np.int64] | None, kept: NDArray[np.int64]) -> NDArray[np.int64]:
     return kept if ids is None else ids[kept]
 
 
-def _logprob(logits: NDArray[np.float32], token: int, count: int) -> TokenLogprob:
-    """Log-softmax of the raw logits at `token` and at the `count` likeliest."""
+def _compute_logprob(logits: NDArray[np.float32], token: int, count: int) -> TokenLogprob:
+    """Return the log-softmax of the raw logits at `token` and at the `count` likeliest."""
     peak = logits.max()
     norm = float(peak) + float(np.log(np.exp(logits - peak).sum(dtype=np.float64)))
     top: tuple[tuple[int, float], ...] = ()
     if count:
-        ids = largest(logits, count)
+        ids = find_largest(logits, count)
         ids = ids[np.argsort(-logits[ids], kind="stable")]
         top = tuple((int(i), clamp_logprob(float(logits[i]) - norm)) for i in ids)
     return TokenLogprob(token, clamp_logprob(float(logits[token]) - norm), top)

@@ -1,4 +1,4 @@
-"""One request inside the ONNX engine: its tokens, its place in them, its sampler and guide. Knows no schedule."""
+"""One request inside the ONNX engine: its tokens, progress, sampler and guide. Knows no schedule."""
 
 import time
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ class Sequence:
     computed: int = 0
     """Tokens in its cache."""
     reused: int = 0
-    """Those of them that it found there."""
+    """Tokens of `computed` that were found in the prefix cache."""
     generated: int = 0
     pending: int = -1
     """The token to compute next while decoding."""
@@ -49,8 +49,8 @@ class Sequence:
         return self.tokens[: len(self.request.prompt)]
 
     @property
-    def strayed(self) -> bool:
-        """Whether its guide gave up, and it may go on without."""
+    def has_lost_guide(self) -> bool:
+        """Whether the guide of an optional constraint failed, so that the answer continues without it."""
         constraint = self.request.constraint
         return self.guide is not None and bool(self.guide.error) and constraint is not None and constraint.optional
 
@@ -59,8 +59,8 @@ class Sequence:
         """Prompt tokens not yet computed."""
         return len(self.request.prompt) - self.computed
 
-    def finished(self, reason: FinishReason) -> Finished:
-        """Return its end, as of now."""
+    def finish(self, reason: FinishReason) -> Finished:
+        """Return the last event, as of now."""
         now = time.monotonic()
         return Finished(
             reason=reason,

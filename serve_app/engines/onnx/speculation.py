@@ -1,7 +1,7 @@
-"""Speculation without a second model: what followed the last tokens earlier in the text is drafted, and verified in one call.
+"""Speculation without a second model: drafts the tokens that followed the last ones earlier in the text.
 
-Right for text that repeats its prompt: edits, quotations, tool calls, code. Decides by measurement whether drafting pays. Knows
-tokens and seconds; `batch` verifies.
+Suits text that repeats its prompt: edits, quotations, tool calls, code. Decides by measurement whether drafting pays. Knows tokens
+and seconds; `batch` verifies the drafts, each in one call.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 _LONGEST_KEY = 3
 _SHORTEST_KEY = 2
 _PROBE_EVERY = 32
-"""While drafting does not pay, one in so many steps drafts all the same, to notice when it does."""
+"""While drafting does not pay, one step in so many drafts anyway, to notice when it does."""
 _MEMORY = 0.9
 """Weight of the past in the averages."""
 
@@ -35,7 +35,7 @@ def draft(tokens: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 
 @dataclass(slots=True)
 class Payoff:
-    """Compares tokens a second with and without drafts, from what the steps took and gave."""
+    """Compares tokens per second with and without drafts."""
 
     step_s: float = 0.0
     """Mean seconds of a step without a draft, which gives one token."""
@@ -48,8 +48,8 @@ class Payoff:
     """Tokens, since the start."""
     _since_probe: int = 0
 
-    def worth_drafting(self) -> bool:
-        """Tell whether the next step should draft. Call once a step for which there is a draft."""
+    def is_worth_drafting(self) -> bool:
+        """Return whether the next step should draft. Call once for each step that has a draft."""
         if not self.step_s or not self.verify_s or self.gained * self.step_s > self.verify_s:
             return bool(self.step_s)
         self._since_probe += 1
@@ -58,17 +58,17 @@ class Payoff:
         self._since_probe = 0
         return True
 
-    def stepped(self, seconds: float) -> None:
+    def record_step(self, seconds: float) -> None:
         """Record a step without a draft."""
-        self.step_s = _mean(self.step_s, seconds)
+        self.step_s = _average(self.step_s, seconds)
 
-    def verified(self, seconds: float, drafted: int, accepted: int) -> None:
+    def record_verification(self, seconds: float, drafted: int, accepted: int) -> None:
         """Record a step with a draft of so many tokens, so many of them right."""
-        self.verify_s = _mean(self.verify_s, seconds)
-        self.gained = _mean(self.gained, 1.0 + accepted)
+        self.verify_s = _average(self.verify_s, seconds)
+        self.gained = _average(self.gained, 1.0 + accepted)
         self.drafted += drafted
         self.accepted += accepted
 
 
-def _mean(before: float, now: float) -> float:
+def _average(before: float, now: float) -> float:
     return _MEMORY * before + (1 - _MEMORY) * now if before else now

@@ -1,5 +1,6 @@
 """The ONNX export: a Phi-3 checkpoint as a graph with quantized weights, written tensor by tensor, without PyTorch.
 
-`decoder` reads the configuration, `layout` plans the data file, `quantize` rounds, `data_file` writes, `graph` builds the nodes,
-`folder` puts them together. Weights and scales are bit for bit those of onnxruntime-genai's builder, which the tests compare with.
+`decoder` reads the configuration, `layout` plans the data file, `quantize` rounds weights, `data_file` writes them, `graph` builds
+the nodes, `folder` combines the parts. Weights and scales equal those of onnxruntime-genai's builder bit for bit, as the tests
+check.
 """

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from serve_app.errors import ModelUnusable
 from serve_app.models.checkpoint import Checkpoint
 from serve_app.models.onnx_export.decoder import Decoder
-from serve_app.models.onnx_export.layout import EMBEDDING, HEAD, Layout, Matrix, Placed, Vector, layer_matrices
+from serve_app.models.onnx_export.layout import EMBEDDING, HEAD, Layout, Matrix, PlacedTensor, Vector, list_layer_matrices
 from serve_app.models.onnx_export.quantize import quantize_rows
 
 PIECE_WEIGHTS = 1 << 20
-"""Weights in memory at once. Smaller pieces cost more calls; the kernel keeps the interpreter's lock for a piece (15 ms)."""
+"""Weights in memory at once. Smaller pieces cost more calls; larger ones hold Python's global lock for longer (15 ms a piece)."""
 
 
 def require_tensors(checkpoint: Checkpoint, decoder: Decoder) -> None:
@@ -26,10 +26,10 @@ def require_tensors(checkpoint: Checkpoint, decoder: Decoder) -> None:
     for layer in range(decoder.layers):
         for part in ("input", "post_attention"):
             wanted[f"model.layers.{layer}.{part}_layernorm.weight"] = (decoder.hidden,)
-        for source, first, rows, columns in layer_matrices(decoder, layer).values():
+        for source, first, rows, columns in list_layer_matrices(decoder, layer).values():
             wanted[source] = (first + rows, columns)
     for name, shape in wanted.items():
-        checkpoint.require(name, shape)
+        checkpoint.require_tensor(name, shape)
     for name in checkpoint.tensors:
         if name.startswith("model.") and name not in wanted and not name.endswith(".rotary_emb.inv_freq"):
             raise ModelUnusable(
@@ -40,8 +40,8 @@ def require_tensors(checkpoint: Checkpoint, decoder: Decoder) -> None:
 def write_data(file: Path, layout: Layout, checkpoint: Checkpoint, report: Callable[[float], None]) -> None:
     """Write `file` as planned; `report` gets the fraction done after every piece.
 
-    Raises `ModelUnusable` naming a tensor with values that are no finite numbers, `OSError` when the disk is full, which the first
-    call already finds out.
+    Raises `ModelUnusable` naming a tensor with values that are not finite, and `OSError` when the disk is full: the whole file is
+    allocated first.
     """
     total, done = layout.weights, 0
     with file.open("xb") as out:
@@ -57,31 +57,31 @@ def write_data(file: Path, layout: Layout, checkpoint: Checkpoint, report: Calla
 def _read_vector(vector: Vector, checkpoint: Checkpoint) -> NDArray[np.float32]:
     if not isinstance(vector.source, str):
         return vector.source
-    return _finite(checkpoint.rows(vector.source, 0, vector.placed.shape[0]), vector.source)
+    return _require_finite(checkpoint.read_rows(vector.source, 0, vector.placed.shape[0]), vector.source)
 
 
 def _write_matrix(file: int, matrix: Matrix, checkpoint: Checkpoint) -> Iterator[int]:
-    """Yield the number of weights after each piece that is written."""
+    """Write a matrix piece by piece; yield the number of weights of each."""
     height = max(1, PIECE_WEIGHTS // matrix.columns)
-    turned = np.empty(matrix.weight.shape, np.float32) if matrix.scales is None and matrix.transposed else None
+    transposed = np.empty(matrix.weight.shape, np.float32) if matrix.scales is None and matrix.transposed else None
     for start in range(0, matrix.rows, height):
         stop = min(start + height, matrix.rows)
-        piece = _finite(checkpoint.rows(matrix.source, matrix.first + start, matrix.first + stop), matrix.source)
+        piece = _require_finite(checkpoint.read_rows(matrix.source, matrix.first + start, matrix.first + stop), matrix.source)
         if matrix.scales is not None:
             codes, scales = quantize_rows(piece, matrix.bits, matrix.block)
             _write(file, matrix.weight, start, codes)
             _write(file, matrix.scales, start, scales)
-        elif turned is not None:
-            turned[:, start:stop] = piece.T
+        elif transposed is not None:
+            transposed[:, start:stop] = piece.T
         else:
             _write(file, matrix.weight, start, piece)
         yield (stop - start) * matrix.columns
-    if turned is not None:
-        _write(file, matrix.weight, 0, turned)
+    if transposed is not None:
+        _write(file, matrix.weight, 0, transposed)
 
 
-def _write(file: int, placed: Placed, row: int, values: NDArray[np.float32] | NDArray[np.uint8]) -> None:
-    """Write `values` from `row` of the tensor on."""
+def _write(file: int, placed: PlacedTensor, row: int, values: NDArray[np.float32] | NDArray[np.uint8]) -> None:
+    """Write `values` to the tensor, starting at `row`."""
     rest = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
     offset = placed.offset + row * (placed.bytes // placed.shape[0])
     while rest:
@@ -89,10 +89,10 @@ def _write(file: int, placed: Placed, row: int, values: NDArray[np.float32] | ND
         rest, offset = rest[written:], offset + written
 
 
-def _finite(values: NDArray[np.float32], name: str) -> NDArray[np.float32]:
-    """Return the values; a sum is the quickest test, and decides unless it is too large itself."""
+def _require_finite(values: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+    """Return the values; raises `ModelUnusable` unless all are finite. The sum is tested first, which is the quickest test."""
     with np.errstate(over="ignore", invalid="ignore"):
         suspect = not np.isfinite(values.sum())
     if suspect and not np.isfinite(values).all():
-        raise ModelUnusable(f"the checkpoint's tensor {name} has values that are no finite numbers; fetch the model again")
+        raise ModelUnusable(f"the checkpoint's tensor {name} has values that are not finite; fetch the model again")
     return values

@@ -1,4 +1,4 @@
-"""What `config.json` says of a Phi-3 decoder, as numbers; a configuration that the exported graph could not follow is refused.
+"""Reads a Phi-3 decoder's sizes from `config.json`, and refuses configurations that the exported graph does not support.
 
 Knows nothing of tensors, quantization or the graph.
 """
@@ -18,7 +18,7 @@ class Rotary:
     """Rotary position embedding within the original context."""
 
     dimensions: int
-    """Components of a head that are rotated; the rest pass unchanged."""
+    """Rotated components of a head; the rest pass unchanged."""
     theta: float
     """Base of the frequencies."""
     factors: tuple[float, ...] | None
@@ -44,13 +44,13 @@ class Decoder:
     vocabulary: int
     """Rows of embedding and head."""
     tied: bool
-    """The head is the embedding."""
+    """Whether the head is the embedding."""
     epsilon: float
     """Added to the mean square by every norm."""
     window: int | None
-    """Tokens that a token attends to, itself included; None: all before it."""
+    """Tokens that a token attends to, itself included; None: all earlier ones."""
     context: int
-    """Longest sequence in tokens that the model knows, the extended one."""
+    """Longest context of the model in tokens: the extended one."""
     rotary: Rotary
 
     @property
@@ -76,41 +76,44 @@ def read_decoder(model_dir: Path) -> Decoder:
     for key, wanted in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
         if config.get(key, wanted) != wanted:
             raise ModelUnusable(f"{key} in config.json is {config[key]}; the ONNX export knows {json.dumps(wanted)} only")
-    hidden, heads, context = (_count(config, key) for key in ("hidden_size", "num_attention_heads", "max_position_embeddings"))
-    kv_heads = _count(config, "num_key_value_heads") if config.get("num_key_value_heads") is not None else heads
-    head_dim = _count(config, "head_dim") if config.get("head_dim") is not None else hidden // heads
+    hidden, heads, context = (_read_count(config, key) for key in ("hidden_size", "num_attention_heads", "max_position_embeddings"))
+    kv_heads = _read_count(config, "num_key_value_heads") if config.get("num_key_value_heads") is not None else heads
+    head_dim = _read_count(config, "head_dim") if config.get("head_dim") is not None else hidden // heads
     if heads % kv_heads:
-        raise ModelUnusable(f"config.json has {heads} num_attention_heads for {kv_heads} num_key_value_heads, which is no multiple")
+        raise ModelUnusable(
+            f"config.json has {heads} num_attention_heads for {kv_heads} num_key_value_heads; the first must be a multiple "
+            "of the second; fetch the model again"
+        )
     window = config.get("sliding_window")
     return Decoder(
-        layers=_count(config, "num_hidden_layers"),
+        layers=_read_count(config, "num_hidden_layers"),
         hidden=hidden,
-        inner=_count(config, "intermediate_size"),
+        inner=_read_count(config, "intermediate_size"),
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        vocabulary=_count(config, "vocab_size"),
+        vocabulary=_read_count(config, "vocab_size"),
         tied=bool(config.get("tie_word_embeddings", False)),
-        epsilon=_number(config, "rms_norm_eps", 1e-5),
-        # A window that holds the whole context hides nothing.
-        window=_count(config, "sliding_window") if window is not None and window < context else None,
+        epsilon=_read_number(config, "rms_norm_eps", 1e-5),
+        # A window as long as the context has no effect.
+        window=_read_count(config, "sliding_window") if window is not None and window < context else None,
         context=context,
         rotary=_read_rotary(config, head_dim, context),
     )
 
 
 def _read_rotary(config: Mapping[str, Any], head_dim: int, context: int) -> Rotary:
-    """Read the parameters under `rope_parameters`, or at the older places."""
+    """Read the parameters under `rope_parameters` or under the older keys."""
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
     both = {**config, **scaling}
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    dimensions = int(_number(both, "partial_rotary_factor", 1.0) * head_dim)
-    theta = _number(both, "rope_theta", 10000.0)
+    dimensions = int(_read_number(both, "partial_rotary_factor", 1.0) * head_dim)
+    theta = _read_number(both, "rope_theta", 10000.0)
     if kind == "default":
         return Rotary(dimensions=dimensions, theta=theta, factors=None, scale=1.0, positions=context)
     if kind != "longrope":
         raise ModelUnusable(f"config.json asks for {kind} position embeddings; the ONNX export knows default and longrope")
-    original = _count(both, "original_max_position_embeddings")
+    original = _read_count(both, "original_max_position_embeddings")
     factors = both.get("short_factor")
     pairs = dimensions // 2
     if not isinstance(factors, list) or len(factors) != pairs or not all(isinstance(each, int | float) for each in factors):
@@ -123,14 +126,14 @@ def _read_rotary(config: Mapping[str, Any], head_dim: int, context: int) -> Rota
     return Rotary(dimensions=dimensions, theta=theta, factors=tuple(map(float, factors)), scale=scale, positions=original)
 
 
-def _count(config: Mapping[str, Any], key: str) -> int:
+def _read_count(config: Mapping[str, Any], key: str) -> int:
     value = config.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ModelUnusable(f"{key} in config.json is {json.dumps(value)}, not a positive whole number; fetch the model again")
     return value
 
 
-def _number(config: Mapping[str, Any], key: str, default: float) -> float:
+def _read_number(config: Mapping[str, Any], key: str, default: float) -> float:
     value = config.get(key)
     if value is None:
         return default

@@ -11,22 +11,22 @@ from serve_app.errors import ModelUnusable
 from serve_app.models.checkpoint import Checkpoint
 from serve_app.models.onnx_export.data_file import require_tensors, write_data
 from serve_app.models.onnx_export.decoder import Decoder, read_decoder
-from serve_app.models.onnx_export.layout import Layout, lay_out
+from serve_app.models.onnx_export.layout import Layout, plan_layout
 
-FORM = "1"
-"""Changes whenever the graph or the weights are written otherwise: caches of an older form are not used."""
+ONNX_EXPORT_FORMAT = "1"
+"""Part of the cache key; change it whenever graph or weights change, so that older caches are not used."""
 _GRAPH_FILE, _DATA_FILE = "model.onnx", "model.onnx.data"
 _COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "special_tokens_map.json")
 
 
 def plan_onnx(model_dir: Path, precision: str, block: int) -> Layout:
-    """Return what `write_onnx` would write; raises `ModelUnusable` as it does, but for values of weights."""
+    """Return the layout that `write_onnx` would write; raises `ModelUnusable` as it does, except for values of weights."""
     decoder = read_decoder(model_dir)
     require_tensors(Checkpoint(model_dir), decoder)
     _read_special_ids(model_dir)
     if not (model_dir / "tokenizer.json").is_file():
         raise ModelUnusable("tokenizer.json is missing from the model's folder; fetch the model again")
-    return lay_out(decoder, precision, block)
+    return plan_layout(decoder, precision, block)
 
 
 def write_onnx(model_dir: Path, precision: str, block: int, folder: Path, report: Callable[[float], None]) -> None:
@@ -35,20 +35,20 @@ def write_onnx(model_dir: Path, precision: str, block: int, folder: Path, report
     `precision` is fp32, int8, int4 or int4_mixed; `block` weights share a scale. Raises `ModelUnusable` naming the file, the key or
     the tensor that the export cannot use, and `OSError` when the disk is full.
     """
-    from serve_app.models.onnx_export.graph import save_graph  # half a second, and needed for an export only
+    from serve_app.models.onnx_export.graph import save_graph  # takes half a second, needed only for an export
 
     layout = plan_onnx(model_dir, precision, block)
     decoder = read_decoder(model_dir)
     save_graph(folder / _GRAPH_FILE, decoder, layout, _DATA_FILE, version("phi-serve"))
-    (folder / "genai_config.json").write_text(json.dumps(_describe(decoder, model_dir), indent=4) + "\n")
+    (folder / "genai_config.json").write_text(json.dumps(_build_genai_config(decoder, model_dir), indent=4) + "\n")
     for name in _COPIED:
         if (model_dir / name).exists():
             shutil.copyfile(model_dir / name, folder / name)
     write_data(folder / _DATA_FILE, layout, Checkpoint(model_dir), report)
 
 
-def _describe(decoder: Decoder, model_dir: Path) -> dict[str, Any]:
-    """Return `genai_config.json` as onnxruntime-genai's builder names its keys; our engine reads shapes from it."""
+def _build_genai_config(decoder: Decoder, model_dir: Path) -> dict[str, Any]:
+    """Return `genai_config.json` with the keys of onnxruntime-genai's builder; our engine reads shapes from it."""
     ids = _read_special_ids(model_dir)
     return {
         "model": {
@@ -81,7 +81,7 @@ def _describe(decoder: Decoder, model_dir: Path) -> dict[str, Any]:
 
 
 def _read_special_ids(model_dir: Path) -> dict[str, Any]:
-    """Return the ids of `generation_config.json`, else of `config.json`; the end of an answer must be among them."""
+    """Return the special ids of `generation_config.json`, else of `config.json`; raises `ModelUnusable` without an end token."""
     found: dict[str, Any] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     for name in ("config.json", "generation_config.json"):
         if not (model_dir / name).exists():

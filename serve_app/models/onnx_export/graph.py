@@ -1,6 +1,6 @@
 """Builds the decoder's graph in the form that `serve_app.engines.onnx.graph` runs.
 
-Node names are those of onnxruntime-genai's builder, so that profiles of both compare. Knows the plan of the data file, not its
+Node names are those of onnxruntime-genai's builder, so that profiles of both can be compared. Knows the data file's layout, not its
 content.
 """
 
@@ -12,24 +12,24 @@ import numpy as np
 import onnx_ir as ir
 
 from serve_app.models.onnx_export.decoder import Decoder
-from serve_app.models.onnx_export.layout import EMBEDDING, HEAD, Layout, Matrix, Placed
+from serve_app.models.onnx_export.layout import EMBEDDING, HEAD, Layout, Matrix, PlacedTensor
 
 _TYPES = {np.float32: ir.DataType.FLOAT, np.uint8: ir.DataType.UINT8}
 _OPSET, _IR_VERSION = 22, 10
 _CONTRIB = "com.microsoft"
 _ACCURACY = 4
-"""MatMulNBits rounds its input to int8 as well and multiplies integers: the fastest on CPUs, and what models are published with."""
+"""MatMulNBits rounds its input to int8 too and multiplies integers: the fastest level on CPUs, and usual in published models."""
 _BATCH, _NEW = "batch_size", "sequence_length"
 
 
 def save_graph(file: Path, decoder: Decoder, layout: Layout, data_file: str, version: str) -> None:
-    """Write the graph to `file`; its weights lie in `data_file` beside it."""
-    graph = _Graph(decoder, layout, data_file).build()
+    """Write the graph to `file`; its weights are in `data_file` beside it."""
+    graph = _GraphBuilder(decoder, layout, data_file).build()
     ir.save(ir.Model(graph, ir_version=_IR_VERSION, producer_name="phi-serve", producer_version=version), file)
 
 
-class _Graph:
-    """A graph as it grows."""
+class _GraphBuilder:
+    """Builds the graph node by node."""
 
     def __init__(self, decoder: Decoder, layout: Layout, data_file: str) -> None:
         self._decoder = decoder
@@ -47,18 +47,18 @@ class _Graph:
         logits_at = self._add_input("logits_at", ir.DataType.INT64, "kept")
         last_position = self._add_input("last_position", ir.DataType.INT32, _BATCH)
         total_length = self._add_input("total_length", ir.DataType.INT32)
-        ends = (last_position, total_length, self._vector("cos_cache"), self._vector("sin_cache"))
-        stream, skipped = self._embed(ids), None
+        ends = (last_position, total_length, self._reference_vector("cos_cache"), self._reference_vector("sin_cache"))
+        stream, residual = self._add_embedding(ids), None
         for layer in range(decoder.layers):
             at = f"layers.{layer}"
-            normed, stream = self._norm(f"{at}.input_layernorm", stream, skipped)
-            attended = self._attend(layer, self._multiply(f"model.{at}.attn.qkv_proj", normed), ends)
-            skipped = self._multiply(f"model.{at}.attn.o_proj", attended)
-            normed, stream = self._norm(f"{at}.post_attention_layernorm", stream, skipped)
-            skipped = self._feed_forward(f"model.{at}.mlp", normed)
-        normed, _ = self._norm(f"layers.{decoder.layers}.final_norm_layernorm", stream, skipped, last=True)
-        kept = self._add("Gather", "/lm_head/prune/Gather", [normed, logits_at], axis=1)
-        logits = self._multiply(HEAD, kept)
+            normed, stream = self._add_norm(f"{at}.input_layernorm", stream, residual)
+            attended = self._add_attention(layer, self._add_product(f"model.{at}.attn.qkv_proj", normed), ends)
+            residual = self._add_product(f"model.{at}.attn.o_proj", attended)
+            normed, stream = self._add_norm(f"{at}.post_attention_layernorm", stream, residual)
+            residual = self._add_feed_forward(f"model.{at}.mlp", normed)
+        normed, _ = self._add_norm(f"layers.{decoder.layers}.final_norm_layernorm", stream, residual, last=True)
+        kept = self._add_node("Gather", "/lm_head/prune/Gather", [normed, logits_at], axis=1)
+        logits = self._add_product(HEAD, kept)
         logits.name, logits.type = "logits", ir.TensorType(ir.DataType.FLOAT)
         logits.shape = ir.Shape([_BATCH, "kept", decoder.vocabulary])
         return ir.Graph(
@@ -75,7 +75,7 @@ class _Graph:
         self._inputs.append(value)
         return value
 
-    def _add(
+    def _add_node(
         self,
         operator: str,
         name: str,
@@ -84,13 +84,13 @@ class _Graph:
         outputs: int = 1,
         **attributes: int | float | Sequence[int],
     ) -> ir.Value:
-        """Append a node; return its first output, the others have names that end with their number."""
+        """Append a node; return its first output. The names of all outputs end with their number."""
         results = [ir.Value(name=f"{name}/output_{index}") for index in range(outputs)]
         self._nodes.append(ir.node(operator, inputs, attributes, domain=domain, outputs=results, name=name))
         return results[0]
 
-    def _stored(self, placed: Placed, name: str | None = None, shape: tuple[int, ...] | None = None) -> ir.Value:
-        """Return the constant that lies in the data file, under another name or shape than planned where given."""
+    def _reference(self, placed: PlacedTensor, name: str | None = None, shape: tuple[int, ...] | None = None) -> ir.Value:
+        """Return the constant in the data file, under another name or shape than planned where given."""
         name, shape = name or placed.name, shape or placed.shape
         if name not in self._constants:
             tensor = ir.ExternalTensor(
@@ -99,7 +99,7 @@ class _Graph:
             self._constants[name] = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(shape), const_value=tensor)
         return self._constants[name]
 
-    def _numbers(self, *values: int) -> ir.Value:
+    def _add_integers(self, *values: int) -> ir.Value:
         name = f"/model/constants/INT64/{list(values)}"
         if name not in self._constants:
             tensor = ir.tensor(np.asarray(values, np.int64), name=name)
@@ -108,21 +108,21 @@ class _Graph:
             )
         return self._constants[name]
 
-    def _vector(self, name: str) -> ir.Value:
-        return self._stored(self._layout.vectors[name].placed)
+    def _reference_vector(self, name: str) -> ir.Value:
+        return self._reference(self._layout.vectors[name].placed)
 
-    def _embed(self, ids: ir.Value) -> ir.Value:
-        """Look token ids up, in the head's own weights where it is quantized and tied."""
+    def _add_embedding(self, ids: ir.Value) -> ir.Value:
+        """Look up token ids, in the head's weights where the head is quantized and tied."""
         table = self._layout.matrices.get(EMBEDDING, self._layout.matrices[HEAD])
         if table.scales is None:
-            return self._add("Gather", "/model/embed_tokens/Gather", [self._stored(table.weight), ids])
-        # The same bytes under a second name and shape: a Reshape would be computed at start, and keep a copy.
+            return self._add_node("Gather", "/model/embed_tokens/Gather", [self._reference(table.weight), ids])
+        # The same bytes under a second name and shape: a Reshape would be computed at start and keep a copy.
         width = table.blocks * table.block
-        codes = self._stored(table.weight, f"{EMBEDDING}.weight_Q{table.bits}", (table.rows, width * table.bits // 8))
-        rows = self._add(
+        codes = self._reference(table.weight, f"{EMBEDDING}.weight_Q{table.bits}", (table.rows, width * table.bits // 8))
+        rows = self._add_node(
             "GatherBlockQuantized",
             "/model/embed_tokens/GatherBlockQuantized",
-            [codes, ids, self._stored(table.scales)],
+            [codes, ids, self._reference(table.scales)],
             _CONTRIB,
             bits=table.bits,
             block_size=table.block,
@@ -131,43 +131,43 @@ class _Graph:
         )
         if width == table.columns:
             return rows
-        cut = [self._numbers(0), self._numbers(table.columns), self._numbers(-1)]
-        return self._add("Slice", "/model/embed_tokens/Slice", [rows, *cut])
+        cut = [self._add_integers(0), self._add_integers(table.columns), self._add_integers(-1)]
+        return self._add_node("Slice", "/model/embed_tokens/Slice", [rows, *cut])
 
-    def _norm(self, name: str, stream: ir.Value, skipped: ir.Value | None, last: bool = False) -> tuple[ir.Value, ir.Value]:
-        """Add what a layer computed to the stream and normalize it; return the result and the stream."""
-        weight = self._vector(f"model.{name}.weight")
-        at = _path(f"model.{name}")
+    def _add_norm(self, name: str, stream: ir.Value, residual: ir.Value | None, last: bool = False) -> tuple[ir.Value, ir.Value]:
+        """Add a layer's output, `residual`, to the stream and normalize it; return the result and the stream."""
+        weight = self._reference_vector(f"model.{name}.weight")
+        at = _node_name(f"model.{name}")
         epsilon = self._decoder.epsilon
-        if skipped is None:
+        if residual is None:
             plain = "SimplifiedLayerNormalization"
-            return self._add(plain, f"{at}/LayerNorm", [stream, weight], epsilon=epsilon, axis=-1, stash_type=1), stream
+            return self._add_node(plain, f"{at}/LayerNorm", [stream, weight], epsilon=epsilon, axis=-1, stash_type=1), stream
         outputs = 1 if last else 4
         both = "SkipSimplifiedLayerNormalization"
-        normed = self._add(both, f"{at}/SkipLayerNorm", [stream, skipped, weight], _CONTRIB, outputs, epsilon=epsilon)
+        normed = self._add_node(both, f"{at}/SkipLayerNorm", [stream, residual, weight], _CONTRIB, outputs, epsilon=epsilon)
         if last:
             return normed, stream
         _, mean, deviation, total = self._nodes[-1].outputs
-        mean.name = deviation.name = ""  # outputs that nobody reads
+        mean.name = deviation.name = ""  # unused outputs
         return normed, total
 
-    def _multiply(self, name: str, value: ir.Value) -> ir.Value:
-        """Multiply by a matrix of the plan."""
+    def _add_product(self, name: str, value: ir.Value) -> ir.Value:
+        """Multiply by the matrix `name` of the layout."""
         matrix = self._layout.matrices[name]
-        at = f"{_path(name)}/MatMul"
+        at = f"{_node_name(name)}/MatMul"
         if matrix.scales is not None:
-            return self._multiply_blocks(at, matrix, matrix.scales, value)
-        weight = self._stored(matrix.weight)
+            return self._add_block_product(at, matrix, matrix.scales, value)
+        weight = self._reference(matrix.weight)
         if matrix.transposed:
-            return self._add("MatMul", at, [value, weight])
-        # The head as the embedding has it: a Transpose would be computed at start, and keep a copy.
-        return self._add("FusedMatMul", at, [value, weight], _CONTRIB, transB=1)
+            return self._add_node("MatMul", at, [value, weight])
+        # The head is stored like the embedding: a Transpose would be computed at start and keep a copy.
+        return self._add_node("FusedMatMul", at, [value, weight], _CONTRIB, transB=1)
 
-    def _multiply_blocks(self, name: str, matrix: Matrix, scales: Placed, value: ir.Value) -> ir.Value:
-        return self._add(
+    def _add_block_product(self, name: str, matrix: Matrix, scales: PlacedTensor, value: ir.Value) -> ir.Value:
+        return self._add_node(
             "MatMulNBits",
             f"{name}_Q{matrix.bits}",
-            [value, self._stored(matrix.weight), self._stored(scales)],
+            [value, self._reference(matrix.weight), self._reference(scales)],
             _CONTRIB,
             accuracy_level=_ACCURACY,
             bits=matrix.bits,
@@ -176,12 +176,12 @@ class _Graph:
             N=matrix.rows,
         )
 
-    def _attend(self, layer: int, qkv: ir.Value, ends: Sequence[ir.Value]) -> ir.Value:
+    def _add_attention(self, layer: int, qkv: ir.Value, ends: Sequence[ir.Value]) -> ir.Value:
         """Rotate, append keys and values to the layer's cache, attend."""
         decoder = self._decoder
         shape = (_BATCH, decoder.kv_heads, "past_sequence_length", decoder.head_dim)
         past = [self._add_input(f"past_key_values.{layer}.{part}", ir.DataType.FLOAT, *shape) for part in ("key", "value")]
-        attended = self._add(
+        attended = self._add_node(
             "GroupQueryAttention",
             f"/model/layers.{layer}/attn/GroupQueryAttention",
             [qkv, None, None, *past, *ends],
@@ -201,14 +201,14 @@ class _Graph:
             self._outputs.append(value)
         return attended
 
-    def _feed_forward(self, name: str, value: ir.Value) -> ir.Value:
+    def _add_feed_forward(self, name: str, value: ir.Value) -> ir.Value:
         """Apply the gated SiLU."""
-        at = _path(name)
-        gate, up = self._multiply(f"{name}.gate_proj", value), self._multiply(f"{name}.up_proj", value)
-        swish = self._add("Mul", f"{at}/act_fn/Mul", [gate, self._add("Sigmoid", f"{at}/act_fn/Sigmoid", [gate])])
-        return self._multiply(f"{name}.down_proj", self._add("Mul", f"{at}/Mul", [swish, up]))
+        at = _node_name(name)
+        gate, up = self._add_product(f"{name}.gate_proj", value), self._add_product(f"{name}.up_proj", value)
+        swish = self._add_node("Mul", f"{at}/act_fn/Mul", [gate, self._add_node("Sigmoid", f"{at}/act_fn/Sigmoid", [gate])])
+        return self._add_product(f"{name}.down_proj", self._add_node("Mul", f"{at}/Mul", [swish, up]))
 
 
-def _path(name: str) -> str:
-    """Return a node's name for a tensor's: model.layers.0.mlp becomes /model/layers.0/mlp."""
+def _node_name(name: str) -> str:
+    """Return the node's name for a tensor's name: model.layers.0.mlp becomes /model/layers.0/mlp."""
     return "/" + re.sub(r"\.(?!\d)", "/", name)

@@ -1,4 +1,4 @@
-"""Plans the data file: which tensors it holds, where, and from which rows of the checkpoint each comes.
+"""Plans the data file: its tensors, their places, and the rows of the checkpoint that each comes from.
 
 Knows shapes and sizes; reads no weight, writes no file and knows no node of the graph.
 """
@@ -16,11 +16,11 @@ _ALIGNMENT = 4096
 """Tensors begin on a page, so that onnxruntime can map them into memory."""
 _BITS = {"fp32": 32, "int8": 8, "int4": 4, "int4_mixed": 4}
 _MIXED_BITS = 8
-"""Of the matrices that four bits harm most, in `int4_mixed`: every layer's `down_proj` and the head."""
+"""Bits of the matrices that four bits harm most, in `int4_mixed`: every layer's `down_proj` and the head."""
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class PlacedTensor:
     """A tensor in the data file."""
 
     name: str
@@ -37,14 +37,14 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """A matrix of the checkpoint, (N, K) with N outputs, and the form it takes in the file."""
+    """A matrix of the checkpoint, (N, K) with N outputs, and its form in the file."""
 
     name: str
-    """Of the product's node in the graph, with dots: model.layers.0.attn.o_proj."""
+    """Name of the product's node in the graph, with dots: model.layers.0.attn.o_proj."""
     source: str
     """The checkpoint's tensor."""
     first: int
-    """Row of the tensor where the matrix begins: fused projections are taken apart."""
+    """First row of the matrix in the tensor: fused projections are split."""
     rows: int
     columns: int
     bits: int
@@ -52,10 +52,10 @@ class Matrix:
     block: int
     """Weights of a row that share a scale."""
     transposed: bool
-    """Unquantized weights are stored as (K, N), which a MatMul takes."""
-    weight: Placed
+    """Whether unquantized weights are stored as (K, N), which MatMul expects."""
+    weight: PlacedTensor
     """Unquantized (N, K) or (K, N), or whole blocks of bytes (N, blocks, bytes of a block)."""
-    scales: Placed | None
+    scales: PlacedTensor | None
     """(N, blocks); None when not quantized."""
 
     @property
@@ -68,7 +68,7 @@ class Matrix:
 class Vector:
     """A norm's weights or a constant table."""
 
-    placed: Placed
+    placed: PlacedTensor
     source: str | NDArray[np.float32]
     """The checkpoint's tensor, or the values."""
 
@@ -90,12 +90,12 @@ class Layout:
         return sum(matrix.rows * matrix.columns for matrix in self.matrices.values())
 
     @property
-    def turned_bytes(self) -> int:
-        """Size of the largest matrix that must be in memory whole, because its rows are stored as columns."""
+    def transposed_bytes(self) -> int:
+        """Bytes of the largest matrix that must be whole in memory, because its rows are stored as columns."""
         return max((each.weight.bytes for each in self.matrices.values() if each.scales is None and each.transposed), default=0)
 
 
-def layer_matrices(decoder: Decoder, layer: int) -> dict[str, tuple[str, int, int, int]]:
+def list_layer_matrices(decoder: Decoder, layer: int) -> dict[str, tuple[str, int, int, int]]:
     """Return source, first row, rows and columns of a layer's products by their names in the graph."""
     source = f"model.layers.{layer}"
     return {
@@ -107,7 +107,7 @@ def layer_matrices(decoder: Decoder, layer: int) -> dict[str, tuple[str, int, in
     }
 
 
-def lay_out(decoder: Decoder, precision: str, block: int) -> Layout:
+def plan_layout(decoder: Decoder, precision: str, block: int) -> Layout:
     """Plan the file for weights in `precision`: fp32, int8, int4 or int4_mixed, `block` of which share a scale."""
     planner = _Planner(block)
     cosines, sines = tabulate(decoder.rotary)
@@ -120,12 +120,12 @@ def lay_out(decoder: Decoder, precision: str, block: int) -> Layout:
         at = f"model.layers.{layer}"
         for part in ("input", "post_attention"):
             planner.add_vector(f"{at}.{part}_layernorm.weight", norm, f"{at}.{part}_layernorm.weight")
-        for name, (source, first, rows, columns) in layer_matrices(decoder, layer).items():
+        for name, (source, first, rows, columns) in list_layer_matrices(decoder, layer).items():
             chosen = raised if name == "mlp.down_proj" else bits
             planner.add_matrix(f"{at}.{name}", source, (first, rows, columns), bits=chosen, transposed=True)
     planner.add_vector(f"model.layers.{decoder.layers}.final_norm_layernorm.weight", norm, "model.norm.weight")
     whole = (0, decoder.vocabulary, decoder.hidden)
-    if not decoder.tied or precision == "int8":  # as the builder: int8 weights keep a table of float32 to look tokens up in
+    if not decoder.tied or precision == "int8":  # like the builder: with int8 weights the embedding stays in float32
         planner.add_matrix(EMBEDDING, f"{EMBEDDING}.weight", whole, bits=32, transposed=False)
     source = f"{EMBEDDING}.weight" if decoder.tied else f"{HEAD}.weight"
     planner.add_matrix(HEAD, source, whole, bits=raised, transposed=False)
@@ -133,7 +133,7 @@ def lay_out(decoder: Decoder, precision: str, block: int) -> Layout:
 
 
 class _Planner:
-    """Places one tensor after another."""
+    """Places tensors one after the other."""
 
     def __init__(self, block: int) -> None:
         self.vectors: dict[str, Vector] = {}
@@ -147,7 +147,7 @@ class _Planner:
     def add_matrix(self, name: str, source: str, part: tuple[int, int, int], *, bits: int, transposed: bool) -> None:
         first, rows, columns = part
         blocks = -(-columns // self._block)
-        # Names as onnxruntime's quantizer gives them.
+        # Names of onnxruntime's quantizer.
         base = f"{name}.weight" if name == EMBEDDING else f"{name}.MatMul.weight"
         if bits == 32:
             weight, scales = self._place(base, np.float32, (columns, rows) if transposed else (rows, columns)), None
@@ -156,7 +156,7 @@ class _Planner:
             scales = self._place(f"{base}_scales", np.float32, (rows, blocks))
         self.matrices[name] = Matrix(name, source, first, rows, columns, bits, self._block, transposed, weight, scales)
 
-    def _place(self, name: str, kind: type[np.float32] | type[np.uint8], shape: tuple[int, ...]) -> Placed:
-        placed = Placed(name, kind, shape, -(-self.end // _ALIGNMENT) * _ALIGNMENT)
+    def _place(self, name: str, kind: type[np.float32] | type[np.uint8], shape: tuple[int, ...]) -> PlacedTensor:
+        placed = PlacedTensor(name, kind, shape, -(-self.end // _ALIGNMENT) * _ALIGNMENT)
         self.end = placed.offset + placed.bytes
         return placed

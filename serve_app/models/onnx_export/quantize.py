@@ -1,6 +1,6 @@
-"""Rounds rows of weights to blocks of four or eight bits with onnxruntime's own kernel, which its builder uses too.
+"""Rounds rows of weights to blocks of four or eight bits with onnxruntime's own kernel, as its builder does.
 
-The only module outside the engines that imports onnxruntime, and only while it exports. Knows no files and no graph.
+The only module outside the engines that imports onnxruntime, and only during an export. Knows no files and no graph.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ def quantize_rows(weights: NDArray[np.float32], bits: int, block: int) -> tuple[
     Raises `ModelUnusable` when onnxruntime is not installed.
     """
     try:
-        from onnxruntime.capi import _pybind_state as kernels  # a second, and needed for an export only
+        from onnxruntime.capi import _pybind_state as kernels  # takes a second, needed only for an export
     except ImportError as error:
         raise ModelUnusable("the ONNX export needs onnxruntime; install the cpu or the gpu extra") from error
 

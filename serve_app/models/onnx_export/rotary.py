@@ -9,8 +9,8 @@ from serve_app.models.onnx_export.decoder import Rotary
 def tabulate(rotary: Rotary) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return cosines and sines (positions, dimensions / 2) in float32, the attention's scale included.
 
-    Frequencies and angles are rounded to float32 as PyTorch computes them; cosine and sine are then the float32 next to the exact
-    value, which PyTorch's own are not on every processor.
+    Frequencies and angles are rounded to float32 as PyTorch computes them; cosine and sine are then the float32 nearest to the
+    exact value, which PyTorch's are not on every processor.
     """
     exponents = np.arange(0, rotary.dimensions, 2).astype(np.float32) / np.float32(rotary.dimensions)
     periods = np.power(rotary.theta, exponents.astype(np.float64)).astype(np.float32)

@@ -1,6 +1,6 @@
-"""What a decoder graph itself says of the model in it: sizes, number formats, rotary tables; and whether it is config.json's.
+"""Reads a decoder graph's sizes, number formats and rotary tables, and compares them with config.json.
 
-Reads the graph as a builder wrote it or as `onnx_graph.adapt_model` left it. The tables alone are read from the data files.
+Reads a graph as a builder wrote it or as `onnx_graph.adapt_model` edited it. Only the tables are read from the data files.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,16 +12,16 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from serve_app.errors import ModelUnusable
-from serve_app.models.onnx_graph import constant, find_attentions, find_head, rotary_tables
+from serve_app.models.onnx_graph import find_attentions, find_constant, find_head, find_rotary_tables
 
 _STORED_BITS = {ir.DataType.INT4: 4, ir.DataType.UINT4: 4, ir.DataType.INT8: 8, ir.DataType.UINT8: 8}
 _ANGLE_TOLERANCE = 2e-3
-"""Radians; float16 tables are off by less."""
+"""Radians; float16 tables differ by less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Survey:
-    """What was found."""
+class GraphSummary:
+    """The model's sizes and number formats, from its graph."""
 
     layers: int
     heads: int
@@ -32,41 +32,41 @@ class Survey:
     bits: frozenset[int]
     """Bits of the quantized weights; empty when there are none."""
     block_size: int
-    """Weights that share a scale; 0 when none do."""
+    """Weights that share a scale; 0 without quantized weights."""
     accuracy_level: int
-    """Of the quantized products: 4 computes in int8, 0 and 1 in float32."""
+    """Accuracy level of the quantized products: 4 computes in int8, 0 and 1 in float32."""
     rotary: tuple[NDArray[np.float32], NDArray[np.float32]] | None
-    """Cosines and sines (positions, half of the rotated width); None when the graph does not take them as tables."""
+    """Cosines and sines (positions, half of the rotated width); None when the graph has no such tables."""
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """The settings' names for these weights, the fittest first."""
+        """The settings' names for these weights, the best match first."""
         if self.bits == {4, 8}:
             return ("int4_mixed", "int4")
         return ("fp32",) if not self.bits else tuple(f"int{bits}" for bits in self.bits)
 
 
-def survey(model: ir.Model, read: Callable[[ir.TensorProtocol], NDArray[Any]]) -> Survey:
-    """Read an adapted graph, and the numbers of its tables by `read`; raises `LookupError` in words that follow "the graph"."""
+def summarize_graph(model: ir.Model, read: Callable[[ir.TensorProtocol], NDArray[Any]]) -> GraphSummary:
+    """Summarize an adapted graph; `read` returns the tables' numbers. Raises `LookupError` with words that follow "the graph"."""
     graph = model.graph
     attentions = find_attentions(graph)
     logits = next(value for value in graph.outputs if value.name == "logits")
-    wide = logits.shape[-1] if logits.shape is not None else None
-    assert isinstance(wide, int)  # an adapted graph has it
+    vocabulary_size = logits.shape[-1] if logits.shape is not None else None
+    assert isinstance(vocabulary_size, int)  # an adapted graph has it
     head = find_head(logits)
     query = attentions[0].attributes
     heads, kv_heads = query.get_int("num_heads", 0), query.get_int("kv_num_heads", 0)
-    bits, blocks, levels = _quantization(graph)
-    tables = {(id(cosines), id(sines)): (cosines, sines) for cosines, sines in rotary_tables(graph)}
+    bits, blocks, levels = _find_quantization(graph)
+    tables = {(id(cosines), id(sines)): (cosines, sines) for cosines, sines in find_rotary_tables(graph)}
     if len(tables) > 1:
         raise LookupError("has several rotary tables, and a model of this family has one")
-    return Survey(
+    return GraphSummary(
         layers=len(attentions),
         heads=heads,
         kv_heads=kv_heads,
-        head_dim=_head_dim(attentions[0]),
-        hidden_size=_inner(head),
-        vocabulary_size=wide,
+        head_dim=_find_head_dim(attentions[0]),
+        hidden_size=_find_hidden_size(head),
+        vocabulary_size=vocabulary_size,
         bits=frozenset(bits),
         block_size=max(blocks, default=0),
         accuracy_level=max(levels, default=0),
@@ -74,8 +74,8 @@ def survey(model: ir.Model, read: Callable[[ir.TensorProtocol], NDArray[Any]]) -
     )
 
 
-def _head_dim(attention: ir.Node) -> int:
-    """Return the width of one head: the cache's, or else the query's, which may have keys and values behind it."""
+def _find_head_dim(attention: ir.Node) -> int:
+    """Return the width of one head, from the cache, or else from the query, which may be fused with keys and values."""
     past, query = attention.inputs[3], attention.inputs[0]
     if past is not None and past.shape is not None and isinstance(past.shape[-1], int):
         return past.shape[-1]
@@ -86,21 +86,21 @@ def _head_dim(attention: ir.Node) -> int:
     return query.shape[-1] // together
 
 
-def _inner(head: ir.Node) -> int:
+def _find_hidden_size(head: ir.Node) -> int:
     """Return the width of the hidden states that the head takes."""
-    inner = head.attributes.get_int("K", 0)
+    width = head.attributes.get_int("K", 0)
     weights = head.inputs[1]
     node = None if weights is None else weights.producer()
     if node is not None and node.op_type == "DequantizeLinear":
         weights = node.inputs[0]
-    if not inner and weights is not None and weights.shape is not None and isinstance(weights.shape[0], int):
-        inner = weights.shape[0]
-    if not inner:
+    if not width and weights is not None and weights.shape is not None and isinstance(weights.shape[0], int):
+        width = weights.shape[0]
+    if not width:
         raise LookupError("does not say how wide its hidden states are")
-    return inner
+    return width
 
 
-def _quantization(graph: ir.Graph) -> tuple[set[int], set[int], set[int]]:
+def _find_quantization(graph: ir.Graph) -> tuple[set[int], set[int], set[int]]:
     """Return the bits, block sizes and accuracy levels of the quantized weights; embeddings do not count."""
     bits, blocks, levels = set(), set(), set()
     for node in graph:
@@ -117,18 +117,18 @@ def _quantization(graph: ir.Graph) -> tuple[set[int], set[int], set[int]]:
 def _read_tables(
     cosines: ir.Value, sines: ir.Value, read: Callable[[ir.TensorProtocol], NDArray[Any]]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    tensors = constant(cosines), constant(sines)
+    tensors = find_constant(cosines), find_constant(sines)
     if tensors[0] is None or tensors[1] is None:
         return None
     first, second = (read(tensor).astype(np.float32) for tensor in tensors if tensor is not None)
     return (first, second) if first.ndim == 2 and first.shape == second.shape else None
 
 
-def require_model(found: Survey, config: Mapping[str, Any], file: str) -> None:
-    """Raise `ModelUnusable` when the graph in `file` is not of the model that `config` describes, naming what differs."""
+def require_model(found: GraphSummary, config: Mapping[str, Any], file: str) -> None:
+    """Raise `ModelUnusable`, naming the difference, when the graph in `file` does not match `config`."""
     heads = int(config.get("num_attention_heads", 0))
     hidden = int(config.get("hidden_size", 0))
-    for what, there, wanted in (
+    for what, actual, wanted in (
         ("layers", found.layers, config.get("num_hidden_layers")),
         ("attention heads", found.heads, heads),
         ("key and value heads", found.kv_heads, config.get("num_key_value_heads") or heads),
@@ -136,16 +136,16 @@ def require_model(found: Survey, config: Mapping[str, Any], file: str) -> None:
         ("dimensions of a hidden state (hidden_size)", found.hidden_size, hidden),
         ("tokens in its vocabulary", found.vocabulary_size, config.get("vocab_size")),
     ):
-        if there != wanted:
-            raise ModelUnusable(f"{file} has {there} {what}, but config.json of the model's path says {wanted}: {_FIX}")
+        if actual != wanted:
+            raise ModelUnusable(f"{file} has {actual} {what}, but config.json of the model's path says {wanted}: {_FIX}")
     _require_tables(found, config, file)
 
 
 _FIX = "it is another model's graph; set the model's path to its model, or `exported` to a folder built from the model's path"
 
 
-def _require_tables(found: Survey, config: Mapping[str, Any], file: str) -> None:
-    """Compare the angles at one position with those that follow from the configuration; for kinds of scaling that are known."""
+def _require_tables(found: GraphSummary, config: Mapping[str, Any], file: str) -> None:
+    """Compare the angles at one position with those of the configuration; unknown kinds of scaling are not compared."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if found.rotary is None or kind not in ("default", "longrope"):
@@ -168,7 +168,7 @@ def _require_tables(found: Survey, config: Mapping[str, Any], file: str) -> None
         return
     if kind == "longrope" and matches(rope.get("long_factor")):
         raise ModelUnusable(
-            f"{file} holds only the rotary tables of the extended context, with which prompts within the original one are computed "
-            "otherwise than by the model; build it again with a release that writes both, or with `phi-serve export onnx`"
+            f"{file} has only the rotary tables of the extended context, which are wrong for prompts within the original context; "
+            "build it again with a release that writes both, or with `phi-serve export onnx`"
         )
-    raise ModelUnusable(f"{file} has rotary tables that do not follow from config.json of the model's path: {_FIX}")
+    raise ModelUnusable(f"{file} has rotary tables that do not match config.json of the model's path: {_FIX}")

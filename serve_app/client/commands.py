@@ -1,4 +1,4 @@
-"""The verbs: create, list, show, cp, rm, ps, run."""
+"""The commands create, list, show, cp, rm, ps and run."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from serve_app.client.repl import Session, answer, converse
+from serve_app.client.repl import Session, converse, stream_answer
 from serve_app.client.server import DEFAULT_URL, ClientError, Server
 
 _console = Console(stderr=True)
@@ -24,10 +24,10 @@ Url = Annotated[
 Model = Annotated[str, typer.Argument(help="A model's name, as `phi-serve list` shows it.")]
 
 
-def add_verbs(app: typer.Typer) -> None:
-    """Add the verbs to the command."""
-    for name, verb in (("create", create), ("list", show_list), ("show", show), ("cp", copy), ("rm", remove), ("ps", ps)):
-        app.command(name)(verb)
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    for name, command in (("create", create), ("list", show_list), ("show", show), ("cp", copy), ("rm", remove), ("ps", ps)):
+        app.command(name)(command)
     app.command("run")(run)
 
 
@@ -37,20 +37,22 @@ def create(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Create a model from a Modelfile."""
-    with _failing():
+    with _report_errors():
         try:
             text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ClientError(f"{file} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}") from error
-        for step in Server(url).lines("/api/create", {"model": name, "modelfile": text}):
+            raise ClientError(f"{file} cannot be read: {getattr(error, 'strerror', None) or 'it is not text'}") from error
+        for step in Server(url).stream("/api/create", {"model": name, "modelfile": text}):
             typer.echo(step.get("status", ""))
 
 
 def show_list(url: Url = DEFAULT_URL) -> None:
     """List the models."""
-    with _failing():
-        models = Server(url).ask("/api/tags").get("models", [])
-    rows = [(entry["name"], entry["digest"][:12], _size(entry["size"]), _ago(entry["modified_at"])) for entry in models]
+    with _report_errors():
+        models = Server(url).request("/api/tags").get("models", [])
+    rows = [
+        (model["name"], model["digest"][:12], _format_size(model["size"]), _format_age(model["modified_at"])) for model in models
+    ]
     _print_table(("NAME", "ID", "SIZE", "MODIFIED"), rows)
 
 
@@ -65,13 +67,13 @@ def show(
 ) -> None:
     """Show what a model is."""
     wanted = {"modelfile": modelfile, "parameters": parameters, "system": system, "template": template, "license": license}
-    with _failing():
-        told = Server(url).ask("/api/show", {"model": model})
+    with _report_errors():
+        answer = Server(url).request("/api/show", {"model": model})
     chosen = [name for name, is_wanted in wanted.items() if is_wanted]
     if chosen:
-        typer.echo("\n".join(str(told.get(name, "")) for name in chosen))
+        typer.echo("\n".join(str(answer.get(name, "")) for name in chosen))
         return
-    details, info = told.get("details", {}), told.get("model_info", {})
+    details, info = answer.get("details", {}), answer.get("model_info", {})
     family = details.get("family", "")
     rows = [
         ("architecture", family),
@@ -79,40 +81,40 @@ def show(
         ("precision", details.get("quantization_level", "")),
         ("context length", str(info.get(f"{family}.context_length", ""))),
         ("derived from", details.get("parent_model") or "-"),
-        ("can", ", ".join(told.get("capabilities", ()))),
+        ("can", ", ".join(answer.get("capabilities", ()))),
     ]
     for name in ("parameters", "system", "license"):
-        rows += [(name if at == 0 else "", line) for at, line in enumerate(str(told.get(name, "")).splitlines())]
+        rows += [(name if at == 0 else "", line) for at, line in enumerate(str(answer.get(name, "")).splitlines())]
     _print_table(("", ""), rows)
 
 
 def copy(source: Model, destination: Annotated[str, typer.Argument(help="The new name.")], url: Url = DEFAULT_URL) -> None:
     """Copy a model to another name."""
-    with _failing():
-        Server(url).ask("/api/copy", {"source": source, "destination": destination})
+    with _report_errors():
+        Server(url).request("/api/copy", {"source": source, "destination": destination})
     typer.echo(f"copied {source} to {destination}")
 
 
 def remove(models: Annotated[list[str], typer.Argument(help="The models to delete.")], url: Url = DEFAULT_URL) -> None:
     """Delete models that were created."""
-    with _failing():
+    with _report_errors():
         for model in models:
-            Server(url).ask("/api/delete", {"model": model}, method="DELETE")
+            Server(url).request("/api/delete", {"model": model}, method="DELETE")
             typer.echo(f"deleted {model}")
 
 
 def ps(url: Url = DEFAULT_URL) -> None:
     """Show which groups hold the model, and until when."""
-    with _failing():
-        models = Server(url).ask("/api/ps").get("models", [])
+    with _report_errors():
+        models = Server(url).request("/api/ps").get("models", [])
     rows = []
     for entry in models:
         for group in entry.get("groups") or [{}]:
             where = (
                 f"{group.get('name', '-')} ({group.get('engine', '-')} {group.get('precision', '')}) x {group.get('replicas', 1)}"
             )
-            size = _size(group.get("size", entry["size"]))
-            rows.append((entry["name"], where, size, str(group.get("context_length", "")), _until(entry["expires_at"])))
+            size = _format_size(group.get("size", entry["size"]))
+            rows.append((entry["name"], where, size, str(group.get("context_length", "")), _format_expiry(entry["expires_at"])))
     _print_table(("NAME", "GROUP", "SIZE", "CONTEXT", "UNTIL"), rows)
 
 
@@ -124,15 +126,15 @@ def run(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Ask a model, or talk with it."""
-    asked = " ".join(prompt or ())
-    with _failing():
+    question = " ".join(prompt or ())
+    with _report_errors():
         session = Session(server=Server(url), model=model, format=format, verbose=verbose)
         if not sys.stdin.isatty():
-            asked = "\n\n".join(part for part in (asked, sys.stdin.read().strip()) if part)
-        if asked:
-            answer(session, asked, _write)
+            question = "\n\n".join(part for part in (question, sys.stdin.read().strip()) if part)
+        if question:
+            stream_answer(session, question, _write)
             return
-        session.server.ask("/api/generate", {"model": model})  # whether it is there, before anything is typed
+        session.server.request("/api/generate", {"model": model})  # fails before the first question where the model is missing
         converse(session, _read, _write)
 
 
@@ -148,8 +150,8 @@ def _write(text: str) -> None:
 
 
 @contextmanager
-def _failing() -> Iterator[None]:
-    """Say what went wrong, and exit with 1."""
+def _report_errors() -> Iterator[None]:
+    """Print a `ClientError` and exit with status 1."""
     try:
         yield
     except ClientError as error:
@@ -165,23 +167,23 @@ def _print_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> No
     Console(soft_wrap=True).print(table)
 
 
-def _size(count: int) -> str:
+def _format_size(count: int) -> str:
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
     return f"{count} B"
 
 
-def _ago(moment: str) -> str:
-    return f"{_span((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())} ago"
+def _format_age(moment: str) -> str:
+    return f"{_format_span((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())} ago"
 
 
-def _until(moment: str) -> str:
+def _format_expiry(moment: str) -> str:
     left_s = (datetime.fromisoformat(moment) - datetime.now(UTC)).total_seconds()
-    return "forever" if left_s > _FOREVER_DAYS * 86400 else f"in {_span(left_s)}"
+    return "forever" if left_s > _FOREVER_DAYS * 86400 else f"in {_format_span(left_s)}"
 
 
-def _span(seconds: float) -> str:
+def _format_span(seconds: float) -> str:
     for unit, length in _UNITS:
         count = int(seconds // length)
         if count >= 1:
