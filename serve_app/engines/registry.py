@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from serve_app.engines.base import Engine
 
 _MODULES = {
-    EngineKind.VLLM: ("serve_app.engines.vllm", "VllmEngine"),
+    EngineKind.VLLM: ("serve_app.engines.vllm.engine", "VllmEngine"),
     EngineKind.ONNX: ("serve_app.engines.onnx.engine", "OnnxEngine"),
     EngineKind.LLAMA_CPP: ("serve_app.engines.llama_cpp.engine", "LlamaCppEngine"),
     EngineKind.FAKE: ("serve_app.engines.fake", "FakeEngine"),

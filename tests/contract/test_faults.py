@@ -100,7 +100,7 @@ def test_a_vllm_core_ends_with_a_replica_that_is_killed(model_dir: Path, tmp_pat
 
 
 async def test_what_the_cpu_cannot_run_is_refused_with_the_alternatives(tmp_path: Path) -> None:
-    from serve_app.engines.vllm_requirements import require_runnable
+    from serve_app.engines.vllm.requirements import require_runnable
 
     config = tmp_path / "config.json"
     config.write_text("{}")

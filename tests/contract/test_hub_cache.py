@@ -252,7 +252,7 @@ def test_vllm_runs_no_python_file_of_the_model(hub: Path, real_dir: Path, monkey
     """The stand-in's Python files, which config.json names, raise when anybody imports them."""
     from vllm import AsyncEngineArgs
 
-    from serve_app.engines.vllm import _build_engine_args
+    from serve_app.engines.vllm.engine import _build_engine_args
     from serve_app.files.dense_tokenizer import write_dense_tokenizer
 
     folder = _filled(hub, real_dir).snapshot

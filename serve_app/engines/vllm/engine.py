@@ -33,8 +33,8 @@ from serve_app.engine_config import VllmSettings
 from serve_app.engines.admission import compute_answer_limit
 from serve_app.engines.guidance import Guidance, Guide, build_too_large_error
 from serve_app.engines.throughput import Throughput
-from serve_app.engines.vllm_logprobs import EXTENSION
-from serve_app.engines.vllm_requirements import read_cpu_flags, require_device, require_runnable
+from serve_app.engines.vllm.logprobs import EXTENSION
+from serve_app.engines.vllm.requirements import read_cpu_flags, require_device, require_runnable
 from serve_app.errors import EngineDead, GenerationFailed, InvalidRequest, ModelUnusable, ServeError, explain
 from serve_app.files.dense_tokenizer import write_dense_tokenizer
 from serve_app.types import (

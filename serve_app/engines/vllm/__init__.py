@@ -1,0 +1,1 @@
+"""The vLLM engine, and what it adds to vLLM's own processes."""
