@@ -16,9 +16,6 @@ MAX_SCHEMA_BYTES = 64 << 10
 MAX_DEPTH = 16
 MAX_TOOLS = 128
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
-_FUNCTION_KEYS_FIRST = ("name", "description", "parameters")
-_SCHEMA_KEYS_FIRST = ("type", "properties", "required")
-"""The order of keys in which the model was trained to read a function."""
 _VALUE_KEYS = ("const", "enum", "default", "examples")
 """Keys of a schema whose values are plain JSON, not schemas."""
 _NAMED_SCHEMA_KEYS = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
@@ -70,15 +67,8 @@ def _parse_tool(at: int, function: dict[str, Any]) -> Tool:
     if parameters is not None and not isinstance(parameters, dict):
         raise InvalidValue(f"{field}.parameters", "must be a JSON schema")
     schema = parse_schema(parameters or {"type": "object", "properties": {}}, f"{field}.parameters")
-    ordered = _put_first({key: value for key, value in function.items() if value is not None}, _FUNCTION_KEYS_FIRST)
-    if parameters:  # Ollama's client sends them in another order
-        ordered["parameters"] = _put_first(parameters, _SCHEMA_KEYS_FIRST)
-    text = json.dumps(ordered, ensure_ascii=False)
+    text = json.dumps({key: value for key, value in function.items() if value is not None}, ensure_ascii=False)
     return Tool(name=name, function=text, parameters=schema.schema, strict=function.get("strict") is True)
-
-
-def _put_first(fields: dict[str, Any], first: Sequence[str]) -> dict[str, Any]:
-    return {key: fields[key] for key in first if key in fields} | fields
 
 
 def map_schemas(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:

@@ -6,6 +6,9 @@ tokens off, so text of a user or a tool cannot open a turn of another role. Know
 """
 
 import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 from serve_app.chat import go_template
 from serve_app.chat.formats.phi4.tokens import CALLS_BEGIN, CALLS_END, ROLE_TOKENS, TEXT_END, TOOLS_BEGIN, TOOLS_END, TURN_END
@@ -13,6 +16,8 @@ from serve_app.chat.tokenizer import Tokenizer
 from serve_app.conversation import Chat, Ending, Message, Tool, ToolCall
 from serve_app.types import InvalidValue
 
+_FUNCTION_KEYS_FIRST = ("name", "description", "parameters")
+_SCHEMA_KEYS_FIRST = ("type", "properties", "required")
 GO_TEMPLATE = (
     "{{- if and .Tools (not .System) }}<|system|><|tool|>{{ .Tools }}<|/tool|><|end|>{{ end }}\n"
     "{{- range .Messages }}<|{{ .Role }}|>{{ .Content }}\n"
@@ -83,7 +88,20 @@ class Phi4Template:
 
 def list_tools(tools: tuple[Tool, ...]) -> str:
     """Return the tools as the JSON list that stands in the prompt."""
-    return "[" + ", ".join(tool.function for tool in tools) + "]"
+    return "[" + ", ".join(_write_function(tool.function) for tool in tools) + "]"
+
+
+@lru_cache(512)
+def _write_function(text: str) -> str:
+    """Return a function with its keys in the order that the model was trained on; clients send them in any."""
+    function = _put_first(json.loads(text), _FUNCTION_KEYS_FIRST)
+    if function.get("parameters"):
+        function["parameters"] = _put_first(function["parameters"], _SCHEMA_KEYS_FIRST)
+    return json.dumps(function, ensure_ascii=False)
+
+
+def _put_first(fields: dict[str, Any], first: Sequence[str]) -> dict[str, Any]:
+    return {key: fields[key] for key in first if key in fields} | fields
 
 
 def list_calls(calls: tuple[ToolCall, ...]) -> str:
