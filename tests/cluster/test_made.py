@@ -43,7 +43,7 @@ def test_a_wrong_configuration_is_told_in_one_sentence(content: str, told: str, 
     file.write_text(content)
     result = CliRunner().invoke(app, ["export", "kuberay", "--config", str(file)])
     assert result.exit_code == 1
-    assert told in result.stderr.replace("\n", " ")
+    assert told in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
 
 

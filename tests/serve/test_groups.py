@@ -16,6 +16,6 @@ def test_threads_follow_the_cores_of_the_replica(
     assert found.threads == threads
 
 
-@pytest.mark.parametrize("settings", [OnnxSettings(threads=3), FakeSettings()])
+@pytest.mark.parametrize("settings", [OnnxSettings(threads=3), FakeSettings(threads=1)])
 def test_what_is_configured_stays(settings: EngineSettings) -> None:
     assert set_threads(settings, 8.0) == settings
