@@ -47,7 +47,7 @@ async def _measure(one: One, rounds: int) -> Figures:
 
 
 async def _bare(settings: AppSettings, group: str, rounds: int) -> Figures:
-    model_dir = locate(settings.model, weights=True)
+    model_dir = locate(settings.models[settings.default_model], weights=True)
     tokenizer = Tokenizer.load(model_dir)
     engine = build_engine(settings.engines[group], derive(model_dir, settings.engines[group]))
     await engine.start()

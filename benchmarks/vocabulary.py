@@ -132,7 +132,7 @@ def _request_cpu_ms(app: LiveApp, group: str, extra: dict[str, Any]) -> float:
 
 def measure_live(model: str, config: dict[str, Any]) -> None:
     """Serve `config` with `model` and print starts, the ingress's memory, and first and second uses on every group."""
-    config["applications"][0]["args"]["model"]["path"] = model
+    config["applications"][0]["args"]["models"]["phi-4-mini-instruct"]["path"] = model
     with live(config) as app:
         for group, seconds in app.first_answer_s.items():
             print_row(f"start of {group}, to its first token", seconds, "s (wall)")
