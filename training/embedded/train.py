@@ -19,12 +19,14 @@ import torch.nn.functional as fn
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
+from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
 from torch.optim import AdamW, Muon, Optimizer
+from transformers import Phi3ForCausalLM
 
 from training.embedded.conversation import Example
 from training.embedded.export import load_folder, save_folder
 from training.embedded.families import MIXTURE, draw, mixture
-from training.embedded.model import CausalModel, Shape, rotary_table
+from training.embedded.model import last_states, new_model, rotary_table
 from training.embedded.packing import ROW_LENGTHS, Batch, Stream
 from training.embedded.tokenizer import encode_training, train_tokenizer
 
@@ -52,8 +54,7 @@ def _work(rank: int, options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
     tokenizer = Tokenizer.from_file(str(options.work / "tokenizer.json"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    shape = Shape(layers=options.layers, intermediate=options.intermediate)
-    model = CausalModel(shape).to(device)
+    model = new_model(layers=options.layers, intermediate=options.intermediate).to(device)
     if rank == 0:
         print(f"{sum(p.numel() for p in model.parameters()):,} parameters on {device}", flush=True)
     if options.init:
@@ -67,22 +68,20 @@ def _work(rank: int, options: argparse.Namespace) -> None:
 
 
 @torch.no_grad()
-def warm_start(model: CausalModel, tokenizer: Tokenizer, old: CausalModel, old_tokenizer: Tokenizer) -> None:
+def warm_start(model: Phi3ForCausalLM, tokenizer: Tokenizer, old: Phi3ForCausalLM, old_tokenizer: Tokenizer) -> None:
     """Copy the weights of a model of the same shape; the row of a token that it lacks is the mean of its pieces' rows."""
-    rows = old.model.embed_tokens.weight
+    model.load_state_dict(old.state_dict())
     known = old_tokenizer.get_vocab()
-    new_rows = torch.empty_like(rows)
     for text, token in tokenizer.get_vocab().items():
         pieces = [known[text]] if text in known else old_tokenizer.encode(tokenizer.decode([token])).ids
-        new_rows[token] = rows[pieces].mean(0)
-    model.load_state_dict({**old.state_dict(), "model.embed_tokens.weight": new_rows})
+        model.model.embed_tokens.weight[token] = old.model.embed_tokens.weight[pieces].mean(0)
 
 
 class Run:
     """The state of one training run: step count, optimizers, elapsed time."""
 
     def __init__(
-        self, model: CausalModel, tokenizer: Tokenizer, options: argparse.Namespace, device: torch.device, rank: int = 0
+        self, model: Phi3ForCausalLM, tokenizer: Tokenizer, options: argparse.Namespace, device: torch.device, rank: int = 0
     ) -> None:
         """Set up optimizers: Muon for the matrices of the blocks, AdamW for embedding and norms."""
         self.model, self.tokenizer, self.options, self.device = model, tokenizer, options, device
@@ -95,8 +94,8 @@ class Run:
         if options.compile:
             for block in model.model.layers:  # compiled once for all blocks, and once for each length of rows
                 block.compile(dynamic=False)
-        self.tables = {
-            (length, long): rotary_table(model.shape, length, long=long).to(device)
+        self.rotary = {
+            (length, long): [table.to(device) for table in rotary_table(model.config, length, long=long)]
             for length in ROW_LENGTHS
             for long in (False, True)
         }
@@ -151,13 +150,11 @@ class Run:
         return float(clock)
 
     def _average_gradients(self) -> None:
-        if self.options.processes == 1:
-            return
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        joined = torch.cat([gradient.flatten() for gradient in gradients]) / self.options.processes
-        dist.all_reduce(joined)
-        for gradient, mean in zip(gradients, joined.split([gradient.numel() for gradient in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
+        if self.options.processes > 1:
+            gradients = [parameter.grad for parameter in self.model.parameters()]
+            joined = parameters_to_vector(gradients) / self.options.processes
+            dist.all_reduce(joined)
+            vector_to_parameters(joined, gradients)
 
     def update(self, batch: Batch) -> Tensor:
         """Take one optimizer step; return the mean loss over the batch's targets, which a GPU may still be computing."""
@@ -165,12 +162,12 @@ class Run:
         weights, targets = (values.flatten()[wanted].to(self.device) for values in (batch.targets, batch.tokens))
         tokens, before = batch.tokens.to(self.device), (wanted - 1).to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            states: Tensor = self.model(tokens, self.tables[tokens.shape[1], batch.long])
-            scores = self.model.logits(states.flatten(0, 1)[before])
+            states = last_states(self.model, tokens, self.rotary[tokens.shape[1], batch.long])
+            scores = self.model.lm_head(states.flatten(0, 1)[before])
         loss = (fn.cross_entropy(scores.float(), targets, reduction="none") * weights).sum() / weights.sum()
         loss.backward()  # type: ignore[no-untyped-call]
         self._average_gradients()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        clip_grad_norm_(self.model.parameters(), 1.0)
         rate = self.learning_rate()
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -217,7 +214,7 @@ class Run:
 
 
 @torch.inference_mode()
-def forced_accuracy(model: CausalModel, tokenizer: Tokenizer, examples: Sequence[Example]) -> float:
+def forced_accuracy(model: Phi3ForCausalLM, tokenizer: Tokenizer, examples: Sequence[Example]) -> float:
     """Return the share of examples whose last answer greedy decoding would reproduce, by one forward pass each.
 
     It would if and only if every target is the best token given those before it in the reference answer.
@@ -229,8 +226,8 @@ def forced_accuracy(model: CausalModel, tokenizer: Tokenizer, examples: Sequence
         tokens = torch.tensor([token for token, _ in pairs], device=device)
         start = len(pairs) - next(i for i, (_, target) in enumerate(reversed(pairs)) if not target)
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            states = model(tokens[None], rotary_table(model.shape, len(pairs), long=False).to(device))[0]
-            best = model.logits(states[start - 1 : -1]).argmax(-1)
+            rotary = [table.to(device) for table in rotary_table(model.config, len(pairs), long=False)]
+            best = model.lm_head(last_states(model, tokens[None], rotary)[0, start - 1 : -1]).argmax(-1)
         right += bool((best == tokens[start:]).all())
     return right / len(examples)
 
