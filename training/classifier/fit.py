@@ -1,6 +1,6 @@
 """Fits the linear model: texts to a sparse matrix, multinomial logistic regression on it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,16 +11,7 @@ from serve_app.routing.features import GROUPS, OFFSETS, TABLE_ROWS, Lexicon, ext
 
 Floats = NDArray[np.float32]
 
-GAINS: Mapping[str, float] = {
-    "chars": 1.2,
-    "words": 0.7,
-    "shapes": 0.5,
-    "concepts": 0.5,
-    "pairs": 0.8,
-    "sequence": 0.8,
-    "asked": 1.4,
-    "measures": 0.3,
-}
+GAINS = {"chars": 1.2, "words": 0.7, "shapes": 0.5, "concepts": 0.5, "pairs": 0.8, "sequence": 0.8, "asked": 1.4, "measures": 0.3}
 """Weight of each group of features: the larger, the less its weights are held down."""
 STRENGTH = 12.0
 """Inverse regularisation."""
@@ -39,14 +30,6 @@ def matrix(texts: Sequence[str], lexicon: Lexicon) -> csr_matrix:
     return result
 
 
-def _spread() -> Floats:
-    """Return the gain of every table row."""
-    found = np.zeros(TABLE_ROWS, dtype=np.float32)
-    for group in GROUPS:
-        found[OFFSETS[group] :] = GAINS[group]
-    return found
-
-
 def _rarity(features: csr_matrix) -> Floats:
     """Return each column's inverse document frequency over the root mean square of all: the rarer, the less it is held down."""
     rows, found = features.shape[0], np.bincount(features.indices, minlength=features.shape[1])
@@ -61,7 +44,10 @@ class Fitted:
         """Fit; columns that no row uses keep the weight 0."""
         columns = np.unique(features.indices)
         used = features[:, columns]
-        scale = _spread()[columns] * _rarity(used)
+        gains = np.zeros(TABLE_ROWS, dtype=np.float32)
+        for group in GROUPS:
+            gains[OFFSETS[group] :] = GAINS[group]
+        scale = gains[columns] * _rarity(used)
         model = LogisticRegression(C=STRENGTH, max_iter=300, tol=1e-4)
         model.fit((used @ diags(scale)).astype(np.float32), labels, sample_weight=weights)
         self.labels: NDArray[np.str_] = model.classes_

@@ -8,13 +8,12 @@ no decoration gives a label away.
 import random
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 from serve_app.types import Task
-from training.classifier.texts import FOLDER, sections
-from training.classifier.written import prompts
+from training.classifier.written import FOLDER, prompts, sections
 
+GENERATED = "generated"
 _SLOT = re.compile(r"\{([a-z]+?)(\d?)\}")
 _SEEDS = (7, 8)
 """Every template is filled in once for each."""
@@ -24,44 +23,34 @@ _MOST_NESTED = 3
 _WITHOUT_BLANKS = {"zh", "ja", "th"}
 
 Slots = dict[str, list[str]]
+Row = dict[str, str]
+"""A labelled prompt: text, task, source."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
-    """A labelled prompt."""
-
-    text: str
-    task: Task
-    lang: str
-
-
-def generate() -> list[Example]:
-    """Return all prompts, the same on every call, none twice."""
+def generated_rows() -> list[Row]:
+    """Return the project's own prompts, the same on every call, none twice."""
     common, _ = _parse("common")
     parsed = {path.stem: _parse(path.stem) for path in sorted(FOLDER.glob("templates/??.txt"))}
     rows = [(lang, common | own, task, template) for lang, (own, templates) in parsed.items() for task, template in templates]
-    found: dict[str, Example] = {}
+    tasks: dict[str, str] = {}
     for rng in map(random.Random, _SEEDS):
         for lang, name, text in prompts(rng):
-            decorated = _decorate(text, lang, common | parsed[lang][0], rng)
-            found.setdefault(decorated, Example(text=decorated, task=Task(name), lang=lang))
+            tasks.setdefault(_decorate(text, lang, common | parsed[lang][0], rng), name)
         for lang, slots, task, template in rows:
             for text in _expand(template, slots, rng):
-                decorated = _decorate(text, lang, slots, rng)
-                found.setdefault(decorated, Example(text=decorated, task=task, lang=lang))
-    return list(found.values())
+                tasks.setdefault(_decorate(text, lang, slots, rng), task)
+    return [{"text": text, "task": str(Task(task)), "source": GENERATED} for text, task in tasks.items()]
 
 
-def _parse(name: str) -> tuple[Slots, list[tuple[Task, str]]]:
+def _parse(name: str) -> tuple[Slots, list[tuple[str, str]]]:
     rows = list(sections(f"templates/{name}.txt"))
     slots = {name: values.split(" | ") for name, _, values in (line.partition(" = ") for task, line in rows if not task)}
-    return slots, [(Task(task), line) for task, line in rows if task]
+    return slots, [(task, line) for task, line in rows if task]
 
 
 def _expand(template: str, slots: Slots, rng: random.Random) -> Iterator[str]:
     used = [name for name, _ in _SLOT.findall(template) if name in slots]
-    rounds = min(_MOST_PER_TEMPLATE, 1 + 2 * len(used))
-    for _ in range(rounds):
+    for _ in range(min(_MOST_PER_TEMPLATE, 1 + 2 * len(used))):
         drawn: dict[str, list[str]] = {}
         text = template
         for _ in range(_MOST_NESTED):

@@ -6,10 +6,10 @@ its own, which a linear model would learn instead. A mixed row keeps its passage
 
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from training.classifier.texts import sections
-from training.classifier.written import listed
+from training.classifier.generate import Row
+from training.classifier.written import listed, sections
 
 _SEED = 11
 _LEAST_CHARS = {"en": 160, "zh": 60}
@@ -18,17 +18,14 @@ _SENTENCE = {"en": re.compile(r"(?<=[.!?])\s+|\n+"), "zh": re.compile(r"(?<=[。
 _LATIN = re.compile(r"[a-zA-Z]")
 _PER_PASSAGE = 2
 
-Row = dict[str, str]
 
-
-def mixed(rows: Sequence[Row], labels: Iterable[str] = ("general",)) -> list[Row]:
-    """Return new rows made from the long ones of `rows` that have one of `labels`; the same on every call."""
+def mixed(rows: Sequence[Row]) -> list[Row]:
+    """Return new rows made from the long general ones of `rows`; the same on every call."""
     rng = random.Random(_SEED)
-    wanted = set(labels)
     stems: dict[str, list[str]] = {}
     for heading, stem in sections("stems.txt"):
         stems.setdefault(heading, []).append(stem)
-    long = [(row, lang) for row in rows if row["task"] in wanted and (lang := _lang(row["text"]))]
+    long = [(row, lang) for row in rows if row["task"] == "general" and (lang := _lang(row["text"]))]
     passages = [(row["source"], lang, _parts(row["text"], lang)) for row, lang in long]
     pools = {lang: [part for _, other, parts in passages if other == lang for part in parts] for lang in _LEAST_CHARS}
     found = []
@@ -39,15 +36,13 @@ def mixed(rows: Sequence[Row], labels: Iterable[str] = ("general",)) -> list[Row
             found.append({"text": rng.choice(stems[f"{lang} before"]).format(passage), "task": "general", "source": source})
             for task in ("reasoning", "general"):
                 stem = rng.choice(stems[f"{lang} {task}"])
-                options = _options(pools[lang], lang, rng) if rng.random() < 0.75 else ""
+                options = ""
+                if rng.random() < 0.75:
+                    options = listed([rng.choice(pools[lang])[: _OPTION_CHARS[lang]] for _ in range(rng.randint(2, 4))], rng)
                 gap = rng.choice(("\n", "" if lang == "zh" else " "))
                 text = stem + gap + passage if rng.random() < 0.2 else passage + gap + stem
                 found.append({"text": text + options, "task": task, "source": source})
     return found
-
-
-def _options(pool: Sequence[str], lang: str, rng: random.Random) -> str:
-    return listed([rng.choice(pool)[: _OPTION_CHARS[lang]] for _ in range(rng.randint(2, 4))], rng)
 
 
 def _lang(text: str) -> str | None:

@@ -11,6 +11,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +21,16 @@ from scipy.sparse import csr_matrix
 from serve_app.routing.features import GROUPS, OFFSETS, TABLE_ROWS
 from serve_app.routing.tasks import FORMAT, WEIGHTS
 from serve_app.types import Task
-from training.classifier.fit import Fitted, Floats, matrix
-from training.classifier.generate import generate
+from training.classifier.fit import Fitted, matrix
+from training.classifier.generate import GENERATED, Row, generated_rows
 from training.classifier.lexicon import arrays, load
 from training.classifier.mixing import mixed
 from training.classifier.written import lines
 
-GENERATED = "generated"
 _SOURCE_BALANCE = 0.15
 """Rows of a source of n rows weigh n to the minus this power, so that no source drowns the others."""
 _OWN_WEIGHT = 2.5
 """How much more a row of the project's own counts: it stands for a way to ask, not for one of many alike."""
-
-Row = dict[str, str]
 
 
 def read_rows(paths: Iterable[Path]) -> Iterator[Row]:
@@ -44,11 +42,6 @@ def read_rows(paths: Iterable[Path]) -> Iterator[Row]:
             yield {"text": row["text"], "task": row["task"], "source": row.get("source", file.stem)}
 
 
-def generated_rows() -> list[Row]:
-    """Return the project's own prompts."""
-    return [{"text": example.text, "task": str(example.task), "source": GENERATED} for example in generate()]
-
-
 def corpus(paths: Iterable[Path]) -> tuple[list[Row], int]:
     """Return everything to train on, and how many rows of it are given (they come first): those can be measured with, left out."""
     given = list(read_rows(paths))
@@ -57,30 +50,27 @@ def corpus(paths: Iterable[Path]) -> tuple[list[Row], int]:
     return [*given, *own, *mixed([*given, *own, *passages])], len(given)
 
 
-def weigh(rows: Sequence[Row]) -> Floats:
-    """Return a weight per row: labels count the same in sum, and within a label large sources are damped."""
-    sizes = Counter(row["source"] for row in rows)
-    damped = [sizes[row["source"]] ** -_SOURCE_BALANCE * (_OWN_WEIGHT if row["source"] == GENERATED else 1) for row in rows]
-    totals: dict[str, float] = {}
-    for row, weight in zip(rows, damped, strict=True):
-        totals[row["task"]] = totals.get(row["task"], 0.0) + weight
-    weights = np.array([weight / totals[row["task"]] for row, weight in zip(rows, damped, strict=True)], dtype=np.float32)
-    return np.asarray(weights / weights.mean(), dtype=np.float32)
+def fit(features: csr_matrix, labels: NDArray[np.str_], sources: NDArray[np.str_]) -> Fitted:
+    """Fit on rows: labels count the same in sum, and within a label large sources are damped."""
+    sizes = Counter(sources)
+    weights = np.array([sizes[source] ** -_SOURCE_BALANCE * (_OWN_WEIGHT if source == GENERATED else 1) for source in sources])
+    for label in set(labels):
+        weights[labels == label] /= weights[labels == label].sum()
+    return Fitted(features, labels, (weights / weights.mean()).astype(np.float32))
 
 
-def fit(rows: Sequence[Row], features: csr_matrix, kept: NDArray[np.int64]) -> Fitted:
-    """Fit on the rows at `kept`."""
-    chosen = [rows[at] for at in kept]
-    return Fitted(features[kept], np.array([row["task"] for row in chosen]), weigh(chosen))
+def columns(rows: Sequence[Row]) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
+    """Return the labels and the sources of the rows."""
+    return np.array([row["task"] for row in rows]), np.array([row["source"] for row in rows])
 
 
 def left_out(rows: Sequence[Row], given: int, features: csr_matrix) -> dict[str, tuple[int, int]]:
     """Train once without each source; return (right, rows) on those of its rows that were given."""
-    labels = np.array([row["task"] for row in rows])
-    sources = np.array([row["source"] for row in rows])
+    labels, sources = columns(rows)
     found = {}
     for source in sorted(set(sources[:given])):
-        model = fit(rows, features, np.flatnonzero(sources != source))
+        kept = np.flatnonzero(sources != source)
+        model = fit(features[kept], labels[kept], sources[kept])
         held = np.flatnonzero(sources[:given] == source)
         right = model.predict(features[held]) == labels[held]
         found[str(source)] = (int(right.sum()), len(right))
@@ -90,21 +80,14 @@ def left_out(rows: Sequence[Row], given: int, features: csr_matrix) -> dict[str,
 def write(path: Path, model: Fitted) -> None:
     """Write the weights, one byte each: a group's largest is 127, its scale is multiplied in when they are read."""
     scales, packed = [], np.zeros((TABLE_ROWS, len(model.labels)), dtype=np.int8)
-    for at, group in enumerate(GROUPS):
-        part = slice(OFFSETS[group], OFFSETS[GROUPS[at + 1]] if at + 1 < len(GROUPS) else TABLE_ROWS)
+    for begin, end in pairwise([*(OFFSETS[group] for group in GROUPS), TABLE_ROWS]):
+        part = slice(begin, end)
         scales.append(max(float(np.abs(model.table[part]).max()), 1e-9) / 127)
         packed[part] = np.round(model.table[part] / scales[-1])
     words, concepts = arrays()
-    np.savez_compressed(
-        path,
-        format=np.int64(FORMAT),
-        labels=np.array(model.labels, dtype="U16"),
-        table=packed,
-        scales=np.array(scales, dtype=np.float32),
-        bias=model.bias,
-        words=words,
-        concepts=concepts,
-    )
+    labels, factors = np.array(model.labels, dtype="U16"), np.array(scales, dtype=np.float32)
+    lexicon = {"words": words, "concepts": concepts}
+    np.savez_compressed(path, format=np.int64(FORMAT), labels=labels, table=packed, scales=factors, bias=model.bias, **lexicon)
 
 
 def print_left_out(found: dict[str, tuple[int, int]]) -> None:
@@ -128,7 +111,7 @@ def main() -> None:
     features = matrix([row["text"] for row in rows], load())
     if options.left_out:
         print_left_out(left_out(rows, given, features))
-    write(options.out, fit(rows, features, np.arange(len(rows))))
+    write(options.out, fit(features, *columns(rows)))
     print(f"{options.out.name}: {options.out.stat().st_size / 2**10:,.0f} KiB")
 
 

@@ -1,14 +1,17 @@
 """Prompts of the project that are written out whole: examination questions with options, chats, reading passages.
 
 The folder `written/` has one file per kind, with sections `[language task]` (passages: `[language]`) and one text a line, line
-breaks escaped. How they were written, and what that means for the figures: docs/routing-policy.md.
+breaks escaped. How they were written, and what that means for the figures: docs/routing-policy.md. Reads the classifier's other
+text files, too: `[heading]` lines, and below each its lines.
 """
 
 import random
+import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from training.classifier.texts import sections
-
+FOLDER = Path(__file__).parent
+_HEADING = re.compile(r"\[([a-z ]+)\]")
 _BARE = 0.15
 """Share of the questions that come without their options."""
 _MARKS = [[form.format(letter) for letter in "ABCDE"] for form in ("({}) ", "{}. ", "{}) ")]
@@ -16,6 +19,19 @@ _MARKS += [["- "] * 5, ["1. ", "2. ", "3. ", "4. ", "5. "]]
 
 Line = tuple[str, str, str]
 """Language, task, text."""
+
+
+def sections(name: str) -> Iterator[tuple[str, str]]:
+    r"""Yield every line of `name` with its heading, "" above the first; `# ` begins a comment, `\n` is a line break.
+
+    Raises `OSError` when there is no such file.
+    """
+    heading = ""
+    for line in (FOLDER / name).read_text(encoding="utf-8").splitlines():
+        if found := _HEADING.fullmatch(line):
+            heading = found[1]
+        elif line and not line.startswith("# "):
+            yield heading, line.replace("\\n", "\n")
 
 
 def lines(kind: str) -> Iterator[Line]:
