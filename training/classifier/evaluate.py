@@ -119,9 +119,8 @@ def _own(prompts: Sequence[Judged]) -> list[str]:
     rates = {name: flip_rate(prompts, name) for name in prompts[0].twins}
     kept = 1 - float(np.mean(list(rates.values())))
     print("\nflipped by " + ", ".join(f"{name} {rate:.1%}" for name, rate in rates.items()) + f"; overall {1 - kept:.1%}")
-    median, p99, slowest = np.percentile(
-        latency_ms([*(text for text, _ in texts), "".join(text for text, _ in texts)]), (50, 99, 100)
-    )
+    asked = [text for text, _ in texts]
+    median, p99, slowest = np.percentile(latency_ms([*asked, "".join(asked)]), (50, 99, 100))
     print(f"CPU time of one prompt: median {median:.3f} ms, p99 {p99:.3f} ms, most {slowest:.3f} ms (one of them is over the cap)")
     missed = _below("accuracy on the own prompts", reached, ACCURACY) + _below("decisions kept", kept, 1 - FLIPS)
     return missed + [f"p99 {p99:.3f} ms >= {P99_MS} ms"] * bool(p99 >= P99_MS)

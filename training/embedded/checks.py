@@ -22,27 +22,19 @@ def is_right(answer: str, check: Check) -> bool:
     """Return whether the text (special tokens visible) passes the check."""
     match check.kind:
         case "number":
-            return _last_number(answer) == float(check.expected)
+            numbers = _NUMBER.findall(answer)
+            return bool(numbers) and float(numbers[-1].replace(",", "")) == float(check.expected)
         case "contains":
             return check.expected.lower() in answer.lower()
         case "code":
             return _runs(answer, check.expected)
         case "call":
-            return _same_call(answer, check.expected)
+            found = _CALL.search(answer)
+            return found is not None and _same_json(found[1], check.expected)
         case "json":
             return _same_json(answer, check.expected)
         case "exact":
             return answer.strip() == check.expected.strip()
-
-
-def _last_number(text: str) -> float | None:
-    found = _NUMBER.findall(text)
-    return float(found[-1].replace(",", "")) if found else None
-
-
-def _same_call(answer: str, expected: str) -> bool:
-    found = _CALL.search(answer)
-    return found is not None and _same_json(found[1], expected)
 
 
 def _same_json(text: str, expected: str) -> bool:
@@ -54,10 +46,8 @@ def _same_json(text: str, expected: str) -> bool:
 
 def _runs(answer: str, test: str) -> bool:
     found = _FENCE.search(answer)
-    program = f"{found[1] if found else answer}\n{test}\n"
-    command = [sys.executable, "-I", "-c", program]
+    command = [sys.executable, "-I", "-c", f"{found[1] if found else answer}\n{test}\n"]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=TIME_LIMIT_S, check=False)
+        return subprocess.run(command, capture_output=True, timeout=TIME_LIMIT_S, check=False).returncode == 0
     except subprocess.TimeoutExpired:
         return False
-    return done.returncode == 0

@@ -13,7 +13,6 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from training.embedded.conversation import Example
 from training.embedded.families import mixture
 from training.embedded.tokenizer import END_OF_TEXT, encode_training
 
@@ -74,7 +73,7 @@ def _rows(tokenizer: Tokenizer, seed: int, length: int, long_share: float) -> It
         pairs = list(encode_training(tokenizer, example.messages))
         if len(pairs) >= length:
             continue
-        plain = _is_plain(example)
+        plain = example.messages[0].role != "system"
         if row and not (open_end and plain and rng.random() < 0.3):
             row.append((END_OF_TEXT, 0.0))
         if len(row) + len(pairs) > length:
@@ -82,7 +81,3 @@ def _rows(tokenizer: Tokenizer, seed: int, length: int, long_share: float) -> It
             row = []
         row += pairs
         open_end = plain
-
-
-def _is_plain(example: Example) -> bool:
-    return example.messages[0].role != "system"

@@ -9,13 +9,14 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as fn
+import yaml
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
@@ -30,14 +31,16 @@ from training.embedded.model import last_states, new_model, rotary_table
 from training.embedded.packing import ROW_LENGTHS, Batch, Stream
 from training.embedded.tokenizer import encode_training, train_tokenizer
 
+_TYPES = {"folder": Path, "whole": int, "real": float}
+"""Types that `files/options.yaml` names."""
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Train, checkpoint, and write the model folder at the end."""
     options = _parse(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
-    tokenizer_file = options.work / "tokenizer.json"
-    if not tokenizer_file.exists():
-        _make_tokenizer(options.seed).save(str(tokenizer_file))
+    if not (options.work / "tokenizer.json").exists():
+        _make_tokenizer(options.seed).save(str(options.work / "tokenizer.json"))
     if options.processes > 1:
         (options.work / "processes").unlink(missing_ok=True)
         spawn(_work, (options,), options.processes)  # type: ignore[no-untyped-call]
@@ -84,8 +87,7 @@ class Run:
         self, model: Phi3ForCausalLM, tokenizer: Tokenizer, options: argparse.Namespace, device: torch.device, rank: int = 0
     ) -> None:
         """Set up optimizers: Muon for the matrices of the blocks, AdamW for embedding and norms."""
-        self.model, self.tokenizer, self.options, self.device = model, tokenizer, options, device
-        self.rank = rank
+        self.model, self.tokenizer, self.options, self.device, self.rank = model, tokenizer, options, device, rank
         matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
         others = [p for name, p in model.named_parameters() if p.dim() != 2 or "embed" in name]
         muon = Muon(matrices, lr=options.lr, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw")
@@ -113,9 +115,8 @@ class Run:
     def train(self) -> None:
         """Run to the end, with a report, a checkpoint and an evaluation every so often."""
         options, seen_tokens, loss_sum, since = self.options, 0, torch.zeros((), device=self.device), time.monotonic()
-        seed = f"{options.seed}/{self.rank}"
-        stream = Stream(self.tokenizer, seed, options.tokens_per_step, self.step).loaded(options.workers)
-        last = time.monotonic()
+        stream = Stream(self.tokenizer, f"{options.seed}/{self.rank}", options.tokens_per_step, self.step).loaded(options.workers)
+        last = since
         while self.progress < 1:
             batch = next(stream)
             loss_sum += self.update(batch)
@@ -143,10 +144,9 @@ class Run:
 
     def _agreed(self, elapsed_s: float) -> float:
         """Return the first process's clock: rate and end of the run must be the same in all."""
-        if self.options.processes == 1:
-            return elapsed_s
         clock = torch.tensor([elapsed_s], dtype=torch.float64)
-        dist.broadcast(clock, 0)
+        if self.options.processes > 1:
+            dist.broadcast(clock, 0)
         return float(clock)
 
     def _average_gradients(self) -> None:
@@ -178,14 +178,9 @@ class Run:
 
     def save(self) -> None:
         """Write the checkpoint in one step, and a model folder beside it."""
-        state: dict[str, Any] = {
-            "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "step": self.step,
-            "elapsed_s": self.elapsed_s,
-        }
+        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
         draft = self.options.work / "checkpoint.pt.new"
-        torch.save(state, draft)
+        torch.save((self.model.state_dict(), optimizers, self.step, self.elapsed_s), draft)
         draft.rename(self.options.work / "checkpoint.pt")
         save_folder(self.model, self.tokenizer, self.options.work / "model")
 
@@ -194,11 +189,10 @@ class Run:
         path = self.options.work / "checkpoint.pt"
         if not path.exists():
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+        weights, optimizers, self.step, self.elapsed_s = torch.load(path, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(weights)
+        for optimizer, saved in zip(self.optimizers, optimizers, strict=True):
             optimizer.load_state_dict(saved)
-        self.step, self.elapsed_s = state["step"], state["elapsed_s"]
         if self.rank == 0:
             print(f"resumed at step {self.step}", flush=True)
 
@@ -233,34 +227,17 @@ def forced_accuracy(model: Phi3ForCausalLM, tokenizer: Tokenizer, examples: Sequ
 
 
 def _make_tokenizer(seed: int) -> Tokenizer:
-    stream = mixture(seed, long_share=0.005)
-    conversations = (next(stream).messages for _ in range(30_000))
+    """Train a tokenizer on the first examples of a stream."""
+    examples = islice(mixture(seed, long_share=0.005), 30_000)
     return train_tokenizer(
-        "\n".join(text for each in turns for text in (each.content, each.tools) if text) for turns in conversations
+        "\n".join(text for turn in each.messages for text in (turn.content, turn.tools) if text) for each in examples
     )
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/phi-train"), help="checkpoints, to resume from")
-    parser.add_argument("--out", type=Path, default=Path("serve_app/models/embedded"), help="the model folder to write")
-    parser.add_argument("--init", type=Path, help="a model folder of the same shape to start from")
-    parser.add_argument("--steps", type=int, default=100_000, help="the run ends after so many steps")
-    parser.add_argument("--minutes", type=float, default=600.0, help="or after so many minutes")
-    parser.add_argument("--tokens-per-step", type=int, default=4096)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--intermediate", type=int, default=512)
-    parser.add_argument("--threads", type=int, default=1, help="of each process")
-    parser.add_argument("--processes", type=int, default=1, help="that average their gradients; each takes tokens-per-step")
-    parser.add_argument("--workers", type=int, default=0, help="processes that write examples; a GPU is faster than one")
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--report", type=int, default=20, help="steps between lines")
-    parser.add_argument("--checkpoint", type=int, default=400, help="steps between checkpoints")
-    parser.add_argument(
-        "--judged", type=int, default=12, help="held-out examples a family at a checkpoint; thrice as many at the end"
-    )
-    parser.add_argument("--compile", action="store_true", help="torch.compile the model for the short rows")
+    for name, option in yaml.safe_load(Path(__file__).with_name("files").joinpath("options.yaml").read_text()).items():
+        parser.add_argument(f"--{name}", **option | ({"type": _TYPES[option["type"]]} if "type" in option else {}))
     return parser.parse_args(arguments)
 
 

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from training.embedded.conversation import is_held_out
-from training.embedded.families.texts import COMMON, NAMES, PHRASES, WORDS, fill, listing, load, nonsense_noun, say
+from training.embedded.families.texts import PHRASES, WORDS, drawn, fill, listing, load, nonsense_noun, say
 
 _PARAMETERS = load("parameters")
 _KINDS = _PARAMETERS["kinds"]
@@ -71,7 +71,7 @@ def _value(rng: Random, name: str, schema: Schema) -> Any:
         case {"enum": choices}:
             return rng.choice(choices)
         case {"items": {"type": "string"}}:
-            return [_word(rng) for _ in range(rng.randint(1, 3))]
+            return [drawn("word")(rng) for _ in range(rng.randint(1, 3))]
         case {"items": _}:
             return [rng.randint(1, 99) for _ in range(rng.randint(1, 4))]
         case {"properties": fields}:
@@ -96,21 +96,8 @@ def _worded(rng: Random, name: str, kind: str, value: Any) -> str:
 
 
 def scalar(rng: Random, name: str, kind: str) -> Any:
-    """Draw a string, a number, an integer or a truth value that suits the name."""
-    match kind:
-        case "integer":
-            return (
-                rng.randint(1, 9) if rng.random() < 0.3 else rng.randint(10, 99) if rng.random() < 0.7 else rng.randint(100, 2999)
-            )
-        case "number":
-            return rng.randint(1, 200) if rng.random() < 0.7 else round(rng.uniform(0.5, 90), rng.choice((1, 1, 2)))
-        case "boolean":
-            return rng.random() < 0.5
-    if name == "city":
-        return rng.choice(WORDS["cities"])
-    if name in ("recipient", "owner", "author", "sender", "name"):
-        return rng.choice(NAMES)
-    return " ".join(_word(rng) for _ in range(rng.choice((1, 1, 1, 2, 3))))
+    """Draw a string that suits the name, a number, an integer or a truth value."""
+    return drawn(_PARAMETERS["values"].get(name, "text") if kind == "string" else kind)(rng)
 
 
 def draw_tools(rng: Random, count: int, *, held_out: bool) -> list[Tool]:
@@ -173,13 +160,6 @@ def _parameter(rng: Random) -> tuple[str, Schema]:
     items = {"array": "string", "numbers": "integer"}.get(kind)
     schema: Schema = {"type": "array", "items": {"type": items}} if items else {"type": kind}
     return name, schema | ({"description": about} if about else {})
-
-
-def _word(rng: Random) -> str:
-    kind = rng.random()
-    if kind < 0.85:
-        return rng.choice(COMMON if kind < 0.6 else NAMES if kind < 0.75 else WORDS["cities"])
-    return nonsense_noun(rng)
 
 
 def _quoted(rng: Random, value: Any) -> str:
