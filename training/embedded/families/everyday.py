@@ -20,7 +20,6 @@ _TYPES = {str: {"type": "string"}, int: {"type": "integer"}}
 _ANSWERABLE = frozenset(("sum", "word", "capital"))
 """Topics of questions that the model may answer by itself."""
 _LISTABLE = [guide for guide in GUIDES if guide.slots and guide.slots[0].schema == {"type": "string"}]
-_SEVERAL = "everyday tools, several"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,17 +49,16 @@ def everyday(rng: Random) -> Example:
 
 def several(rng: Random) -> Example:
     """One everyday request for several things: values of one tool, or two tools."""
-    first, second, *rivals = _requests(rng, rng.choice((2, 2, 3, 4)))
+    family, (first, second, *rivals) = "everyday tools, several", _requests(rng, rng.choice((2, 2, 3, 4)))
     if rng.random() < 0.4:
-        joined = say(rng, "two sentences", x=first.sentence, y=second.sentence)
-        return _asked(rng, _SEVERAL, [first, second], rivals, joined)
+        return _asked(rng, family, [first, second], rivals, say(rng, "two sentences", x=first.sentence, y=second.sentence))
     values: list[str] = []
     while len(values) < 2:
         guide = rng.choice(_LISTABLE)
         found = dict.fromkeys(guide.slots[0].draw(rng) for _ in range(rng.choice((2, 2, 2, 3))))
         values = [value for value in found if "," not in value]
-    wanted = _guided(rng, guide, values)
-    return _asked(rng, _SEVERAL, [wanted], [each for each in rivals if each.topic != wanted.topic], wanted.sentence)
+    wanted = _of_guide(rng, guide, values)
+    return _asked(rng, family, [wanted], [each for each in rivals if each.topic != wanted.topic], wanted.sentence)
 
 
 def no_everyday(rng: Random) -> Example:
@@ -84,9 +82,8 @@ def _requests(rng: Random, count: int) -> list[_Request]:
 
 
 def _asked(rng: Random, family: str, wanted: list[_Request], rivals: list[_Request], sentence: str) -> Example:
-    others = [
-        tool for tool in draw_tools(rng, rng.choice((0, 0, 1, 2)), held_out=False) if all(_apart(tool, each) for each in wanted)
-    ]
+    taken = {word for each in wanted for word in each.tool.name.split("_")}
+    others = [tool for tool in draw_tools(rng, rng.choice((0, 0, 1, 2)), held_out=False) if not taken & set(tool.task[1].split())]
     schemas = [*(request.schema(rng) for request in (*wanted, *rivals)), *(tool.schema() for tool in others)]
     rng.shuffle(schemas)
     calls = [{"name": request.tool.name, "arguments": each} for request in wanted for each in request.arguments]
@@ -98,17 +95,10 @@ def _opened(rng: Random, schemas: list[dict[str, Any]], sentence: str) -> Turns:
     return system, turn("user", sentence)
 
 
-def _apart(tool: Tool, wanted: _Request) -> bool:
-    return not set(tool.task[1].split()) & set(wanted.tool.name.split("_"))
-
-
-def _of_guide(rng: Random) -> _Request:
-    guide = rng.choice(GUIDES)
-    return _guided(rng, guide, [slot.draw(rng) for slot in guide.slots[:1]])
-
-
-def _guided(rng: Random, guide: Guide, values: list[Any]) -> _Request:
+def _of_guide(rng: Random, guide: Guide | None = None, values: Sequence[Any] = ()) -> _Request:
     """A request to a tool of a guide; the first argument has one value, or several for as many calls."""
+    guide = guide or rng.choice(GUIDES)
+    values = values or [slot.draw(rng) for slot in guide.slots[:1]]
     names = [rng.choice(slot.names.split()) for slot in guide.slots]
     rest = [slot.draw(rng) for slot in guide.slots[1:]]
     sentence = rng.choice(guide.sentences)

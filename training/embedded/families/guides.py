@@ -11,30 +11,22 @@ from training.embedded.families.texts import Draw, drawn, load
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One argument: what clients call it, its JSON schema, and a value."""
+    """One argument: what clients call it (separated by spaces, each as likely), the JSON schema of its value, what draws one."""
 
     names: str
-    """Separated by spaces; each as likely."""
     schema: dict[str, Any]
-    """Of its value."""
     draw: Draw
-    """Draws a value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """One kind of tool."""
+    """One kind of tool. `texts/guides.yaml` explains the fields; the slots are its arguments, in the order of the schema."""
 
     names: str
-    """Separated by spaces."""
     abouts: list[str]
-    """Descriptions."""
     slots: list[Slot]
-    """Arguments, in the order of the schema."""
     sentences: list[str]
-    """Requests; `{0}` is the first argument's value, or a list of values where several things are asked for at once."""
     topic: str
-    """Shared by tools that could be taken for each other; the names of a tool that stands alone."""
 
 
 def _slot(names: str, description: str) -> Slot:

@@ -9,16 +9,12 @@ from training.embedded.families.texts import PHRASES, fill, load, say
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """One coding task, an entry of `texts/programs.yaml`."""
+    """One coding task: an entry of `texts/programs.yaml`, which explains the fields."""
 
     asks: list[str]
-    """Whole phrasings of the task, always trained on."""
     nouns: list[str]
-    """What is wanted, to be put into a frame such as "Write {} in Python."; such questions are held out by their wording."""
     text: str
-    """The program."""
     test: str
-    """Statements that raise when the program is wrong."""
 
     def ask(self, family: str, key: str, question: str, system: str = "") -> Example:
         """Return an example that asks for the program."""
