@@ -16,8 +16,7 @@ def faster_journey(rng: Random) -> Example:
         distance, new_speed = speed * hours, speed + more
         if new_speed % 10 == 0 and new_speed <= 120 and distance * 10 % new_speed == 0:
             break
-    vehicle = rng.choice(WORDS["vehicles"])
-    unit, per_hour = rng.choice((_METRIC, _METRIC, _MILES))
+    vehicle, (unit, per_hour) = rng.choice(WORDS["vehicles"]), rng.choice((_METRIC, _METRIC, _MILES))
     answer = faster_answer(distance, hours, more, per_hour)
     values = {"vehicle": vehicle, "distance": distance, "unit": unit, "hours": hours, "more": more, "per_hour": per_hour}
     return problem(rng, "speed", f"{distance}/{hours}+{more}", answer, number(distance / new_speed), **values)
@@ -25,25 +24,19 @@ def faster_journey(rng: Random) -> Example:
 
 def faster_answer(distance: int, hours: int, more: int, per_hour: str) -> str:
     """Work out how long the way takes at the higher speed."""
-    old = distance // hours
-    new = old + more
-    values = {"old": old, "more": more, "new": new, "per_hour": per_hour, "distance": distance, "time": number(distance / new)}
-    return str(
-        PHRASES["speed answer"].format(speed=quotient_steps(distance, hours), division=quotient_by_rest(distance, new), **values)
-    )
-
-
-def quotient_by_rest(a: int, b: int) -> str:
-    """Work out a / b, b a multiple of ten and the quotient of one decimal: how often b fits, and what part of b is left."""
-    times, rest = divmod(a, b)
-    worked = f"{times} * {b} = {times * b}, {sum_steps(a, times * b, '-')}"
-    return worked + (f", {rest} / {b // 10} = {10 * rest // b}, {rest} / {b} = {number(rest / b)}" if rest else "")
+    old, new = distance // hours, distance // hours + more
+    # The new speed is a multiple of ten and the time has one decimal: how often the speed fits, and what part of it is left.
+    times, rest = divmod(distance, new)
+    division = f"{times} * {new} = {times * new}, {sum_steps(distance, times * new, '-')}"
+    if rest:
+        division += f", {rest} / {new // 10} = {10 * rest // new}, {rest} / {new} = {number(rest / new)}"
+    values = {"speed": quotient_steps(distance, hours), "division": division, "distance": distance, "time": number(distance / new)}
+    return str(PHRASES["speed answer"].format(old=old, more=more, new=new, per_hour=per_hour, **values))
 
 
 def two_legs(rng: Random) -> Example:
     """Total distance over two speeds."""
-    vehicle = rng.choice(WORDS["vehicles"])
-    unit, per_hour = rng.choice((_MILES, _MILES, _METRIC))
+    vehicle, (unit, per_hour) = rng.choice(WORDS["vehicles"]), rng.choice((_MILES, _MILES, _METRIC))
     a, b = rng.randrange(20, 101, 10), rng.randrange(20, 101, 10)
     s, t = rng.randint(1, 10) / 2, rng.randint(1, 10) / 2
     total = number(a * s + b * t)
