@@ -1,4 +1,4 @@
-"""Fits the linear model: texts to a sparse matrix, multinomial logistic regression on it."""
+"""Fits the linear model: the lexicon (`concepts.txt`), texts to a sparse matrix, multinomial logistic regression on it."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, diags
 from sklearn.linear_model import LogisticRegression
 
-from serve_app.routing.features import GROUPS, OFFSETS, TABLE_ROWS, Lexicon, extract
+from serve_app.routing.features import FIRST_CONCEPT, GROUPS, MAX_CONCEPTS, OFFSETS, TABLE_ROWS, Hashes, Lexicon, extract, hash_word
+from training.classifier.generate import sections
 
 Floats = NDArray[np.float32]
 
@@ -15,6 +16,26 @@ GAINS = {"chars": 1.2, "words": 0.7, "shapes": 0.5, "concepts": 0.5, "pairs": 0.
 """Weight of each group of features: the larger, the less its weights are held down."""
 STRENGTH = 12.0
 """Inverse regularisation."""
+
+
+def arrays() -> tuple[Hashes, "np.ndarray[tuple[int], np.dtype[np.uint8]]"]:
+    """Return every listed word's hash and the number of its concept, as the weights file keeps them."""
+    found: dict[int, int] = {}
+    numbers: dict[str, int] = {}
+    for heading, line in sections("concepts.txt"):
+        number = numbers.setdefault(heading, FIRST_CONCEPT + len(numbers))
+        for word in line.split():
+            stem = word.removesuffix("*")
+            unspaced = any(ord(char) >= 0x3040 or 0x0E00 <= ord(char) <= 0x0E7F for char in stem)
+            found.setdefault(hash_word(stem, whole=stem == word and not unspaced), number)
+    if FIRST_CONCEPT + len(numbers) > MAX_CONCEPTS:
+        raise ValueError(f"concepts.txt: at most {MAX_CONCEPTS - FIRST_CONCEPT} concepts, got {len(numbers)}")
+    return np.fromiter(found, dtype=np.uint64, count=len(found)), np.fromiter(found.values(), dtype=np.uint8, count=len(found))
+
+
+def load() -> Lexicon:
+    """Return the lexicon as training uses it."""
+    return Lexicon.build(*arrays())
 
 
 def matrix(texts: Sequence[str], lexicon: Lexicon) -> csr_matrix:

@@ -1,17 +1,69 @@
-"""Writes training prompts from the templates in `templates/`, one file per language, and decorates those that are written out.
+"""The project's own prompts: templates in `templates/` filled in, one file a language, and texts written out whole.
 
-A file lists slots (`name = one | two`) and, under `[task]`, templates. `{name}` and `{name2}` are different values of slot `name`.
-`common.txt` has the slots that every language shares. Every task is decorated alike (greetings, thanks, lower case, typos), so that
-no decoration gives a label away.
+A file of templates lists slots (`name = one | two`) and, under `[task]`, templates. `{name}` and `{name2}` are different values of
+slot `name`. `common.txt` has the slots that every language shares. The folder `written/` has one file per kind (chats, examination
+questions with options, reading passages), with sections `[language task]` (passages: `[language]`) and one text a line, line breaks
+escaped. How they were written, and what that means for the figures: docs/routing-policy.md. Every task is decorated alike
+(greetings, thanks, lower case, typos), so that no decoration gives a label away.
 """
 
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from serve_app.types import Task
-from training.classifier.written import FOLDER, prompts, sections
+
+FOLDER = Path(__file__).parent
+_HEADING = re.compile(r"\[([a-z ]+)\]")
+_BARE = 0.15
+"""Share of the questions that come without their options."""
+_MARKS = [[form.format(letter) for letter in "ABCDE"] for form in ("({}) ", "{}. ", "{}) ")]
+_MARKS += [["- "] * 5, ["1. ", "2. ", "3. ", "4. ", "5. "]]
+
+Line = tuple[str, str, str]
+"""Language, task, text."""
+
+
+def sections(name: str) -> Iterator[tuple[str, str]]:
+    r"""Yield every line of `name` with its heading, "" above the first; `# ` begins a comment, `\n` is a line break.
+
+    Raises `OSError` when there is no such file.
+    """
+    heading = ""
+    for line in (FOLDER / name).read_text(encoding="utf-8").splitlines():
+        if found := _HEADING.fullmatch(line):
+            heading = found[1]
+        elif line and not line.startswith("# "):
+            yield heading, line.replace("\\n", "\n")
+
+
+def lines(kind: str) -> Iterator[Line]:
+    """Yield the lines of `written/<kind>.txt`."""
+    for heading, line in sections(f"written/{kind}.txt"):
+        lang, _, task = heading.partition(" ")
+        yield lang, task, line
+
+
+def prompts(rng: random.Random) -> Iterator[Line]:
+    """Yield every chat, and every question with its options listed in one of the usual ways."""
+    yield from lines("chats")
+    for lang, task, line in lines("choices"):
+        question, *options = line.split(" | ")
+        yield lang, task, question + (listed(options, rng) if rng.random() >= _BARE else "")
+
+
+def listed(options: Sequence[str], rng: random.Random) -> str:
+    """Return options as examinations list them: lettered, numbered, with dashes, or inline; at most five of them."""
+    if not options:
+        return ""
+    if rng.random() < 0.15:
+        return " Options: " + " / ".join(options)
+    marks = rng.choice(_MARKS)
+    gap = rng.choice(("\n", " "))
+    return "".join(gap + mark + option for mark, option in zip(marks, options, strict=False))
+
 
 GENERATED = "generated"
 _SLOT = re.compile(r"\{([a-z]+?)(\d?)\}")

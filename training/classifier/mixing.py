@@ -8,8 +8,7 @@ import random
 import re
 from collections.abc import Sequence
 
-from training.classifier.generate import Row
-from training.classifier.written import listed, sections
+from training.classifier.generate import Row, listed, sections
 
 _SEED = 11
 _LEAST_CHARS = {"en": 160, "zh": 60}

@@ -21,11 +21,9 @@ from scipy.sparse import csr_matrix
 from serve_app.routing.features import GROUPS, OFFSETS, TABLE_ROWS
 from serve_app.routing.tasks import FORMAT, WEIGHTS
 from serve_app.types import Task
-from training.classifier.fit import Fitted, matrix
-from training.classifier.generate import GENERATED, Row, generated_rows
-from training.classifier.lexicon import arrays, load
+from training.classifier.fit import Fitted, arrays, load, matrix
+from training.classifier.generate import GENERATED, Row, generated_rows, lines
 from training.classifier.mixing import mixed
-from training.classifier.written import lines
 
 _SOURCE_BALANCE = 0.15
 """Rows of a source of n rows weigh n to the minus this power, so that no source drowns the others."""

@@ -24,10 +24,9 @@ from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
 from serve_app.models.export import derive
 from serve_app.types import Sampling, TokenDelta, TokenRequest
-from training.embedded.checks import is_right
-from training.embedded.conversation import Example
+from training.embedded.conversation import Example, is_right
 from training.embedded.families import FINITE, MIXTURE, draw
-from training.embedded.families.long_prompts import bury
+from training.embedded.families.text_calls import bury
 from training.embedded.families.tutorial import examples as tutorial_examples
 from training.embedded.families.tutorial import tutorial
 from training.embedded.tokenizer import END, END_OF_TEXT, encode_prompt

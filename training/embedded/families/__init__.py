@@ -10,7 +10,7 @@ from importlib import import_module
 from random import Random
 
 from training.embedded.conversation import Example, Sampler, is_held_out
-from training.embedded.families import chat, long_prompts, text_calls, tools, tutorial
+from training.embedded.families import chat, text_calls, tools, tutorial
 from training.embedded.families.texts import load
 
 MIXTURE: dict[Sampler, float] = {
@@ -44,7 +44,7 @@ def mixture(seed: int, *, long_share: float = 0.0) -> Iterator[Example]:
     while True:
         example = draw(rng.choices(samplers, weights)[0], rng, held_out=False)
         if rng.random() < long_share:
-            yield long_prompts.bury(rng, example, rng.choice((40, 100, 180, 260, 330)))
+            yield text_calls.bury(rng, example, rng.choice((40, 100, 180, 260, 330)))
         elif example.messages[0].role != "system" and rng.random() < 0.33:
             waiting.append(example)
             if len(waiting) >= rng.choice((2, 3, 4)):
@@ -52,7 +52,7 @@ def mixture(seed: int, *, long_share: float = 0.0) -> Iterator[Example]:
                 yield chat.framed(rng, joined) if rng.random() < 0.3 else joined
                 waiting = []
         elif rng.random() < 0.03:
-            yield long_prompts.bury(rng, example, rng.randint(1, 12))
+            yield text_calls.bury(rng, example, rng.randint(1, 12))
         elif not any(turn.tools or turn.role == "tool" for turn in example.messages) and rng.random() < 0.05:
             yield text_calls.headed(rng, example)
         elif example.messages[0].role != "system" and rng.random() < 0.06:

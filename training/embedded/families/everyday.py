@@ -1,6 +1,7 @@
 """Requests as people word them, to the tools of every guide: weather, sums, timers, mail, files, and calls by name.
 
-Unlike in `tools`, the sentence need not name verb and noun of the tool.
+Unlike in `tools`, the sentence need not name verb and noun of the tool. `texts/guides.yaml` lists the tools that guides of clients
+show, with requests to them; `texts/requests.yaml` some more.
 """
 
 import json
@@ -11,10 +12,44 @@ from random import Random
 from typing import Any
 
 from training.embedded.conversation import Check, Example, Message, turn
-from training.embedded.families.guides import GUIDES, Guide
-from training.embedded.families.texts import COMMON, PHRASES, drawn, fill, listing, load, nonsense_noun, say
+from training.embedded.families.texts import COMMON, PHRASES, Draw, drawn, fill, listing, load, nonsense_noun, say
 from training.embedded.families.tool_schemas import Schema, Tool, draw_tools
 from training.embedded.families.tools import NO_TOOL, Turns, called
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One argument: what clients call it (separated by spaces, each as likely), the JSON schema of its value, what draws one."""
+
+    names: str
+    schema: dict[str, Any]
+    draw: Draw
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """One kind of tool. `texts/guides.yaml` explains the fields; the slots are its arguments, in the order of the schema."""
+
+    names: str
+    abouts: list[str]
+    slots: list[Slot]
+    sentences: list[str]
+    topic: str
+
+
+def _slot(names: str, description: str) -> Slot:
+    """Read an argument: its JSON type, or `enum`, and then how its value is drawn."""
+    kind, _, value = description.partition(" ")
+    if kind == "enum":
+        return Slot(names, {"type": "string", "enum": value.split()}, partial(Random.choice, seq=value.split()))
+    return Slot(names, {"type": kind}, drawn(value))
+
+
+def _guide(*, names: str, arguments: dict[str, str], topic: str = "", **texts: list[str]) -> Guide:
+    return Guide(names=names, slots=[_slot(*each) for each in arguments.items()], topic=topic or names, **texts)
+
+
+GUIDES = [_guide(**entry) for entry in load("guides")]
 
 _TYPES = {str: {"type": "string"}, int: {"type": "integer"}}
 _ANSWERABLE = frozenset(("sum", "word", "capital"))

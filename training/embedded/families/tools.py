@@ -38,8 +38,8 @@ def single_call(rng: Random) -> Example:
 def odd_name(rng: Random) -> Example:
     """As `single_call`, but names say little or nothing: which tool is meant stands in its description."""
     side = rng.random() < 0.03
-    tools = [replace(tool, name=_odd_name(rng, side)) for tool in draw_tools(rng, rng.choice((1, 2, 3, 4, 5)), held_out=False)]
-    return _one_call(rng, "tool of an odd name", tools)
+    tools = draw_tools(rng, rng.choice((1, 2, 3, 4, 5)), held_out=False)
+    return _one_call(rng, "tool of an odd name", [replace(tool, name=_odd_name(rng, side)) for tool in tools])
 
 
 def _one_call(rng: Random, family: str, tools: list[Tool]) -> Example:
@@ -61,7 +61,7 @@ def no_call(rng: Random) -> Example:
     """Tools are offered and none fits the last request; earlier ones may fit."""
     tools, strangers = _fitting_and_not(rng)
     last = _refused(rng, strangers)
-    turns = (*_earlier(rng, tools, strangers, rng.choice((0, 0, 0, 1, 2))), *last)
+    turns = _earlier(rng, tools, strangers, rng.choice((0, 0, 0, 1, 2))) + last
     return Example(family="no tool fits", key=tools[0].name, messages=turns, check=Check(expected=last[-1].content))
 
 
@@ -101,10 +101,9 @@ def _answered(rng: Random, tools: list[Tool]) -> Turns:
 
 def _refused(rng: Random, strangers: list[Tool]) -> Turns:
     """A request that no tool fits, and the answer."""
-    if rng.random() < 0.2:
-        question, answer = rng.choice(_OTHERS)
-    else:
-        question, answer = _sentence(rng, rng.choice(strangers).request(rng)[0]), NO_TOOL
+    question, answer = (
+        rng.choice(_OTHERS) if rng.random() < 0.2 else (_sentence(rng, rng.choice(strangers).request(rng)[0]), NO_TOOL)
+    )
     return turn("user", question), turn("assistant", answer)
 
 
@@ -130,8 +129,7 @@ def json_answer(rng: Random) -> Example:
     text, call = tool.request(rng)
     if not call["arguments"]:
         return json_answer(rng)
-    question = say(rng, "values as JSON", names=listing(list(call["arguments"])), x=text)
-    answer = json.dumps(call["arguments"])
+    question, answer = say(rng, "values as JSON", names=listing(list(call["arguments"])), x=text), json.dumps(call["arguments"])
     return ask("json", tool.name, question, answer, Check(kind="json", expected=answer))
 
 

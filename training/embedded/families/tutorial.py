@@ -4,7 +4,7 @@ import json
 from random import Random
 
 from training.embedded.conversation import Check, Example, ask
-from training.embedded.families.journeys import compound_answer, faster_answer
+from training.embedded.families.arithmetic import compound_answer, faster_answer
 from training.embedded.families.programs import TUTORIAL
 from training.embedded.families.texts import load
 from training.embedded.families.tools import CIRCLE, written
