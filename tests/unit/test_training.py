@@ -10,7 +10,6 @@ from tokenizers import Tokenizer
 from serve_app.models.locate import EMBEDDED
 from training.embedded.average import average
 from training.embedded.conversation import Sampler, is_right
-from training.embedded.export import load_folder
 from training.embedded.families import FINITE, MIXTURE, draw, mixture
 from training.embedded.families.arithmetic import product_steps, quotient_steps
 from training.embedded.families.chat import memory
@@ -18,6 +17,7 @@ from training.embedded.families.everyday import GUIDES
 from training.embedded.families.programs import PROGRAMS
 from training.embedded.families.text_calls import headed
 from training.embedded.families.tutorial import examples
+from training.embedded.model import load_folder
 
 
 @pytest.mark.parametrize("sampler", list(MIXTURE), ids=lambda sampler: sampler.__name__)

@@ -20,9 +20,8 @@ import numpy as np
 from serve_app.conversation import RawText, TaskExample
 from serve_app.routing.tasks import DEFAULT_THRESHOLD, classifier, classify, confusion
 from serve_app.types import Task
-from training.classifier.fit import load, matrix
 from training.classifier.generate import Row, swap_letters
-from training.classifier.train import corpus, left_out, print_left_out, read_rows
+from training.classifier.train import corpus, left_out, load, matrix, print_left_out, read_rows
 
 PROMPTS = Path(__file__).parents[2] / "tests" / "routing" / "prompts.jsonl"
 BLIND = PROMPTS.with_name("blind.jsonl")

@@ -1,10 +1,15 @@
-"""The project's own prompts: templates in `templates/` filled in, one file a language, and texts written out whole.
+"""The project's own prompts, and passages of the training rows with other questions.
 
-A file of templates lists slots (`name = one | two`) and, under `[task]`, templates. `{name}` and `{name2}` are different values of
-slot `name`. `common.txt` has the slots that every language shares. The folder `written/` has one file per kind (chats, examination
-questions with options, reading passages), with sections `[language task]` (passages: `[language]`) and one text a line, line breaks
-escaped. How they were written, and what that means for the figures: docs/routing-policy.md. Every task is decorated alike
-(greetings, thanks, lower case, typos), so that no decoration gives a label away.
+Templates (`templates/`, one file a language) are filled in. A file lists slots (`name = one | two`) and, under `[task]`, templates;
+`{name}` and `{name2}` are different values of slot `name`; `common.txt` has the slots that every language shares. Texts written out
+whole (`written/`) have one file per kind: chats, examination questions with options, reading passages, with sections
+`[language task]` (passages: `[language]`) and one text a line, line breaks escaped. How they were written, and what that means for
+the figures: docs/routing-policy.md. Every task is decorated alike (greetings, thanks, lower case, typos), so that no decoration
+gives a label away.
+
+A logical reading question and a comprehension question can stand on the same text; the rows to train on have each kind on texts of
+its own, which a linear model would learn instead. So their passages get other questions, which decide the label. A mixed row keeps
+its passage's source, so leaving that out leaves it out too.
 """
 
 import random
@@ -22,6 +27,23 @@ _BARE = 0.15
 _MARKS = [[form.format(letter) for letter in "ABCDE"] for form in ("({}) ", "{}. ", "{}) ")]
 _MARKS += [["- "] * 5, ["1. ", "2. ", "3. ", "4. ", "5. "]]
 
+GENERATED = "generated"
+_SLOT = re.compile(r"\{([a-z]+?)(\d?)\}")
+_SEEDS = (7, 8)
+"""Every template is filled in once for each."""
+_MOST_PER_TEMPLATE = 6
+_MOST_NESTED = 3
+"""Slots within slots."""
+_WITHOUT_BLANKS = {"zh", "ja", "th"}
+Slots = dict[str, list[str]]
+Row = dict[str, str]
+"""A labelled prompt: text, task, source."""
+_SEED = 11
+_LEAST_CHARS = {"en": 160, "zh": 60}
+_OPTION_CHARS = {"en": 90, "zh": 40}
+_SENTENCE = {"en": re.compile(r"(?<=[.!?])\s+|\n+"), "zh": re.compile(r"(?<=[。！？；])|\n+")}
+_LATIN = re.compile(r"[a-zA-Z]")
+_PER_PASSAGE = 2
 Line = tuple[str, str, str]
 """Language, task, text."""
 
@@ -63,20 +85,6 @@ def listed(options: Sequence[str], rng: random.Random) -> str:
     marks = rng.choice(_MARKS)
     gap = rng.choice(("\n", " "))
     return "".join(gap + mark + option for mark, option in zip(marks, options, strict=False))
-
-
-GENERATED = "generated"
-_SLOT = re.compile(r"\{([a-z]+?)(\d?)\}")
-_SEEDS = (7, 8)
-"""Every template is filled in once for each."""
-_MOST_PER_TEMPLATE = 6
-_MOST_NESTED = 3
-"""Slots within slots."""
-_WITHOUT_BLANKS = {"zh", "ja", "th"}
-
-Slots = dict[str, list[str]]
-Row = dict[str, str]
-"""A labelled prompt: text, task, source."""
 
 
 def generated_rows() -> list[Row]:
@@ -155,3 +163,40 @@ def swap_letters(text: str, rng: random.Random, times: int) -> str:
         else:
             letters.insert(at, letters[at])
     return "".join(letters)
+
+
+def mixed(rows: Sequence[Row]) -> list[Row]:
+    """Return new rows made from the long general ones of `rows`; the same on every call."""
+    rng = random.Random(_SEED)
+    stems: dict[str, list[str]] = {}
+    for heading, stem in sections("stems.txt"):
+        stems.setdefault(heading, []).append(stem)
+    long = [(row, lang) for row in rows if row["task"] == "general" and (lang := _lang(row["text"]))]
+    passages = [(row["source"], lang, _parts(row["text"], lang)) for row, lang in long]
+    pools = {lang: [part for _, other, parts in passages if other == lang for part in parts] for lang in _LEAST_CHARS}
+    found = []
+    for source, lang, parts in passages:
+        for _ in range(_PER_PASSAGE):
+            at = rng.randrange(len(parts))
+            passage = ("" if lang == "zh" else " ").join(parts[at : at + rng.randint(1, 6)])
+            found.append({"text": rng.choice(stems[f"{lang} before"]).format(passage), "task": "general", "source": source})
+            for task in ("reasoning", "general"):
+                stem = rng.choice(stems[f"{lang} {task}"])
+                options = ""
+                if rng.random() < 0.75:
+                    options = listed([rng.choice(pools[lang])[: _OPTION_CHARS[lang]] for _ in range(rng.randint(2, 4))], rng)
+                gap = rng.choice(("\n", "" if lang == "zh" else " "))
+                text = stem + gap + passage if rng.random() < 0.2 else passage + gap + stem
+                found.append({"text": text + options, "task": task, "source": source})
+    return found
+
+
+def _lang(text: str) -> str | None:
+    """Return en or zh when `text` is long enough to be a passage, else None."""
+    lang = "en" if len(_LATIN.findall(text)) > len(text) / 2 else "zh"
+    return lang if len(text) >= _LEAST_CHARS[lang] and "```" not in text else None
+
+
+def _parts(text: str, lang: str) -> list[str]:
+    parts = [part.strip() for part in _SENTENCE[lang].split(text)]
+    return [part for part in parts if len(part) > 8] or [text]

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import Phi3ForCausalLM
 
-from training.embedded.export import load_folder, save_folder
+from training.embedded.model import load_folder, save_folder
 
 
 @torch.no_grad()

@@ -18,13 +18,10 @@ CheckKind = Literal["exact", "number", "contains", "code", "call", "json"]
 
 HELD_OUT_SHARE = 10
 """One key in this many is never trained on."""
-
 OPEN_KEY = "open"
 """The key of what may always be trained on: the multiplication table, the tutorial's circle."""
-
 TIME_LIMIT_S = 5.0
 """A program that runs longer has failed."""
-
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _FENCE = re.compile(r"```(?:python)?\n(.*?)```", re.DOTALL)
 _CALL = re.compile(r"<\|tool_call\|>(.*?)(?:<\|/tool_call\|>|$)", re.DOTALL)

@@ -1,17 +1,25 @@
-"""The model to train: transformers' Phi3ForCausalLM, with initial weights of our own and a forward pass for whole rows.
+"""The model to train: transformers' Phi3ForCausalLM, with initial weights of our own and a forward pass for whole rows; its folder.
 
-No key-value cache and no sampling: answers come from the served engines.
+No key-value cache and no sampling: answers come from the served engines. The folder has config, weights in bf16 and tokenizer in
+the form that transformers, vLLM and others load; its files are written beside the old ones and moved over them, so that a reader
+never sees half a file.
 """
 
 import json
 import math
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import Phi3Config, Phi3ForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from training.embedded.tokenizer import END, END_OF_TEXT, save_tokenizer
 
 Rotary = tuple[Tensor, Tensor]
 """Cosines and sines, each of shape (1, length, rotated part of a head)."""
@@ -55,3 +63,26 @@ def last_states(model: Phi3ForCausalLM, tokens: Tensor, rotary: Rotary) -> Tenso
     for block in model.model.layers:
         states = block(states, position_embeddings=rotary)
     return model.model.norm(states)
+
+
+def save_folder(model: Phi3ForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write the model folder; each file is replaced in one step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = config_file(layers=model.config.num_hidden_layers, intermediate=model.config.intermediate_size)
+    generation = {"bos_token_id": END_OF_TEXT, "eos_token_id": [END_OF_TEXT, END], "pad_token_id": END_OF_TEXT}
+    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+        draft = Path(name)
+        (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (draft / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+        save_tokenizer(tokenizer, draft, config["max_position_embeddings"])
+        # Named parameters come once: the head is the embedding.
+        weights = {key: value.detach().to("cpu", torch.bfloat16).contiguous() for key, value in model.named_parameters()}
+        save_file(weights, draft / "model.safetensors", metadata={"format": "pt"})
+        (draft / "model.safetensors").chmod(0o644)
+        for path in sorted(draft.iterdir()):
+            os.replace(path, folder / path.name)
+
+
+def load_folder(folder: Path) -> tuple[Phi3ForCausalLM, Tokenizer]:
+    """Read a folder written by `save_folder`; weights become float32."""
+    return Phi3ForCausalLM.from_pretrained(folder, dtype=torch.float32), Tokenizer.from_file(str(folder / "tokenizer.json"))

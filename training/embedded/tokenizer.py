@@ -14,25 +14,18 @@ from tokenizers import Encoding, Regex, Tokenizer, decoders, models, pre_tokeniz
 from training.embedded.conversation import Message
 
 _FILES = Path(__file__).with_name("files")
-
 SPECIAL_TOKENS = tuple((_FILES / "special_tokens.txt").read_text().split())
 """Ids 0 to 9, in this order."""
-
 END_OF_TEXT, END = 0, 1
 VOCABULARY_SIZE = 2048
-
 SPLIT_PATTERN = "|".join((_FILES / "split_patterns.txt").read_text().splitlines())
 """The splitting rule of the o200k (gpt-4o) vocabulary, which Phi-4-mini uses."""
-
 CHAT_TEMPLATE = "".join((_FILES / "chat_template.jinja").read_text().splitlines())
 """Phi-4-mini's prompt form: tools travel inside the system message, as a JSON string."""
-
 FIRST_WEIGHT = 4.0
 """The first token of an answer decides what kind of answer it is: to call a tool or not, yes or no."""
-
 NAME_WEIGHT = 3.0
 """The name in a call decides which tool it is."""
-
 _NAMES = re.compile(r'{"name": "([^"]*)", "arguments"')
 
 

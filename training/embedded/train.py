@@ -25,9 +25,8 @@ from torch.optim import AdamW, Muon, Optimizer
 from transformers import Phi3ForCausalLM
 
 from training.embedded.conversation import Example
-from training.embedded.export import load_folder, save_folder
 from training.embedded.families import MIXTURE, draw, mixture
-from training.embedded.model import last_states, new_model, rotary_table
+from training.embedded.model import last_states, load_folder, new_model, rotary_table, save_folder
 from training.embedded.packing import ROW_LENGTHS, Batch, Stream
 from training.embedded.tokenizer import encode_training, train_tokenizer
 
