@@ -69,26 +69,28 @@ def matrix(texts: Sequence[str], lexicon: Lexicon) -> csr_matrix:
     return result
 
 
-def _rarity(features: csr_matrix) -> Floats:
-    """Return each column's inverse document frequency over the root mean square of all: the rarer, the less it is held down."""
-    rows, found = features.shape[0], np.bincount(features.indices, minlength=features.shape[1])
-    rarity = np.maximum(np.log(rows / (found + 1.0)), 1e-3)
-    return np.asarray(rarity / np.sqrt((rarity**2).mean()), dtype=np.float32)
-
-
 class Fitted:
     """A model fitted on some rows of `matrix`."""
 
-    def __init__(self, features: csr_matrix, labels: NDArray[np.str_], weights: Floats) -> None:
-        """Fit; columns that no row uses keep the weight 0."""
-        columns = np.unique(features.indices)
-        used = features[:, columns]
+    def __init__(self, features: csr_matrix, labels: NDArray[np.str_], sources: NDArray[np.str_]) -> None:
+        """Fit: labels count the same in sum, and within a label large sources are damped.
+
+        Columns are held down by their group's gain and by their inverse document frequency over the root mean square of all: the
+        rarer, the less. Columns that no row uses keep the weight 0.
+        """
+        sizes = Counter(sources)
+        weights = np.array([sizes[each] ** -_SOURCE_BALANCE * (_OWN_WEIGHT if each == GENERATED else 1) for each in sources])
+        for label in set(labels):
+            weights[labels == label] /= weights[labels == label].sum()
+        weights = (weights / weights.mean()).astype(np.float32)
+        columns, found = np.unique(features.indices, return_counts=True)
+        rarity = np.maximum(np.log(features.shape[0] / (found + 1.0)), 1e-3)
         gains = np.zeros(TABLE_ROWS, dtype=np.float32)
         for group in GROUPS:
             gains[OFFSETS[group] :] = GAINS[group]
-        scale = gains[columns] * _rarity(used)
+        scale = gains[columns] * (rarity / np.sqrt((rarity**2).mean())).astype(np.float32)
         model = LogisticRegression(C=STRENGTH, max_iter=300, tol=1e-4)
-        model.fit((used @ diags(scale)).astype(np.float32), labels, sample_weight=weights)
+        model.fit((features[:, columns] @ diags(scale)).astype(np.float32), labels, sample_weight=weights)
         self.labels: NDArray[np.str_] = model.classes_
         self.bias = model.intercept_.astype(np.float32)
         self.table: Floats = np.zeros((TABLE_ROWS, len(self.labels)), dtype=np.float32)
@@ -110,19 +112,9 @@ def read_rows(paths: Iterable[Path]) -> Iterator[Row]:
 
 def corpus(paths: Iterable[Path]) -> tuple[list[Row], int]:
     """Return everything to train on, and how many rows of it are given (they come first): those can be measured with, left out."""
-    given = list(read_rows(paths))
-    own = generated_rows()
+    given, own = list(read_rows(paths)), generated_rows()
     passages = [{"text": text, "task": str(Task.GENERAL), "source": GENERATED} for _, _, text in lines("passages")]
     return [*given, *own, *mixed([*given, *own, *passages])], len(given)
-
-
-def fit(features: csr_matrix, labels: NDArray[np.str_], sources: NDArray[np.str_]) -> Fitted:
-    """Fit on rows: labels count the same in sum, and within a label large sources are damped."""
-    sizes = Counter(sources)
-    weights = np.array([sizes[source] ** -_SOURCE_BALANCE * (_OWN_WEIGHT if source == GENERATED else 1) for source in sources])
-    for label in set(labels):
-        weights[labels == label] /= weights[labels == label].sum()
-    return Fitted(features, labels, (weights / weights.mean()).astype(np.float32))
 
 
 def columns(rows: Sequence[Row]) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
@@ -136,7 +128,7 @@ def left_out(rows: Sequence[Row], given: int, features: csr_matrix) -> dict[str,
     found = {}
     for source in sorted(set(sources[:given])):
         kept = np.flatnonzero(sources != source)
-        model = fit(features[kept], labels[kept], sources[kept])
+        model = Fitted(features[kept], labels[kept], sources[kept])
         held = np.flatnonzero(sources[:given] == source)
         right = model.predict(features[held]) == labels[held]
         found[str(source)] = (int(right.sum()), len(right))
@@ -177,7 +169,7 @@ def main() -> None:
     features = matrix([row["text"] for row in rows], load())
     if options.left_out:
         print_left_out(left_out(rows, given, features))
-    write(options.out, fit(features, *columns(rows)))
+    write(options.out, Fitted(features, *columns(rows)))
     print(f"{options.out.name}: {options.out.stat().st_size / 2**10:,.0f} KiB")
 
 

@@ -46,12 +46,12 @@ def new_model(*, layers: int = 6, intermediate: int = 512) -> Phi3ForCausalLM:
     return model
 
 
-def rotary_table(config: Phi3Config, length: int, *, long: bool) -> Rotary:
+def rotary_table(config: Phi3Config, length: int, *, long: bool, device: torch.device) -> Rotary:
     """Return the rotary rows of the first positions by the short or the long factors, whatever the length of the row."""
     longest = config.max_position_embeddings if long else length
     frequencies, scale = ROPE_INIT_FUNCTIONS["longrope"](config, torch.device("cpu"), seq_len=longest)
     angles = torch.outer(torch.arange(length).float(), frequencies).repeat(1, 2)[None]
-    return angles.cos() * scale, angles.sin() * scale
+    return (angles.cos() * scale).to(device), (angles.sin() * scale).to(device)
 
 
 def last_states(model: Phi3ForCausalLM, tokens: Tensor, rotary: Rotary) -> Tensor:

@@ -9,7 +9,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from random import Random
 
@@ -95,11 +95,8 @@ class Run:
         if options.compile:
             for block in model.model.layers:  # compiled once for all blocks, and once for each length of rows
                 block.compile(dynamic=False)
-        self.rotary = {
-            (length, long): [table.to(device) for table in rotary_table(model.config, length, long=long)]
-            for length in ROW_LENGTHS
-            for long in (False, True)
-        }
+        kinds = product(ROW_LENGTHS, (False, True))
+        self.rotary = {kind: rotary_table(model.config, kind[0], long=kind[1], device=device) for kind in kinds}
 
     @property
     def progress(self) -> float:
@@ -126,13 +123,9 @@ class Run:
             if self.rank > 0:
                 continue
             if self.step % options.report == 0:
-                rate = seen_tokens / (now - since)
-                bar = "#" * int(20 * min(1.0, self.progress))
-                print(
-                    f"[{bar:<20}] step {self.step} {self.elapsed_s / 60:.1f} min loss {float(loss_sum) / options.report:.4f} "
-                    f"{rate:.0f} tok/s lr {self.learning_rate():.2e}",
-                    flush=True,
-                )
+                bar, loss = "#" * int(20 * min(1.0, self.progress)), float(loss_sum) / options.report
+                state = f"[{bar:<20}] step {self.step} {self.elapsed_s / 60:.1f} min loss {loss:.4f}"
+                print(f"{state} {seen_tokens / (now - since):.0f} tok/s lr {self.learning_rate():.2e}", flush=True)
                 seen_tokens, loss_sum, since = 0, torch.zeros_like(loss_sum), now
             if self.step % options.checkpoint == 0:
                 self.save()
@@ -219,7 +212,7 @@ def forced_accuracy(model: Phi3ForCausalLM, tokenizer: Tokenizer, examples: Sequ
         tokens = torch.tensor([token for token, _ in pairs], device=device)
         start = len(pairs) - next(i for i, (_, target) in enumerate(reversed(pairs)) if not target)
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            rotary = [table.to(device) for table in rotary_table(model.config, len(pairs), long=False)]
+            rotary = rotary_table(model.config, len(pairs), long=False, device=device)
             best = model.lm_head(last_states(model, tokens[None], rotary)[0, start - 1 : -1]).argmax(-1)
         right += bool((best == tokens[start:]).all())
     return right / len(examples)
