@@ -14,9 +14,8 @@ from training.embedded.families import FINITE, MIXTURE, draw, mixture
 from training.embedded.families.arithmetic import product_steps, quotient_steps
 from training.embedded.families.chat import memory
 from training.embedded.families.everyday import GUIDES
-from training.embedded.families.programs import PROGRAMS
 from training.embedded.families.text_calls import headed
-from training.embedded.families.tutorial import examples
+from training.embedded.families.tutorial import PROGRAMS, examples
 from training.embedded.model import load_folder
 
 

@@ -12,8 +12,10 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
+from timeit import Timer
 
 import numpy as np
 
@@ -68,13 +70,9 @@ def flip_rate(prompts: Sequence[Judged], twin: str) -> float:
 
 def latency_ms(texts: Sequence[str]) -> list[float]:
     """Return the CPU time of each prompt, its best of some rounds."""
-    best = [float("inf")] * len(texts)
-    for _ in range(_TIMED_ROUNDS):
-        for at, text in enumerate(texts):
-            began = time.thread_time()
-            classify(RawText(text=text))
-            best[at] = min(best[at], (time.thread_time() - began) * 1e3)
-    return best
+    timers = [Timer(partial(classify, RawText(text=text)), timer=time.thread_time) for text in texts]
+    rounds = [[timer.timeit(1) * 1e3 for timer in timers] for _ in range(_TIMED_ROUNDS)]
+    return [min(times) for times in zip(*rounds, strict=True)]
 
 
 def _labelled(rows: Iterable[Row]) -> list[tuple[str, str]]:
@@ -149,9 +147,7 @@ def main() -> None:
         missed += _shared(Path(folder))
     else:
         print("\nROUTING_DATA is not set: validation, unseen sources and sources left out were not measured")
-    for bar in missed:
-        print(f"BELOW THE BAR: {bar}", file=sys.stderr)
-    sys.exit(bool(missed))
+    sys.exit("\n".join(f"BELOW THE BAR: {bar}" for bar in missed) or 0)
 
 
 if __name__ == "__main__":

@@ -93,10 +93,9 @@ def ask(
     return Example(family=family, key=key, messages=head + turns, check=check or Check(expected=answer))
 
 
-def number(value: float) -> str:
-    """Write a number as an answer shows it: no trailing zeros, two decimals at most."""
-    text = f"{value:.2f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+def number(value: float, decimals: int = 2) -> str:
+    """Write a number as an answer shows it: no trailing zeros, so many decimals at most."""
+    return f"{value:.{decimals}f}".rstrip("0").rstrip(".")
 
 
 def is_right(answer: str, check: Check) -> bool:

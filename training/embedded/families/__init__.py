@@ -6,18 +6,14 @@ key alone (`conversation.is_held_out`), so that train and test never share a pro
 
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib import import_module
+from pkgutil import resolve_name
 from random import Random
 
 from training.embedded.conversation import Example, Sampler, is_held_out
 from training.embedded.families import chat, text_calls, tools, tutorial
 from training.embedded.families.texts import load
 
-MIXTURE: dict[Sampler, float] = {
-    getattr(import_module(f"{__name__}.{module}"), sampler): weight
-    for module, samplers in load("mixture").items()
-    for sampler, weight in samplers.items()
-}
+MIXTURE: dict[Sampler, float] = {resolve_name(f"{__name__}.{sampler}"): weight for sampler, weight in load("mixture").items()}
 """Relative number of examples, not of tokens."""
 
 FINITE = frozenset({tutorial.tutorial, chat.small_talk, chat.identity, chat.definition})

@@ -210,9 +210,9 @@ def two_legs(rng: Random) -> Example:
     a, b = rng.randrange(20, 101, 10), rng.randrange(20, 101, 10)
     s, t = rng.randint(1, 10) / 2, rng.randint(1, 10) / 2
     total = number(a * s + b * t)
-    values = {"a": a, "b": b, "s": number(s), "t": number(t), "unit": unit}
+    values = {"a": a, "b": b, "s": number(s), "t": number(t), "unit": unit, "vehicle": vehicle, "per_hour": per_hour}
     answer = PHRASES["two legs answer"].format(x=number(a * s), y=number(b * t), total=total, **values)
-    return problem(rng, "two legs", f"{a}*{s}+{b}*{t}", answer, total, vehicle=vehicle, per_hour=per_hour, **values)
+    return problem(rng, "two legs", f"{a}*{s}+{b}*{t}", answer, total, **values)
 
 
 def compound_interest(rng: Random) -> Example:
@@ -242,7 +242,7 @@ def scaled_rectangle(rng: Random) -> Example:
     """How the area grows when both sides grow by one percentage."""
     length, width = rng.randint(3, 30), rng.randint(2, 20)
     rate = rng.choice((5, 10, 15, 20, 25, 30, 40, 50, 60, 80, 100))
-    square, growth = _exact((1 + rate / 100) ** 2), _exact((100 + rate) ** 2 / 100 - 100)
+    square, growth = number((1 + rate / 100) ** 2, 4), number((100 + rate) ** 2 / 100 - 100, 4)
     unit = rng.choice(("cm", "cm", "m", "mm"))
     answer = PHRASES["rectangle answer"].format(factor=number(1 + rate / 100), square=square, growth=growth)
     return problem(rng, "rectangle", f"{length}x{width}^{rate}", answer, growth, length=length, width=width, rate=rate, unit=unit)
@@ -254,7 +254,3 @@ def rectangle_area(rng: Random) -> Example:
     question = say(rng, "area", length=length, width=width, unit=unit)
     answer = f"{product_steps(length, width)}. The area is {length * width} square {unit}."
     return ask("area", f"{length}x{width}", question, answer, Check(kind="contains", expected=f"is {length * width} square"))
-
-
-def _exact(value: float) -> str:
-    return f"{value:.4f}".rstrip("0").rstrip(".")

@@ -101,9 +101,10 @@ def _answered(rng: Random, tools: list[Tool]) -> Turns:
 
 def _refused(rng: Random, strangers: list[Tool]) -> Turns:
     """A request that no tool fits, and the answer."""
-    question, answer = (
-        rng.choice(_OTHERS) if rng.random() < 0.2 else (_sentence(rng, rng.choice(strangers).request(rng)[0]), NO_TOOL)
-    )
+    if rng.random() < 0.2:
+        question, answer = rng.choice(_OTHERS)
+    else:
+        question, answer = _sentence(rng, rng.choice(strangers).request(rng)[0]), NO_TOOL
     return turn("user", question), turn("assistant", answer)
 
 
