@@ -11,15 +11,14 @@ from torch.multiprocessing.spawn import spawn
 
 from serve_app.models.locate import EMBEDDED
 from training.embedded.average import average
-from training.embedded.export import load_folder
-from training.embedded.model import CausalModel, Shape
+from training.embedded.model import load_folder, new_model
 from training.embedded.packing import Stream
 from training.embedded.train import Run, _parse
 
 
 def _be(rank: int, meeting: str) -> None:
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
-    model = CausalModel(Shape(layers=1, intermediate=8))
+    model = new_model(layers=1, intermediate=8)
     run = Run(model, Tokenizer(models.BPE()), _parse(["--processes", "2"]), torch.device("cpu"), rank)
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 1.0 + 2 * rank)

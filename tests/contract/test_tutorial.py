@@ -6,7 +6,7 @@ from tokenizers import Tokenizer
 
 from serve_app.engines.base import Engine
 from serve_app.models.locate import EMBEDDED
-from training.embedded.checks import is_right
+from training.embedded.conversation import is_right
 from training.embedded.evaluate import answer
 from training.embedded.families.tutorial import examples
 

@@ -19,8 +19,8 @@ from serve_app.routing.tasks import TaskClassifier, classifier, classify, confus
 from serve_app.types import Task
 from tests.unit.app import running
 from training.classifier.evaluate import ACCURACY, BLIND, FLIPS, VALIDATION, read_prompts
-from training.classifier.train import generated_rows, read_rows
-from training.classifier.written import lines
+from training.classifier.generate import generated_rows, lines
+from training.classifier.train import read_rows
 
 ROUTE = "/v1/route"
 

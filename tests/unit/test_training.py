@@ -7,15 +7,13 @@ import pytest
 from tokenizers import Tokenizer
 
 from serve_app.models.locate import EMBEDDED
-from training.embedded.checks import is_right
-from training.embedded.conversation import Sampler
+from training.embedded.conversation import Sampler, is_right
 from training.embedded.families import FINITE, MIXTURE, draw, mixture
 from training.embedded.families.arithmetic import product_steps, quotient_steps
 from training.embedded.families.chat import memory
-from training.embedded.families.guides import GUIDES
-from training.embedded.families.programs import PROGRAMS
+from training.embedded.families.everyday import GUIDES
 from training.embedded.families.text_calls import headed
-from training.embedded.families.tutorial import examples
+from training.embedded.families.tutorial import PROGRAMS, examples
 
 
 @pytest.mark.parametrize("sampler", list(MIXTURE), ids=lambda sampler: sampler.__name__)

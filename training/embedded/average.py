@@ -8,19 +8,18 @@ import argparse
 from pathlib import Path
 
 import torch
+from transformers import Phi3ForCausalLM
 
-from training.embedded.export import load_folder, save_folder
-from training.embedded.model import CausalModel
+from training.embedded.model import load_folder, save_folder
 
 
 @torch.no_grad()
-def average(models: list[tuple[CausalModel, float]]) -> CausalModel:
+def average(models: list[tuple[Phi3ForCausalLM, float]]) -> Phi3ForCausalLM:
     """Return the first model, its weights replaced by the weighted sum of all; raises ValueError unless the shares sum to 1."""
     if abs(sum(share for _, share in models) - 1) > 1e-6:
         raise ValueError("the shares must sum to 1")
-    states = [(model.state_dict(), share) for model, share in models]
-    first = models[0][0]
-    first.load_state_dict({name: sum(state[name] * share for state, share in states) for name in states[0][0]})
+    states, first = [(model.state_dict(), share) for model, share in models], models[0][0]
+    first.load_state_dict({name: sum(state[name] * share for state, share in states) for name in first.state_dict()})
     return first
 
 

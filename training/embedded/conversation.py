@@ -1,8 +1,12 @@
-"""The values of the training set: messages, examples, and the check that judges an answer.
+"""The values of the training set: messages, examples, and the check that judges an answer: numbers compared, programs run.
 
 Knows the shape of a conversation and of a correct answer. Knows neither the families that write them nor the tokenizer.
 """
 
+import json
+import re
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +18,13 @@ CheckKind = Literal["exact", "number", "contains", "code", "call", "json"]
 
 HELD_OUT_SHARE = 10
 """One key in this many is never trained on."""
-
 OPEN_KEY = "open"
 """The key of what may always be trained on: the multiplication table, the tutorial's circle."""
+TIME_LIMIT_S = 5.0
+"""A program that runs longer has failed."""
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_FENCE = re.compile(r"```(?:python)?\n(.*?)```", re.DOTALL)
+_CALL = re.compile(r"<\|tool_call\|>(.*?)(?:<\|/tool_call\|>|$)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +93,41 @@ def ask(
     return Example(family=family, key=key, messages=head + turns, check=check or Check(expected=answer))
 
 
-def number(value: float) -> str:
-    """Write a number as an answer shows it: no trailing zeros, two decimals at most."""
-    text = f"{value:.2f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+def number(value: float, decimals: int = 2) -> str:
+    """Write a number as an answer shows it: no trailing zeros, so many decimals at most."""
+    return f"{value:.{decimals}f}".rstrip("0").rstrip(".")
+
+
+def is_right(answer: str, check: Check) -> bool:
+    """Return whether the text (special tokens visible) passes the check."""
+    match check.kind:
+        case "number":
+            numbers = _NUMBER.findall(answer)
+            return bool(numbers) and float(numbers[-1].replace(",", "")) == float(check.expected)
+        case "contains":
+            return check.expected.lower() in answer.lower()
+        case "code":
+            found = _FENCE.search(answer)
+            return _runs(f"{found[1] if found else answer}\n{check.expected}\n")
+        case "call":
+            found = _CALL.search(answer)
+            return found is not None and _same_json(found[1], check.expected)
+        case "json":
+            return _same_json(answer, check.expected)
+        case "exact":
+            return answer.strip() == check.expected.strip()
+
+
+def _same_json(text: str, expected: str) -> bool:
+    try:
+        return bool(json.loads(text) == json.loads(expected))
+    except json.JSONDecodeError:
+        return False
+
+
+def _runs(program: str) -> bool:
+    try:
+        done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, timeout=TIME_LIMIT_S, check=False)
+        return done.returncode == 0
+    except subprocess.TimeoutExpired:
+        return False

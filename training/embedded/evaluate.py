@@ -24,10 +24,9 @@ from serve_app.engines.base import Engine
 from serve_app.engines.registry import build_engine
 from serve_app.models.export import derive
 from serve_app.types import Sampling, TokenDelta, TokenRequest
-from training.embedded.checks import is_right
-from training.embedded.conversation import Example
+from training.embedded.conversation import Example, is_right
 from training.embedded.families import FINITE, MIXTURE, draw
-from training.embedded.families.long_prompts import bury
+from training.embedded.families.text_calls import bury
 from training.embedded.families.tutorial import examples as tutorial_examples
 from training.embedded.families.tutorial import tutorial
 from training.embedded.tokenizer import END, END_OF_TEXT, encode_prompt
@@ -40,7 +39,14 @@ _EVALUATION_SEED = 2_000_003
 
 def main(arguments: list[str] | None = None) -> None:
     """Evaluate and print."""
-    options = _parse(arguments)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=Path("serve_app/models/embedded"), help="the model folder")
+    parser.add_argument("--count", type=int, default=200, help="prompts per family")
+    parser.add_argument("--engines", nargs="+", default=["onnx:fp32", "onnx:int8", "onnx:int4", "vllm:float32", "onnx:fp32:free"])
+    parser.add_argument("--families", nargs="*", default=[], help="only families whose name holds one of these words")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--show", action="store_true", help="print every wrong answer")
+    options = parser.parse_args(arguments)
     tokenizer = Tokenizer.from_file(str(options.model / "tokenizer.json"))
     suites = _suites(options.count, options.families)
     columns = {name: asyncio.run(_scores(name, options, tokenizer, suites)) for name in options.engines}
@@ -69,11 +75,8 @@ def _suites(count: int, wanted: Sequence[str]) -> dict[str, list[Example]]:
 async def _scores(name: str, options: argparse.Namespace, tokenizer: Tokenizer, suites: dict[str, list[Example]]) -> dict[str, int]:
     """The number of right answers per family on one engine."""
     kind, precision, *free = name.split(":")
-    settings: OnnxSettings | VllmSettings
-    if kind == "onnx":
-        settings = OnnxSettings.model_validate({"precision": precision, "slots": _AT_ONCE, "threads": options.threads})
-    else:
-        settings = VllmSettings.model_validate({"dtype": precision, "max_num_seqs": _AT_ONCE, "threads": options.threads})
+    form, keys = (OnnxSettings, ("precision", "slots")) if kind == "onnx" else (VllmSettings, ("dtype", "max_num_seqs"))
+    settings = form.model_validate({keys[0]: precision, keys[1]: _AT_ONCE, "threads": options.threads})
     engine = build_engine(settings, derive(options.model, settings))
     await engine.start()
     try:
@@ -106,26 +109,11 @@ async def answer(engine: Engine, tokenizer: Tokenizer, example: Example, request
     tools = next((message.tools for message in example.messages if message.tools), "")
     guide = build_guided_calls(parse_tools(json.loads(tools))) if tools and guided else None
     prompt = tuple(encode_prompt(tokenizer, example.messages[:-1]))
-    limit = min(_LONGEST_ANSWER, _CONTEXT - len(prompt))
-    sampling = Sampling(temperature=0.0, max_tokens=limit, stop_token_ids=(END, END_OF_TEXT))
+    longest = min(_LONGEST_ANSWER, _CONTEXT - len(prompt))
+    sampling = Sampling(temperature=0.0, max_tokens=longest, stop_token_ids=(END, END_OF_TEXT))
     request = TokenRequest(request_id=request_id, prompt=prompt, sampling=sampling, constraint=guide)
-    ids: list[int] = []
-    async for event in engine.generate(request):
-        if isinstance(event, TokenDelta):
-            ids.extend(event.ids)
-    text: str = tokenizer.decode(ids, skip_special_tokens=False)
-    return text
-
-
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=Path("serve_app/models/embedded"), help="the model folder")
-    parser.add_argument("--count", type=int, default=200, help="prompts per family")
-    parser.add_argument("--engines", nargs="+", default=["onnx:fp32", "onnx:int8", "onnx:int4", "vllm:float32", "onnx:fp32:free"])
-    parser.add_argument("--families", nargs="*", default=[], help="only families whose name holds one of these words")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--show", action="store_true", help="print every wrong answer")
-    return parser.parse_args(arguments)
+    ids = [token async for event in engine.generate(request) if isinstance(event, TokenDelta) for token in event.ids]
+    return str(tokenizer.decode(ids, skip_special_tokens=False))
 
 
 if __name__ == "__main__":

@@ -1,184 +1,88 @@
-"""The Phi3 architecture in plain PyTorch, for training only.
+"""The model to train: transformers' Phi3ForCausalLM, with initial weights of our own and a forward pass for whole rows; its folder.
 
-Parameter names and arithmetic are those of transformers' Phi3ForCausalLM, so a state dict moves over unchanged.
-No key-value cache and no sampling: answers come from the served engines.
+No key-value cache and no sampling: answers come from the served engines. The folder has config, weights in bf16 and tokenizer in
+the form that transformers, vLLM and others load; its files are written beside the old ones and moved over them, so that a reader
+never sees half a file.
 """
 
+import json
 import math
-from dataclasses import dataclass
-from typing import cast
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as fn
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
 from torch import Tensor, nn
+from transformers import Phi3Config, Phi3ForCausalLM
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from training.embedded.tokenizer import END, END_OF_TEXT, save_tokenizer
+
+Rotary = tuple[Tensor, Tensor]
+"""Cosines and sines, each of shape (1, length, rotated part of a head)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """The model's dimensions."""
+def config_file(*, layers: int, intermediate: int) -> dict[str, Any]:
+    """Return config.json in the form Phi-4-mini's own has.
 
-    vocabulary: int = 2048
-    """Tokens."""
-    hidden: int = 256
-    """Width; heads * head_dim."""
-    intermediate: int = 512
-    """Width of the gated feed-forward part."""
-    layers: int = 6
-    """Blocks."""
-    heads: int = 4
-    """Query heads."""
-    kv_heads: int = 2
-    """Key-value heads."""
-    head_dim: int = 64
-    """Width of a head."""
-    rotary_dim: int = 48
-    """Rotated part of a head; its half must be a multiple of 8 (vLLM's and onnxruntime's CPU kernels)."""
-    theta: float = 10_000.0
-    """Base of the rotary frequencies."""
-    original_context: int = 4_096
-    """Longest prompt on the short factors, tokens."""
-    context: int = 131_072
-    """Longest prompt on the long factors, tokens."""
-    eps: float = 1e-5
-    """Of the RMS norms."""
-
-    @property
-    def short_factors(self) -> list[float]:
-        """Rotary rescaling up to `original_context`: none."""
-        return [1.0] * (self.rotary_dim // 2)
-
-    @property
-    def long_factors(self) -> list[float]:
-        """Rotary rescaling beyond it: geometric from 1 for the fastest frequency to context / original_context."""
-        half = self.rotary_dim // 2
-        ratio = self.context / self.original_context
-        return [round(ratio ** (index / (half - 1)), 6) for index in range(half)]
-
-    @property
-    def rotary_scale(self) -> float:
-        """LongRoPE's magnitude factor on cos and sin (Ding et al. 2024), used for both factor lists."""
-        return math.sqrt(1 + math.log(self.context / self.original_context) / math.log(self.original_context))
+    Half of the rotated part of a head must be a multiple of 8 (vLLM's and onnxruntime's CPU kernels). The long rotary factors
+    rise geometrically from 1 for the fastest frequency to max_position_embeddings / original_max_position_embeddings.
+    """
+    config: dict[str, Any] = json.loads(Path(__file__).with_name("files").joinpath("config.json").read_text())
+    return config | {"num_hidden_layers": layers, "intermediate_size": intermediate}
 
 
-def rotary_table(shape: Shape, length: int, *, long: bool) -> Tensor:
-    """Return cos and sin, shape (2, length, rotary_dim)."""
-    factors = torch.tensor(shape.long_factors if long else shape.short_factors)
-    exponents = torch.arange(0, shape.rotary_dim, 2).float() / shape.rotary_dim
-    angles = torch.outer(torch.arange(length).float(), 1.0 / (factors * shape.theta**exponents))
-    angles = torch.cat((angles, angles), dim=-1)
-    return torch.stack((angles.cos(), angles.sin())) * shape.rotary_scale
+def new_model(*, layers: int = 6, intermediate: int = 512) -> Phi3ForCausalLM:
+    """Draw the weights: normal with deviation 0.02 (embedding) or 0.05, smaller where a block writes to the residual stream."""
+    model = Phi3ForCausalLM(Phi3Config.from_dict(config_file(layers=layers, intermediate=intermediate)))
+    model.model.embed_tokens.padding_idx = None  # `<|endoftext|>` parts conversations: it is trained as every token is
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2:
+            scale = 1 / math.sqrt(2 * layers) if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
+            nn.init.normal_(parameter, std=0.02 if "embed" in name else 0.05 * scale)
+    return model
 
 
-def _rotate(states: Tensor, table: Tensor) -> Tensor:
-    """Rotate the first rotary_dim numbers of each head; states (B, heads, T, head_dim)."""
-    width = table.shape[-1]
-    turned, kept = states[..., :width], states[..., width:]
-    half = width // 2
-    swapped = torch.cat((-turned[..., half:], turned[..., :half]), dim=-1)
-    return torch.cat((turned * table[0] + swapped * table[1], kept), dim=-1)
+def rotary_table(config: Phi3Config, length: int, *, long: bool, device: torch.device) -> Rotary:
+    """Return the rotary rows of the first positions by the short or the long factors, whatever the length of the row."""
+    longest = config.max_position_embeddings if long else length
+    frequencies, scale = ROPE_INIT_FUNCTIONS["longrope"](config, torch.device("cpu"), seq_len=longest)
+    angles = torch.outer(torch.arange(length).float(), frequencies).repeat(1, 2)[None]
+    return (angles.cos() * scale).to(device), (angles.sin() * scale).to(device)
 
 
-class Norm(nn.Module):
-    """RMS norm with a learned scale, computed in float32."""
+def last_states(model: Phi3ForCausalLM, tokens: Tensor, rotary: Rotary) -> Tensor:
+    """Return the normed last states (rows, length, hidden), which `lm_head` turns into scores.
 
-    def __init__(self, width: int, eps: float) -> None:
-        """Start at scale one."""
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
-
-    def forward(self, states: Tensor) -> Tensor:
-        """Normalize the last dimension."""
-        return fn.rms_norm(states.float(), (states.shape[-1],), self.weight.float(), self.eps).to(states.dtype)
+    The model's own forward pass takes the rotary factors from the row's length, and waits for the GPU to learn it.
+    """
+    states = model.model.embed_tokens(tokens)
+    for block in model.model.layers:
+        states = block(states, position_embeddings=rotary)
+    return model.model.norm(states)
 
 
-class Attention(nn.Module):
-    """Grouped-query causal attention."""
-
-    def __init__(self, shape: Shape) -> None:
-        """Create the fused projections."""
-        super().__init__()
-        self.shape = shape
-        width = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
-        self.qkv_proj = nn.Linear(shape.hidden, width, bias=False)
-        self.o_proj = nn.Linear(shape.heads * shape.head_dim, shape.hidden, bias=False)
-
-    def forward(self, states: Tensor, table: Tensor) -> Tensor:
-        """Attend."""
-        shape = self.shape
-        batch, length, _ = states.shape
-        joined = self.qkv_proj(states).view(batch, length, -1, shape.head_dim).transpose(1, 2)
-        query, key, value = joined.split((shape.heads, shape.kv_heads, shape.kv_heads), dim=1)
-        query, key = _rotate(query, table).to(value.dtype), _rotate(key, table).to(value.dtype)
-        groups = shape.heads // shape.kv_heads
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-        mixed = fn.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return cast(Tensor, self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1)))
+def save_folder(model: Phi3ForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write the model folder; each file is replaced in one step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = config_file(layers=model.config.num_hidden_layers, intermediate=model.config.intermediate_size)
+    generation = {"bos_token_id": END_OF_TEXT, "eos_token_id": [END_OF_TEXT, END], "pad_token_id": END_OF_TEXT}
+    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+        draft = Path(name)
+        (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (draft / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+        save_tokenizer(tokenizer, draft, config["max_position_embeddings"])
+        # Named parameters come once: the head is the embedding.
+        weights = {key: value.detach().to("cpu", torch.bfloat16).contiguous() for key, value in model.named_parameters()}
+        save_file(weights, draft / "model.safetensors", metadata={"format": "pt"})
+        (draft / "model.safetensors").chmod(0o644)
+        for path in sorted(draft.iterdir()):
+            os.replace(path, folder / path.name)
 
 
-class FeedForward(nn.Module):
-    """Gated feed-forward part (SwiGLU)."""
-
-    def __init__(self, shape: Shape) -> None:
-        """Create the fused gate and up projection, and the way down."""
-        super().__init__()
-        self.gate_up_proj = nn.Linear(shape.hidden, 2 * shape.intermediate, bias=False)
-        self.down_proj = nn.Linear(shape.intermediate, shape.hidden, bias=False)
-
-    def forward(self, states: Tensor) -> Tensor:
-        """Apply it."""
-        gate, up = self.gate_up_proj(states).chunk(2, dim=-1)
-        return cast(Tensor, self.down_proj(up * fn.silu(gate)))
-
-
-class Block(nn.Module):
-    """One pre-norm layer."""
-
-    def __init__(self, shape: Shape) -> None:
-        """Create both halves."""
-        super().__init__()
-        self.self_attn = Attention(shape)
-        self.mlp = FeedForward(shape)
-        self.input_layernorm = Norm(shape.hidden, shape.eps)
-        self.post_attention_layernorm = Norm(shape.hidden, shape.eps)
-
-    def forward(self, states: Tensor, table: Tensor) -> Tensor:
-        """Apply it."""
-        states = states + self.self_attn(self.input_layernorm(states), table)
-        return cast(Tensor, states + self.mlp(self.post_attention_layernorm(states)))
-
-
-class Body(nn.Module):
-    """Everything below the head."""
-
-    def __init__(self, shape: Shape) -> None:
-        """Create embedding, blocks and last norm."""
-        super().__init__()
-        self.embed_tokens = nn.Embedding(shape.vocabulary, shape.hidden)
-        self.layers = nn.ModuleList(Block(shape) for _ in range(shape.layers))
-        self.norm = Norm(shape.hidden, shape.eps)
-
-
-class CausalModel(nn.Module):
-    """The whole model; the head is the embedding."""
-
-    def __init__(self, shape: Shape) -> None:
-        """Draw the weights: normal with deviation 0.02, smaller where a block writes to the residual stream."""
-        super().__init__()
-        self.shape = shape
-        self.model = Body(shape)
-        for name, parameter in self.named_parameters():
-            if parameter.dim() == 2:
-                scale = 1 / math.sqrt(2 * shape.layers) if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
-                nn.init.normal_(parameter, std=0.02 * scale if "embed" in name else 0.05 * scale)
-
-    def forward(self, tokens: Tensor, table: Tensor) -> Tensor:
-        """Return the normed last states (B, T, hidden); `table` holds the rotary rows of these positions."""
-        states = self.model.embed_tokens(tokens)
-        for block in self.model.layers:
-            states = block(states, table)
-        return cast(Tensor, self.model.norm(states))
-
-    def logits(self, states: Tensor) -> Tensor:
-        """Return float32 scores over the vocabulary for states of any leading shape."""
-        return fn.linear(states, self.model.embed_tokens.weight).float()
+def load_folder(folder: Path) -> tuple[Phi3ForCausalLM, Tokenizer]:
+    """Read a folder written by `save_folder`; weights become float32."""
+    return Phi3ForCausalLM.from_pretrained(folder, dtype=torch.float32), Tokenizer.from_file(str(folder / "tokenizer.json"))

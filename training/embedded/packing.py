@@ -13,7 +13,6 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from training.embedded.conversation import Example
 from training.embedded.families import mixture
 from training.embedded.tokenizer import END_OF_TEXT, encode_training
 
@@ -33,33 +32,24 @@ class Batch:
     """Whether to use the long rotary factors."""
 
 
-def batches(tokenizer: Tokenizer, seed: str, tokens_per_step: int, skip: int = 0) -> Iterator[Batch]:
-    """Yield batches without end.
-
-    `skip` is the number of batches a resumed run has seen; it changes the seed, nothing is replayed.
-    """
-    rng = Random(f"{seed}/{skip}")
-    packers = {length: _rows(tokenizer, rng.randrange(2**32), length, 0.5 if length > 1000 else 0.0) for length in ROW_LENGTHS}
-    while True:
-        length = rng.choices(ROW_LENGTHS, ROW_WEIGHTS)[0]
-        rows = [next(packers[length]) for _ in range(max(1, tokens_per_step // length))]
-        tokens = torch.tensor([[token for token, _ in row] for row in rows])
-        targets = torch.tensor([[target for _, target in row] for row in rows])
-        yield Batch(tokens=tokens, targets=targets, long=rng.random() < 0.07)
-
-
 class Stream(IterableDataset[Batch]):
     """Batches without end, written by as many processes as a loader has; each process has a seed of its own."""
 
     def __init__(self, tokenizer: Tokenizer, seed: str, tokens_per_step: int, skip: int) -> None:
-        """Take the arguments of `batches`."""
-        self.arguments = tokenizer, seed, tokens_per_step, skip
+        """`skip` is the number of batches a resumed run has seen; it changes the seed, nothing is replayed."""
+        self.tokenizer, self.seed, self.tokens_per_step, self.skip = tokenizer, seed, tokens_per_step, skip
 
     def __iter__(self) -> Iterator[Batch]:
-        """Begin this process's share."""
-        tokenizer, seed, tokens_per_step, skip = self.arguments
+        """Yield this process's share."""
         process = get_worker_info()
-        return batches(tokenizer, f"{seed}/{process.id}" if process else seed, tokens_per_step, skip)
+        rng = Random(f"{self.seed}/{process.id}/{self.skip}" if process else f"{self.seed}/{self.skip}")
+        packers = {each: _rows(self.tokenizer, rng.randrange(2**32), each, 0.5 if each > 1000 else 0.0) for each in ROW_LENGTHS}
+        while True:
+            length = rng.choices(ROW_LENGTHS, ROW_WEIGHTS)[0]
+            rows = [next(packers[length]) for _ in range(max(1, self.tokens_per_step // length))]
+            tokens = torch.tensor([[token for token, _ in row] for row in rows])
+            targets = torch.tensor([[target for _, target in row] for row in rows])
+            yield Batch(tokens=tokens, targets=targets, long=rng.random() < 0.07)
 
     def loaded(self, workers: int) -> Iterator[Batch]:
         """Yield the batches; with `workers` above 0 that many processes write them ahead."""
@@ -74,7 +64,7 @@ def _rows(tokenizer: Tokenizer, seed: int, length: int, long_share: float) -> It
         pairs = list(encode_training(tokenizer, example.messages))
         if len(pairs) >= length:
             continue
-        plain = _is_plain(example)
+        plain = example.messages[0].role != "system"
         if row and not (open_end and plain and rng.random() < 0.3):
             row.append((END_OF_TEXT, 0.0))
         if len(row) + len(pairs) > length:
@@ -82,7 +72,3 @@ def _rows(tokenizer: Tokenizer, seed: int, length: int, long_share: float) -> It
             row = []
         row += pairs
         open_end = plain
-
-
-def _is_plain(example: Example) -> bool:
-    return example.messages[0].role != "system"

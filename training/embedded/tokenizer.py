@@ -14,25 +14,18 @@ from tokenizers import Encoding, Regex, Tokenizer, decoders, models, pre_tokeniz
 from training.embedded.conversation import Message
 
 _FILES = Path(__file__).with_name("files")
-
 SPECIAL_TOKENS = tuple((_FILES / "special_tokens.txt").read_text().split())
 """Ids 0 to 9, in this order."""
-
 END_OF_TEXT, END = 0, 1
 VOCABULARY_SIZE = 2048
-
 SPLIT_PATTERN = "|".join((_FILES / "split_patterns.txt").read_text().splitlines())
 """The splitting rule of the o200k (gpt-4o) vocabulary, which Phi-4-mini uses."""
-
 CHAT_TEMPLATE = "".join((_FILES / "chat_template.jinja").read_text().splitlines())
 """Phi-4-mini's prompt form: tools travel inside the system message, as a JSON string."""
-
 FIRST_WEIGHT = 4.0
 """The first token of an answer decides what kind of answer it is: to call a tool or not, yes or no."""
-
 NAME_WEIGHT = 3.0
 """The name in a call decides which tool it is."""
-
 _NAMES = re.compile(r'{"name": "([^"]*)", "arguments"')
 
 
@@ -44,20 +37,16 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int = VOCABULARY_SIZE
     digits = pre_tokenizers.Digits(individual_digits=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, digits, to_bytes])
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        min_frequency=2,
-        show_progress=False,
-    )
+    options = {"vocab_size": vocabulary_size, "special_tokens": list(SPECIAL_TOKENS), "min_frequency": 2, "show_progress": False}
+    trainer = trainers.BpeTrainer(initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), **options)
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    size = tokenizer.get_vocab_size()
-    if size != vocabulary_size:
+    if (size := tokenizer.get_vocab_size()) != vocabulary_size:
         raise ValueError(f"the text yields only {size} tokens, not {vocabulary_size}: give more text")
-    _refuse_joined_digits(tokenizer)
+    # Byte-level stand-ins such as the superscripts are single characters, so two "digits" mean a real merge.
+    if joined := [token for token in tokenizer.get_vocab() if sum(character.isdigit() for character in token) > 1]:
+        raise ValueError(f"tokens that join digits: {joined[:5]}")
     return tokenizer
 
 
@@ -91,10 +80,8 @@ def _weights(message: Message, spans: list[tuple[int, int]]) -> list[float]:
     if message.role != "assistant":
         return [0.0] * (len(spans) + 1)
     names = [found.span(1) for found in _NAMES.finditer(message.content)]
-    named = (any(begin < last and first < end for first, last in names) for begin, end in spans)
-    weights = [*(NAME_WEIGHT if each else 1.0 for each in named), 1.0]
-    weights[0] = FIRST_WEIGHT
-    return weights
+    named = [any(begin < last and first < end for first, last in names) for begin, end in spans]
+    return [FIRST_WEIGHT, *(NAME_WEIGHT if each else 1.0 for each in (*named, False)[1:])]
 
 
 def _marker(role: str) -> int:
@@ -104,10 +91,3 @@ def _marker(role: str) -> int:
 def _encode(tokenizer: Tokenizer, message: Message) -> Encoding:
     text = message.content + (f"<|tool|>{message.tools}<|/tool|>" if message.tools else "")
     return tokenizer.encode(text, add_special_tokens=False)
-
-
-def _refuse_joined_digits(tokenizer: Tokenizer) -> None:
-    joined = [token for token in tokenizer.get_vocab() if sum(character.isdigit() for character in token) > 1]
-    # Byte-level stand-ins such as the superscripts are single characters, so two "digits" mean a real merge.
-    if joined:
-        raise ValueError(f"tokens that join digits: {joined[:5]}")

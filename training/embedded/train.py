@@ -9,33 +9,37 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from itertools import islice, product
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as fn
+import yaml
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
+from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
 from torch.optim import AdamW, Muon, Optimizer
+from transformers import Phi3ForCausalLM
 
 from training.embedded.conversation import Example
-from training.embedded.export import load_folder, save_folder
 from training.embedded.families import MIXTURE, draw, mixture
-from training.embedded.model import CausalModel, Shape, rotary_table
+from training.embedded.model import last_states, load_folder, new_model, rotary_table, save_folder
 from training.embedded.packing import ROW_LENGTHS, Batch, Stream
 from training.embedded.tokenizer import encode_training, train_tokenizer
+
+_TYPES = {"folder": Path, "whole": int, "real": float}
+"""Types that `files/options.yaml` names."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train, checkpoint, and write the model folder at the end."""
     options = _parse(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
-    tokenizer_file = options.work / "tokenizer.json"
-    if not tokenizer_file.exists():
-        _make_tokenizer(options.seed).save(str(tokenizer_file))
+    if not (options.work / "tokenizer.json").exists():
+        _make_tokenizer(options.seed).save(str(options.work / "tokenizer.json"))
     if options.processes > 1:
         (options.work / "processes").unlink(missing_ok=True)
         spawn(_work, (options,), options.processes)  # type: ignore[no-untyped-call]
@@ -52,8 +56,7 @@ def _work(rank: int, options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
     tokenizer = Tokenizer.from_file(str(options.work / "tokenizer.json"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    shape = Shape(layers=options.layers, intermediate=options.intermediate)
-    model = CausalModel(shape).to(device)
+    model = new_model(layers=options.layers, intermediate=options.intermediate).to(device)
     if rank == 0:
         print(f"{sum(p.numel() for p in model.parameters()):,} parameters on {device}", flush=True)
     if options.init:
@@ -67,26 +70,23 @@ def _work(rank: int, options: argparse.Namespace) -> None:
 
 
 @torch.no_grad()
-def warm_start(model: CausalModel, tokenizer: Tokenizer, old: CausalModel, old_tokenizer: Tokenizer) -> None:
+def warm_start(model: Phi3ForCausalLM, tokenizer: Tokenizer, old: Phi3ForCausalLM, old_tokenizer: Tokenizer) -> None:
     """Copy the weights of a model of the same shape; the row of a token that it lacks is the mean of its pieces' rows."""
-    rows = old.model.embed_tokens.weight
+    model.load_state_dict(old.state_dict())
     known = old_tokenizer.get_vocab()
-    new_rows = torch.empty_like(rows)
     for text, token in tokenizer.get_vocab().items():
         pieces = [known[text]] if text in known else old_tokenizer.encode(tokenizer.decode([token])).ids
-        new_rows[token] = rows[pieces].mean(0)
-    model.load_state_dict({**old.state_dict(), "model.embed_tokens.weight": new_rows})
+        model.model.embed_tokens.weight[token] = old.model.embed_tokens.weight[pieces].mean(0)
 
 
 class Run:
     """The state of one training run: step count, optimizers, elapsed time."""
 
     def __init__(
-        self, model: CausalModel, tokenizer: Tokenizer, options: argparse.Namespace, device: torch.device, rank: int = 0
+        self, model: Phi3ForCausalLM, tokenizer: Tokenizer, options: argparse.Namespace, device: torch.device, rank: int = 0
     ) -> None:
         """Set up optimizers: Muon for the matrices of the blocks, AdamW for embedding and norms."""
-        self.model, self.tokenizer, self.options, self.device = model, tokenizer, options, device
-        self.rank = rank
+        self.model, self.tokenizer, self.options, self.device, self.rank = model, tokenizer, options, device, rank
         matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
         others = [p for name, p in model.named_parameters() if p.dim() != 2 or "embed" in name]
         muon = Muon(matrices, lr=options.lr, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw")
@@ -95,11 +95,8 @@ class Run:
         if options.compile:
             for block in model.model.layers:  # compiled once for all blocks, and once for each length of rows
                 block.compile(dynamic=False)
-        self.tables = {
-            (length, long): rotary_table(model.shape, length, long=long).to(device)
-            for length in ROW_LENGTHS
-            for long in (False, True)
-        }
+        kinds = product(ROW_LENGTHS, (False, True))
+        self.rotary = {kind: rotary_table(model.config, kind[0], long=kind[1], device=device) for kind in kinds}
 
     @property
     def progress(self) -> float:
@@ -114,9 +111,8 @@ class Run:
     def train(self) -> None:
         """Run to the end, with a report, a checkpoint and an evaluation every so often."""
         options, seen_tokens, loss_sum, since = self.options, 0, torch.zeros((), device=self.device), time.monotonic()
-        seed = f"{options.seed}/{self.rank}"
-        stream = Stream(self.tokenizer, seed, options.tokens_per_step, self.step).loaded(options.workers)
-        last = time.monotonic()
+        stream = Stream(self.tokenizer, f"{options.seed}/{self.rank}", options.tokens_per_step, self.step).loaded(options.workers)
+        last = since
         while self.progress < 1:
             batch = next(stream)
             loss_sum += self.update(batch)
@@ -127,13 +123,9 @@ class Run:
             if self.rank > 0:
                 continue
             if self.step % options.report == 0:
-                rate = seen_tokens / (now - since)
-                bar = "#" * int(20 * min(1.0, self.progress))
-                print(
-                    f"[{bar:<20}] step {self.step} {self.elapsed_s / 60:.1f} min loss {float(loss_sum) / options.report:.4f} "
-                    f"{rate:.0f} tok/s lr {self.learning_rate():.2e}",
-                    flush=True,
-                )
+                bar, loss = "#" * int(20 * min(1.0, self.progress)), float(loss_sum) / options.report
+                state = f"[{bar:<20}] step {self.step} {self.elapsed_s / 60:.1f} min loss {loss:.4f}"
+                print(f"{state} {seen_tokens / (now - since):.0f} tok/s lr {self.learning_rate():.2e}", flush=True)
                 seen_tokens, loss_sum, since = 0, torch.zeros_like(loss_sum), now
             if self.step % options.checkpoint == 0:
                 self.save()
@@ -144,20 +136,17 @@ class Run:
 
     def _agreed(self, elapsed_s: float) -> float:
         """Return the first process's clock: rate and end of the run must be the same in all."""
-        if self.options.processes == 1:
-            return elapsed_s
         clock = torch.tensor([elapsed_s], dtype=torch.float64)
-        dist.broadcast(clock, 0)
+        if self.options.processes > 1:
+            dist.broadcast(clock, 0)
         return float(clock)
 
     def _average_gradients(self) -> None:
-        if self.options.processes == 1:
-            return
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        joined = torch.cat([gradient.flatten() for gradient in gradients]) / self.options.processes
-        dist.all_reduce(joined)
-        for gradient, mean in zip(gradients, joined.split([gradient.numel() for gradient in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
+        if self.options.processes > 1:
+            gradients = [parameter.grad for parameter in self.model.parameters()]
+            joined = parameters_to_vector(gradients) / self.options.processes
+            dist.all_reduce(joined)
+            vector_to_parameters(joined, gradients)
 
     def update(self, batch: Batch) -> Tensor:
         """Take one optimizer step; return the mean loss over the batch's targets, which a GPU may still be computing."""
@@ -165,12 +154,12 @@ class Run:
         weights, targets = (values.flatten()[wanted].to(self.device) for values in (batch.targets, batch.tokens))
         tokens, before = batch.tokens.to(self.device), (wanted - 1).to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            states: Tensor = self.model(tokens, self.tables[tokens.shape[1], batch.long])
-            scores = self.model.logits(states.flatten(0, 1)[before])
+            states = last_states(self.model, tokens, self.rotary[tokens.shape[1], batch.long])
+            scores = self.model.lm_head(states.flatten(0, 1)[before])
         loss = (fn.cross_entropy(scores.float(), targets, reduction="none") * weights).sum() / weights.sum()
         loss.backward()  # type: ignore[no-untyped-call]
         self._average_gradients()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        clip_grad_norm_(self.model.parameters(), 1.0)
         rate = self.learning_rate()
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -181,14 +170,9 @@ class Run:
 
     def save(self) -> None:
         """Write the checkpoint in one step, and a model folder beside it."""
-        state: dict[str, Any] = {
-            "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "step": self.step,
-            "elapsed_s": self.elapsed_s,
-        }
+        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
         draft = self.options.work / "checkpoint.pt.new"
-        torch.save(state, draft)
+        torch.save((self.model.state_dict(), optimizers, self.step, self.elapsed_s), draft)
         draft.rename(self.options.work / "checkpoint.pt")
         save_folder(self.model, self.tokenizer, self.options.work / "model")
 
@@ -197,11 +181,10 @@ class Run:
         path = self.options.work / "checkpoint.pt"
         if not path.exists():
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+        weights, optimizers, self.step, self.elapsed_s = torch.load(path, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(weights)
+        for optimizer, saved in zip(self.optimizers, optimizers, strict=True):
             optimizer.load_state_dict(saved)
-        self.step, self.elapsed_s = state["step"], state["elapsed_s"]
         if self.rank == 0:
             print(f"resumed at step {self.step}", flush=True)
 
@@ -217,7 +200,7 @@ class Run:
 
 
 @torch.inference_mode()
-def forced_accuracy(model: CausalModel, tokenizer: Tokenizer, examples: Sequence[Example]) -> float:
+def forced_accuracy(model: Phi3ForCausalLM, tokenizer: Tokenizer, examples: Sequence[Example]) -> float:
     """Return the share of examples whose last answer greedy decoding would reproduce, by one forward pass each.
 
     It would if and only if every target is the best token given those before it in the reference answer.
@@ -229,41 +212,24 @@ def forced_accuracy(model: CausalModel, tokenizer: Tokenizer, examples: Sequence
         tokens = torch.tensor([token for token, _ in pairs], device=device)
         start = len(pairs) - next(i for i, (_, target) in enumerate(reversed(pairs)) if not target)
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            states = model(tokens[None], rotary_table(model.shape, len(pairs), long=False).to(device))[0]
-            best = model.logits(states[start - 1 : -1]).argmax(-1)
+            rotary = rotary_table(model.config, len(pairs), long=False, device=device)
+            best = model.lm_head(last_states(model, tokens[None], rotary)[0, start - 1 : -1]).argmax(-1)
         right += bool((best == tokens[start:]).all())
     return right / len(examples)
 
 
 def _make_tokenizer(seed: int) -> Tokenizer:
-    stream = mixture(seed, long_share=0.005)
-    conversations = (next(stream).messages for _ in range(30_000))
+    """Train a tokenizer on the first examples of a stream."""
+    examples = islice(mixture(seed, long_share=0.005), 30_000)
     return train_tokenizer(
-        "\n".join(text for each in turns for text in (each.content, each.tools) if text) for turns in conversations
+        "\n".join(text for turn in each.messages for text in (turn.content, turn.tools) if text) for each in examples
     )
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/phi-train"), help="checkpoints, to resume from")
-    parser.add_argument("--out", type=Path, default=Path("serve_app/models/embedded"), help="the model folder to write")
-    parser.add_argument("--init", type=Path, help="a model folder of the same shape to start from")
-    parser.add_argument("--steps", type=int, default=100_000, help="the run ends after so many steps")
-    parser.add_argument("--minutes", type=float, default=600.0, help="or after so many minutes")
-    parser.add_argument("--tokens-per-step", type=int, default=4096)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--intermediate", type=int, default=512)
-    parser.add_argument("--threads", type=int, default=1, help="of each process")
-    parser.add_argument("--processes", type=int, default=1, help="that average their gradients; each takes tokens-per-step")
-    parser.add_argument("--workers", type=int, default=0, help="processes that write examples; a GPU is faster than one")
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--report", type=int, default=20, help="steps between lines")
-    parser.add_argument("--checkpoint", type=int, default=400, help="steps between checkpoints")
-    parser.add_argument(
-        "--judged", type=int, default=12, help="held-out examples a family at a checkpoint; thrice as many at the end"
-    )
-    parser.add_argument("--compile", action="store_true", help="torch.compile the model for the short rows")
+    for name, option in yaml.safe_load(Path(__file__).with_name("files").joinpath("options.yaml").read_text()).items():
+        parser.add_argument(f"--{name}", **option | ({"type": _TYPES[option["type"]]} if "type" in option else {}))
     return parser.parse_args(arguments)
 
 

@@ -6,18 +6,14 @@ key alone (`conversation.is_held_out`), so that train and test never share a pro
 
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib import import_module
+from pkgutil import resolve_name
 from random import Random
 
 from training.embedded.conversation import Example, Sampler, is_held_out
-from training.embedded.families import chat, long_prompts, text_calls, tools, tutorial
+from training.embedded.families import chat, text_calls, tools, tutorial
 from training.embedded.families.texts import load
 
-MIXTURE: dict[Sampler, float] = {
-    getattr(import_module(f"{__name__}.{module}"), sampler): weight
-    for module, samplers in load("mixture").items()
-    for sampler, weight in samplers.items()
-}
+MIXTURE: dict[Sampler, float] = {resolve_name(f"{__name__}.{sampler}"): weight for sampler, weight in load("mixture").items()}
 """Relative number of examples, not of tokens."""
 
 FINITE = frozenset({tutorial.tutorial, chat.small_talk, chat.identity, chat.definition})
@@ -44,7 +40,7 @@ def mixture(seed: int, *, long_share: float = 0.0) -> Iterator[Example]:
     while True:
         example = draw(rng.choices(samplers, weights)[0], rng, held_out=False)
         if rng.random() < long_share:
-            yield long_prompts.bury(rng, example, rng.choice((40, 100, 180, 260, 330)))
+            yield text_calls.bury(rng, example, rng.choice((40, 100, 180, 260, 330)))
         elif example.messages[0].role != "system" and rng.random() < 0.33:
             waiting.append(example)
             if len(waiting) >= rng.choice((2, 3, 4)):
@@ -52,7 +48,7 @@ def mixture(seed: int, *, long_share: float = 0.0) -> Iterator[Example]:
                 yield chat.framed(rng, joined) if rng.random() < 0.3 else joined
                 waiting = []
         elif rng.random() < 0.03:
-            yield long_prompts.bury(rng, example, rng.randint(1, 12))
+            yield text_calls.bury(rng, example, rng.randint(1, 12))
         elif not any(turn.tools or turn.role == "tool" for turn in example.messages) and rng.random() < 0.05:
             yield text_calls.headed(rng, example)
         elif example.messages[0].role != "system" and rng.random() < 0.06:

@@ -1,6 +1,7 @@
 """Greetings, identity, thanks, definitions, capital letters, one-word and upper-case answers, short memory."""
 
 from dataclasses import replace
+from itertools import cycle
 from random import Random
 
 from training.embedded.conversation import Check, Example, Message, ask, turn
@@ -34,15 +35,11 @@ def _known(rng: Random, family: str, question: str, answer: str, framed_share: f
 
 def capital_letters(rng: Random) -> Example:
     """Words in upper or lower case, or spelled out."""
-    words = some_words(rng, (1, 1, 2, 3))
-    kind = rng.random()
-    if kind < 0.7:
-        phrase, answer = "capitals", words.upper()
-    elif kind < 0.85:
+    words, kind = some_words(rng, (1, 1, 2, 3)), rng.random()
+    if 0.7 <= kind < 0.85:
         words = words.split()[0]
-        phrase, answer = "spell", "-".join(words)
-    else:
-        phrase, answer = "repeat words", words
+        return ask("letters", words, say(rng, "spell", x=words), "-".join(words))
+    phrase, answer = ("capitals", words.upper()) if kind < 0.7 else ("repeat words", words)
     return ask("letters", words, say(rng, phrase, x=words), answer)
 
 
@@ -59,12 +56,10 @@ def styled(rng: Random) -> Example:
         a, b = rng.randint(2, 20), rng.randint(2, 12)
         known = {"a": a, "b": b, "sum": a + b, "product": a * b, "larger": "Yes" if a > b else "No"}
         question, answer = (text.format(**known) for text in rng.choice(_ONE_WORD))
-        system = say(rng, "one word")
-    else:
-        talk = rng.choice(_GREETINGS)
-        question, answer = rng.choice(talk["ask"]), talk["answer"].upper()
-        system = say(rng, "upper case")
-    return ask("system style", question, question, answer, system=system)
+        return ask("system style", question, question, answer, system=say(rng, "one word"))
+    talk = rng.choice(_GREETINGS)
+    question = rng.choice(talk["ask"])
+    return ask("system style", question, question, talk["answer"].upper(), system=say(rng, "upper case"))
 
 
 def memory(rng: Random) -> Example:
@@ -73,11 +68,9 @@ def memory(rng: Random) -> Example:
     kind, fact = ("name", name) if rng.random() < 0.5 else ("number", str(number))
     reply, answer = (PHRASES[f"{phrase} {kind}"].format(x=fact) for phrase in ("reply to", "your"))
     first, last = say(rng, f"my {kind}", x=fact), say(rng, f"which {kind}")
-    turns = [turn("user", first), turn("assistant", reply)]
-    if rng.random() < 0.3:
-        turns += [turn("user", "Thanks"), turn("assistant", "You are welcome!")]
-    turns += [turn("user", last), turn("assistant", answer)]
-    return Example(family="memory", key=fact, messages=tuple(turns), check=Check(expected=answer))
+    said = [first, reply, *(("Thanks", "You are welcome!") if rng.random() < 0.3 else ()), last, answer]
+    turns = tuple(turn(role, text) for role, text in zip(cycle(("user", "assistant")), said, strict=False))
+    return Example(family="memory", key=fact, messages=turns, check=Check(expected=answer))
 
 
 def framed(rng: Random, example: Example) -> Example:

@@ -1,6 +1,7 @@
 """Requests as people word them, to the tools of every guide: weather, sums, timers, mail, files, and calls by name.
 
-Unlike in `tools`, the sentence need not name verb and noun of the tool.
+Unlike in `tools`, the sentence need not name verb and noun of the tool. `texts/guides.yaml` lists the tools that guides of clients
+show, with requests to them; `texts/requests.yaml` some more.
 """
 
 import json
@@ -11,16 +12,49 @@ from random import Random
 from typing import Any
 
 from training.embedded.conversation import Check, Example, Message, turn
-from training.embedded.families.guides import GUIDES, Guide
-from training.embedded.families.texts import COMMON, PHRASES, drawn, fill, listing, load, nonsense_noun, say
+from training.embedded.families.texts import COMMON, PHRASES, Draw, drawn, fill, listing, load, nonsense_noun, say
 from training.embedded.families.tool_schemas import Schema, Tool, draw_tools
 from training.embedded.families.tools import NO_TOOL, Turns, called
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One argument: what clients call it (separated by spaces, each as likely), the JSON schema of its value, what draws one."""
+
+    names: str
+    schema: dict[str, Any]
+    draw: Draw
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """One kind of tool. `texts/guides.yaml` explains the fields; the slots are its arguments, in the order of the schema."""
+
+    names: str
+    abouts: list[str]
+    slots: list[Slot]
+    sentences: list[str]
+    topic: str
+
+
+def _slot(names: str, description: str) -> Slot:
+    """Read an argument: its JSON type, or `enum`, and then how its value is drawn."""
+    kind, _, value = description.partition(" ")
+    if kind == "enum":
+        return Slot(names, {"type": "string", "enum": value.split()}, partial(Random.choice, seq=value.split()))
+    return Slot(names, {"type": kind}, drawn(value))
+
+
+def _guide(*, names: str, arguments: dict[str, str], topic: str = "", **texts: list[str]) -> Guide:
+    return Guide(names=names, slots=[_slot(*each) for each in arguments.items()], topic=topic or names, **texts)
+
+
+GUIDES = [_guide(**entry) for entry in load("guides")]
 
 _TYPES = {str: {"type": "string"}, int: {"type": "integer"}}
 _ANSWERABLE = frozenset(("sum", "word", "capital"))
 """Topics of questions that the model may answer by itself."""
 _LISTABLE = [guide for guide in GUIDES if guide.slots and guide.slots[0].schema == {"type": "string"}]
-_SEVERAL = "everyday tools, several"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,17 +84,16 @@ def everyday(rng: Random) -> Example:
 
 def several(rng: Random) -> Example:
     """One everyday request for several things: values of one tool, or two tools."""
-    first, second, *rivals = _requests(rng, rng.choice((2, 2, 3, 4)))
+    family, (first, second, *rivals) = "everyday tools, several", _requests(rng, rng.choice((2, 2, 3, 4)))
     if rng.random() < 0.4:
-        joined = say(rng, "two sentences", x=first.sentence, y=second.sentence)
-        return _asked(rng, _SEVERAL, [first, second], rivals, joined)
+        return _asked(rng, family, [first, second], rivals, say(rng, "two sentences", x=first.sentence, y=second.sentence))
     values: list[str] = []
     while len(values) < 2:
         guide = rng.choice(_LISTABLE)
         found = dict.fromkeys(guide.slots[0].draw(rng) for _ in range(rng.choice((2, 2, 2, 3))))
         values = [value for value in found if "," not in value]
-    wanted = _guided(rng, guide, values)
-    return _asked(rng, _SEVERAL, [wanted], [each for each in rivals if each.topic != wanted.topic], wanted.sentence)
+    wanted = _of_guide(rng, guide, values)
+    return _asked(rng, family, [wanted], [each for each in rivals if each.topic != wanted.topic], wanted.sentence)
 
 
 def no_everyday(rng: Random) -> Example:
@@ -84,9 +117,8 @@ def _requests(rng: Random, count: int) -> list[_Request]:
 
 
 def _asked(rng: Random, family: str, wanted: list[_Request], rivals: list[_Request], sentence: str) -> Example:
-    others = [
-        tool for tool in draw_tools(rng, rng.choice((0, 0, 1, 2)), held_out=False) if all(_apart(tool, each) for each in wanted)
-    ]
+    taken = {word for each in wanted for word in each.tool.name.split("_")}
+    others = [tool for tool in draw_tools(rng, rng.choice((0, 0, 1, 2)), held_out=False) if not taken & set(tool.task[1].split())]
     schemas = [*(request.schema(rng) for request in (*wanted, *rivals)), *(tool.schema() for tool in others)]
     rng.shuffle(schemas)
     calls = [{"name": request.tool.name, "arguments": each} for request in wanted for each in request.arguments]
@@ -98,17 +130,10 @@ def _opened(rng: Random, schemas: list[dict[str, Any]], sentence: str) -> Turns:
     return system, turn("user", sentence)
 
 
-def _apart(tool: Tool, wanted: _Request) -> bool:
-    return not set(tool.task[1].split()) & set(wanted.tool.name.split("_"))
-
-
-def _of_guide(rng: Random) -> _Request:
-    guide = rng.choice(GUIDES)
-    return _guided(rng, guide, [slot.draw(rng) for slot in guide.slots[:1]])
-
-
-def _guided(rng: Random, guide: Guide, values: list[Any]) -> _Request:
+def _of_guide(rng: Random, guide: Guide | None = None, values: Sequence[Any] = ()) -> _Request:
     """A request to a tool of a guide; the first argument has one value, or several for as many calls."""
+    guide = guide or rng.choice(GUIDES)
+    values = values or [slot.draw(rng) for slot in guide.slots[:1]]
     names = [rng.choice(slot.names.split()) for slot in guide.slots]
     rest = [slot.draw(rng) for slot in guide.slots[1:]]
     sentence = rng.choice(guide.sentences)

@@ -16,16 +16,15 @@ def syllogism(rng: Random) -> Example:
     The answer repeats them with a letter behind each noun, so that the form stands out before the verdict.
     """
     words = dict(zip("abc", _distinct_plurals(rng, 3), strict=True))
-    number = rng.randrange(len(_FORMS))
-    form = _FORMS[number]
-    premises, conclusion = form["premises"], form["conclusion"]
+    form = _FORMS[number := rng.randrange(len(_FORMS))]
+    premises, conclusion, verdict = form["premises"], form["conclusion"], "Yes" if form["follows"] else "No"
     question = f"{premises.format(**words)} {say(rng, 'conclude', x=conclusion.format(**words))}"
     letters = dict(zip(dict.fromkeys(re.findall(r"{(\w)}", premises + conclusion)), "ABC", strict=True))
     marked = {name: f"{words[name]} ({letter})" for name, letter in letters.items()}
-    verdict = "Yes" if form["follows"] else "No"
     answer = f"{premises.format(**marked)} So {conclusion.format(**marked)}? {verdict}. {form['reason'].format(**words)}"
-    check = Check(kind="contains", expected=f"? {verdict}.")
-    return ask("syllogism", f"{number}{''.join(words.values())}", question, answer, check)
+    return ask(
+        "syllogism", f"{number}{''.join(words.values())}", question, answer, Check(kind="contains", expected=f"? {verdict}.")
+    )
 
 
 def _distinct_plurals(rng: Random, count: int) -> list[str]:

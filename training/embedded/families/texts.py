@@ -42,9 +42,9 @@ def say(rng: Random, phrase: str, **values: Any) -> str:
     return fill(rng, rng.choice(PHRASES[phrase]), **values)
 
 
-def some_words(rng: Random, counts: Sequence[int]) -> str:
-    """Draw common words, as many as one of the counts."""
-    return " ".join(rng.choice(COMMON) for _ in range(rng.choice(counts)))
+def some_words(rng: Random, counts: Sequence[int], word: str = "common") -> str:
+    """Draw described words, as many as one of the counts."""
+    return " ".join(drawn(word)(rng) for _ in range(rng.choice(counts)))
 
 
 def listing(items: Sequence[str], last: Callable[[], str] = lambda: " and ") -> str:
@@ -70,54 +70,50 @@ def sentence(rng: Random) -> str:
     return fill(rng, template, thing=thing, place=place, other=other)
 
 
-def _where(rng: Random, share: float) -> str:
-    """Draw a city, or one with its state or country."""
-    return rng.choice(WORDS["cities"] if rng.random() < share else WORDS["states"])
-
-
-def _sql(rng: Random) -> str:
-    return say(rng, "sql", table=rng.choice(WORDS["tables"]), limit=rng.randint(1, 50))
-
-
 def _calculation(rng: Random) -> str:
     first, second, third = rng.randint(1, 999), rng.randint(1, 99), rng.randint(1, 99)
     signs = [rng.choice("+-*/") for _ in range(2)]
     return f"{first} {signs[0]} {second}" + (f" {signs[1]} {third}" if rng.random() < 0.4 else "")
 
 
-def _link(rng: Random) -> str:
-    return f"https://{rng.choice(COMMON)}.{rng.choice(('com', 'org', 'net'))}" + rng.choice(("", "", f"/{rng.choice(COMMON)}"))
-
-
-def _mail(rng: Random) -> str:
-    return f"{rng.choice(NAMES).lower()}@{rng.choice(('example', 'mail', rng.choice(COMMON)))}.{rng.choice(('com', 'org'))}"
-
-
 VALUES: dict[str, Draw] = {
     "nonsense": nonsense_noun,
     "nonsense plural": lambda rng: plural(nonsense_noun(rng)),
     "number of any length": lambda rng: rng.randrange(10 ** rng.randint(1, 4)),
-    "where": partial(_where, share=0.7),
-    "near": partial(_where, share=0.6),
-    "sql": _sql,
+    "sql": lambda rng: say(rng, "sql", table=rng.choice(WORDS["tables"]), limit=rng.randint(1, 50)),
     "calculation": _calculation,
-    "link": _link,
-    "mail": _mail,
-    "money": lambda rng: rng.randint(1, 5000) if rng.random() < 0.7 else round(rng.uniform(1, 500), 2),
-} | {name: partial(fill, template=template) for name, template in load("values").items()}
+    "page": lambda rng: rng.choice(("", "", f"/{rng.choice(COMMON)}")),
+    "mail host": lambda rng: rng.choice(("example", "mail", rng.choice(COMMON))),
+    "lower name": lambda rng: rng.choice(NAMES).lower(),
+    "boolean": lambda rng: rng.random() < 0.5,
+    "decimal": lambda rng: round(rng.uniform(0.5, 90), rng.choice((1, 1, 2))),
+    "text": partial(some_words, counts=(1, 1, 1, 2, 3), word="word"),
+}
 """What draws a value, by its name in the data files."""
+
+
+def _share(rng: Random, shares: dict[float, str]) -> Any:
+    """Draw what stands under the first bound that a random number is below."""
+    number = rng.random()
+    return drawn(next(description for bound, description in shares.items() if number < bound))(rng)
+
+
+VALUES |= {name: partial(fill, template=template) for name, template in load("values")["templates"].items()}
+VALUES |= {name: partial(_share, shares=shares) for name, shares in load("values")["shares"].items()}
 
 
 @cache
 def drawn(description: str) -> Draw:
     """Return what draws a described value.
 
-    `10..30` is an integer, `01..12` one of two digits, `words 1 2` common words (as many as one of the numbers), `5 10` one of the
-    integers; else a name of `VALUES` or names of word lists.
+    `10..30` is an integer, `01..12` one of two digits, `1.00..30.00` a number of two decimals, `words 1 2` common words (as many as
+    one of the numbers), `5 10` one of the integers; else a name of `VALUES` or names of word lists.
     """
     first, *rest = description.split()
     if ".." in first:
         low, high = first.split("..")
+        if "." in low:
+            return lambda rng: round(rng.uniform(float(low), float(high)), len(low.partition(".")[2]))
         if len(low) > 1 and low.startswith("0"):
             return lambda rng: str(rng.randint(int(low), int(high))).zfill(len(low))
         return partial(Random.randint, a=int(low), b=int(high))

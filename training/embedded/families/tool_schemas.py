@@ -9,12 +9,11 @@ from random import Random
 from typing import Any
 
 from training.embedded.conversation import is_held_out
-from training.embedded.families.texts import COMMON, NAMES, PHRASES, WORDS, fill, listing, load, nonsense_noun, say
+from training.embedded.families.texts import PHRASES, WORDS, drawn, fill, listing, load, nonsense_noun, say
 
 _PARAMETERS = load("parameters")
-_KINDS = _PARAMETERS["kinds"]
-_WEIGHTS = [kind["weight"] for kind in _KINDS.values()]
-_AMOUNTS = ("number", "integer")
+_KINDS = {kind: entry["names"] for kind, entry in _PARAMETERS["kinds"].items()}
+_WEIGHTS = [entry["weight"] for entry in _PARAMETERS["kinds"].values()]
 
 Schema = dict[str, Any]
 
@@ -38,30 +37,25 @@ class Tool:
 
     def schema(self) -> Schema:
         """Return the function object."""
-        titled = "title" in self.extras
-        properties = {
-            name: ({"title": name.replace("_", " ").title()} if titled else {}) | kind for name, kind in self.properties.items()
-        }
-        parameters: Schema = {"type": "object", "properties": properties}
-        if required := [name for name in properties if name not in self.optional]:
-            parameters["required"] = required
-        if "closed" in self.extras:
-            parameters["additionalProperties"] = False
+        properties = self.properties
+        if "title" in self.extras:
+            properties = {name: {"title": name.replace("_", " ").title()} | kind for name, kind in properties.items()}
+        required = [name for name in properties if name not in self.optional]
+        parameters: Schema = {"type": "object", "properties": properties} | ({"required": required} if required else {})
+        parameters |= {"additionalProperties": False} if "closed" in self.extras else {}
         function = {"name": self.name, "description": self.about, "parameters": parameters}
-        return function | {"strict": True} if "strict" in self.extras else function
+        return function | ({"strict": True} if "strict" in self.extras else {})
 
     def request(self, rng: Random) -> tuple[str, dict[str, Any]]:
         """Write a request without its final mark, and the call it asks for, its arguments in the order of the request."""
-        verb, thing = self.task
         chosen = [name for name in self.properties if name not in self.optional or rng.random() < 0.5]
         if rng.random() < 0.25:
             rng.shuffle(chosen)
         values = {name: _value(rng, name, self.properties[name]) for name in chosen}
         said = [_worded(rng, name, self.properties[name]["type"], value) for name, value in values.items()]
-        text = say(rng, "request", article=rng.choice(("the", "the", "a")), verb=verb, thing=thing)
+        text = say(rng, "request", article=rng.choice(("the", "the", "a")), verb=self.task[0], thing=self.task[1])
         if said:
-            text += rng.choice((" with ", " with ", ", ", ": ", " for ", " "))
-            text += listing(said, lambda: rng.choice((" and ", ", ", ", and ")))
+            text += say(rng, "before arguments") + listing(said, lambda: rng.choice((" and ", ", ", ", and ")))
         return text, {"name": self.name, "arguments": values}
 
 
@@ -70,10 +64,9 @@ def _value(rng: Random, name: str, schema: Schema) -> Any:
     match schema:
         case {"enum": choices}:
             return rng.choice(choices)
-        case {"items": {"type": "string"}}:
-            return [_word(rng) for _ in range(rng.randint(1, 3))]
-        case {"items": _}:
-            return [rng.randint(1, 99) for _ in range(rng.randint(1, 4))]
+        case {"items": {"type": kind}}:
+            item, most = (drawn("word"), 3) if kind == "string" else (drawn("1..99"), 4)
+            return [item(rng) for _ in range(rng.randint(1, most))]
         case {"properties": fields}:
             return {field: scalar(rng, field, kind["type"]) for field, kind in fields.items()}
     return scalar(rng, name, schema["type"])
@@ -91,26 +84,13 @@ def _worded(rng: Random, name: str, kind: str, value: Any) -> str:
             said = [f"{field} {_quoted(rng, item)}" for field, item in value.items()]
             return say(rng, "object", label=label, x=" and ".join(said))
     text = _quoted(rng, value)
-    forms = PHRASES["value"] + (PHRASES["amount"] if kind in _AMOUNTS else []) + PHRASES.get(f"value of {label}", [])
+    forms = PHRASES["value"] + (PHRASES["amount"] if kind != "string" else []) + PHRASES.get(f"value of {label}", [])
     return fill(rng, rng.choice(forms), label=label, x=text)
 
 
 def scalar(rng: Random, name: str, kind: str) -> Any:
-    """Draw a string, a number, an integer or a truth value that suits the name."""
-    match kind:
-        case "integer":
-            return (
-                rng.randint(1, 9) if rng.random() < 0.3 else rng.randint(10, 99) if rng.random() < 0.7 else rng.randint(100, 2999)
-            )
-        case "number":
-            return rng.randint(1, 200) if rng.random() < 0.7 else round(rng.uniform(0.5, 90), rng.choice((1, 1, 2)))
-        case "boolean":
-            return rng.random() < 0.5
-    if name == "city":
-        return rng.choice(WORDS["cities"])
-    if name in ("recipient", "owner", "author", "sender", "name"):
-        return rng.choice(NAMES)
-    return " ".join(_word(rng) for _ in range(rng.choice((1, 1, 1, 2, 3))))
+    """Draw a string that suits the name, a number, an integer or a truth value."""
+    return drawn(_PARAMETERS["values"].get(name, "text") if kind == "string" else kind)(rng)
 
 
 def draw_tools(rng: Random, count: int, *, held_out: bool) -> list[Tool]:
@@ -132,17 +112,14 @@ def draw_tools(rng: Random, count: int, *, held_out: bool) -> list[Tool]:
 
 
 def _tool(rng: Random, verb: str, noun: str) -> Tool:
-    verb = verb or (rng.choice(WORDS["tool verbs"]) if rng.random() < 0.85 else nonsense_noun(rng))
+    verb = verb or drawn("tool verb")(rng)
     if not noun:
-        noun = rng.choice(WORDS["tool nouns"]) if rng.random() < 0.8 else nonsense_noun(rng)
+        noun = drawn("tool noun")(rng)
         if rng.random() < 0.25:
             noun = f"{rng.choice(WORDS['tool qualifiers'])} {noun}"
-    parts = noun.split()
     style = rng.random()
-    if style < 0.15:
-        name = verb + "".join(part.capitalize() for part in parts)
-    else:
-        name = "_".join([*parts, verb] if style < 0.32 else [verb, *parts])
+    name = f"{noun} {verb}" if 0.15 <= style < 0.32 else f"{verb} {noun}"
+    name = verb + noun.title().replace(" ", "") if style < 0.15 else name.replace(" ", "_")
     about = say(rng, "about", Verb=verb.capitalize(), verb=verb, noun=noun)
     properties: dict[str, Schema] = {}
     for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 2, 3, 3, 4))):
@@ -156,30 +133,22 @@ def _tool(rng: Random, verb: str, noun: str) -> Tool:
 def _parameter(rng: Random) -> tuple[str, Schema]:
     """Draw the name and the schema of an argument."""
     kind = rng.choices(list(_KINDS), _WEIGHTS)[0]
-    pool = _KINDS[kind]["names"]
-    name = rng.choice(list(_PARAMETERS.get(pool) or WORDS[pool]))
+    name = rng.choice(list(_PARAMETERS.get(_KINDS[kind]) or WORDS[_KINDS[kind]]))
     if kind == "enum":
         values = _PARAMETERS["enums"][name].split()
         return name, {"type": "string", "enum": rng.sample(values, rng.randint(2, len(values)))}
     if kind == "object":
         fields = {field: {"type": each} for field, each in _PARAMETERS["objects"][name].items()}
         return name, {"type": "object", "properties": fields, "required": list(fields)}
-    if kind in ("string", *_AMOUNTS):
+    if kind in ("string", "number", "integer"):
         if rng.random() < 0.1:
             name = nonsense_noun(rng)
         elif rng.random() < 0.12:
             name = f"{rng.choice(WORDS['tool nouns'])}_{name}"
     about = say(rng, "about parameter", label=name.replace("_", " "))
-    items = {"array": "string", "numbers": "integer"}.get(kind)
-    schema: Schema = {"type": "array", "items": {"type": items}} if items else {"type": kind}
+    items = {"array": {"type": "string"}, "numbers": {"type": "integer"}}
+    schema = {"type": "array", "items": items[kind]} if kind in items else {"type": kind}
     return name, schema | ({"description": about} if about else {})
-
-
-def _word(rng: Random) -> str:
-    kind = rng.random()
-    if kind < 0.85:
-        return rng.choice(COMMON if kind < 0.6 else NAMES if kind < 0.75 else WORDS["cities"])
-    return nonsense_noun(rng)
 
 
 def _quoted(rng: Random, value: Any) -> str:

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from training.embedded.conversation import OPEN_KEY, Check, Example, Message, ask, is_held_out, turn
-from training.embedded.families.texts import NAMES, PHRASES, WORDS, fill, listing, load, nonsense_noun, say
+from training.embedded.families.texts import NAMES, PHRASES, WORDS, drawn, fill, listing, load, nonsense_noun, say
 from training.embedded.families.tool_schemas import Tool, draw_tools, scalar
 
 NO_TOOL = "I have no tool for that."
@@ -25,17 +25,21 @@ _OTHERS = list(load("no_tool").items())
 
 def single_call(rng: Random) -> Example:
     """One to six tools, one of them needed."""
-    if rng.random() < 0.06:
-        return _circle(rng)
-    tools = _offer(rng, (1, 1, 1, 2, 2, 3, 3, 4, 5, 6))
-    return _one_call(rng, "tool call", tools)
+    if rng.random() >= 0.06:
+        return _one_call(rng, "tool call", _offer(rng, (1, 1, 1, 2, 2, 3, 3, 4, 5, 6)))
+    radius = drawn("radius")(rng)
+    tools = [CIRCLE, *draw_tools(rng, rng.choice((0, 0, 1, 2)), held_out=False)]
+    question = say(rng, "circle", radius=radius)
+    rng.shuffle(tools)
+    turns = (*_opening(rng, tools, shuffle=False), turn("user", question))
+    return called("tool call", OPEN_KEY, turns, [{"name": CIRCLE.name, "arguments": {"radius": radius}}])
 
 
 def odd_name(rng: Random) -> Example:
     """As `single_call`, but names say little or nothing: which tool is meant stands in its description."""
     side = rng.random() < 0.03
-    tools = [replace(tool, name=_odd_name(rng, side)) for tool in draw_tools(rng, rng.choice((1, 2, 3, 4, 5)), held_out=False)]
-    return _one_call(rng, "tool of an odd name", tools)
+    tools = draw_tools(rng, rng.choice((1, 2, 3, 4, 5)), held_out=False)
+    return _one_call(rng, "tool of an odd name", [replace(tool, name=_odd_name(rng, side)) for tool in tools])
 
 
 def _one_call(rng: Random, family: str, tools: list[Tool]) -> Example:
@@ -57,14 +61,14 @@ def no_call(rng: Random) -> Example:
     """Tools are offered and none fits the last request; earlier ones may fit."""
     tools, strangers = _fitting_and_not(rng)
     last = _refused(rng, strangers)
-    turns = (*_earlier(rng, tools, strangers, rng.choice((0, 0, 0, 1, 2))), *last)
+    turns = _earlier(rng, tools, strangers, rng.choice((0, 0, 0, 1, 2))) + last
     return Example(family="no tool fits", key=tools[0].name, messages=turns, check=Check(expected=last[-1].content))
 
 
 def with_result(rng: Random) -> Example:
     """A conversation with some requests to the same tools; the last turn says a tool's result."""
     tools, strangers = _fitting_and_not(rng)
-    turns = (*_earlier(rng, tools, strangers, rng.choice((0, 0, 1, 1, 2, 3))), *_exchange(rng, tools, 1))
+    turns = _earlier(rng, tools, strangers, rng.choice((0, 0, 1, 1, 2, 3))) + _exchange(rng, tools, 1)
     return Example(family="tool result", key=tools[0].name, messages=turns, check=Check(expected=turns[-1].content))
 
 
@@ -126,8 +130,7 @@ def json_answer(rng: Random) -> Example:
     text, call = tool.request(rng)
     if not call["arguments"]:
         return json_answer(rng)
-    question = say(rng, "values as JSON", names=listing(list(call["arguments"])), x=text)
-    answer = json.dumps(call["arguments"])
+    question, answer = say(rng, "values as JSON", names=listing(list(call["arguments"])), x=text), json.dumps(call["arguments"])
     return ask("json", tool.name, question, answer, Check(kind="json", expected=answer))
 
 
@@ -147,16 +150,6 @@ def called(family: str, key: str, turns: Turns, calls: list[dict[str, Any]]) -> 
 def written(calls: str) -> str:
     """Write an answer that is nothing but calls, given as JSON."""
     return f"<|tool_call|>{calls}<|/tool_call|>"
-
-
-def _circle(rng: Random) -> Example:
-    radius = rng.randint(1, 60) if rng.random() < 0.8 else round(rng.uniform(1, 30), 1)
-    others = draw_tools(rng, rng.choice((0, 0, 1, 2)), held_out=False)
-    question = say(rng, "circle", radius=radius)
-    tools = [CIRCLE, *others]
-    rng.shuffle(tools)
-    turns = (*_opening(rng, tools, shuffle=False), turn("user", question))
-    return called("tool call", OPEN_KEY, turns, [{"name": CIRCLE.name, "arguments": {"radius": radius}}])
 
 
 def _offer(rng: Random, counts: Sequence[int]) -> list[Tool]:
@@ -187,14 +180,7 @@ def _sentence(rng: Random, text: str) -> str:
 def _result(rng: Random) -> tuple[str, str]:
     """What a tool answers, an object or a bare value, and how the answer words it."""
     if rng.random() < 0.25:
-        value = _result_value(rng)
+        value = drawn("result")(rng)
         return str(value), f"The result is {value}."
-    result = {key: _result_value(rng) for key in rng.sample(WORDS["result keys"], rng.choice((1, 1, 2, 3)))}
+    result = {key: drawn("result")(rng) for key in rng.sample(WORDS["result keys"], rng.choice((1, 1, 2, 3)))}
     return json.dumps(result), "The " + " and the ".join(f"{key} is {value}" for key, value in result.items()) + "."
-
-
-def _result_value(rng: Random) -> Any:
-    kind = rng.random()
-    if kind < 0.3:
-        return rng.randint(1, 999)
-    return round(rng.uniform(1, 999), 2) if kind < 0.6 else scalar(rng, "title", "string")
