@@ -70,14 +70,15 @@ class Gateway:
                 prepared, generations = await self._prepare(request, resolved, record)
             streams = [generation.read(self._attempts.run(generation)) for generation in generations]
             async with aclosing(merge(streams)) as events:
-                started = False
+                started, ended = False, 0
                 async for event in events:
                     if not started:  # not earlier: the first event commits the headers
                         started = True
                         yield Started(prompt_tokens=prepared.prompt_tokens)
                     if isinstance(event, ChoiceEnd):
                         self._attempts.workload.record_answer(record.task or Task.GENERAL, event.usage.completion_tokens)
-                        record.outcome = "ok" if len(record.ends) == len(generations) else record.outcome
+                        ended += 1  # those that leave here: others may have ended that the client does not wait for
+                        record.outcome = "ok" if ended == len(generations) else record.outcome
                     yield event
 
     @contextmanager

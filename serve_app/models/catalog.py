@@ -91,7 +91,8 @@ class Catalog:
     def resolve(self, name: str | None) -> Resolved:
         """Return what a client's `name` stands for, None meaning the default model; raises `ModelNotFound`."""
         variant = self._find(name)
-        return Resolved(self._owner(variant), variant, self._groups(name, self._owner(variant)))
+        model = self._owner(variant)
+        return Resolved(model, variant, self._groups(name, model))
 
     def describe(self, variant: Variant, context_length: int) -> ModelInfo:
         """Return what clients are told of a name; `context_length` is that of the groups, in tokens."""
@@ -167,6 +168,8 @@ class Catalog:
 
     def _owner(self, variant: Variant) -> ServedModel:
         """Return the model that a variant derives from, over any number of parents; the default where a parent is gone."""
+        if len(self._models) == 1:
+            return self.default  # without a look at the stored names, which may be read from the disk each time
         seen = {normalize_name(variant.name)}
         while normalize_name(variant.name) not in self._owners:
             parent = normalize_name(variant.parent)

@@ -144,14 +144,23 @@ def _replica_folders(app: LiveApp) -> set[Path]:
     return set(app.temporary.glob(".phi-replica-*"))
 
 
+def _await_folder_per_replica(app: LiveApp) -> set[Path]:
+    """Wait until there is one folder per replica, and return them; groups that scale may start and stop replicas meanwhile."""
+    deadline = time.monotonic() + 60
+    while True:
+        folders = _replica_folders(app)
+        replicas = sum(len(app.pids(each)) for each in app.config["applications"][0]["args"]["engines"])
+        if len(folders) == replicas:
+            return folders
+        assert time.monotonic() < deadline, (folders, replicas)
+        time.sleep(0.5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("group", ["llama_cpp", "vllm"])
 def test_a_killed_replica_leaves_no_temporary_files_behind_its_successor(app: LiveApp, group: str) -> None:
-    before = _replica_folders(app)
-    assert len(before) == sum(len(app.pids(each)) for each in app.config["applications"][0]["args"]["engines"])
+    before = _await_folder_per_replica(app)
     os.kill(app.pids(group)[0], signal.SIGKILL)
     app.await_replicas(group, 1, 180)
-    after = _replica_folders(app)
-    assert len(after) == len(before)
-    assert len(before - after) == 1
+    assert before - _await_folder_per_replica(app)
     assert not [each for each in app.temporary.iterdir() if each.is_socket() or each.name.startswith(("phi-llama-", "vllm_"))]
