@@ -26,7 +26,7 @@ def account(request: GenerateRequest, model: str, record: RequestRecord, metrics
     except ServeError as error:
         record.outcome = error.code
         raise
-    except Exception:
+    except Exception:  # only its outcome is noted; the HTTP layer answers it
         record.outcome = "internal_error"
         raise
     finally:

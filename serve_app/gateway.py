@@ -105,7 +105,7 @@ class Gateway:
         route = self._choose(prepared, task, fleet, resolved)
         record.reason, record.candidates = route.reason, route.considered
         longest_s = self.settings.limits.request_timeout_s
-        choices = resolved.model.choices(prepared, min(request.timeout_s or longest_s, longest_s))
+        choices = resolved.model.build_choices(prepared, min(request.timeout_s or longest_s, longest_s))
         return prepared, build_generations(choices, route, request.session, record)
 
     def _require_within_limits(self, request: GenerateRequest) -> None:
@@ -128,7 +128,7 @@ class Gateway:
         resolved = self.catalog.resolve(model)
         with client_faults():
             ids = await resolved.model.render(resolved.variant.complete_prompt(prompt), self.fleet().limits())
-        return ids, resolved.model.text_of(ids)
+        return ids, resolved.model.decode_ids(ids)
 
     async def preview_route(self, request: GenerateRequest) -> RoutePreview:
         """Return the route that `request` would take now, without asking an engine; raises the errors of the request itself."""

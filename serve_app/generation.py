@@ -32,7 +32,7 @@ class Generation:
     """Estimated work, in generated tokens."""
     affinity: str = ""
     """Generations of equal affinity share the beginning of their prompts, and go to one replica."""
-    _started_s: float = field(default_factory=time.monotonic)
+    _started_s: float = 0.0
     _first_token_s: float = 0.0
     _ids: list[int] = field(default_factory=list)
     _answer: list[str] = field(default_factory=list)

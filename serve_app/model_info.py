@@ -1,5 +1,7 @@
 """What clients may learn about a model. Plain values: no catalog, engine or dialect."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,8 +40,8 @@ class ModelInfo:
     """Unix seconds at which the application started."""
     modified: float
     """Unix seconds."""
-    digest: str
-    """SHA-256 over the weights' identity and the settings."""
+    weights_identity: str
+    """SHA-256 over the model's configuration and tokenizer."""
     template: str
     """The prompt template in Ollama's language: the name's own, else the model's."""
     capabilities: tuple[str, ...]
@@ -57,3 +59,9 @@ class ModelInfo:
     """The checkpoint's number format."""
     stored_bytes: int
     """Size of the checkpoint's weights."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over weights and settings, computed anew at each call; equal for aliases of a served model."""
+        added = self.settings.model_dump(mode="json", exclude={"parent"})
+        return hashlib.sha256(json.dumps([self.weights_identity, added], sort_keys=True).encode()).hexdigest()

@@ -35,4 +35,4 @@ def call_stream(tokenizer: Tokenizer, *tools: str, stop: tuple[str, ...] = (), c
 def constraint_of(request: GenerateRequest) -> Constraint | None:
     """Return what a decoded request's answers must look like."""
     prompt = request.prompts[0]
-    return FORMAT.constraint(prompt.tools if isinstance(prompt, Chat) else (), request.form)
+    return FORMAT.build_constraint(prompt.tools if isinstance(prompt, Chat) else (), request.form)

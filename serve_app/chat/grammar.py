@@ -34,7 +34,7 @@ _MAX_WAITS = 4
 """A constraint may wait for a processor this many times `COMPILE_TIMEOUT_S`."""
 _MAX_REMEMBERED = 128
 _CHARS_PER_TOKEN = 4
-"""About, in text. A repetition with a higher count than this for every token of an answer cannot fit into it."""
+"""Approximate length of a token of text. An answer of n tokens cannot hold a repetition of more than n times as many characters."""
 _REHEARSAL_STEPS = 256
 """Steps for which a constraint is followed before it is accepted."""
 _REHEARSAL_LIMIT_S = 0.5

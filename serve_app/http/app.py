@@ -126,7 +126,7 @@ def _mount(app: FastAPI, dialect: Dialect, path: str, methods: list[str], answer
             return error_response(dialect, error, record)
         except ClientDisconnect:
             return Response(status_code=_CLIENT_GONE)  # for the access log; nobody reads it
-        except Exception:
+        except Exception:  # no text of an unforeseen error may reach a client
             logger.exception("request %s failed", record.request_id)
             return error_response(dialect, internal_error(record.request_id), record)
 

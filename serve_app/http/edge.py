@@ -1,4 +1,4 @@
-"""Wraps the application for every endpoint: rules for browsers, HTTP/1.0 clients, odd query bytes, a shape for every failure.
+"""Wraps all endpoints: rules for browsers, whole answers for HTTP/1.0 clients, odd query bytes, and errors in a dialect's shape.
 
 One ASGI layer around the application. Knows no endpoint.
 """

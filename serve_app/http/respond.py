@@ -107,7 +107,7 @@ async def _encode(
                 yield chunk
     except ServeError as error:
         yield b"".join(encoder.fail(error))
-    except Exception:
+    except Exception:  # no text of an unforeseen error may reach a client
         logger.exception("request %s failed midway", record.request_id)
         yield b"".join(encoder.fail(internal_error(record.request_id)))
 

@@ -23,7 +23,7 @@ from serve_app.models.variant_store import VariantStore
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a name stands for."""
+    """The model, variant and groups behind a name."""
 
     model: ServedModel
     variant: Variant
@@ -78,9 +78,9 @@ class Catalog:
         if normalize_name(name) in self._configured:
             raise InvalidRequest(f"variants: '{name}' and '{self._configured[normalize_name(name)].name}' are the same name")
         changes = wanted.model_dump(exclude={"parent"}, exclude_unset=True)
-        parent = self._parent(wanted.parent or self.default.name)
-        variant = replace(parent.derive(self._free(name), changes, self.created), stored=False)
-        require_usable(variant, self._owner(variant).count_tokens)
+        parent = self._find_parent(wanted.parent or self.default.name)
+        variant = replace(parent.derive(self._require_free(name), changes, self.created), stored=False)
+        require_usable(variant, self._find_owner(variant).count_tokens)
         return variant
 
     @property
@@ -89,14 +89,14 @@ class Catalog:
         return tuple((self._own | self._configured | dict(self._stored()) | self._own).values())
 
     def resolve(self, name: str | None) -> Resolved:
-        """Return what a client's `name` stands for, None meaning the default model; raises `ModelNotFound`."""
+        """Return the model, variant and groups behind a client's `name`, None meaning the default model; raises `ModelNotFound`."""
         variant = self._find(name)
-        model = self._owner(variant)
-        return Resolved(model, variant, self._groups(name, model))
+        model = self._find_owner(variant)
+        return Resolved(model, variant, self._find_groups(name, model))
 
     def describe(self, variant: Variant, context_length: int) -> ModelInfo:
-        """Return what clients are told of a name; `context_length` is that of the groups, in tokens."""
-        model = self._owner(variant)
+        """Return the description of a name for clients; `context_length` is the groups', in tokens."""
+        model = self._find_owner(variant)
         weights = model.weights
         return ModelInfo(
             name=variant.name,
@@ -105,7 +105,7 @@ class Catalog:
             settings=variant.settings,
             created=self.created,
             modified=variant.modified,
-            digest=variant.digest(weights.identity),
+            weights_identity=weights.identity,
             template=variant.settings.template or model.format.go_template,
             capabilities=model.capabilities,
             context_length=context_length,
@@ -123,9 +123,9 @@ class Catalog:
         Raises `InvalidRequest` for a bad or taken name and for settings that are bad or that no request could use, `ModelNotFound`
         for the parent, `StorageFailed`.
         """
-        name, origin = self._free(name), self._parent(parent)
+        name, origin = self._require_free(name), self._find_parent(parent)
         template = changes.get("template")
-        if template is not None and template.strip() == self._owner(origin).format.go_template.strip():
+        if template is not None and template.strip() == self._find_owner(origin).format.go_template.strip():
             changes = changes | {"template": ""}  # the model's own, written out
         try:
             variant = origin.derive(name, changes, round(time.time(), 3))
@@ -133,16 +133,16 @@ class Catalog:
             fault = error.errors(include_url=False, include_input=False)[0]
             raise InvalidRequest(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
         with client_faults():
-            require_usable(variant, self._owner(variant).count_tokens)
-        self._writable().put(variant)
+            require_usable(variant, self._find_owner(variant).count_tokens)
+        self._require_store().put(variant)
         return variant
 
     def copy(self, source: str, destination: str) -> Variant:
         """Store `source` under another name; raises as `create` does."""
-        name, found = self._free(destination), self._find(source)
+        name, found = self._require_free(destination), self._find(source)
         copied = replace(found, name=name, parent=found.parent or found.name, modified=round(time.time(), 3), stored=True)
         copied = replace(copied, settings=found.settings.model_copy(update={"parent": copied.parent}))
-        self._writable().put(copied)
+        self._require_store().put(copied)
         return copied
 
     def delete(self, name: str) -> None:
@@ -150,7 +150,7 @@ class Catalog:
         found = self._find(name)
         if not found.stored:
             raise InvalidRequest(f"'{found.name}' is part of the configuration; the operator removes it there", param="model")
-        self._writable().remove(found.name)
+        self._require_store().remove(found.name)
 
     def _find(self, name: str | None) -> Variant:
         if name is None:
@@ -166,7 +166,7 @@ class Catalog:
             raise ModelNotFound(f"The model '{shown}' does not exist. Served here: {served}.", model=shown, param="model")
         return found
 
-    def _owner(self, variant: Variant) -> ServedModel:
+    def _find_owner(self, variant: Variant) -> ServedModel:
         """Return the model that a variant derives from, over any number of parents; the default where a parent is gone."""
         if len(self._models) == 1:
             return self.default  # without a look at the stored names, which may be read from the disk each time
@@ -180,7 +180,7 @@ class Catalog:
             variant = found
         return self._owners[normalize_name(variant.name)]
 
-    def _groups(self, name: str | None, model: ServedModel) -> tuple[str, ...]:
+    def _find_groups(self, name: str | None, model: ServedModel) -> tuple[str, ...]:
         """Return the groups that may answer for a name.
 
         All names of one model are the same in `routing.models`; where several of them are listed, the client's own counts.
@@ -194,18 +194,18 @@ class Catalog:
     def _stored(self) -> Mapping[str, Variant]:
         return self._store.all() if self._store is not None else {}
 
-    def _writable(self) -> VariantStore:
+    def _require_store(self) -> VariantStore:
         if self._store is None:
             raise Unsupported("no models can be created or deleted here; the operator sets models_dir to allow it")
         return self._store
 
-    def _free(self, name: str) -> str:
+    def _require_free(self, name: str) -> str:
         name = require_name(name)
         if normalize_name(name) in self._own:
             raise InvalidRequest(f"'{name}' is the served model itself; choose another name", param="model")
         return name
 
-    def _parent(self, name: str) -> Variant:
+    def _find_parent(self, name: str) -> Variant:
         if (
             name.startswith((".", "/", "~", "sha256:", "@"))
             or ".." in name

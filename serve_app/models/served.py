@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 class PreparedPrompt:
     """One prompt as engines get it."""
 
-    prompt: Prompt
+    source: Prompt
     ids: tuple[int, ...]
     dropped_messages: int = 0
     """Turns that were left out to fit into the window that the client asked for."""
@@ -38,7 +38,7 @@ class PreparedPrompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedChoice:
-    """One choice as engines are asked for it, and how their tokens are read."""
+    """One choice: the request for an engine, and the text stream that reads its tokens."""
 
     prompt: Prompt
     request: TokenRequest
@@ -60,7 +60,7 @@ class PreparedRequest:
     request: GenerateRequest
     prompts: tuple[PreparedPrompt, ...]
     constraint: Constraint | None
-    """What every answer must look like."""
+    """Constraint of every answer."""
 
     @property
     def longest_prompt(self) -> int:
@@ -108,8 +108,8 @@ class ServedModel:
         """Return the tokens of a text without control tokens."""
         return len(self.tokenizer.encode(text, special=False))
 
-    def text_of(self, ids: tuple[int, ...]) -> str:
-        """Return what token ids stand for, control tokens by their names."""
+    def decode_ids(self, ids: tuple[int, ...]) -> str:
+        """Return the text of token ids, control tokens by their names."""
         return b"".join(map(self.tokenizer.raw, ids)).decode("utf-8", "replace")
 
     def require_supported(self, request: GenerateRequest) -> None:
@@ -127,38 +127,38 @@ class ServedModel:
         if request.think is False and tags is not None:
             request = replace(request, prompts=tuple(suppress_thoughts(prompt, tags) for prompt in request.prompts))
         request = replace(request, window=_clamp_window(request, limits))
-        constraint = await self._constraint(request, limits.longest)
+        constraint = await self._build_constraint(request, limits.longest)
         prompts = [await self._prepare_prompt(prompt, request.window, limits) for prompt in request.prompts]
         return PreparedRequest(request=request, prompts=tuple(prompts), constraint=constraint)
 
-    def choices(self, prepared: PreparedRequest, timeout_s: float) -> list[PreparedChoice]:
+    def build_choices(self, prepared: PreparedRequest, timeout_s: float) -> list[PreparedChoice]:
         """Return the choices of a request, `n` per prompt; raises `InvalidValue` for values that no engine takes."""
         n = prepared.request.n
         return [
-            self._choice(prepared, prompt, at * n + copy, copy, timeout_s)
+            self._build_choice(prepared, prompt, at * n + copy, copy, timeout_s)
             for at, prompt in enumerate(prepared.prompts)
             for copy in range(n)
         ]
 
-    def _choice(
+    def _build_choice(
         self, prepared: PreparedRequest, prompt: PreparedPrompt, number: int, copy: int, timeout_s: float
     ) -> PreparedChoice:
         request = prepared.request
-        tools = prompt.prompt.tools if isinstance(prompt.prompt, Chat) else ()
-        echo = (prompt.prompt.text if isinstance(prompt.prompt, RawText) else self.text_of(prompt.ids)) if request.echo else ""
+        tools = prompt.source.tools if isinstance(prompt.source, Chat) else ()
+        echo = (prompt.source.text if isinstance(prompt.source, RawText) else self.decode_ids(prompt.ids)) if request.echo else ""
         return PreparedChoice(
-            prompt=prompt.prompt,
+            prompt=prompt.source,
             request=TokenRequest(
                 request_id=request.request_id if number == 0 else f"{request.request_id}-{number}",
                 prompt=prompt.ids,
-                sampling=self._sampling(request, len(prompt.ids), copy),
+                sampling=self._build_sampling(request, len(prompt.ids), copy),
                 constraint=prepared.constraint,
                 timeout_s=timeout_s,
             ),
             text=TextStream(
                 self.tokenizer,
                 request.stop,
-                parser=self._parser(request, prompt, tools),
+                parser=self._build_parser(request, prompt, tools),
                 choice=number,
                 min_tokens=request.sampling.min_tokens,
                 one_call=request.one_call,
@@ -170,7 +170,7 @@ class ServedModel:
             with_tokens=request.with_tokens,
         )
 
-    def _sampling(self, request: GenerateRequest, prompt_tokens: int, copy: int) -> Sampling:
+    def _build_sampling(self, request: GenerateRequest, prompt_tokens: int, copy: int) -> Sampling:
         """Return how engines sample the `copy`-th answer to a prompt: its own seed, the model's stop tokens, the window's limit."""
         sampling = request.sampling
         stops = sampling.stop_token_ids if sampling.ignore_eos else (*sampling.stop_token_ids, *self.tokenizer.vocabulary.stop_ids)
@@ -181,13 +181,13 @@ class ServedModel:
             sampling = replace(sampling, max_tokens=limit, min_tokens=min(sampling.min_tokens, limit))
         return replace(sampling, stop_token_ids=tuple(dict.fromkeys(stops)), seed=seed)
 
-    def _parser(self, request: GenerateRequest, prompt: PreparedPrompt, tools: tuple[Tool, ...]) -> AnswerParser:
+    def _build_parser(self, request: GenerateRequest, prompt: PreparedPrompt, tools: tuple[Tool, ...]) -> AnswerParser:
         tags = self.settings.think_tags
         return AnswerParser(
-            (lambda begun: self.format.call_parser(tools, begun=begun)) if tools else None,
+            (lambda begun: self.format.build_call_parser(tools, begun=begun)) if tools else None,
             self.format.markers,
-            think_tags=tags if isinstance(prompt.prompt, Chat) or request.think else None,
-            prefill=find_answer_prefix(prompt.prompt, prompt.ids, self.tokenizer, tags),
+            think_tags=tags if isinstance(prompt.source, Chat) or request.think else None,
+            prefill=find_answer_prefix(prompt.source, prompt.ids, self.tokenizer, tags),
         )
 
     async def render(self, prompt: Prompt, limits: ContextLimits) -> tuple[int, ...]:
@@ -195,7 +195,7 @@ class ServedModel:
         if isinstance(prompt, Chat):
             text_bytes = sum(len(message.content.encode()) for message in prompt.messages)
             text_bytes += sum(len(tool.function.encode()) for tool in prompt.tools)
-            self._require_room(0 if prompt.template else text_bytes, self.format.least_tokens(prompt), limits)
+            self._require_room(0 if prompt.template else text_bytes, self.format.count_control_tokens(prompt), limits)
             return await self.format.render(prompt)
         if isinstance(prompt, RawText):
             self._require_room(len(prompt.text.encode()), 0, limits)
@@ -210,11 +210,11 @@ class ServedModel:
                 "Shorten the prompt.",
             )
 
-    async def _constraint(self, request: GenerateRequest, longest: int | None) -> Constraint | None:
-        """Return what every answer must look like, checked; an optional constraint is left out where it would do harm."""
+    async def _build_constraint(self, request: GenerateRequest, longest: int | None) -> Constraint | None:
+        """Return the checked constraint of every answer; an optional one is left out where it would do harm."""
         prompt = request.prompts[0]
         try:
-            constraint = self.format.constraint(prompt.tools if isinstance(prompt, Chat) else (), request.form)
+            constraint = self.format.build_constraint(prompt.tools if isinstance(prompt, Chat) else (), request.form)
         except InvalidValue:
             raise
         except ValueError as error:  # llguidance cannot read a pattern at all
@@ -230,7 +230,7 @@ class ServedModel:
 
     async def _prepare_prompt(self, prompt: Prompt, window: int | None, limits: ContextLimits) -> PreparedPrompt:
         if window is None:
-            return PreparedPrompt(prompt=prompt, ids=await self.render(prompt, limits))
+            return PreparedPrompt(source=prompt, ids=await self.render(prompt, limits))
         if isinstance(prompt, Chat) and not prompt.context:
             ids, dropped = await fit_to_window(self.format.render, prompt, window)
         else:
@@ -240,7 +240,7 @@ class ServedModel:
                 f"The context asked for (num_ctx) is {window} tokens, but the prompt has {len(ids)} tokens and one at least is "
                 "needed for the answer. Ask for more, or shorten the prompt.",
             )
-        return PreparedPrompt(prompt=prompt, ids=ids, dropped_messages=dropped)
+        return PreparedPrompt(source=prompt, ids=ids, dropped_messages=dropped)
 
 
 def _clamp_window(request: GenerateRequest, limits: ContextLimits) -> int | None:

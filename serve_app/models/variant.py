@@ -1,7 +1,5 @@
 """A model under a client's name: the served weights with its own system prompt, turns, template and parameters. Pure values."""
 
-import hashlib
-import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -68,8 +66,3 @@ class Variant:
         merged["parameters"] = inherited["parameters"] | (changes.get("parameters") or {})
         settings = VariantSettings.model_validate(merged | {"parent": self.name})
         return Variant(name=name, parent=self.name, settings=settings, modified=modified, stored=True)
-
-    def digest(self, weights: str) -> str:
-        """Return SHA-256 over its settings and the identity of the weights; equal for aliases of the served model."""
-        added = self.settings.model_dump(mode="json", exclude={"parent"})
-        return hashlib.sha256(json.dumps([weights, added], sort_keys=True).encode()).hexdigest()

@@ -23,14 +23,14 @@ class ChatFormat(Protocol):
         """Return the prompt's token ids; raises `InvalidValue` for a template that cannot be run."""
         ...
 
-    def least_tokens(self, chat: Chat) -> int:
+    def count_control_tokens(self, chat: Chat) -> int:
         """Return the least number of control tokens in the prompt of `chat`, beside the tokens of its text."""
         ...
 
-    def constraint(self, tools: Sequence[Tool], form: AnswerForm) -> Constraint | None:
+    def build_constraint(self, tools: Sequence[Tool], form: AnswerForm) -> Constraint | None:
         """Return the constraint of an answer in `form`; None: any text. Raises `ValueError` for an unreadable pattern."""
         ...
 
-    def call_parser(self, tools: Sequence[Tool], *, begun: bool) -> CallParser:
+    def build_call_parser(self, tools: Sequence[Tool], *, begun: bool) -> CallParser:
         """Return the parser of calls to `tools` in one answer; with `begun` the prompt holds the beginning of its text."""
         ...

@@ -27,12 +27,12 @@ class Phi4Format:
         """See `ChatFormat.render`."""
         return await self._template.render(chat)
 
-    def least_tokens(self, chat: Chat) -> int:
-        """See `ChatFormat.least_tokens`: a message has its role and its end, and an opened answer adds a role."""
+    def count_control_tokens(self, chat: Chat) -> int:
+        """See `ChatFormat.count_control_tokens`: a message has its role and its end, and an opened answer adds a role."""
         return 2 * len(chat.messages) + len(chat.context) - (chat.ending is Ending.CONTINUED)
 
-    def constraint(self, tools: Sequence[Tool], form: AnswerForm) -> Constraint | None:
-        """See `ChatFormat.constraint`."""
+    def build_constraint(self, tools: Sequence[Tool], form: AnswerForm) -> Constraint | None:
+        """See `ChatFormat.build_constraint`."""
         if not tools:
             return form.format
         if form.tool_choice is ToolChoice.REQUIRED:
@@ -42,6 +42,6 @@ class Phi4Format:
             return build_guided_calls(tuple(tools))
         return build_calls_or_answer(form.format, tools, parallel=form.parallel)
 
-    def call_parser(self, tools: Sequence[Tool], *, begun: bool) -> CallParser:
-        """See `ChatFormat.call_parser`; a strict tool is called with the model's own marker only."""
+    def build_call_parser(self, tools: Sequence[Tool], *, begun: bool) -> CallParser:
+        """See `ChatFormat.build_call_parser`; a strict tool is called with the model's own marker only."""
         return Phi4CallParser({tool.name for tool in tools}, marked_only=any(tool.strict for tool in tools), begun=begun)
