@@ -144,6 +144,14 @@ def _replica_folders(app: LiveApp) -> set[Path]:
     return set(app.temporary.glob(".phi-replica-*"))
 
 
+def _folder_of(pid: int) -> Path:
+    """Return a replica's temporary folder: the last argument of the shell that would remove it."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    arguments = [Path(f"/proc/{child}/cmdline").read_text().rstrip("\0").split("\0") for child in children]
+    (folder,) = (Path(each[-1]) for each in arguments if each[0] == "/bin/sh" and ".phi-replica-" in each[-1])
+    return folder
+
+
 def _await_folder_per_replica(app: LiveApp) -> set[Path]:
     """Wait until there is one folder per replica, and return them; groups that scale may start and stop replicas meanwhile."""
     deadline = time.monotonic() + 60
@@ -159,8 +167,12 @@ def _await_folder_per_replica(app: LiveApp) -> set[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("group", ["llama_cpp", "vllm"])
 def test_a_killed_replica_leaves_no_temporary_files_behind_its_successor(app: LiveApp, group: str) -> None:
-    before = _await_folder_per_replica(app)
-    os.kill(app.pids(group)[0], signal.SIGKILL)
+    pid = app.pids(group)[0]
+    lost = _folder_of(pid)
+    assert lost in _await_folder_per_replica(app)
+    os.kill(pid, signal.SIGKILL)
     app.await_replicas(group, 1, 180)
-    assert before - _await_folder_per_replica(app)
+    after = _await_folder_per_replica(app)
+    assert lost not in after
+    assert _folder_of(app.pids(group)[0]) in after
     assert not [each for each in app.temporary.iterdir() if each.is_socket() or each.name.startswith(("phi-llama-", "vllm_"))]
