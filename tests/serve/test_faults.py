@@ -146,7 +146,7 @@ def _replica_folders(app: LiveApp) -> set[Path]:
 
 def _folder_of(pid: int) -> Path:
     """Return a replica's temporary folder: the last argument of the shell that would remove it."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    children = [child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
     arguments = [Path(f"/proc/{child}/cmdline").read_text().rstrip("\0").split("\0") for child in children]
     (folder,) = (Path(each[-1]) for each in arguments if each[0] == "/bin/sh" and ".phi-replica-" in each[-1])
     return folder
