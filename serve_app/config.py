@@ -31,6 +31,13 @@ class ModelSettings(Settings):
     """Constrain tool calls to the offered tools and their schemas where the model decides whether to call. Calls of tools that a
     client declares `strict` are always constrained to their schemas."""
 
+    chat_format: Literal["phi4", "jinja"] | None = None
+    """How conversations become prompts: `phi4` writes Phi-4-mini's form, `jinja` runs the chat template of the model's folder.
+    None: phi4 where the tokenizer has its control tokens, else jinja."""
+    tool_call_parser: Literal["phi4", "hermes", "llama3", "none"] | None = None
+    """How the model writes tool calls: `phi4` as Phi-4-mini does, `hermes` between <tool_call> and </tool_call>, `llama3` as bare
+    JSON; `none`: it calls no tools. None: chosen by its template and control tokens."""
+
     @model_validator(mode="after")
     def _check_think_tags(self) -> "ModelSettings":
         if self.think_tags is not None and not all(self.think_tags):

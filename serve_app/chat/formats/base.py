@@ -1,4 +1,4 @@
-"""The interface of a chat format. Knows no model, engine or dialect."""
+"""The interfaces of a chat format and of the syntax in which a model writes tool calls. Knows no model, engine or dialect."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -6,6 +6,21 @@ from typing import Protocol
 from serve_app.chat.answer_parser import CallParser
 from serve_app.conversation import AnswerForm, Chat, Tool
 from serve_app.types import Constraint
+
+
+class CallSyntax(Protocol):
+    """How a family of models writes tool calls: the constraint of an answer that may call, and the parser of its calls."""
+
+    markers: Mapping[str, str]
+    """As `ChatFormat.markers`."""
+
+    def build_constraint(self, tools: Sequence[Tool], form: AnswerForm) -> Constraint | None:
+        """Return the constraint of an answer in `form`; None: any text. Raises `ValueError` for an unreadable pattern."""
+        ...
+
+    def build_call_parser(self, tools: Sequence[Tool], *, begun: bool) -> CallParser:
+        """Return the parser of calls to `tools` in one answer; with `begun` the prompt holds the beginning of its text."""
+        ...
 
 
 class ChatFormat(Protocol):
