@@ -16,7 +16,7 @@ from deployments.remote import RemoteEngine
 from deployments.second_port import listen
 from deployments.wait_for_reports import WaitForReports
 from serve_app.accounting import REQUEST_LOG
-from serve_app.config import AppSettings, RoutingSettings, require_groups
+from serve_app.config import AppSettings, RoutingSettings, require_names
 from serve_app.dialects import ollama, openai, reasoning
 from serve_app.errors import ModelUnusable
 from serve_app.gateway import Gateway
@@ -55,40 +55,67 @@ class Ingress:
         self._groups = groups
         self._gateway: Gateway | None = None
         self._fault: ModelUnusable | None = None
+        self._models: dict[str, ServedModel] = {}
+        self._reasons: dict[str, str] = {}
+        """Why a model could not be loaded at the last attempt, by its name."""
         self._app: ASGIApp | None = None
         self._retrying: asyncio.Task[None] | None = None
         self._try_to_serve()
 
     def _try_to_serve(self) -> None:
-        """Build the gateway, or keep the reason why the model cannot be served.
+        """Build the gateway over the models that can be served, or keep the reason why none can.
 
         If the ingress ended instead, Serve would restart it forever and no client could see the reason.
         """
-        settings, routing = self._settings, self._settings.routing
-        try:
-            models = [ServedModel.load(name, model, locate(model, weights=False)) for name, model in settings.models.items()]
-            self._gateway = Gateway(
-                settings=settings,
-                catalog=Catalog(settings, models, created=int(time.time())),
-                generators={
-                    name: RemoteEngine(name, handle, _choose_accept_timeout_s(routing, name))
-                    for name, handle in self._groups.items()
-                },
-                fleet=self._snapshot,
-                metrics=IngressMetrics(serve.get_replica_context().replica_id.unique_id),
+        models, faults = self._load_models()
+        if not models:
+            only = len(faults) == 1
+            self._fault = ModelUnusable(
+                "; ".join(each.message if only else f"{name}: {each.message}" for name, each in faults.items())
             )
-        except ModelUnusable as error:
-            if self._fault is None or self._fault.message != error.message:
-                logger.exception("the model cannot be served")
-                print(f"\nThe model cannot be served: {error.message}", flush=True)
-            self._fault = error
+            return
+        settings, routing = self._settings, self._settings.routing
+        catalog = Catalog(settings, models, created=int(time.time()), faults=faults)
+        if self._gateway is not None:
+            self._gateway.use(catalog)
+            return
+        self._gateway = Gateway(
+            settings=settings,
+            catalog=catalog,
+            generators={
+                name: RemoteEngine(name, handle, _choose_accept_timeout_s(routing, name)) for name, handle in self._groups.items()
+            },
+            fleet=self._snapshot,
+            metrics=IngressMetrics(serve.get_replica_context().replica_id.unique_id),
+        )
+
+    def _load_models(self) -> tuple[list[ServedModel], dict[str, ModelUnusable]]:
+        """Return the models that can be served, and why the others cannot: one that fails leaves the others alone."""
+        faults: dict[str, ModelUnusable] = {}
+        for name, settings in self._settings.models.items():
+            if name in self._models:
+                continue
+            try:
+                self._models[name] = ServedModel.load(name, settings, locate(settings, weights=False))
+            except ModelUnusable as error:
+                faults[name] = error
+                if self._reasons.get(name) != error.message:
+                    self._reasons[name] = error.message
+                    logger.exception("the model %s cannot be served", name)
+                    print(f"\nThe model {name} cannot be served: {error.message}", flush=True)
+        return [self._models[name] for name in self._settings.models if name in self._models], faults
 
     async def _retry(self) -> None:
         """Try again every few seconds: the hub may become reachable, or the files may be repaired."""
-        while self._gateway is None:
+        while self._gateway is None or self._gateway.catalog.faults:
             await asyncio.sleep(_RETRY_S)
+            had_none = self._gateway is None
             await asyncio.to_thread(self._try_to_serve)
-        self._app = WaitForReports(create_app(self._gateway, DIALECTS), self._reported)
+            if had_none and self._gateway is not None:
+                self._app = self._build_app(self._gateway)
+
+    def _build_app(self, gateway: Gateway) -> ASGIApp:
+        return WaitForReports(create_app(gateway, DIALECTS), self._reported)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Apply `user_config` of serve_config.yaml: its `routing` replaces fields of `args.routing`, without a restart.
@@ -106,10 +133,11 @@ class Ingress:
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the application; Serve calls this once, after construction, on the loop that runs it."""
         if self._gateway is not None:
-            self._app = WaitForReports(create_app(self._gateway, DIALECTS), self._reported)
+            self._app = self._build_app(self._gateway)
         else:
             assert self._fault is not None
             self._app = create_unusable_app(self._settings, self._snapshot, DIALECTS, lambda: self._fault)
+        if self._reasons:
             self._retrying = asyncio.create_task(self._retry())
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -150,7 +178,7 @@ def merge_routing(settings: AppSettings, user_config: Mapping[str, Any]) -> Rout
         raise ValueError(f"routing.{fixed.pop()} is read at start only; set it under args")
     merged = settings.routing.model_dump() | dict(user_config.get("routing") or {})
     routing = RoutingSettings.model_validate(merged)
-    require_groups(routing, settings.engines)
+    require_names(routing, settings)
     return routing
 
 

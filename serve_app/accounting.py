@@ -17,10 +17,10 @@ REQUEST_LOG = logging.getLogger("serve_app.requests")
 
 
 @contextmanager
-def account(request: GenerateRequest, model: str, record: RequestRecord, metrics: IngressMetrics) -> Iterator[None]:
-    """Account for `request`, served under the name `model`, when the block ends; `record.outcome` becomes an error's code."""
+def account(request: GenerateRequest, record: RequestRecord, metrics: IngressMetrics) -> Iterator[None]:
+    """Account for `request` when the block ends; `record.outcome` becomes an error's code."""
     record.choices_per_prompt = request.n
-    span, began = tracing.begin(request, model), time.monotonic()
+    span, began = tracing.begin(request, record.model or record.served_model), time.monotonic()
     try:
         yield
     except ServeError as error:

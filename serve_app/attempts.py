@@ -8,7 +8,7 @@ may take over; after it another group continues from the prompt and the tokens s
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -77,15 +77,21 @@ class Attempts:
         self.configure(settings)
 
     def configure(self, settings: RoutingSettings) -> None:
-        """Use other settings from now on; breakers and budget start anew."""
+        """Use other settings from now on; breakers and budgets start anew."""
         self._settings = settings
         self.health = Health(settings.breaker)
-        self._budget = RetryBudget(settings.retry_ratio, settings.retry_reserve)
+        self._budgets: dict[str, RetryBudget] = {}
 
-    def survey(self) -> Fleet:
-        """Return the fleet with the work on its way and the blocked groups marked."""
+    def survey(self, model: str, groups: Collection[str]) -> Fleet:
+        """Return the groups of a model with the work on its way, and with the blocked ones marked."""
         now = self._clock()
-        return self.health.annotate(self.workload.annotate(self._fleet(), now), now)
+        return self.health.annotate(self.workload.annotate(self._fleet().select(groups), now, model), now)
+
+    def _find_budget(self, model: str) -> RetryBudget:
+        """Return the retry budget of a model: the failures of one model's engines leave the others their retries."""
+        if model not in self._budgets:
+            self._budgets[model] = RetryBudget(self._settings.retry_ratio, self._settings.retry_reserve)
+        return self._budgets[model]
 
     async def run(self, generation: Generation) -> AsyncGenerator[TokenEvent, None]:
         """Yield the answer's events, ending with `Finished`; raises `ServeError` when no attempt is left.
@@ -96,11 +102,12 @@ class Attempts:
         answer, progress = Continuation(generation.choice.request), _Progress()
         obstacle = "it may call tools" if generation.choice.tools else find_obstacle(generation.choice.request)
         error: ServeError | None = None
-        self._budget.deposit(self._clock())
+        budget = self._find_budget(generation.record.served_model)
+        budget.deposit(self._clock())
         for attempt in range(1, self._settings.max_attempts + 1):
             await self._pause_before_retry(generation, progress)
             admission = self._admit(generation.candidates, progress, answer.length)
-            if admission is None or (error is not None and not self._may_retry(error, admission)):
+            if admission is None or (error is not None and not self._may_retry(error, admission, budget)):
                 break
             request = _drop_unusable_guidance(
                 answer.build_request(self._placement(generation, admission), attempt), admission.group.info
@@ -140,10 +147,10 @@ class Attempts:
                 return admission
         return None
 
-    def _may_retry(self, error: ServeError, admission: Admission) -> bool:
+    def _may_retry(self, error: ServeError, admission: Admission, budget: RetryBudget) -> bool:
         """Return whether the retry budget allows one more attempt; after a full group, which did no work, it is free."""
         now = self._clock()
-        if isinstance(error, Overloaded) or self._budget.withdraw(now):
+        if isinstance(error, Overloaded) or budget.withdraw(now):
             return True
         self.health.settle(admission, "", ok=None, now=now)
         return False

@@ -6,13 +6,13 @@ checked here, before anything starts. Knows no engine and no Ray.
 
 import json
 import re
-from collections.abc import Collection
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from serve_app import parameters as ollama
 from serve_app.engine_config import EngineSettings, Settings
+from serve_app.model_names import normalize_name
 from serve_app.types import InvalidValue, Task
 
 
@@ -45,6 +45,8 @@ class ModelSettings(Settings):
         return self
 
 
+AUTO = "auto"
+"""The name of the model that the task chooses."""
 DEFAULT_MODELS = {
     "phi-4-mini-instruct": ModelSettings(aliases=("microsoft/Phi-4-mini-instruct", "phi-4-mini", "phi4-mini")),
 }
@@ -108,6 +110,16 @@ class RoutingSettings(Settings):
 
     prefer: dict[Task, tuple[str, ...]] = Field(default_factory=dict)
     """Groups per task, best first. Other groups follow in the order of `engines`."""
+    auto: dict[Task, str] = Field(default_factory=dict)
+    """Task -> the model or variant that answers requests for the model `auto`. A task that is not listed gets the model of
+    `general`, and where that is not listed either, the first model. Empty: there is no model `auto`."""
+    auto_unnamed: bool = False
+    """Whether requests without a model's name are requests for `auto`; otherwise they get the first model."""
+    auto_fallback: tuple[str, ...] = ()
+    """Models that may answer requests for `auto`, in this order, while no group of the task's model can. Empty: no other model."""
+    auto_switch: float = Field(0.95, ge=0, le=1)
+    """Least probability of a later turn's task at which the conversation gets that task's model; below it, the conversation keeps
+    the model of the turn before. 0: every turn gets its own task's model."""
     models: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Model name -> the only groups that may answer for it. Other names may go to any group. All names of one model are the same
     here (case, `:latest`, aliases, `library/`); of several listed aliases, the one that the client uses counts."""
@@ -141,6 +153,10 @@ class RoutingSettings(Settings):
     that another request's prompt causes; a replica that hangs as a whole is noticed after `stale_after_s`."""
     stale_after_s: float = Field(6.0, gt=0)
     """A replica that has not reported for this long counts as gone; replicas report once a second."""
+
+    def find_auto_model(self, task: Task) -> str | None:
+        """Return the name of the model that answers requests for `auto` of a task; None: the first model."""
+        return self.auto.get(task) or self.auto.get(Task.GENERAL)
 
 
 class LimitSettings(Settings):
@@ -199,8 +215,8 @@ class PortSettings(Settings):
 class AppSettings(Settings):
     """Everything under `args:`."""
 
-    models: dict[str, ModelSettings] = Field(default_factory=lambda: dict(DEFAULT_MODELS), min_length=1, max_length=1)
-    """The served models by the name that clients use and answers carry. The first is the default."""
+    models: dict[str, ModelSettings] = Field(default_factory=lambda: dict(DEFAULT_MODELS), min_length=1)
+    """The served models by the name that clients use and answers carry. The first is the default. Each needs a group."""
     engines: dict[str, EngineSettings] = Field(min_length=1)
     """Engine groups by name; the name is also the Serve deployment's."""
     variants: dict[str, VariantSettings] = Field(default_factory=dict)
@@ -230,10 +246,24 @@ class AppSettings(Settings):
     def _check_group_names(self) -> "AppSettings":
         if "ingress" in self.engines:
             raise ValueError("engines: 'ingress' is the name of the ingress deployment; call the group something else")
-        require_groups(self.routing, self.engines)
         for name, group in self.engines.items():
             if group.model is not None and group.model not in self.models:
                 raise ValueError(f"engines.{name}.model: no model '{group.model}'; configured are: {', '.join(self.models)}")
+        served = {self.model_of(group) for group in self.engines}
+        for model in self.models:
+            if model not in served:
+                raise ValueError(f"models.{model}: no engine group serves it; give a group `model: {model}`, or remove the model")
+        return self
+
+    @model_validator(mode="after")
+    def _check_model_names(self) -> "AppSettings":
+        owners: dict[str, str] = {}
+        for model, settings in self.models.items():
+            for name in (model, *settings.aliases):
+                owner = owners.setdefault(normalize_name(name), model)
+                if owner != model:
+                    raise ValueError(f"models.{model}: '{name}' is also a name of the model {owner}; names must differ")
+        require_names(self.routing, self)
         return self
 
     @model_validator(mode="after")
@@ -266,12 +296,30 @@ def _show_as_models(model: Any) -> str:
     return "\n".join(("models:", f"  {name or default}:", *lines))
 
 
-def require_groups(routing: RoutingSettings, engines: Collection[str]) -> None:
-    """Raise `ValueError` when `routing` names a group that is not among `engines`."""
+def require_names(routing: RoutingSettings, settings: AppSettings) -> None:
+    """Raise `ValueError` when `routing` names a group or a model that is not among `settings`."""
     named = [(f"prefer.{task}", groups) for task, groups in routing.prefer.items()]
     named += [(f"models.{model}", groups) for model, groups in routing.models.items()]
     named.append(("sleeping", routing.sleeping))
     for field, groups in named:
         for group in groups:
-            if group not in engines:
-                raise ValueError(f"routing.{field}: no engine group '{group}'; configured are: {', '.join(engines)}")
+            if group not in settings.engines:
+                raise ValueError(f"routing.{field}: no engine group '{group}'; configured are: {', '.join(settings.engines)}")
+    _require_auto_names(routing, settings)
+
+
+def _require_auto_names(routing: RoutingSettings, settings: AppSettings) -> None:
+    if not routing.auto:
+        if routing.auto_fallback or routing.auto_unnamed:
+            raise ValueError("routing.auto: is empty, but auto_fallback or auto_unnamed is set; list the models of the tasks")
+        return
+    names = [*settings.variants, *settings.models, *(alias for model in settings.models.values() for alias in model.aliases)]
+    if AUTO in map(normalize_name, names):
+        raise ValueError("routing.auto: a model, an alias or a variant is called 'auto' too; rename it")
+    known = set(map(normalize_name, names))
+    wanted = [(f"auto.{task}", model) for task, model in routing.auto.items()]
+    for field, model in [*wanted, *(("auto_fallback", model) for model in routing.auto_fallback)]:
+        if normalize_name(model) not in known:
+            raise ValueError(
+                f"routing.{field}: no model '{model}'; configured are: {', '.join([*settings.models, *settings.variants])}"
+            )

@@ -227,6 +227,17 @@ Prompt: TypeAlias = Chat | RawText | RawTokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RenderedPrompt:
+    """A prompt in the form that engines get."""
+
+    ids: tuple[int, ...]
+    text: str
+    """The text of the ids, control tokens included."""
+    context_length: int
+    """Most tokens of prompt and answer together that a group takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskDecision:
     """The task of a request, and why."""
 
@@ -242,6 +253,10 @@ class RoutePreview:
     """The route that a request would take."""
 
     decision: TaskDecision
+    model: str
+    """The own name of the model that would answer."""
+    model_reason: str
+    """Why: `named` (by the client), `group` (the client named its group), `task`, or `conversation` (an earlier turn's task)."""
     candidates: tuple[str, ...]
     """Groups in the order in which they would be tried; empty when none is ready."""
     reason: str

@@ -1,9 +1,10 @@
-"""Serves every request on one path: resolve the model, admit, classify, prepare, choose a group, attempt.
+"""Serves every request on one path: choose and resolve the model, admit, classify, prepare, choose a group, attempt.
 
 Knows groups only as generators of token events, and clients only as `GenerateRequest`s. No web framework, no Ray.
 """
 
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
@@ -11,8 +12,17 @@ from dataclasses import dataclass, field
 from serve_app.accounting import account
 from serve_app.attempts import Attempts, Generator
 from serve_app.config import AppSettings, RoutingSettings
-from serve_app.conversation import AnswerEvent, ChoiceEnd, GenerateRequest, Prompt, RoutePreview, Started, TaskDecision
-from serve_app.errors import InvalidRequest, NoEngine, Overloaded
+from serve_app.conversation import (
+    AnswerEvent,
+    ChoiceEnd,
+    GenerateRequest,
+    Prompt,
+    RenderedPrompt,
+    RoutePreview,
+    Started,
+    TaskDecision,
+)
+from serve_app.errors import CapacityError, EngineError, InvalidRequest, ModelUnusable, NoEngine, Overloaded
 from serve_app.faults import client_faults
 from serve_app.generation import Generation, build_generations
 from serve_app.merge import merge
@@ -20,6 +30,7 @@ from serve_app.metrics import IngressMetrics, render_exposition
 from serve_app.models.catalog import Catalog, Resolved
 from serve_app.models.served import PreparedRequest
 from serve_app.record import RequestRecord
+from serve_app.routing.auto import ModelChoice, choose_model
 from serve_app.routing.fleet import Fleet
 from serve_app.routing.policy import Policy, Route
 from serve_app.routing.tasks import decide
@@ -36,8 +47,8 @@ class Gateway:
     fleet: Callable[[], Fleet]
     """Returns the current state of the groups."""
     metrics: IngressMetrics = field(default_factory=IngressMetrics)
-    active: int = 0
-    """Generations in progress."""
+    active_by_model: Counter[str] = field(default_factory=Counter)
+    """Generations in progress, by model."""
     _policy: Policy = field(init=False)
     _attempts: Attempts = field(init=False)
 
@@ -53,45 +64,109 @@ class Gateway:
         self._policy = Policy(routing)
         self._attempts.configure(routing)
 
+    def use(self, catalog: Catalog) -> None:
+        """Serve these models from the next request on."""
+        catalog.configure(self.settings.routing)
+        self.catalog = catalog
+
     async def generate(self, request: GenerateRequest, record: RequestRecord) -> AsyncGenerator[AnswerEvent, None]:
         """Yield one `Started`, any number of deltas and one `ChoiceEnd` per choice; closing the iterator aborts everything.
 
         The routing in `record` is complete when the first event is out. Without prompts it yields nothing, and raises the
         error that a generation would meet. Raises `ServeError` only.
         """
-        resolved = self.catalog.resolve(request.model)
-        request = resolved.apply_to(request)
+        names = self._choose_models(request).names
         if not request.prompts:
-            record.task = request.task or Task.GENERAL
-            record.reason = self._policy.choose(request, record.task, 0, self.fleet(), allowed=resolved.groups).reason
+            self._check_route(names[0], request, record)
             return
-        with self._admit(request), account(request, record.model or resolved.model.name, record, self.metrics):
+        with account(request, record, self.metrics):
+            for name in names[:-1]:
+                try:
+                    async with aclosing(self._generate_by(name, request, record)) as events:
+                        async for event in events:
+                            yield event
+                    return
+                except (CapacityError, EngineError, ModelUnusable):
+                    if record.started:
+                        raise
+                    record.falls_back = True
+            async with aclosing(self._generate_by(names[-1], request, record)) as events:
+                async for event in events:
+                    yield event
+
+    def _choose_models(self, request: GenerateRequest) -> ModelChoice:
+        """Return the names of the models to try: the client's, or for `auto` those of the task."""
+        prompt = request.prompts[0] if request.prompts else None
+        if request.group in self.settings.engines and (request.model is None or self.catalog.is_auto(request.model)):
+            return ModelChoice(names=(self.settings.model_of(request.group),), reason="group")
+        if self.catalog.is_auto(request.model):
+            return choose_model(self.settings.routing, request.task, prompt)
+        return ModelChoice(names=(request.model,), reason="named")
+
+    async def _generate_by(
+        self, name: str | None, request: GenerateRequest, record: RequestRecord
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        """Yield the events of one model's answer; `name` is the model or variant."""
+        resolved = self._resolve(name, request, record)
+        request = resolved.apply_to(request)
+        with self._admit(request, resolved.model.name):
             with client_faults():
                 prepared, generations = await self._prepare(request, resolved, record)
             streams = [generation.read(self._attempts.run(generation)) for generation in generations]
             async with aclosing(merge(streams)) as events:
-                started, ended = False, 0
+                ended = 0
                 async for event in events:
-                    if not started:  # not earlier: the first event commits the headers
-                        started = True
+                    if not record.started:  # not earlier: the first event commits the headers
+                        record.started = True
                         yield Started(prompt_tokens=prepared.prompt_tokens)
                     if isinstance(event, ChoiceEnd):
-                        self._attempts.workload.record_answer(record.task or Task.GENERAL, event.usage.completion_tokens)
+                        task, tokens = record.task or Task.GENERAL, event.usage.completion_tokens
+                        self._attempts.workload.record_answer(task, tokens, resolved.model.name)
                         ended += 1  # those that leave here: others may have ended that the client does not wait for
                         record.outcome = "ok" if ended == len(generations) else record.outcome
                     yield event
 
+    def _check_route(self, name: str | None, request: GenerateRequest, record: RequestRecord) -> None:
+        """Raise the error that a generation would meet now, for a request without prompts."""
+        resolved = self._resolve(name, request, record)
+        request = resolved.apply_to(request)
+        record.task = request.task or Task.GENERAL
+        fleet = self._attempts.survey(resolved.model.name, resolved.held_by)
+        record.reason = self._policy.choose(request, record.task, 0, fleet, allowed=resolved.groups).reason
+
+    def _resolve(self, name: str | None, request: GenerateRequest, record: RequestRecord) -> Resolved:
+        """Return the model behind a name, and note it in the record.
+
+        Raises `ModelNotFound`, `ModelUnusable`, and `InvalidRequest` where the client names a group of another model.
+        """
+        resolved = self.catalog.resolve(name)
+        record.served_model = resolved.model.name
+        if name != request.model:  # the client left the choice to us, and learns it
+            record.model = resolved.variant.name
+        if request.group in self.settings.engines and request.group not in resolved.held_by:
+            raise InvalidRequest(
+                f"engine group '{request.group}' serves the model '{self.settings.model_of(request.group)}', not "
+                f"'{resolved.model.name}', whose groups are: {', '.join(resolved.held_by)}",
+                param="x-engine",
+            )
+        return resolved
+
     @contextmanager
-    def _admit(self, request: GenerateRequest) -> Iterator[None]:
-        """Count the generations of a request while they run; raises `Overloaded` when there are too many."""
-        cost = len(request.prompts) * request.n
-        if self.active and self.active + cost > self.settings.limits.max_concurrent_generations:
+    def _admit(self, request: GenerateRequest, model: str) -> Iterator[None]:
+        """Count the generations of a request for a model while they run; raises `Overloaded` when the model has too many."""
+        cost, active = len(request.prompts) * request.n, self.active_by_model[model]
+        if active and active + cost > self.settings.limits.max_concurrent_generations:
             raise Overloaded("too many requests are being served; try again later", retry_after_s=1.0)
-        self.active += cost
+        self.active_by_model[model] = active + cost
         try:
             yield
         finally:
-            self.active -= cost
+            self.active_by_model[model] -= cost
+
+    @property
+    def active(self) -> int:
+        """Generations in progress."""
+        return sum(self.active_by_model.values())
 
     async def _prepare(
         self, request: GenerateRequest, resolved: Resolved, record: RequestRecord
@@ -99,11 +174,12 @@ class Gateway:
         """Classify the request, let its model prepare it, choose its groups, and return its generations."""
         self._require_within_limits(request)
         task = record.task = self._classify(request).task
-        fleet = self._attempts.survey()
+        fleet = self._attempts.survey(resolved.model.name, resolved.held_by)
         prepared = await resolved.model.prepare(request, fleet.limits(request.group))
         record.dropped_messages = prepared.dropped_messages
         route = self._choose(prepared, task, fleet, resolved)
-        record.reason, record.candidates = route.reason, route.considered
+        record.reason = "auto-fallback" if record.falls_back else route.reason
+        record.candidates = route.considered
         longest_s = self.settings.limits.request_timeout_s
         choices = resolved.model.build_choices(prepared, min(request.timeout_s or longest_s, longest_s))
         return prepared, build_generations(choices, route, request.session, record)
@@ -123,25 +199,37 @@ class Gateway:
             prepared.request, task, prepared.longest_prompt, fleet, allowed=resolved.groups, constraint=prepared.constraint
         )
 
-    async def render(self, model: str | None, prompt: Prompt) -> tuple[tuple[int, ...], str]:
-        """Return the token ids that engines would get for `prompt`, and their text; raises `ContextOverflow`."""
-        resolved = self.catalog.resolve(model)
+    async def render(self, model: str | None, prompt: Prompt) -> RenderedPrompt:
+        """Return a prompt in the form that engines would get; raises `ContextOverflow`."""
+        request = GenerateRequest(request_id="", prompts=(prompt,), model=model)
+        resolved = self.catalog.resolve(self._choose_models(request).names[0])
+        fleet = self.fleet().select(resolved.held_by)
         with client_faults():
-            ids = await resolved.model.render(resolved.variant.complete_prompt(prompt), self.fleet().limits())
-        return ids, resolved.model.decode_ids(ids)
+            ids = await resolved.model.render(resolved.variant.complete_prompt(prompt), fleet.limits())
+        text = resolved.model.decode_ids(ids)
+        return RenderedPrompt(ids=ids, text=text, context_length=self.measure_context(resolved.model.name))
 
-    async def preview_route(self, request: GenerateRequest) -> RoutePreview:
+    def measure_context(self, model: str) -> int:
+        """Return the longest context of a model's groups in tokens; before any has reported, the longest configured one."""
+        engines = {name: group for name, group in self.settings.engines.items() if self.settings.model_of(name) == model}
+        return self.fleet().select(engines).limits().longest or max(group.max_model_len for group in engines.values())
+
+    async def preview_route(self, request: GenerateRequest, record: RequestRecord) -> RoutePreview:
         """Return the route that `request` would take now, without asking an engine; raises the errors of the request itself."""
-        resolved = self.catalog.resolve(request.model)
+        choice = self._choose_models(request)
+        resolved = self._resolve(choice.names[0], request, record)
         request = resolved.apply_to(request)
-        decision, fleet = self._classify(request), self._attempts.survey()
+        decision, fleet = self._classify(request), self._attempts.survey(resolved.model.name, resolved.held_by)
         with client_faults():
             prepared = await resolved.model.prepare(request, fleet.limits(request.group))
         try:
             route = self._choose(prepared, decision.task, fleet, resolved)
+            candidates, reason = route.candidates, route.reason
         except NoEngine as error:
-            return RoutePreview(decision=decision, candidates=(), reason=error.code)
-        return RoutePreview(decision=decision, candidates=route.candidates, reason=route.reason)
+            candidates, reason = (), error.code
+        return RoutePreview(
+            decision=decision, model=resolved.model.name, model_reason=choice.reason, candidates=candidates, reason=reason
+        )
 
     def render_exposition(self) -> bytes:
         """Return the metrics of replicas, requests and breakers in Prometheus' text format."""

@@ -18,7 +18,7 @@ from serve_app.reports import Histogram, ReplicaReport
 from serve_app.types import Phase
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_LABELS = ("group", "engine", "replica")
+_LABELS = ("group", "model", "engine", "replica")
 _PREFIX = "phi_serve_engine"
 _GAUGES = {
     "running": "Generations being computed",
@@ -81,8 +81,10 @@ class _ReplicaCollector(Collector):
 
 def _collect_vllm_series(ready: list[ReplicaReport]) -> Iterable[Metric]:
     """Yield vLLM's own series for the replicas of every group, so that dashboards made for vLLM show all of them."""
-    labels = ("model_name", *_LABELS)
-    reported = [((counts.model, *_list_labels(report)), report, counts) for report in ready if (counts := report.requests)]
+    labels = ("model_name", "group", "engine", "replica")
+    reported = [
+        ((counts.model, *_list_labels(report, with_model=False)), report, counts) for report in ready if (counts := report.requests)
+    ]
     for name, (about, figure) in _VLLM_GAUGES.items():
         gauge = GaugeMetricFamily(f"vllm:{name}", about, labels=labels)
         for values, report, _ in reported:
@@ -130,12 +132,12 @@ class IngressMetrics(Collector):
 
     def count_request(self, record: RequestRecord) -> None:
         """Count a request that has ended, and the tokens of its whole answers."""
-        task, group, reason = record.task or "none", record.group or "none", record.reason or "none"
-        self._requests[(task, group, reason, record.outcome)] += 1
-        self._seconds[(task, group)] += record.seconds
+        model, task, group = record.served_model or "none", record.task or "none", record.group or "none"
+        self._requests[(model, task, group, record.reason or "none", record.outcome)] += 1
+        self._seconds[(model, task, group)] += record.seconds
         usage = record.usage
-        self._tokens[(task, group, "prompt")] += usage.prompt_tokens
-        self._tokens[(task, group, "completion")] += usage.completion_tokens
+        self._tokens[(model, task, group, "prompt")] += usage.prompt_tokens
+        self._tokens[(model, task, group, "completion")] += usage.completion_tokens
 
     def count_attempt(self, engine: str, outcome: str) -> None:
         """Count one engine's attempt at a request."""
@@ -144,10 +146,15 @@ class IngressMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """Yield the counts as metric families."""
         families = (
-            ("requests", "Requests by how they were routed and ended", ("task", "engine", "reason", "outcome"), self._requests),
-            ("request_seconds", "Time from their arrival at the gateway to their end", ("task", "engine"), self._seconds),
+            (
+                "requests",
+                "Requests by how they were routed and ended",
+                ("model", "task", "engine", "reason", "outcome"),
+                self._requests,
+            ),
+            ("request_seconds", "Time from their arrival at the gateway to their end", ("model", "task", "engine"), self._seconds),
             ("attempts", "Tries of engines, each a request or the rest of one", ("engine", "outcome"), self._attempts),
-            ("tokens", "Tokens of whole answers", ("task", "engine", "kind"), self._tokens),
+            ("tokens", "Tokens of whole answers", ("model", "task", "engine", "kind"), self._tokens),
         )
         for name, about, labels, counts in families:
             counter = CounterMetricFamily(f"phi_serve_{name}", about, labels=("ingress", *labels))
@@ -171,5 +178,6 @@ def render_exposition(reports: Iterable[ReplicaReport], metrics: IngressMetrics 
     return generate_latest(registry)
 
 
-def _list_labels(report: ReplicaReport) -> tuple[str, str, str]:
-    return report.group, report.info.kind if report.info else "", report.replica_id
+def _list_labels(report: ReplicaReport, *, with_model: bool = True) -> tuple[str, ...]:
+    model = (report.requests.model if report.requests else "",) if with_model else ()
+    return (report.group, *model, report.info.kind if report.info else "", report.replica_id)

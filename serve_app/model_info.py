@@ -15,6 +15,8 @@ class LoadedGroup:
     """A ready group, and the weights that it holds."""
 
     group: str
+    model: str
+    """The own name of the model that it serves."""
     engine: EngineKind
     precision: str
     replicas: int

@@ -31,11 +31,18 @@ class RequestRecord:
     request_id: str
     model: str = ""
     """The name that the answer carries."""
+    served_model: str = ""
+    """The own name of the model that answers; `model` may be an alias or a variant of it."""
     task: Task | None = None
     group: str | None = None
     """The engine group that answers."""
     reason: str | None = None
-    """Why this group was chosen; see `Policy.choose`. `failover` when an earlier candidate failed."""
+    """Why this group was chosen; see `Policy.choose`. `failover` when an earlier candidate failed, `auto-fallback` when the
+    model that the task chose for `auto` could not answer."""
+    falls_back: bool = False
+    """Whether another model answers than the one that the task chose."""
+    started: bool = False
+    """Whether an engine has produced output."""
     attempts: int = 0
     candidates: tuple[Candidate, ...] = ()
     """Every group, with the policy's estimates."""
@@ -71,6 +78,7 @@ class RequestRecord:
         usage = self.usage
         return {
             "request_id": self.request_id,
+            "model": self.served_model or "none",
             "task": self.task or "none",
             "engine": self.group or "none",
             "reason": self.reason or "none",

@@ -38,9 +38,12 @@ def end(span: Span, record: RequestRecord) -> None:
     """End a span with the request's record: usage under `gen_ai.`, routing under `phi_serve.`."""
     fields = record.log_fields()
     usage = {"gen_ai.usage.input_tokens": fields["prompt_tokens"], "gen_ai.usage.output_tokens": fields["completion_tokens"]}
-    routing = {f"phi_serve.{name}": fields[name] for name in ("request_id", "task", "engine", "reason", "attempts", "outcome")}
+    routing = {
+        f"phi_serve.{name}": fields[name] for name in ("request_id", "model", "task", "engine", "reason", "attempts", "outcome")
+    }
     reasons = [end.reason.value for end in record.ends]
-    span.set_attributes(usage | routing | {"gen_ai.response.finish_reasons": reasons})
+    response = {"gen_ai.response.model": record.served_model} if record.served_model else {}
+    span.set_attributes(usage | routing | response | {"gen_ai.response.finish_reasons": reasons})
     if record.outcome not in _NO_FAULT:
         span.set_attribute("error.type", record.outcome)
         span.set_status(Status(StatusCode.ERROR))

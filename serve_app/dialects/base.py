@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from serve_app.conversation import AnswerEvent, Completion, GenerateRequest, Prompt, RoutePreview, TaskExample
+from serve_app.conversation import AnswerEvent, Completion, GenerateRequest, Prompt, RenderedPrompt, RoutePreview, TaskExample
 from serve_app.dialects.faults import find_first_fault
 from serve_app.errors import InvalidRequest, ServeError
 from serve_app.model_info import LoadedGroup, ModelInfo
@@ -37,12 +37,15 @@ class AnswerContext(Generic[Body]):
     """The request's record; its routing is complete when the first event is out."""
     body: Body
     stream: bool
-    model: str
-    """The name that the answer carries."""
     created: float
     """When the request arrived, in Unix seconds."""
     elapsed: Callable[[], float]
     """Returns the seconds since the request arrived."""
+
+    @property
+    def model(self) -> str:
+        """The name that the answer carries; certain when the first event is out."""
+        return self.record.model
 
 
 class StreamEncoder(Protocol):
@@ -117,17 +120,6 @@ class Models(Protocol):
     async def put_blob(self, digest: str, content: bytes) -> None:
         """Store a blob; raises `ServeError` unless `digest` is the blob's digest."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RenderedPrompt:
-    """A prompt in the form that engines get."""
-
-    ids: tuple[int, ...]
-    text: str
-    """The text of the ids, control tokens included."""
-    context_length: int
-    """Most tokens of prompt and answer together that a group takes."""
 
 
 class QueryContext(Protocol):

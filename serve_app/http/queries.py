@@ -10,15 +10,16 @@ from typing import Any
 
 from starlette.requests import Request
 
-from serve_app.conversation import GenerateRequest, Prompt, RoutePreview, TaskExample
-from serve_app.dialects.base import Models, RenderedPrompt
+from serve_app.conversation import GenerateRequest, Prompt, RenderedPrompt, RoutePreview, TaskExample
+from serve_app.dialects.base import Models
 from serve_app.engine_config import count_gpu_layers
 from serve_app.gateway import Gateway
 from serve_app.http.hints import apply_header_hints
 from serve_app.model_info import LoadedGroup, ModelInfo
 from serve_app.record import RequestRecord
+from serve_app.routing.fleet import Group
 from serve_app.routing.tasks import confusion
-from serve_app.types import Task
+from serve_app.types import EngineInfo, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +30,16 @@ class CatalogModels:
 
     def list(self) -> tuple[ModelInfo, ...]:
         """See `Models.list`."""
-        catalog, context_length = self.gateway.catalog, _context_length(self.gateway)
-        return tuple(catalog.describe(variant, context_length) for variant in catalog.variants)
+        return self.gateway.catalog.list(self.gateway.measure_context)
 
     def find(self, name: str | None) -> ModelInfo:
         """See `Models.find`."""
-        catalog = self.gateway.catalog
-        return catalog.describe(catalog.resolve(name).variant, _context_length(self.gateway))
+        return self.gateway.catalog.describe(name, self.gateway.measure_context)
 
     async def create(self, name: str, parent: str, changes: dict[str, Any]) -> ModelInfo:
         """See `Models.create`."""
         variant = await asyncio.to_thread(self.gateway.catalog.create, name, parent, changes)
-        return self.gateway.catalog.describe(variant, _context_length(self.gateway))
+        return self.find(variant.name)
 
     async def copy(self, source: str, destination: str) -> None:
         """See `Models.copy`."""
@@ -75,38 +74,38 @@ class GatewayContext:
 
     def loaded_groups(self) -> tuple[LoadedGroup, ...]:
         """See `QueryContext.loaded_groups`."""
-        settings, weights = self._gateway.settings, self._gateway.catalog.default.weights
+        gateway = self._gateway
         return tuple(
-            LoadedGroup(
-                group=group.name,
-                engine=group.info.kind,
-                precision=group.info.precision,
-                replicas=group.replicas,
-                context_length=group.info.context_length,
-                weight_bytes=group.replicas * weights.loaded_bytes(group.info.precision),
-                gpu_bytes=group.replicas * weights.gpu_bytes(group.info.precision, count_gpu_layers(settings.engines[group.name])),
-            )
-            for group in self._gateway.fleet().groups
-            if group.ready and group.info is not None
+            self._show_loaded(group, group.info)
+            for group in gateway.fleet().groups
+            if group.ready and group.info is not None and gateway.settings.model_of(group.name) not in gateway.catalog.faults
+        )
+
+    def _show_loaded(self, group: Group, info: EngineInfo) -> LoadedGroup:
+        settings = self._gateway.settings
+        model = self._gateway.catalog.resolve(settings.model_of(group.name)).model
+        on_gpu = model.weights.gpu_bytes(info.precision, count_gpu_layers(settings.engines[group.name]))
+        return LoadedGroup(
+            group=group.name,
+            model=model.name,
+            engine=info.kind,
+            precision=info.precision,
+            replicas=group.replicas,
+            context_length=info.context_length,
+            weight_bytes=group.replicas * model.weights.loaded_bytes(info.precision),
+            gpu_bytes=group.replicas * on_gpu,
         )
 
     async def render(self, model: str | None, prompt: Prompt) -> RenderedPrompt:
         """See `QueryContext.render`."""
-        ids, text = await self._gateway.render(model, prompt)
-        return RenderedPrompt(ids=ids, text=text, context_length=_context_length(self._gateway))
+        return await self._gateway.render(model, prompt)
 
     async def preview_route(self, request: GenerateRequest) -> RoutePreview:
         """See `QueryContext.preview_route`."""
-        preview = await self._gateway.preview_route(apply_header_hints(request, self._request))
+        preview = await self._gateway.preview_route(apply_header_hints(request, self._request), self._record)
         self._record.task, self._record.reason = preview.decision.task, preview.reason
         return preview
 
     async def confusion(self, examples: Sequence[TaskExample]) -> Mapping[Task, Mapping[Task, int]]:
         """See `QueryContext.confusion`."""
         return await asyncio.to_thread(confusion, examples, self._gateway.settings.routing.task_threshold)
-
-
-def _context_length(gateway: Gateway) -> int:
-    """Return the longest context of the groups in tokens; before any has reported, the longest configured one."""
-    longest = gateway.fleet().limits().longest
-    return longest or max(settings.max_model_len for settings in gateway.settings.engines.values())

@@ -50,23 +50,22 @@ async def respond(codec: Codec[Any], gateway: Gateway, http_request: Request, re
     body = parse(codec.body, await read_body(http_request, gateway.settings.limits.max_body_bytes))
     request, stream = codec.decode(body, record.request_id)
     request = apply_header_hints(request, http_request)
-    record.model = request.model or gateway.catalog.default.name
+    record.model = request.model or gateway.settings.default_model
     context = AnswerContext(
         request=request,
         record=record,
         body=body,
         stream=stream,
-        model=record.model,
         created=created,
         elapsed=lambda: time.monotonic() - arrived,
     )
-    encoder = codec.encoder(context) if stream else None
     events = gateway.generate(request, record)
-    if encoder is None:
+    if not stream:
         completion = await _fold_while_connected(http_request, events)
         return json_response(codec.encode(completion, context), 200, write_record_headers(record))
     try:
         first = await anext(events)
+        encoder = codec.encoder(context)  # not earlier: only now the answering model is certain
     except BaseException:
         await events.aclose()
         raise
@@ -136,6 +135,7 @@ def write_record_headers(record: RequestRecord) -> dict[str, str]:
     """Return the response headers with the request's id and routing."""
     headers = {
         "x-request-id": record.request_id,
+        "x-model": quote(record.served_model, safe="/:") or "none",
         "x-task": record.task or "none",
         "x-engine": record.group or "none",
         "x-route-reason": record.reason or "none",

@@ -32,7 +32,8 @@ def mount_status(app: FastAPI, gateway: Gateway) -> None:
             "model": gateway.settings.default_model,
             "capabilities": [str(task) for task in (Task.REASONING, Task.MATH, Task.CODING)],
             "active_requests": gateway.active,
-            "groups": _show_groups(fleet),
+            "models": _show_models(gateway, fleet),
+            "groups": _show_groups(fleet, gateway.settings),
         }
         return json_response(body, 200 if fleet.ready else 503, {} if fleet.ready else {"retry-after": "5"})
 
@@ -40,7 +41,7 @@ def mount_status(app: FastAPI, gateway: Gateway) -> None:
         return Response(gateway.render_exposition(), media_type=CONTENT_TYPE)
 
     async def cluster(request: Request) -> Response:
-        return json_response(show_cluster(gateway.fleet()), 200, {})
+        return json_response(show_cluster(gateway.fleet(), gateway.settings), 200, {})
 
     for path, endpoint in (("/health", health), ("/livez", _livez), ("/metrics", metrics), ("/v1/cluster", cluster)):
         app.add_api_route(path, endpoint, methods=_GET)
@@ -56,7 +57,7 @@ def mount_unusable_status(
             "status": "failed",
             "reason": reason().message,
             "model": settings.default_model,
-            "groups": _show_groups(fleet()),
+            "groups": _show_groups(fleet(), settings),
         }
         return json_response(body, 503, {"retry-after": "10"})
 
@@ -74,13 +75,26 @@ def _summarize_status(fleet: Fleet) -> str:
     return "degraded" if any(group.ready for group in fleet.groups) else "not_ready"
 
 
-def show_cluster(fleet: Fleet) -> JsonObject:
+def show_cluster(fleet: Fleet, settings: AppSettings) -> JsonObject:
     """Return the groups with their backlog, the estimated wait, and each replica that reports."""
-    return {"object": "cluster", "ready": fleet.ready, "groups": [_show_backlog(group) for group in fleet.groups]}
+    groups = [_show_backlog(group, settings.model_of(group.name)) for group in fleet.groups]
+    return {"object": "cluster", "ready": fleet.ready, "groups": groups}
 
 
-def _show_groups(fleet: Fleet) -> JsonObject:
-    return {group.name: _show_group(group) for group in fleet.groups}
+def _show_models(gateway: Gateway, fleet: Fleet) -> JsonObject:
+    """Return each model's state, and why it cannot be served."""
+    shown: JsonObject = {}
+    for name in gateway.settings.models:
+        groups = [group.name for group in fleet.groups if gateway.settings.model_of(group.name) == name]
+        fault = gateway.catalog.faults.get(name)
+        shown[name] = {"status": "failed" if fault else _summarize_status(fleet.select(groups)), "groups": groups}
+        if fault:
+            shown[name]["reason"] = fault.message
+    return shown
+
+
+def _show_groups(fleet: Fleet, settings: AppSettings) -> JsonObject:
+    return {group.name: {"model": settings.model_of(group.name)} | _show_group(group) for group in fleet.groups}
 
 
 def _show_group(group: Group) -> JsonObject:
@@ -93,9 +107,10 @@ def _show_group(group: Group) -> JsonObject:
     return shown
 
 
-def _show_backlog(group: Group) -> JsonObject:
+def _show_backlog(group: Group, model: str) -> JsonObject:
     shown: JsonObject = {
         "name": group.name,
+        "model": model,
         "phase": group.phase,
         "reason": group.reason or None,
         "engine": group.info.kind if group.info else None,

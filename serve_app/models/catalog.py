@@ -1,16 +1,17 @@
 """Resolves the names that clients use to served models, variants and groups. Knows no engine and no dialect."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
 
-from serve_app.config import AppSettings, RoutingSettings, VariantSettings
+from serve_app.config import AUTO, AppSettings, RoutingSettings, VariantSettings
 from serve_app.conversation import GenerateRequest
-from serve_app.errors import InvalidRequest, ModelNotFound, Unsupported
+from serve_app.errors import InvalidRequest, ModelNotFound, ModelUnusable, Unsupported
 from serve_app.faults import client_faults
 from serve_app.model_info import ModelInfo
 from serve_app.model_names import normalize_name, require_name, shorten_name
@@ -19,6 +20,7 @@ from serve_app.models.served import ServedModel
 from serve_app.models.usable import require_usable
 from serve_app.models.variant import Variant
 from serve_app.models.variant_store import VariantStore
+from serve_app.types import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,10 @@ class Resolved:
 
     model: ServedModel
     variant: Variant
+    held_by: tuple[str, ...]
+    """The engine groups that serve the model."""
     groups: tuple[str, ...]
-    """The engine groups that may answer for it."""
+    """Of these, the groups that may answer for the name."""
 
     def apply_to(self, request: GenerateRequest) -> GenerateRequest:
         """Return the request with what the name adds; raises `InvalidRequest` or `Unsupported` when the two do not go together."""
@@ -44,8 +48,15 @@ class Catalog:
     see `serve_app.model_names`.
     """
 
-    def __init__(self, settings: AppSettings, models: Iterable[ServedModel], *, created: int) -> None:
-        """Take the configuration and the models that it names, in its order.
+    def __init__(
+        self,
+        settings: AppSettings,
+        models: Iterable[ServedModel],
+        *,
+        created: int,
+        faults: Mapping[str, ModelUnusable] = MappingProxyType({}),
+    ) -> None:
+        """Take the configuration and the models that it names; `faults` say why the other ones cannot be served.
 
         `created` is the Unix time in seconds at which the application started, shown as the models' creation. Raises
         `InvalidRequest` for a variant without a served parent, `InvalidValue` for one that could answer nothing.
@@ -56,46 +67,98 @@ class Catalog:
         self.blobs = BlobStore(None if folder is None else folder / "blobs")
         self._store = None if folder is None else VariantStore(folder)
         self._models = {model.name: model for model in models}
-        self.default = self._models[settings.default_model]
-        """The model that requests without a name get."""
+        self.faults = faults
         self._own: dict[str, Variant] = {}
-        self._owners: dict[str, ServedModel] = {}
-        """The models by the keys of their own names."""
-        for model in self._models.values():
-            for name in (model.name, *model.settings.aliases):
-                self._own.setdefault(normalize_name(name), Variant(name=name, modified=created))
-                self._owners.setdefault(normalize_name(name), model)
-        self._configured: dict[str, Variant] = {}
-        for name, wanted in settings.variants.items():
-            self._configured[normalize_name(name)] = self._configure_variant(name, wanted)
+        self._owners: dict[str, str] = {}
+        """The models' own names by the keys of all their names."""
+        for owner, wanted in settings.models.items():
+            for name in (owner, *wanted.aliases):
+                self._own.setdefault(normalize_name(name), Variant(name=name, root=owner, modified=created))
+                self._owners.setdefault(normalize_name(name), owner)
         self.configure(settings.routing)
+        self._configured: dict[str, Variant] = {}
+        for name, variant in settings.variants.items():
+            self._configured[normalize_name(name)] = self._configure_variant(name, variant)
+
+    @property
+    def default(self) -> ServedModel:
+        """The model that requests without a name get; raises `ModelUnusable` where it cannot be served."""
+        return self._require_model(self._settings.default_model)
+
+    def _require_model(self, name: str) -> ServedModel:
+        if name in self._models:
+            return self._models[name]
+        raise self.faults.get(name) or ModelUnusable(f"the model '{name}' is about to be served; try again")
 
     def configure(self, routing: RoutingSettings) -> None:
-        """Restrict names to groups by other settings from now on."""
+        """Restrict names to groups, and choose models for `auto`, by other settings from now on."""
+        self._routing = routing
         self._allowed = {normalize_name(name): groups for name, groups in routing.models.items()}
+
+    def is_auto(self, name: str | None) -> bool:
+        """Return whether the task chooses the model of requests for `name`."""
+        if not self._routing.auto:
+            return False
+        return self._routing.auto_unnamed if name is None else normalize_name(name) == AUTO
 
     def _configure_variant(self, name: str, wanted: VariantSettings) -> Variant:
         if normalize_name(name) in self._configured:
             raise InvalidRequest(f"variants: '{name}' and '{self._configured[normalize_name(name)].name}' are the same name")
         changes = wanted.model_dump(exclude={"parent"}, exclude_unset=True)
-        parent = self._find_parent(wanted.parent or self.default.name)
+        parent = self._find_parent(wanted.parent or self._settings.default_model)
         variant = replace(parent.derive(self._require_free(name), changes, self.created), stored=False)
-        require_usable(variant, self._find_owner(variant).count_tokens)
+        if variant.root in self._models:  # else nothing can count its tokens, and no request reaches it
+            require_usable(variant, self._models[variant.root].count_tokens)
         return variant
 
     @property
     def variants(self) -> tuple[Variant, ...]:
-        """Every served name with what it adds to its model, the models' own first."""
-        return tuple((self._own | self._configured | dict(self._stored()) | self._own).values())
+        """Every name that can be served, with what it adds to its model, the models' own first."""
+        names = self._own | self._configured | dict(self._stored()) | self._own
+        return tuple(variant for variant in names.values() if self._find_root(variant) in self._models)
 
     def resolve(self, name: str | None) -> Resolved:
-        """Return the model, variant and groups behind a client's `name`, None meaning the default model; raises `ModelNotFound`."""
+        """Return the model, variant and groups behind a client's `name`, None meaning the default model.
+
+        Raises `ModelNotFound`, and `ModelUnusable` for a configured model that cannot be served.
+        """
         variant = self._find(name)
         model = self._find_owner(variant)
-        return Resolved(model, variant, self._find_groups(name, model))
+        held_by = tuple(group for group in self._settings.engines if self._settings.model_of(group) == model.name)
+        return Resolved(model, variant, held_by, self._restrict(name, model, held_by))
 
-    def describe(self, variant: Variant, context_length: int) -> ModelInfo:
-        """Return the description of a name for clients; `context_length` is the groups', in tokens."""
+    def list(self, measure: Callable[[str], int]) -> tuple[ModelInfo, ...]:
+        """Return the description of every name; `measure` returns the context in tokens of a model, by its own name."""
+        found = tuple(self._describe(variant, measure) for variant in self.variants)
+        return (*found, self._describe_auto(measure)) if self._is_auto_served() else found
+
+    def describe(self, name: str | None, measure: Callable[[str], int]) -> ModelInfo:
+        """Return the description of a name for clients; raises as `resolve` does."""
+        return self._describe_auto(measure) if self.is_auto(name) else self._describe(self.resolve(name).variant, measure)
+
+    def _is_auto_served(self) -> bool:
+        return bool(self._routing.auto) and self._is_usable(self._routing.find_auto_model(Task.GENERAL))
+
+    def _is_usable(self, name: str | None) -> bool:
+        return self._find_root(self._find(name)) in self._models
+
+    def _describe_auto(self, measure: Callable[[str], int]) -> ModelInfo:
+        """Describe `auto` by the model for general tasks; its context is that of the model with the shortest one."""
+        names = {task: self._routing.find_auto_model(task) for task in Task}
+        general = self.resolve(names[Task.GENERAL])
+        others = [self.resolve(name).model for name in names.values() if self._is_usable(name)]
+        tools = self.resolve(names[Task.TOOLS]).model if self._is_usable(names[Task.TOOLS]) else general.model
+        capabilities = [each for each in general.model.capabilities if each != "tools"]
+        return replace(
+            self._describe(general.variant, measure),
+            name=AUTO,
+            root=AUTO,
+            parent="",
+            capabilities=(*capabilities, *(each for each in tools.capabilities if each == "tools")),
+            context_length=min(measure(model.name) for model in others),
+        )
+
+    def _describe(self, variant: Variant, measure: Callable[[str], int]) -> ModelInfo:
         model = self._find_owner(variant)
         weights = model.weights
         return ModelInfo(
@@ -108,7 +171,7 @@ class Catalog:
             weights_identity=weights.identity,
             template=variant.settings.template or model.format.go_template,
             capabilities=model.capabilities,
-            context_length=context_length,
+            context_length=measure(model.name),
             config=weights.config,
             family=weights.family,
             parameters=weights.parameters,
@@ -139,22 +202,23 @@ class Catalog:
 
     def copy(self, source: str, destination: str) -> Variant:
         """Store `source` under another name; raises as `create` does."""
-        name, found = self._require_free(destination), self._find(source)
-        copied = replace(found, name=name, parent=found.parent or found.name, modified=round(time.time(), 3), stored=True)
+        name, found = self._require_free(destination), self._find_parent(source)
+        parent, modified = found.parent or found.name, round(time.time(), 3)
+        copied = replace(found, name=name, parent=parent, modified=modified, stored=True)
         copied = replace(copied, settings=found.settings.model_copy(update={"parent": copied.parent}))
         self._require_store().put(copied)
         return copied
 
     def delete(self, name: str) -> None:
         """Delete a variant made through the API; raises `ModelNotFound`, `InvalidRequest` for configured ones, `StorageFailed`."""
-        found = self._find(name)
+        found = self._own[normalize_name(self._settings.default_model)] if self.is_auto(name) else self._find(name)
         if not found.stored:
-            raise InvalidRequest(f"'{found.name}' is part of the configuration; the operator removes it there", param="model")
+            raise InvalidRequest(f"'{name}' is part of the configuration; the operator removes it there", param="model")
         self._require_store().remove(found.name)
 
     def _find(self, name: str | None) -> Variant:
         if name is None:
-            return self._own[normalize_name(self.default.name)]
+            return self._own[normalize_name(self._settings.default_model)]
         found = (
             self._own.get(normalize_name(name))
             or self._stored().get(normalize_name(name))
@@ -167,29 +231,39 @@ class Catalog:
         return found
 
     def _find_owner(self, variant: Variant) -> ServedModel:
-        """Return the model that a variant derives from, over any number of parents; the default where a parent is gone."""
-        if len(self._models) == 1:
-            return self.default  # without a look at the stored names, which may be read from the disk each time
+        """Return the model that a variant derives from; raises `ModelNotFound` where it is not configured any more."""
+        root = self._find_root(variant)
+        if root not in self._settings.models:
+            raise ModelNotFound(
+                f"The model '{variant.name}' derives from '{root or variant.parent}', which is not served any more. Delete it, or "
+                "ask the operator to serve that model.",
+                model=variant.name,
+                param="model",
+            )
+        return self._require_model(root)
+
+    def _find_root(self, variant: Variant) -> str:
+        """Return the own name of a variant's model, over any number of parents where it has no `root`; empty: it is gone."""
+        if variant.root:
+            return self._owners.get(normalize_name(variant.root), variant.root)
         seen = {normalize_name(variant.name)}
-        while normalize_name(variant.name) not in self._owners:
-            parent = normalize_name(variant.parent)
-            found = self._own.get(parent) or self._stored().get(parent) or self._configured.get(parent)
+        while (parent := normalize_name(variant.parent)) not in self._owners:
+            found = self._stored().get(parent) or self._configured.get(parent)
             if found is None or parent in seen:
-                return self.default
+                return self._settings.default_model if len(self._settings.models) == 1 else ""
             seen.add(parent)
             variant = found
-        return self._owners[normalize_name(variant.name)]
+        return self._owners[parent]
 
-    def _find_groups(self, name: str | None, model: ServedModel) -> tuple[str, ...]:
-        """Return the groups that may answer for a name.
+    def _restrict(self, name: str | None, model: ServedModel, held_by: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the groups among `held_by` that may answer for a name.
 
         All names of one model are the same in `routing.models`; where several of them are listed, the client's own counts.
         """
-        holding = tuple(group for group in self._settings.engines if self._settings.model_of(group) == model.name)
-        asked = normalize_name(self.default.name if name is None else name)
-        own = [each for each, owner in self._owners.items() if owner is model] if asked in self._owners else []
-        allowed = next((self._allowed[each] for each in (asked, *own) if each in self._allowed), holding)
-        return tuple(group for group in holding if group in allowed)
+        asked = normalize_name(model.name if name is None else name)
+        own = [each for each, owner in self._owners.items() if owner == model.name] if asked in self._owners else []
+        allowed = next((self._allowed[each] for each in (asked, *own) if each in self._allowed), held_by)
+        return tuple(group for group in held_by if group in allowed)
 
     def _stored(self) -> Mapping[str, Variant]:
         return self._store.all() if self._store is not None else {}
@@ -201,7 +275,7 @@ class Catalog:
 
     def _require_free(self, name: str) -> str:
         name = require_name(name)
-        if normalize_name(name) in self._own:
+        if normalize_name(name) in self._own or self.is_auto(name):
             raise InvalidRequest(f"'{name}' is the served model itself; choose another name", param="model")
         return name
 
@@ -214,4 +288,7 @@ class Catalog:
             or name.endswith(".gguf")
         ):
             raise InvalidRequest("FROM takes the name of a served model, not a file, an address or a digest", param="from")
-        return self._find(name)
+        if self.is_auto(name):
+            raise InvalidRequest("FROM takes the name of one model; 'auto' stands for several", param="from")
+        found = self._find(name)
+        return replace(found, root=self._find_root(found))

@@ -17,6 +17,8 @@ class Variant:
     name: str
     parent: str = ""
     """The name of the model it derives from; empty for the served model and its aliases."""
+    root: str = ""
+    """The served model's own name; empty in files of earlier versions, where the parents lead to it."""
     settings: VariantSettings = field(default_factory=VariantSettings)
     """All settings, inherited ones included."""
     modified: float
@@ -65,4 +67,4 @@ class Variant:
         merged = inherited | {key: value for key, value in changes.items() if value is not None}
         merged["parameters"] = inherited["parameters"] | (changes.get("parameters") or {})
         settings = VariantSettings.model_validate(merged | {"parent": self.name})
-        return Variant(name=name, parent=self.name, settings=settings, modified=modified, stored=True)
+        return Variant(name=name, parent=self.name, root=self.root, settings=settings, modified=modified, stored=True)

@@ -38,6 +38,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str
+    root: str = ""
     modified: float
     settings: VariantSettings
 
@@ -68,7 +69,7 @@ class VariantStore:
         """Write a variant, replacing one of the same name; raises `InvalidRequest` when full, `StorageFailed` when that fails."""
         if len(self.all()) >= MAX_VARIANTS and normalize_name(variant.name) not in self.all():
             raise InvalidRequest(f"{MAX_VARIANTS} models have been created here; delete some first", param="model")
-        record = _Record(name=variant.name, modified=variant.modified, settings=variant.settings)
+        record = _Record(name=variant.name, root=variant.root, modified=variant.modified, settings=variant.settings)
         raw = record.model_dump_json(by_alias=True, indent=1).encode()
         if len(raw) > MAX_FILE_BYTES:
             raise InvalidRequest(f"a model's texts may have {MAX_FILE_BYTES} bytes together; shorten them", param="model")
@@ -128,7 +129,14 @@ def _load(folder: int, file: str) -> Variant | None:
     except (OSError, ValueError, ValidationError, InvalidRequest) as error:
         logger.warning("models_dir: %s is left out: %s", file[:200], type(error).__name__)
         return None
-    return Variant(name=record.name, parent=record.settings.parent, settings=record.settings, modified=record.modified, stored=True)
+    return Variant(
+        name=record.name,
+        parent=record.settings.parent,
+        root=record.root,
+        settings=record.settings,
+        modified=record.modified,
+        stored=True,
+    )
 
 
 def read_file(folder: int, name: str, limit: int) -> bytes:

@@ -74,12 +74,16 @@ class Fleet:
 
     groups: tuple[Group, ...]
     answer_tokens: Mapping[Task | None, float] = field(default_factory=dict)
-    """Observed mean length of answers per task; under None, of all answers."""
+    """Observed mean length of one model's answers per task; under None, of all its answers."""
 
     @property
     def ready(self) -> bool:
         """Whether every configured group is ready, or becomes ready on the first request."""
         return all(group.ready or group.wakes for group in self.groups)
+
+    def select(self, names: Collection[str]) -> "Fleet":
+        """Return the fleet of these groups alone."""
+        return replace(self, groups=tuple(group for group in self.groups if group.name in names))
 
     def limits(self, group: str | None = None) -> ContextLimits:
         """Return the groups' context lengths; a sleeping group counts with its last known one, since a request wakes it.
@@ -218,7 +222,7 @@ class Workload:
     def __init__(self) -> None:
         """Know nothing."""
         self._sent: dict[str, deque[_SentWork]] = {}
-        self._lengths: dict[Task | None, float] = {}
+        self._lengths: dict[str, dict[Task | None, float]] = {}
 
     def send(self, group: str, tokens: float, now: float) -> _SentWork:
         """Note work sent to `group`, in generated tokens; give the result to `end` when it is done."""
@@ -233,15 +237,16 @@ class Workload:
         """Note that the work is done or was given up."""
         sent.tokens = 0.0
 
-    def record_answer(self, task: Task, tokens: int) -> None:
-        """Record the length of a whole answer."""
+    def record_answer(self, task: Task, tokens: int, model: str = "") -> None:
+        """Record the length of a whole answer of a model."""
+        lengths = self._lengths.setdefault(model, {})
         for key in (task, None):
-            mean = self._lengths.get(key)
-            self._lengths[key] = tokens if mean is None else mean + _LENGTH_WEIGHT * (tokens - mean)
+            mean = lengths.get(key)
+            lengths[key] = tokens if mean is None else mean + _LENGTH_WEIGHT * (tokens - mean)
 
-    def annotate(self, fleet: Fleet, now: float) -> Fleet:
-        """Return the fleet with the sent work and the lengths of answers."""
-        return Fleet(tuple(self._with_sent(group, now) for group in fleet.groups), dict(self._lengths))
+    def annotate(self, fleet: Fleet, now: float, model: str = "") -> Fleet:
+        """Return the fleet with the sent work and the lengths of a model's answers."""
+        return Fleet(tuple(self._with_sent(group, now) for group in fleet.groups), dict(self._lengths.get(model, {})))
 
     def _with_sent(self, group: Group, now: float) -> Group:
         since = max(group.reported_s, now - self._KEEP_S)

@@ -73,10 +73,9 @@ def _call(endpoint: Generate, body: bytes) -> AnswerContext:  # type: ignore[typ
     request, stream = endpoint.codec.decode(parsed, "req-1")
     return AnswerContext(
         request=request,
-        record=RequestRecord(request_id="req-1", group="onnx"),
+        record=RequestRecord(request_id="req-1", model="phi-4-mini-instruct", group="onnx"),
         body=parsed,
         stream=stream,
-        model="phi-4-mini-instruct",
         created=1_700_000_000,
         elapsed=lambda: 2.0,
     )

@@ -111,7 +111,7 @@ async def test_a_page_may_read_answers_and_errors_and_our_headers(path: str, bod
 
 async def test_an_ingress_that_is_busy_shows_a_page_when_to_come_back() -> None:
     async with running(a={}) as app:
-        app.gateway.active = 256
+        app.gateway.active_by_model["phi-4-mini-instruct"] = 256
         answer = await app.client.post(CHAT, json=HI, headers={"origin": PAGE})
     assert answer.status_code == 503
     assert "retry-after" in answer.headers["access-control-expose-headers"].split(", ")

@@ -118,7 +118,7 @@ def test_a_cut_call_ends_in_length_in_the_legacy_shape_too() -> None:
     body = parse(ChatCodec.body, json.dumps(LEGACY).encode())
     request, stream = ChatCodec().decode(body, "r")
     call = AnswerContext(
-        request=request, record=RequestRecord(request_id="r"), body=body, stream=stream, model="m", created=0, elapsed=lambda: 0.0
+        request=request, record=RequestRecord(request_id="r", model="m"), body=body, stream=stream, created=0, elapsed=lambda: 0.0
     )
     end = ChoiceEnd(reason=FinishReason.LENGTH, usage=Usage(prompt_tokens=1, completion_tokens=1))
     cut = CompletedChoice(text="", logprobs=(), end=end, tool_calls=(ToolCall(name="circle", arguments='{"ra'),))

@@ -126,7 +126,7 @@ async def test_echo_with_logprobs_is_refused() -> None:
 
 async def test_generations_count_at_admission_not_calls() -> None:
     async with running(a={"tokens_per_second": 20, "text": "one two three"}) as app:
-        app.gateway.active = 250
+        app.gateway.active_by_model["phi-4-mini-instruct"] = 250
         many = await app.client.post("/v1/completions", json={"prompt": ["a", "b"], "n": 4})
         few = await app.client.post("/v1/completions", json={"prompt": ["a", "b"], "n": 3, "max_tokens": 1})
         assert app.gateway.active == 250
@@ -340,7 +340,7 @@ async def test_a_hung_engine_meets_the_deadline() -> None:
 
 async def test_a_full_ingress_answers_503_with_retry_after() -> None:
     async with running(a={}) as app:
-        app.gateway.active = 256  # the default of limits.max_concurrent_generations
+        app.gateway.active_by_model["phi-4-mini-instruct"] = 256  # the default of limits.max_concurrent_generations
         response = await app.client.post(CHAT, json=HI)
     assert (response.status_code, response.headers["retry-after"]) == (503, "1")
 

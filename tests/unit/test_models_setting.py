@@ -7,6 +7,7 @@ import yaml
 from pydantic import ValidationError
 
 from serve_app.config import AppSettings, ModelSettings
+from serve_app.types import Task
 
 ENGINES = {"a": {"kind": "fake"}, "b": {"kind": "fake", "model": "phi"}}
 
@@ -52,6 +53,37 @@ def test_the_earlier_form_is_refused_with_lines_that_mean_the_same(model: dict[s
         assert "phi4-mini" in settings.models[name].aliases
 
 
-def test_several_models_are_refused_for_now() -> None:
-    with pytest.raises(ValidationError, match="at most 1 item"):
-        _settings(models={"a": {}, "b": {}})
+TWO = {
+    "models": {"phi": {"aliases": ["p"]}, "smol": {}},
+    "engines": {"a": {"kind": "fake"}, "b": {"kind": "fake", "model": "smol"}},
+}
+
+
+def test_several_models_each_have_their_groups() -> None:
+    settings = _settings(**TWO)
+    assert (settings.default_model, settings.model_of("a"), settings.model_of("b")) == ("phi", "phi", "smol")
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"engines": {"a": {"kind": "fake"}}}, "models.smol: no engine group serves it; give a group `model: smol`"),
+        ({"models": {"phi": {}, "smol": {"aliases": ["library/PHI:latest"]}}}, "is also a name of the model phi"),
+        ({"routing": {"auto": {"math": "smoll"}}}, "routing.auto.math: no model 'smoll'; configured are: phi, smol"),
+        ({"routing": {"auto": {"poetry": "smol"}}}, "routing.auto.poetry"),
+        ({"routing": {"auto": {"math": "smol"}, "auto_fallback": ["x"]}}, "routing.auto_fallback: no model 'x'"),
+        ({"routing": {"auto_unnamed": True}}, "routing.auto: is empty"),
+        ({"routing": {"auto_fallback": ["smol"]}}, "routing.auto: is empty"),
+        ({"routing": {"auto": {"math": "smol"}}, "variants": {"Auto": {}}}, "is called 'auto' too"),
+        ({"routing": {"auto": {"math": "smol"}, "auto_switch": 2}}, "auto_switch"),
+    ],
+)
+def test_names_that_contradict_each_other_are_refused(changes: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        _settings(**TWO | changes)
+    assert fault in str(refused.value)
+
+
+def test_the_task_may_choose_a_model_by_its_alias_or_a_variant() -> None:
+    settings = _settings(**TWO, variants={"tutor": {"from": "smol"}}, routing={"auto": {"math": "tutor", "general": "P"}})
+    assert [settings.routing.find_auto_model(task) for task in (Task.MATH, Task.CODING)] == ["tutor", "P"]

@@ -256,7 +256,7 @@ async def test_errors_have_ollamas_shape() -> None:
         missing = await app.client.get("/api/nothing")
         large = await app.client.post(GENERATE, json=ASK | {"prompt": "x" * 3000})
         async with app.client.stream("POST", GENERATE, json=ASK):
-            app.gateway.active = 1
+            app.gateway.active_by_model["phi-4-mini-instruct"] = 1
             busy = await app.client.post(GENERATE, json=ASK)
     assert (wrong.status_code, missing.status_code, large.status_code, busy.status_code) == (405, 404, 413, 503)
     assert busy.json() == {"error": "server busy, please try again.  maximum pending requests exceeded"}

@@ -78,7 +78,7 @@ async def test_a_library_does_not_repeat_what_took_too_long(path: str, stream: b
 async def test_whether_to_repeat_other_failures_is_left_to_the_status(fault: str, status: int) -> None:
     async with running(a={"fault": fault, "fault_at": 0}) as app:
         failed = await app.client.post(CHAT, json=HI)
-        app.gateway.active = 256
+        app.gateway.active_by_model["phi-4-mini-instruct"] = 256
         full = await app.client.post(CHAT, json=HI)
         wrong = await app.client.post(CHAT, json=HI | {"temperature": 9})
     assert [response.status_code for response in (failed, full, wrong)] == [status, 503, 400]

@@ -30,12 +30,12 @@ async def test_requests_and_attempts_are_counted_by_task_engine_reason_and_outco
         await app.client.post(CHAT, json=ASK, headers={"x-task": "math"})
         await app.client.post(CHAT, json=ASK | {"stream": True}, headers={"x-engine": "a"})
         metrics = (await app.client.get("/metrics")).text
-    requests = 'phi_serve_requests_total{engine="%s",ingress="",outcome="%s",reason="%s",task="%s"} 1.0'
+    requests = 'phi_serve_requests_total{engine="%s",ingress="",model="phi-4-mini-instruct",outcome="%s",reason="%s",task="%s"} 1.0'
     assert requests % ("b", "ok", "failover", "math") in metrics
     assert requests % ("a", "generation_failed", "requested", "general") in metrics
     assert 'phi_serve_attempts_total{engine="a",ingress="",outcome="generation_failed"} 4.0' in metrics
     assert 'phi_serve_attempts_total{engine="b",ingress="",outcome="ok"} 1.0' in metrics
-    assert 'phi_serve_tokens_total{engine="b",ingress="",kind="completion",task="math"}' in metrics
+    assert 'phi_serve_tokens_total{engine="b",ingress="",kind="completion",model="phi-4-mini-instruct",task="math"}' in metrics
 
 
 async def test_each_request_is_one_line_of_json_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
@@ -47,8 +47,9 @@ async def test_each_request_is_one_line_of_json_without_its_text(caplog: pytest.
     assert "secret" not in lines[0]
     told = json.loads(lines[0])
     usage = answer.json()["usage"]
-    assert {key: told[key] for key in ("request_id", "task", "engine", "reason", "attempts", "outcome")} == {
-        "request_id": "mine", "task": "math", "engine": "a", "reason": "preferred", "attempts": 1, "outcome": "ok",
+    assert {key: told[key] for key in ("request_id", "model", "task", "engine", "reason", "attempts", "outcome")} == {
+        "request_id": "mine", "model": "phi-4-mini-instruct", "task": "math", "engine": "a", "reason": "preferred", "attempts": 1,
+        "outcome": "ok",
     }  # fmt: skip
     assert (told["prompt_tokens"], told["completion_tokens"]) == (usage["prompt_tokens"], usage["completion_tokens"])
     assert told["seconds"] > 0

@@ -2,6 +2,7 @@
 
 import pytest
 
+from serve_app.config import AppSettings
 from serve_app.http.status import show_cluster
 from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import FleetView
@@ -23,7 +24,8 @@ def test_the_wait_is_the_backlog_at_the_observed_pace(load: EngineLoad, wait_s: 
     view = FleetView(["a", "b"], 6)
     view.record(ReplicaReport(group="a", replica_id="1", phase=Phase.READY, info=INFO, load=load), 0)
     view.record(ReplicaReport(group="a", replica_id="2", phase=Phase.LOADING), 0)
-    told = show_cluster(view.snapshot(1))
+    settings = AppSettings.model_validate({"engines": {"a": {"kind": "fake"}, "b": {"kind": "fake"}}})
+    told = show_cluster(view.snapshot(1), settings)
     first, second = told["groups"]
     assert told["ready"] is False
     assert (first["estimated_wait_s"], first["ready_replicas"], first["capacity"]) == (wait_s, 1, 4)

@@ -34,10 +34,9 @@ def test_times_are_rounded_and_rates_finite(seconds: float, shown: float, rate: 
     request, stream = ReasoningCodec().decode(body, "r")
     call = AnswerContext(
         request=request,
-        record=RequestRecord(request_id="r"),
+        record=RequestRecord(request_id="r", model="m"),
         body=body,
         stream=stream,
-        model="m",
         created=0,
         elapsed=lambda: seconds,
     )

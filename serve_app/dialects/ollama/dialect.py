@@ -7,6 +7,7 @@ from serve_app.dialects.ollama.describe import show_details, show_model, show_su
 from serve_app.dialects.ollama.shapes import ERROR_SCHEMA, MEDIA_TYPE, encode_error, encode_line, format_time
 from serve_app.dialects.ollama.wire import CopyBody, CreateBody, ModelBody
 from serve_app.errors import InvalidRequest, ModelNotFound, NotFound, Unsupported
+from serve_app.model_info import LoadedGroup, ModelInfo
 from serve_app.model_names import add_tag, shorten_name
 
 PORT = 11434
@@ -35,12 +36,15 @@ async def _tags(context: QueryContext, _: None) -> JsonObject:
 
 
 async def _ps(context: QueryContext, _: None) -> JsonObject:
-    """List one entry: all names share the weights, which the ready groups hold until the operator removes them."""
-    groups = context.loaded_groups()
-    if not groups:
-        return {"models": []}
-    model = context.models.find(None)
-    entry = {
+    """List one entry a model: all its names share the weights, which the ready groups hold until the operator removes them."""
+    groups: dict[str, list[LoadedGroup]] = {}
+    for group in context.loaded_groups():
+        groups.setdefault(group.model, []).append(group)
+    return {"models": [_show_loaded(context.models.find(name), held_by) for name, held_by in groups.items()]}
+
+
+def _show_loaded(model: ModelInfo, groups: list[LoadedGroup]) -> JsonObject:
+    return {
         "name": add_tag(model.name),
         "model": add_tag(model.name),
         "size": sum(group.weight_bytes for group in groups),
@@ -61,7 +65,6 @@ async def _ps(context: QueryContext, _: None) -> JsonObject:
             for group in groups
         ],
     }
-    return {"models": [entry]}
 
 
 async def _show(context: QueryContext, body: ModelBody) -> JsonObject:
@@ -94,7 +97,7 @@ async def _pull(context: QueryContext, body: ModelBody) -> Reply:
     try:
         model = context.models.find(_require_name(body))
     except ModelNotFound as error:
-        raise NotFound("pull model manifest: file does not exist; the operator configures which model is served") from error
+        raise NotFound("pull model manifest: file does not exist; the operator configures which models are served") from error
     digest, size = model.digest, model.stored_bytes
     layer = {"status": f"pulling {digest[:12]}", "digest": f"sha256:{digest}", "total": size, "completed": size}
     steps: list[JsonObject] = [{"status": "pulling manifest"}, layer, {"status": "verifying sha256 digest"}]

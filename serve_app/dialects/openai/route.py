@@ -56,6 +56,8 @@ def encode_preview(preview: RoutePreview) -> JsonObject:
     decision = preview.decision
     return {
         "object": "route",
+        "model": preview.model,
+        "model_reason": preview.model_reason,
         "task": decision.task,
         "task_reason": decision.reason,
         "abstained": decision.reason == "abstained",

@@ -34,6 +34,7 @@ class ReasoningCodec:
         request = GenerateRequest(
             request_id=request_id,
             prompts=(Chat(messages=messages),),
+            model=body.model,
             sampling=decode_sampling({"max_tokens": "max_length"}, temperature=body.temperature, max_tokens=body.max_length),
             task=task,
         )
@@ -78,9 +79,11 @@ _ERROR_SCHEMA: JsonObject = {
 
 async def _describe(context: QueryContext, _: None) -> JsonObject:
     paths = ("/reasoning", "/v1/chat/completions", "/v1/completions", "/v1/models", "/api/chat", "/api/generate", "/api/tags")
+    models = list(dict.fromkeys(model.root for model in context.models.list()))
     return {
         "name": "phi-serve",
-        "model": context.models.find(None).root,
+        "model": models[0],
+        "models": models,
         "endpoints": [*paths, "/health", "/livez", "/openapi.json"],
         "capabilities": [str(task) for task in _INSTRUCTIONS],
     }

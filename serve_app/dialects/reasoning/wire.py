@@ -10,6 +10,8 @@ from serve_app.dialects.base import WireBody
 class ReasoningBody(WireBody):
     """POST /reasoning."""
 
+    model: str | None = None
+    """The model's name; left out: as in every API, the first model or `auto`."""
     prompt: str = Field(min_length=1)
     task_type: Literal["reasoning", "math", "coding"] = "reasoning"
     max_length: int = 200
