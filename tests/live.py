@@ -149,7 +149,7 @@ def live(config: dict[str, Any], limit_s: float = START_LIMIT_S) -> Iterator[Liv
     config["http_options"]["port"] = port
     config["applications"][0]["args"] |= {"public_url": f"http://127.0.0.1:{port}", "models_dir": str(scratch / "models")}
     file = scratch / "config.yaml"
-    file.write_text(yaml.safe_dump(config))
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
     app = LiveApp(f"http://127.0.0.1:{port}", scratch / "serve.log", config, scratch / "tmp")
     app.temporary.mkdir()
     tempfile.gettempdir()  # this process keeps its own
