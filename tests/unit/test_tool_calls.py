@@ -6,7 +6,8 @@ import random
 import pytest
 
 from serve_app.chat.answer_parser import CallOrText, CallPart
-from serve_app.chat.formats.phi4.calls import Phi4CallParser, _join_parts
+from serve_app.chat.formats.call_parser import join_parts
+from serve_app.chat.formats.phi4.calls import Phi4CallParser
 from serve_app.chat.formats.phi4.tokens import CALLS_BEGIN, CALLS_END, MARKERS
 from serve_app.chat.formats.phi4.tokens import CALLS_BEGIN_MARK as BEGIN
 from serve_app.chat.formats.phi4.tokens import CALLS_END_MARK as END
@@ -229,8 +230,8 @@ def test_random_text_is_never_lost() -> None:
             assert whole[0] == text.replace(END, "")
 
 
-def test_join_parts_drops_nothing() -> None:
-    assert _join_parts(
+def testjoin_parts_drops_nothing() -> None:
+    assert join_parts(
         ["a", "", "b", CallPart(index=0, name="f"), CallPart(index=0, arguments="{}"), CallPart(index=1, name="f")]
     ) == [
         "ab",
