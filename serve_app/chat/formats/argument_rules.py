@@ -1,4 +1,4 @@
-"""Writes the Lark rules of a call's arguments: by the tool's schema, or by the names of its properties and the kinds of their values.
+"""Writes the Lark rules of a call's arguments, by the tool's schema or by the names of its properties and the kinds of values.
 
 Knows schemas, which `serve_app.chat.constraint` has checked; no form of a call.
 """

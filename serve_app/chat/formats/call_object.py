@@ -142,9 +142,7 @@ def _unescape(text: str) -> str:
         return text
 
 
-def _find_arguments(
-    value: dict[str, Any], spans: dict[str, tuple[int, int]], text: str, keys: Collection[str]
-) -> str | None:
+def _find_arguments(value: dict[str, Any], spans: dict[str, tuple[int, int]], text: str, keys: Collection[str]) -> str | None:
     """Return the arguments' JSON, as the model wrote it where its span is known; None when the object is no call."""
     key = "arguments" if "arguments" in value else "parameters"
     given = value.get(key)
