@@ -1,8 +1,8 @@
 """Calls between `<tool_call>` and `</tool_call>`, as tokens and as text: every form at every cut, and what stays text."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-import pytest
 
 from serve_app.chat.constraint import parse_tools
 from serve_app.chat.formats.hermes.syntax import HermesCallSyntax
@@ -120,7 +120,10 @@ def test_only_marked_calls_count_where_a_tool_is_strict_or_the_text_has_begun(te
     assert parse_pieces(TOKENS.build_call_parser(TOOLS, begun=True), [ONE]) == (ONE, [])
 
 
-PIECES = ["{", "}", "[", "]", '"', "\\", ":", ",", " ", "\n", "a", "```", "json", CALL_BEGIN, CALL_END, '"name"', '"f"', '"arguments"', TWO, ONE]  # fmt: skip
+PIECES = [
+    *("{", "}", "[", "]", '"', "\\", ":", ",", "; ", " ", "\n", "a", "```", "json"),
+    *(CALL_BEGIN, CALL_END, '"name"', '"f"', '"arguments"', TWO, ONE),
+]
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12), st.data())

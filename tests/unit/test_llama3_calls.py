@@ -121,7 +121,10 @@ def test_arguments_come_as_they_are_written() -> None:
     assert [[getattr(part, "arguments", part) for part in parts] for parts in pieces] == [['{"a"'], [": 1"], ["}"], []]
 
 
-PIECES = ["{", "}", "[", "]", '"', ":", ",", ";", "; ", " ", "\n", "a", "```", "json", CALLS_BEGIN, '"name"', '"f"', '"parameters"', TWO, ONE]  # fmt: skip
+PIECES = [
+    *("{", "}", "[", "]", '"', "\\", ":", ",", "; ", " ", "\n", "a", "```", "json"),
+    *(CALLS_BEGIN, '"name"', '"f"', '"parameters"', TWO, ONE),
+]
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12), st.booleans(), st.data())
