@@ -5,14 +5,15 @@ import random
 
 import pytest
 
-from serve_app.chat.answer_parser import CallOrText, CallPart
-from serve_app.chat.formats.phi4.calls import Phi4CallParser, _join_parts
+from serve_app.chat.answer_parser import CallPart
+from serve_app.chat.formats.call_parser import join_parts
+from serve_app.chat.formats.phi4.calls import Phi4CallParser
 from serve_app.chat.formats.phi4.tokens import CALLS_BEGIN, CALLS_END, MARKERS
 from serve_app.chat.formats.phi4.tokens import CALLS_BEGIN_MARK as BEGIN
 from serve_app.chat.formats.phi4.tokens import CALLS_END_MARK as END
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.types import TokenDelta
-from tests.chat import call_stream, marked
+from tests.chat import call_stream, cut_everywhere, marked, parse_pieces
 
 NAMES = ("f", "get_weather", "send")
 ARGUMENTS = (
@@ -121,27 +122,13 @@ TEXTS += SPELLED
 
 def parse(pieces: list[str]) -> tuple[str, list[tuple[str, str]]]:
     """Return the text and the calls that the pieces add up to."""
-    parser = Phi4CallParser(NAMES)
-    parts: list[CallOrText] = [part for piece in pieces for part in parser.push(piece)] + parser.finish()
-    calls: dict[int, tuple[str, str]] = {}
-    for part in parts:
-        if isinstance(part, CallPart):
-            name, arguments = calls.get(part.index, ("", ""))
-            assert bool(name) != bool(part.name), "the first part of a call, and no other, has its name"
-            calls[part.index] = (name + part.name, arguments + part.arguments)
-    assert list(calls) == list(range(len(calls)))
-    return "".join(part for part in parts if isinstance(part, str)), list(calls.values())
-
-
-def cuts(text: str) -> list[list[str]]:
-    """The text in one piece, in single characters, and cut in two at every place."""
-    return [[text], list(text), *([text[:at], text[at:]] for at in range(1, len(text)))]
+    return parse_pieces(Phi4CallParser(NAMES), pieces)
 
 
 @pytest.mark.parametrize("case", CORPUS)
 def test_every_form_gives_its_calls_however_it_is_cut(case: str) -> None:
     text, calls = CORPUS[case]
-    for pieces in cuts(text):
+    for pieces in cut_everywhere(text):
         said, found = parse(pieces)
         assert found == calls
         assert said.strip() in ("", "Let me look.")
@@ -162,13 +149,13 @@ def test_every_form_gives_its_calls_byte_by_byte(tokenizer: Tokenizer) -> None:
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_what_only_looks_like_a_call_stays_text(text: str) -> None:
-    for pieces in cuts(text):
+    for pieces in cut_everywhere(text):
         assert parse(pieces) == (text, [])
 
 
 @pytest.mark.parametrize("text", [text for text in TEXTS if CALLS_BEGIN in text and text not in SPELLED])
 def test_behind_the_marker_too_but_the_marker_is_never_told(text: str) -> None:
-    for pieces in cuts(marked(text)):
+    for pieces in cut_everywhere(marked(text)):
         said, calls = parse(pieces)
         assert (said, calls) == (text.replace(CALLS_BEGIN, "").replace(CALLS_END, ""), [])
 
@@ -229,8 +216,8 @@ def test_random_text_is_never_lost() -> None:
             assert whole[0] == text.replace(END, "")
 
 
-def test_join_parts_drops_nothing() -> None:
-    assert _join_parts(
+def testjoin_parts_drops_nothing() -> None:
+    assert join_parts(
         ["a", "", "b", CallPart(index=0, name="f"), CallPart(index=0, arguments="{}"), CallPart(index=1, name="f")]
     ) == [
         "ab",

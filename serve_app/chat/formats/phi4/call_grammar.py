@@ -1,179 +1,57 @@
-"""Builds the grammars of tool calls: forced calls, guided calls, and either calls or an answer.
-
-Knows the model's form of a call and the kinds of values in a schema; `serve_app.chat.constraint` has checked the schemas.
-"""
+"""The grammars of Phi-4-mini's calls: a JSON list between two control tokens, anywhere in a text."""
 
 import json
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from dataclasses import dataclass
 
-from serve_app.chat.constraint import resolve_reference
+from serve_app.chat.formats import call_rules
+from serve_app.chat.formats.call_rules import TEXT_RULES, CallForm, limit_repeats
 from serve_app.chat.formats.phi4.tokens import CALLS_BEGIN, CALLS_END
-from serve_app.chat.lark import quote_literal, style_schema, write_answer_rule
 from serve_app.conversation import Tool
-from serve_app.types import Constraint, Grammar, JsonSchema
+from serve_app.types import Constraint, Grammar
 
-_MAX_CALLS = 8
 _CALLS = f"{CALLS_BEGIN} calls {CALLS_END}"
-_TEXT = "text: TEXT\nTEXT: /(.|\\n)+/"
-_MAX_EACH_ONCE = 4
-"""With up to this many properties none can come twice in a call; each further property would double the number of rules."""
-_OPENING_KEYS = ("additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "if", "$ref")
-"""Keys with which a schema allows properties that it does not list."""
-_KINDS = frozenset(("string", "number", "integer", "boolean", "null", "array", "object"))
-_MAX_DEPTH = 4
-_MAX_CHOICES = 100
-_MAX_CHOICES_CHARS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Phi4CallForm(CallForm):
+    """See `CallForm`; byte for byte what the model's own template writes."""
+
+    def begin_call(self, name: str) -> tuple[str, ...]:
+        """See `CallForm.begin_call`."""
+        return (f'{{"name": {json.dumps(name)}, "arguments": ',)
+
+    def write_forced(self, *, parallel: bool) -> list[str]:
+        """See `CallForm.write_forced`."""
+        return [f"start: {_CALLS}", _write_list(parallel=parallel)]
+
+    def write_guided(self, tools: Sequence[Tool]) -> list[str]:
+        """See `CallForm.write_guided`."""
+        return [f"start: text? ({_CALLS} text?)*", *TEXT_RULES, 'calls: "[" call (", " call)* "]"']
+
+    def write_choice(self, tools: Sequence[Tool], answer: Constraint | None, *, parallel: bool) -> list[str]:
+        """See `CallForm.write_choice`."""
+        start = [f"start: ({_CALLS}) | text?", *TEXT_RULES] if answer is None else [f"start: ({_CALLS}) | answer"]
+        return [*start, _write_list(parallel=parallel)]
+
+
+def _write_list(*, parallel: bool) -> str:
+    return f'calls: "[" call{limit_repeats(parallel=parallel, separator=", ")} "]"'
+
+
+FORM = Phi4CallForm()
 
 
 def build_forced_calls(tools: Sequence[Tool], *, parallel: bool) -> Grammar:
-    """Return the grammar of a call to one of `tools`, or of several calls when `parallel`, in the model's own form.
-
-    Arguments keep to the tool's schema; where the tool is not strict, to the rules that llguidance can enforce.
-    """
-    return Grammar("\n".join([f"start: {_CALLS}", *_write_call_rules(tools, parallel=parallel)]))
+    """See `call_rules.build_forced_calls`."""
+    return call_rules.build_forced_calls(FORM, tools, parallel=parallel)
 
 
-@lru_cache(32)
 def build_guided_calls(tools: tuple[Tool, ...]) -> Grammar:
-    """Return the grammar of any text with calls to `tools` in it.
-
-    Arguments of a strict tool keep to its schema, and the grammar is then a promise to the client; otherwise it is optional.
-    Arguments of other tools have the properties' names and the kinds of their values (`_Kinds`), which always compiles. The model
-    chooses their order and number: llguidance follows a schema in its own order, so a model that began with the second property
-    could no longer give the first.
-    """
-    rules = [f"start: text? ({_CALLS} text?)*", _TEXT, 'calls: "[" call (", " call)* "]"']
-    rules.append(
-        "call: "
-        + " | ".join(f"{quote_literal(_begin_call(tool))} arguments{at} {quote_literal('}')}" for at, tool in enumerate(tools))
-    )
-    values: dict[str, str] = {}
-    for at, tool in enumerate(tools):
-        rules += _write_argument_rules(f"arguments{at}", tool, values)
-    rules += [f"{rule}: %json {schema}" for schema, rule in values.items()]
-    return Grammar("\n".join(rules), optional=not any(tool.strict for tool in tools))
-
-
-def _begin_call(tool: Tool) -> str:
-    return f'{{"name": {json.dumps(tool.name)}, "arguments": '
-
-
-def _write_argument_rules(rule: str, tool: Tool, values: dict[str, str]) -> list[str]:
-    """Return the Lark rules of one tool's arguments; `values` maps schemas to the rules that tools share."""
-    if tool.strict:
-        return [f"{rule}: {_name_value_rule(_object_schema(tool), values)}"]
-    schema = json.loads(tool.parameters)
-    properties = schema.get("properties")
-    if not isinstance(properties, dict):
-        return [f"{rule}: {_name_value_rule({'type': 'object'}, values)}"]
-    kinds = _Kinds(schema)
-    pairs = [
-        f"{quote_literal(json.dumps(name, ensure_ascii=False) + ': ')} {_name_value_rule(kinds.simplify(each), values)}"
-        for name, each in properties.items()
-        if each is not False
-    ]
-    more = any(schema.get(key) not in (None, False) for key in _OPENING_KEYS)
-    if not more and len(pairs) <= _MAX_EACH_ONCE:
-        return _write_each_once(rule, pairs)
-    if more:
-        pairs.append(f"{_name_value_rule({'type': 'string'}, values)} {quote_literal(': ')} {_name_value_rule({}, values)}")
-    return [f'{rule}: "{{" ({rule}_pair (", " {rule}_pair)*)? "}}"', f"{rule}_pair: {' | '.join(pairs)}"]
-
-
-def _write_each_once(rule: str, pairs: list[str]) -> list[str]:
-    """Return the Lark rules of an object with any of the pairs in any order, none twice; one rule per set of remaining pairs."""
-    rules = [f"{rule}_pair{at}: {pair}" for at, pair in enumerate(pairs)]
-    for left in range(1, 1 << len(pairs)):
-        firsts = [at for at in range(len(pairs)) if left & 1 << at]
-        rules.append(f"{rule}_{left}: " + " | ".join(_write_rest(rule, at, left & ~(1 << at)) for at in firsts))
-    every = (1 << len(pairs)) - 1
-    return [f'{rule}: "{{" {rule}_{every}? "}}"' if every else f"{rule}: {quote_literal('{}')}", *rules]
-
-
-def _write_rest(rule: str, at: int, left: int) -> str:
-    return f"{rule}_pair{at}" + (f' (", " {rule}_{left})?' if left else "")
-
-
-class _Kinds:
-    """Simplifies the schemas within one tool's schema to kinds of values: types, choices and the items of lists.
-
-    The result always compiles and is small: references are followed to a limited depth, each once, and an unclear schema allows
-    anything.
-    """
-
-    def __init__(self, root: dict[str, Any]) -> None:
-        self._root = root
-        self._followed: dict[tuple[str, int], dict[str, Any]] = {}
-
-    def simplify(self, schema: Any, depth: int = _MAX_DEPTH) -> dict[str, Any]:
-        """Return a schema that allows the same kinds of values."""
-        if not isinstance(schema, dict) or depth == 0:
-            return {}
-        reference, kind = schema.get("$ref"), schema.get("type")
-        choices = [schema["const"]] if "const" in schema else schema.get("enum")
-        if isinstance(reference, str):
-            return self._follow(reference, depth - 1)
-        if isinstance(choices, list) and choices:
-            return {"enum": choices} if _are_short_scalars(choices) else {}
-        several = next((schema[key] for key in ("anyOf", "oneOf", "allOf") if isinstance(schema.get(key), list)), None)
-        if several:
-            return self._merge(several, depth - 1) if "allOf" not in schema or len(several) == 1 else {}
-        if kind == "array":
-            return {"type": "array", "items": self.simplify(schema.get("items"), depth - 1)}
-        types = [each for each in (kind if isinstance(kind, list) else [kind]) if isinstance(each, str) and each in _KINDS]
-        return {"type": types if len(types) > 1 else types[0]} if types else {}
-
-    def _follow(self, reference: str, depth: int) -> dict[str, Any]:
-        if (reference, depth) not in self._followed:
-            self._followed[reference, depth] = self.simplify(resolve_reference(self._root, reference), depth)
-        return self._followed[reference, depth]
-
-    def _merge(self, schemas: list[Any], depth: int) -> dict[str, Any]:
-        kinds: dict[str, dict[str, Any]] = {}
-        for schema in schemas:
-            kind = self.simplify(schema, depth)
-            kinds[json.dumps(kind)] = kind
-            if not kind or len(kinds) > _MAX_CHOICES:
-                return {}
-        return {"anyOf": list(kinds.values())} if len(json.dumps([*kinds])) <= _MAX_CHOICES_CHARS else {}
-
-
-def _are_short_scalars(choices: list[Any]) -> bool:
-    """Return whether the choices are few, short, and neither lists nor objects."""
-    scalars = all(isinstance(each, str | int | float | None) for each in choices)
-    return scalars and len(choices) <= _MAX_CHOICES and len(json.dumps(choices)) <= _MAX_CHOICES_CHARS
-
-
-def _name_value_rule(schema: dict[str, Any], values: dict[str, str]) -> str:
-    """Return the name of the rule for a schema, noted in `values`."""
-    return values.setdefault(style_schema(schema), f"value{len(values)}")
+    """See `call_rules.build_guided_calls`."""
+    return call_rules.build_guided_calls(FORM, tools)
 
 
 def build_calls_or_answer(answer: Constraint | None, tools: Sequence[Tool], *, parallel: bool) -> Grammar:
-    """Return the grammar of either calls or an answer: one that keeps to `answer`, or any text where that is None.
-
-    Raises `ValueError` for a pattern that llguidance cannot parse.
-    """
-    rules = _write_call_rules(tools, parallel=parallel)
-    if answer is None:
-        return Grammar("\n".join([f"start: ({_CALLS}) | text?", _TEXT, *rules]))
-    lenient = answer if isinstance(answer, JsonSchema) and answer.lenient else None
-    return Grammar("\n".join([f"start: ({_CALLS}) | answer", f"answer: {write_answer_rule(answer)}", *rules]), answer=lenient)
-
-
-def _write_call_rules(tools: Sequence[Tool], *, parallel: bool) -> list[str]:
-    """Return the rules of a list of calls."""
-    more = f' (", " call){{0,{_MAX_CALLS - 1}}}' if parallel else ""
-    return [
-        f'calls: "[" call{more} "]"',
-        "call: "
-        + " | ".join(f"{quote_literal(_begin_call(tool))} arguments{at} {quote_literal('}')}" for at, tool in enumerate(tools)),
-        *(f"arguments{at}: %json {style_schema(_object_schema(tool), lenient=not tool.strict)}" for at, tool in enumerate(tools)),
-    ]
-
-
-def _object_schema(tool: Tool) -> dict[str, Any]:
-    schema: dict[str, Any] = json.loads(tool.parameters)
-    return {"type": "object"} | schema
+    """See `call_rules.build_calls_or_answer`."""
+    return call_rules.build_calls_or_answer(FORM, answer, tools, parallel=parallel)

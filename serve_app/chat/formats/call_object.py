@@ -20,6 +20,10 @@ class CallObject:
     marked: bool
     names: Collection[str]
     text: str
+    keys: Collection[str] = ("arguments",)
+    """Keys under which the syntax writes arguments; arguments under other known keys count once the object is complete."""
+    beginnings: Collection[str] = ()
+    """Where not empty, an unmarked call begins exactly with one of these."""
     streaming: bool = False
     """Whether the call's name is out and its arguments are streamed."""
     _depth: int = 1
@@ -34,6 +38,11 @@ class CallObject:
     _is_streamed: bool = False
     """Whether the current character belongs to streamed arguments."""
     _parts: list[CallOrText] = field(default_factory=list)
+
+    @property
+    def in_quotes(self) -> bool:
+        """Whether the next character stands within a string."""
+        return self._in_quotes
 
     def drain(self) -> list[CallOrText]:
         """Return the parts found since the last call."""
@@ -88,7 +97,7 @@ class CallObject:
         if not self._in_value or self._start >= 0:
             return
         self._start = len(self.text) - 1
-        if self._key == "arguments" and char == "{" and self._name and (self.marked or self._name in self.names):
+        if self._key in self.keys and char == "{" and self._name and (self.marked or self._name in self.names):
             self.streaming = self._is_streamed = True
             self._parts.append(CallPart(index=self.index, name=self._name))
 
@@ -101,6 +110,8 @@ class CallObject:
         """Return whether it may still be a call; outside the marker it gives up early, so that other JSON is not delayed."""
         if self.marked or self.streaming:
             return True
+        if self.beginnings and not any(each.startswith(self.text) or self.text.startswith(each) for each in self.beginnings):
+            return False
         if self._name and not self._in_quotes and self._name not in self.names:
             return False
         return not (self._in_value and self._key not in _KEYS)
@@ -116,7 +127,7 @@ class CallObject:
         if isinstance(value.get("function"), dict):
             value, spans, text = value["function"], {}, ""
         name = value.get("name")
-        arguments = _find_arguments(value, spans, text)
+        arguments = _find_arguments(value, spans, text, self.keys)
         if not isinstance(name, str) or not name or arguments is None or not (self.marked or name in self.names):
             return False
         self._parts.append(CallPart(index=self.index, name=name, arguments=arguments))
@@ -131,11 +142,11 @@ def _unescape(text: str) -> str:
         return text
 
 
-def _find_arguments(value: dict[str, Any], spans: dict[str, tuple[int, int]], text: str) -> str | None:
+def _find_arguments(value: dict[str, Any], spans: dict[str, tuple[int, int]], text: str, keys: Collection[str]) -> str | None:
     """Return the arguments' JSON, as the model wrote it where its span is known; None when the object is no call."""
     key = "arguments" if "arguments" in value else "parameters"
     given = value.get(key)
-    if key == "parameters" and ("description" in value or _is_schema(given)):
+    if key == "parameters" and ("description" in value or (key not in keys and _is_schema(given))):
         return None
     if given is None:
         return "{}" if "description" not in value else None

@@ -1,0 +1,145 @@
+"""Calls between `<tool_call>` and `</tool_call>`, as tokens and as text: every form at every cut, and what stays text."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_app.chat.constraint import parse_tools
+from serve_app.chat.formats.hermes.syntax import HermesCallSyntax
+from serve_app.chat.formats.hermes.tokens import CALL_BEGIN, CALL_END, MARKERS
+from tests.chat import cut_everywhere, parse_pieces
+
+NAMES = ("f", "get_weather")
+TOOLS = parse_tools([{"name": name} for name in NAMES])
+STRICT = parse_tools([{"name": name, "strict": True} for name in NAMES])
+TOKENS = HermesCallSyntax(MARKERS)
+SPELLED = HermesCallSyntax()
+WEATHER = '{"city": "Paris", "days": [1, {"a": "}</x>"}]}'
+ONE = f'{{"name": "get_weather", "arguments": {WEATHER}}}'
+TWO = '{"name": "f", "arguments": {}}'
+F, G = ("f", "{}"), ("get_weather", WEATHER)
+Calls = list[tuple[str, str]]
+FORMS: dict[str, tuple[str, str, Calls]] = {
+    "one": (f"<tool_call>\n{ONE}\n</tool_call>", "", [G]),
+    "on one line": (f"<tool_call>{ONE}</tool_call>", "", [G]),
+    "spaces": (f"\n\n<tool_call> \n\t{ONE}\n\n </tool_call>\n", "", [G]),
+    "two": (f"<tool_call>\n{ONE}\n</tool_call>\n<tool_call>\n{TWO}\n</tool_call>", "", [G, F]),
+    "after text": (f"Let me look.\n\n<tool_call>\n{ONE}\n</tool_call>", "Let me look.", [G]),
+    "before text": (f"<tool_call>\n{ONE}\n</tool_call>\n\nDone.", "Done.", [G]),
+    "between texts": (f"One:\n<tool_call>\n{TWO}\n</tool_call>\nDone. \n", "One:\n\nDone. \n", [F]),
+    "no end": (f"<tool_call>\n{ONE}", "", [G]),
+    "no end, new line": (f"<tool_call>\n{ONE}\n", "", [G]),
+    "two without ends": (f"<tool_call>\n{ONE}\n<tool_call>\n{TWO}", "", [G, F]),
+    "list in a block": (f"<tool_call>[\n{ONE},\n{TWO}\n]</tool_call>", "", [G, F]),
+    "two in a block": (f"<tool_call>\n{ONE}\n{TWO}\n</tool_call>", "", [G, F]),
+    "fenced in a block": (f"<tool_call>\n```json\n{ONE}\n```\n</tool_call>", "", [G]),
+    "fenced list in a block": (f"<tool_call>\n```\n[{ONE}, {TWO}]\n```\n</tool_call>", "", [G, F]),
+    "fenced": (f"```json\n{ONE}\n```", "", [G]),
+    "bare": (ONE, "", [G]),
+    "bare list": (f"[{ONE}, {TWO}]", "", [G, F]),
+    "arguments as a string": ('<tool_call>\n{"name": "f", "arguments": "{\\"a\\": 1}"}\n</tool_call>', "", [("f", '{"a": 1}')]),
+    "arguments first": ('<tool_call>\n{"arguments": {"a": 1}, "name": "f"}\n</tool_call>', "", [("f", '{"a": 1}')]),
+    "parameters": ('<tool_call>\n{"name": "f", "parameters": {"a": 1}}\n</tool_call>', "", [("f", '{"a": 1}')]),
+    "no arguments": ('<tool_call>\n{"name": "f"}\n</tool_call>', "", [F]),
+    "another tool": ('<tool_call>\n{"name": "who", "arguments": {}}\n</tool_call>', "", [("who", "{}")]),
+    "openai's form": (f'<tool_call>{{"type": "function", "function": {TWO}}}</tool_call>', "", [F]),
+    "a lost brace": (f"<tool_call>\n{ONE[:-1]}\n</tool_call>\n<tool_call>\n{TWO}\n</tool_call>", "", [G, F]),
+    "cut in the arguments": ('<tool_call>\n{"name": "f", "arguments": {"a": "half', "", [("f", '{"a": "half')]),
+    "cut before the name": ('Look.\n<tool_call>\n{"na', "Look.\n", []),
+    "the second cut": (f'<tool_call>\n{TWO}\n</tool_call>\n<tool_call>\n{{"name": "get_w', "", [F]),
+}
+TEXTS = [
+    "plain prose \n",
+    "\n\n  Hello",
+    "a < b, <tool, </tool> and <tool_calls>",
+    '{"name": "Anna", "age": 4}',
+    '{"name": "who", "arguments": {}}',
+    "```python\nprint()\n```",
+    "<tool_cal",
+    "",
+    "  \n",
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_its_calls_however_it_is_cut(form: str) -> None:
+    text, said, calls = FORMS[form]
+    for pieces in cut_everywhere(text):
+        assert parse_pieces(SPELLED.build_call_parser(TOOLS, begun=False), pieces) == (said, calls)
+    for pieces in cut_everywhere(_mark(text)):
+        assert parse_pieces(TOKENS.build_call_parser(TOOLS, begun=False), pieces) == (said, calls)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_other_text_stays_as_it_is(text: str) -> None:
+    for syntax in (SPELLED, TOKENS):
+        for pieces in cut_everywhere(text):
+            assert parse_pieces(syntax.build_call_parser(TOOLS, begun=False), pieces) == (text, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<tool_call>garbage</tool_call>", "garbage"),
+        ("<tool_call>[1, 2]</tool_call>", "[1, 2]"),
+        ('<tool_call>{"a": 1}</tool_call> so', '{"a": 1} so'),
+        ("a </tool_call>b", "a b"),
+        ("<tool_call>", ""),
+    ],
+)
+def test_markers_without_a_call_are_left_out(text: str, said: str) -> None:
+    for pieces in cut_everywhere(text):
+        assert parse_pieces(SPELLED.build_call_parser(TOOLS, begun=False), pieces) == (said, [])
+    for pieces in cut_everywhere(_mark(text)):
+        assert parse_pieces(TOKENS.build_call_parser(TOOLS, begun=False), pieces) == (said, [])
+
+
+def test_where_the_marker_is_a_token_its_spelling_is_text() -> None:
+    text = f"See <tool_call>\n{ONE}\n</tool_call>"
+    for pieces in cut_everywhere(text):
+        assert parse_pieces(TOKENS.build_call_parser(TOOLS, begun=False), pieces) == (text, [])
+
+
+def test_a_marker_in_a_string_is_its_spelling() -> None:
+    arguments = '{"text": "<tool_call>{}</tool_call>"}'
+    text = f'<tool_call>\n{{"name": "f", "arguments": {arguments}}}\n</tool_call>'
+    for pieces in cut_everywhere(text):
+        assert parse_pieces(SPELLED.build_call_parser(TOOLS, begun=False), pieces) == ("", [("f", arguments)])
+    for pieces in cut_everywhere(_mark(text)):
+        assert parse_pieces(TOKENS.build_call_parser(TOOLS, begun=False), pieces) == ("", [("f", arguments)])
+
+
+def test_code_points_in_text_are_no_markers() -> None:
+    assert parse_pieces(SPELLED.build_call_parser(TOOLS, begun=False), [f"\ufdd0{TWO}\ufdd1"]) == (f"\ufffd{TWO}\ufffd", [])
+
+
+@pytest.mark.parametrize("text", [ONE, f"```json\n{ONE}\n```"])
+def test_only_marked_calls_count_where_a_tool_is_strict_or_the_text_has_begun(text: str) -> None:
+    assert parse_pieces(TOKENS.build_call_parser(STRICT, begun=False), [text]) == (text, [])
+    assert parse_pieces(TOKENS.build_call_parser(STRICT, begun=False), [_mark(f"<tool_call>{TWO}")]) == ("", [F])
+    assert parse_pieces(TOKENS.build_call_parser(TOOLS, begun=True), [ONE]) == (ONE, [])
+
+
+PIECES = [
+    *("{", "}", "[", "]", '"', "\\", ":", ",", "; ", " ", "\n", "a", "```", "json"),
+    *(CALL_BEGIN, CALL_END, '"name"', '"f"', '"arguments"', TWO, ONE),
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12), st.data())
+def test_parts_do_not_depend_on_how_the_text_was_cut(pieces: list[str], data: st.DataObject) -> None:
+    for syntax, text in ((SPELLED, "".join(pieces)), (TOKENS, _mark("".join(pieces)))):
+        at = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
+        cut = [text[begin:end] for begin, end in zip([0, *at], [*at, len(text)], strict=True)]
+        said, calls = parse_pieces(syntax.build_call_parser(TOOLS, begun=False), [text])
+        assert parse_pieces(syntax.build_call_parser(TOOLS, begun=False), cut) == (said, calls)
+        assert parse_pieces(syntax.build_call_parser(TOOLS, begun=False), list(text)) == (said, calls)
+        assert not {*MARKERS.values()} & {*said, *"".join(arguments for _, arguments in calls)}
+        if CALL_BEGIN not in pieces and CALL_END not in pieces and not calls:
+            assert said == text
+
+
+def _mark(text: str) -> str:
+    for name, mark in MARKERS.items():
+        text = text.replace(name, mark)
+    return text
