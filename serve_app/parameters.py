@@ -21,7 +21,7 @@ IDLE = _IDLE_FLOATS | _IDLE_INTEGERS | _IDLE_SWITCHES
 """Known parameters without effect: the group's configuration decides, or no engine has such a sampler."""
 KNOWN = _FLOATS | _INTEGERS | IDLE | {"stop"}
 SHORTEST_PROMPT_TOKENS = 4
-"""Tokens of the shortest chat: the user's mark, a token, the end of the turn, the assistant's mark."""
+"""Tokens of the shortest chat in most formats: the user's mark, a token, the end of the turn, the assistant's mark."""
 _MAX_STOPS = 16
 _MAX_NUMBER = 1e300
 

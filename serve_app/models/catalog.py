@@ -108,7 +108,7 @@ class Catalog:
         parent = self._find_parent(wanted.parent or self._settings.default_model)
         variant = replace(parent.derive(self._require_free(name), changes, self.created), stored=False)
         if variant.root in self._models:  # else nothing can count its tokens, and no request reaches it
-            require_usable(variant, self._models[variant.root].count_tokens)
+            require_usable(variant, self._models[variant.root].count_least)
         return variant
 
     @property
@@ -196,7 +196,7 @@ class Catalog:
             fault = error.errors(include_url=False, include_input=False)[0]
             raise InvalidRequest(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
         with client_faults():
-            require_usable(variant, self._find_owner(variant).count_tokens)
+            require_usable(variant, self._find_owner(variant).count_least)
         self._require_store().put(variant)
         return variant
 

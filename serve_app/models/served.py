@@ -104,9 +104,10 @@ class ServedModel:
         """What it can do, in Ollama's words."""
         return ("completion", *self.format.capabilities, *(("thinking",) if self.settings.think_tags else ()))
 
-    def count_tokens(self, text: str) -> int:
-        """Return the tokens of a text without control tokens."""
-        return len(self.tokenizer.encode(text, special=False))
+    def count_least(self, chat: Chat) -> int:
+        """Return the tokens that the prompt of a chat has at least, whatever the format writes between the messages."""
+        texts = sum(len(self.tokenizer.encode(message.content, special=False)) for message in chat.messages)
+        return texts + self.format.count_control_tokens(chat)
 
     def decode_ids(self, ids: tuple[int, ...]) -> str:
         """Return the text of token ids, control tokens by their names."""

@@ -1,4 +1,4 @@
-"""Checks that a new variant could answer at all. Knows no gateway; gets the tokenizer as a function."""
+"""Checks that a new variant could answer at all. Knows no gateway, tokenizer or chat format; its model counts tokens for it."""
 
 from collections.abc import Callable
 
@@ -8,14 +8,11 @@ from serve_app.conversation import Chat, Message
 from serve_app.models.variant import Variant
 from serve_app.types import InvalidValue
 
-_MESSAGE_MARK_TOKENS = 2
-"""Tokens around a message, for its role and its end."""
 
-
-def require_usable(variant: Variant, count_tokens: Callable[[str], int]) -> None:
+def require_usable(variant: Variant, count_least: Callable[[Chat], int]) -> None:
     """Raise `InvalidValue`, naming parameter or template, when even the shortest question to `variant` alone would be refused.
 
-    `count_tokens` returns the tokens of a text.
+    `count_least` returns the tokens that the prompt of a chat has at least.
     """
     settings = variant.settings
     ollama.require_usable(settings.parameters)
@@ -28,6 +25,6 @@ def require_usable(variant: Variant, count_tokens: Callable[[str], int]) -> None
     window = ollama.read_window(settings.parameters)
     if window is None or not settings.system:
         return
-    least = count_tokens(settings.system) + _MESSAGE_MARK_TOKENS + ollama.SHORTEST_PROMPT_TOKENS
+    least = count_least(shortest)
     if window <= least:
         raise InvalidValue("num_ctx", f"is {window}, but with the system prompt the shortest prompt has {least} tokens")

@@ -126,10 +126,8 @@ def test_the_task_chooses_the_model(app: LiveApp) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_tools_and_schemas_work_on_every_group(app: LiveApp, model: str, stream: bool) -> None:
     for group in GROUPS[model]:
-        called = _chat(
-            app, model, "What is the weather in Paris?", {"x-engine": group}, tools=[WEATHER], tool_choice="required", max_tokens=100, stream=stream,
-            parallel_tool_calls=False,
-        )  # fmt: skip
+        wants = {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 100, "stream": stream}
+        called = _chat(app, model, "What is the weather in Paris?", {"x-engine": group}, **wants)
         assert called.status_code == 200, called.text
         if stream:
             parts = [json.loads(line[6:]) for line in called.text.splitlines() if line.startswith("data: {")]

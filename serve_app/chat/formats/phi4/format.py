@@ -22,4 +22,8 @@ class Phi4Format(Phi4CallSyntax):
 
     def count_control_tokens(self, chat: Chat) -> int:
         """See `ChatFormat.count_control_tokens`: a message has its role and its end, and an opened answer adds a role."""
-        return 2 * len(chat.messages) + len(chat.context) - (chat.ending is Ending.CONTINUED)
+        return 2 * len(chat.messages) + len(chat.context) + _END_TOKENS[chat.ending]
+
+
+_END_TOKENS = {Ending.OPENED: 1, Ending.CONTINUED: -1, Ending.CLOSED: 0}
+"""Control tokens that the end of a prompt adds."""
