@@ -21,7 +21,7 @@ def read_rope(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the kind of position embeddings, and their settings, under the new key or the older ones."""
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    return str(kind), {**config, **scaling}
+    return str(kind), {**config, **{key: value for key, value in scaling.items() if value is not None}}
 
 
 def read_number(config: Mapping[str, Any], key: str, default: float | None = None) -> float:

@@ -126,7 +126,7 @@ def list_layer_matrices(decoder: Decoder, layer: int) -> dict[str, tuple[tuple[P
 def list_layer_vectors(decoder: Decoder, layer: int) -> dict[str, tuple[Part, ...]]:
     """Return the elements of a layer's norms and biases by their names in the graph; all are 1-dimensional tensors."""
     at = f"model.layers.{layer}"
-    found = {
+    found: dict[str, tuple[Part, ...]] = {
         f"{at}.{name}.weight": (Part(f"{at}.{name}.weight", 0, decoder.hidden),)
         for name in ("input_layernorm", "post_attention_layernorm")
     }
