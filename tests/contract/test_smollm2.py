@@ -160,6 +160,31 @@ async def test_the_published_file_is_served_as_it_comes(folder: Path, theirs: An
         assert told == (half,) * 5
 
 
+async def test_the_exports_give_equal_tokens(folder: Path, prompts: list[tuple[int, ...]]) -> None:
+    """A small part of the slow test of every engine, which says what they must be equal to."""
+    answers = []
+    for name in ("onnx", "llama_cpp"):
+        async with running(ENGINES[name], folder) as engine:
+            played = await asyncio.gather(*(play(engine, ask(ids, max_tokens=12)) for ids in prompts[:4]))
+            answers.append([ids for ids, _, _ in played])
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *(OnnxSettings(precision=each, max_model_len=CONTEXT, slots=2) for each in ("int8", "int4", "int4_mixed")),
+        *(LlamaCppSettings(precision=each, max_model_len=CONTEXT, slots=2) for each in ("f16", "q8_0", "q4_0")),
+    ],
+    ids=lambda settings: f"{settings.kind}-{settings.precision}",
+)
+async def test_rounded_weights_still_know_the_capital(folder: Path, theirs: Any, settings: EngineSettings) -> None:
+    async with running(settings, folder) as engine:
+        ids, _, _ = await play(engine, ask(tuple(theirs("The capital of France is").input_ids), max_tokens=4))
+    assert theirs.decode(ids).startswith(" Paris")
+
+
 @pytest.fixture(scope="module")
 def reference(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
