@@ -19,7 +19,8 @@ DEFAULT_THETA = 10000.0
 
 def read_rope(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the kind of position embeddings, and their settings, under the new key or the older ones."""
-    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    written = config.get("rope_parameters") or config.get("rope_scaling")
+    scaling = written if isinstance(written, dict) else {}
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     return str(kind), {**config, **{key: value for key, value in scaling.items() if value is not None}}
 

@@ -146,6 +146,12 @@ async def test_logprobs_are_transformers(expected: tuple[Path, NDArray[np.float3
     await _require_logprobs(settings, *expected)
 
 
+@pytest.mark.usefixtures("cache")
+async def test_mistrals_sliding_window_is_transformers(tmp_path: Path) -> None:
+    folder = write_other(tmp_path / "model", "mistral", sliding_window=32)
+    await _require_logprobs(OnnxSettings(max_model_len=256, slots=1), folder, compute_logprobs(folder))
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
