@@ -15,6 +15,7 @@ APART = (
     "tests/contract/test_onnx_export.py",
     "tests/contract/test_prefixes.py",
     "tests/contract/test_responsiveness.py",
+    "tests/contract/test_smollm2.py",
     "tests/contract/test_speculation.py",
     "tests/contract/test_training_processes.py",
 )

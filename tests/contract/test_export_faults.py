@@ -35,7 +35,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "llama"}, "model_type in config.json is llama; the ONNX export knows phi3 only"),
+        (
+            {"model_type": "gemma"},
+            "model_type in config.json is gemma; the ONNX export knows only llama, mistral, phi3, qwen2, qwen3: serve it with a",
+        ),
         ({"hidden_act": "gelu"}, "hidden_act in config.json is gelu"),
         ({"attention_bias": True}, "attention_bias in config.json is True"),
         ({"hidden_size": None}, "hidden_size in config.json is null, not a positive whole number"),

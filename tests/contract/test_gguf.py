@@ -184,7 +184,11 @@ async def test_an_untied_head_and_a_padded_vocabulary_are_served(model_dir: Path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "llama"}, "model_type is llama"),
+        ({"model_type": "gemma"}, "model_type in config.json is gemma; the GGUF export knows only llama, mistral, phi3"),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 4.0}},
+            "asks for yarn position embeddings; the GGUF export knows default, lon",
+        ),
         ({"num_hidden_layers": 7}, "no tensor model.layers.6"),
         ({"hidden_size": None}, "hidden_size in config.json is None, not a positive whole number"),
         (

@@ -39,20 +39,20 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _constants(folder: Path) -> dict[str, NDArray[np.generic]]:
+def read_constants(folder: Path) -> dict[str, NDArray[np.generic]]:
     found = ir.load(folder / "model.onnx").graph.initializers
     return {name: value.const_value.numpy() for name, value in found.items() if value.const_value is not None}
 
 
-def _tables(folder: Path) -> dict[str, NDArray[np.generic]]:
+def read_tables(folder: Path) -> dict[str, NDArray[np.generic]]:
     """Return cosines and sines by their names in the graph."""
     attention = next(node for node in ir.load(folder / "model.onnx").graph if node.op_type == "GroupQueryAttention")
     names = [value.name for value in attention.inputs[7:9] if value is not None]
-    constants = _constants(folder)
+    constants = read_constants(folder)
     return {name: constants[name] for name in names if name is not None}
 
 
-def _bytes_equal(a: NDArray[np.generic], b: NDArray[np.generic]) -> bool:
+def bytes_equal(a: NDArray[np.generic], b: NDArray[np.generic]) -> bool:
     return (a.shape, a.dtype) == (b.shape, b.dtype) and a.tobytes() == b.tobytes()
 
 
@@ -80,23 +80,23 @@ def test_weights_scales_and_logits_are_the_builders(built: Path, kind: str, form
     precision, block = form.split("-")
     ours, theirs = tmp_path / "ours", built / kind / form
     export.export_to_folder(built / kind / "model", "onnx", precision, ours, int(block))
-    expected, written = _constants(theirs), _constants(ours)
-    tables = _tables(theirs)
-    own = {name for name in written if name not in _tables(ours) and not name.startswith(("/", "model.embed_tokens.weight_Q"))}
+    expected, written = read_constants(theirs), read_constants(ours)
+    tables = read_tables(theirs)
+    own = {name for name in written if name not in read_tables(ours) and not name.startswith(("/", "model.embed_tokens.weight_Q"))}
     assert own == {name for name in expected if name not in tables and not name.startswith("/")}
     for name, constant in expected.items():
         if name == "lm_head.MatMul.weight" and written[name].shape == constant.shape[::-1]:
-            assert _bytes_equal(np.ascontiguousarray(written[name].T), constant), name
+            assert bytes_equal(np.ascontiguousarray(written[name].T), constant), name
         elif name not in tables and not name.startswith("/"):
-            assert _bytes_equal(written[name], constant), name
+            assert bytes_equal(written[name], constant), name
     graph = ir.load(ours / "model.onnx")
-    for (name, mine), table in zip(_tables(ours).items(), tables.values(), strict=True):
+    for (name, mine), table in zip(read_tables(ours).items(), tables.values(), strict=True):
         # PyTorch's own tables differ by as much between processors with AVX2 and with AVX-512.
         np.testing.assert_allclose(mine, table, atol=2e-5, rtol=0)
         graph.graph.initializers[name].const_value = ir.tensor(table, name=name)
     ir.save(graph, ours / "model.onnx")
     for computed, other in zip(_compute(ours), _compute(theirs), strict=True):
-        assert _bytes_equal(computed, other)
+        assert bytes_equal(computed, other)
 
 
 @pytest.mark.parametrize("form", FORMS["tied"][1:])

@@ -168,7 +168,9 @@ def require_memory(header: Header, settings: LlamaCppSettings) -> None:
         raise ModelUnusable(
             f"the GGUF file's keys describe no model of architecture {str(prefix)[:40]!r}; export or fetch it again"
         )
-    per_token = 2 * layers * kv_heads * (width / heads) * _KV_BYTES[choose_kv_type(settings, header)]
+    head = header.keys.get(f"{prefix}.attention.key_length")
+    head_width = head if type(head) is int and 0 < head < 1 << 20 else width / heads
+    per_token = 2 * layers * kv_heads * head_width * _KV_BYTES[choose_kv_type(settings, header)]
     cache = settings.slots * settings.max_model_len * per_token
     weights = sum(tensor.bytes for tensor in header.tensors.values())
     free = read_available_bytes()

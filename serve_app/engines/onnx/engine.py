@@ -227,7 +227,7 @@ class OnnxEngine:
 
 
 def require_context(model_dir: Path, max_model_len: int) -> None:
-    """Raise `ModelUnusable` when the context is longer than LongRoPE's original one.
+    """Raise `ModelUnusable` when the context is longer than the graph's rotary tables, with LongRoPE the original context.
 
     The exported graph chooses the rotary factors by the longest row of a call, so above it a row's result would depend on its
     neighbours and on how its prompt is cut.
@@ -235,6 +235,9 @@ def require_context(model_dir: Path, max_model_len: int) -> None:
     config = json.loads((model_dir / "config.json").read_text())
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     original = rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
+    longest = config.get("max_position_embeddings")
+    if type(longest) is int and max_model_len > longest:
+        raise ModelUnusable(f"max_model_len: {max_model_len} is over the model's {longest} positions; set at most {longest}")
     if "longrope" in (rope.get("rope_type"), rope.get("type")) and original and max_model_len > original:
         raise ModelUnusable(
             f"max_model_len: {max_model_len} is over the {original} tokens of the model's original context, which the ONNX group "

@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 from serve_app.errors import ModelUnusable
 from serve_app.models.checkpoint import Checkpoint
 from serve_app.models.onnx_export.decoder import Decoder
-from serve_app.models.onnx_export.layout import EMBEDDING, HEAD, Layout, Matrix, PlacedTensor, Vector, list_layer_matrices
+from serve_app.models.onnx_export.layout import (
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    Layout,
+    Matrix,
+    PlacedTensor,
+    Vector,
+    list_layer_matrices,
+    list_layer_vectors,
+)
 from serve_app.models.onnx_export.quantize import quantize_rows
 
 PIECE_WEIGHTS = 1 << 20
@@ -22,18 +32,19 @@ def require_tensors(checkpoint: Checkpoint, decoder: Decoder) -> None:
     wanted: dict[str, tuple[int, ...]] = {f"{EMBEDDING}.weight": (decoder.vocabulary, decoder.hidden)}
     if not decoder.tied:
         wanted[f"{HEAD}.weight"] = (decoder.vocabulary, decoder.hidden)
-    wanted["model.norm.weight"] = (decoder.hidden,)
+    wanted[FINAL_NORM] = (decoder.hidden,)
     for layer in range(decoder.layers):
-        for part in ("input", "post_attention"):
-            wanted[f"model.layers.{layer}.{part}_layernorm.weight"] = (decoder.hidden,)
-        for source, first, rows, columns in list_layer_matrices(decoder, layer).values():
-            wanted[source] = (first + rows, columns)
+        for elements in list_layer_vectors(decoder, layer).values():
+            wanted |= {part.source: (part.rows,) for part in elements}
+        for rows, columns in list_layer_matrices(decoder, layer).values():
+            wanted |= {part.source: (part.first + part.rows, columns) for part in rows}
     for name, shape in wanted.items():
         checkpoint.require_tensor(name, shape)
     for name in checkpoint.tensors:
         if name.startswith("model.") and name not in wanted and not name.endswith(".rotary_emb.inv_freq"):
             raise ModelUnusable(
-                f"the checkpoint has a tensor {name}, and a phi3 decoder with this config.json has none of that name"
+                f"the checkpoint has a tensor {name}, and a {decoder.architecture.name} decoder with this config.json has none of "
+                "that name"
             )
 
 
@@ -55,18 +66,22 @@ def write_data(file: Path, layout: Layout, checkpoint: Checkpoint, report: Calla
 
 
 def _read_vector(vector: Vector, checkpoint: Checkpoint) -> NDArray[np.float32]:
-    if not isinstance(vector.source, str):
+    if not isinstance(vector.source, tuple):
         return vector.source
-    return _require_finite(checkpoint.read_rows(vector.source, 0, vector.placed.shape[0]), vector.source)
+    pieces = [
+        _require_finite(checkpoint.read_rows(part.source, part.first, part.first + part.rows), part.source)
+        for part in vector.source
+    ]
+    return np.concatenate(pieces)
 
 
 def _write_matrix(file: int, matrix: Matrix, checkpoint: Checkpoint) -> Iterator[int]:
     """Write a matrix piece by piece; yield the number of weights of each."""
     height = max(1, PIECE_WEIGHTS // matrix.columns)
     transposed = np.empty(matrix.weight.shape, np.float32) if matrix.scales is None and matrix.transposed else None
-    for start in range(0, matrix.rows, height):
-        stop = min(start + height, matrix.rows)
-        piece = _require_finite(checkpoint.read_rows(matrix.source, matrix.first + start, matrix.first + stop), matrix.source)
+    start = 0
+    for piece in _read_rows(matrix, checkpoint, height):
+        stop = start + len(piece)
         if matrix.scales is not None:
             codes, scales = quantize_rows(piece, matrix.bits, matrix.block)
             _write(file, matrix.weight, start, codes)
@@ -75,9 +90,18 @@ def _write_matrix(file: int, matrix: Matrix, checkpoint: Checkpoint) -> Iterator
             transposed[:, start:stop] = piece.T
         else:
             _write(file, matrix.weight, start, piece)
-        yield (stop - start) * matrix.columns
+        start = stop
+        yield piece.size
     if transposed is not None:
         _write(file, matrix.weight, 0, transposed)
+
+
+def _read_rows(matrix: Matrix, checkpoint: Checkpoint, height: int) -> Iterator[NDArray[np.float32]]:
+    """Yield the matrix's rows in order, at most `height` at a time."""
+    for part in matrix.parts:
+        for at in range(part.first, part.first + part.rows, height):
+            stop = min(at + height, part.first + part.rows)
+            yield _require_finite(checkpoint.read_rows(part.source, at, stop), part.source)
 
 
 def _write(file: int, placed: PlacedTensor, row: int, values: NDArray[np.float32] | NDArray[np.uint8]) -> None:

@@ -1,4 +1,4 @@
-"""Reads a Phi-3 decoder's sizes from `config.json`, and refuses configurations that the exported graph does not support.
+"""Reads a decoder's sizes from `config.json`, and refuses configurations that the exported graph does not support.
 
 Knows nothing of tensors, quantization or the graph.
 """
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.errors import ModelUnusable
+from serve_app.models.architectures import INSTEAD, Architecture, has_tied_embeddings, require_architecture
+from serve_app.models.rope import DEFAULT_THETA, compute_divisors, read_number, read_rope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,17 +24,18 @@ class Rotary:
     theta: float
     """Base of the frequencies."""
     factors: tuple[float, ...] | None
-    """LongRoPE's short factors, one for each pair of components; None: plain RoPE."""
+    """Divisors of the frequencies, one for each pair of components, such as LongRoPE's short factors; None: plain RoPE."""
     scale: float
     """Factor of cosine and sine: LongRoPE's correction of the attention's scale, 1 for plain RoPE."""
     positions: int
-    """Length of the tables: the original context in tokens."""
+    """Length of the tables in tokens: LongRoPE's original context, else the whole one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoder:
-    """Shape of a causal decoder with fused projections, gated SiLU and RMS norms."""
+    """Shape of a causal decoder with gated SiLU and RMS norms."""
 
+    architecture: Architecture
     layers: int
     hidden: int
     """Width of the residual stream."""
@@ -59,33 +62,37 @@ class Decoder:
         return self.heads * self.head_dim
 
     @property
+    def key_width(self) -> int:
+        """Outputs of the key projection, and of the value projection."""
+        return self.kv_heads * self.head_dim
+
+    @property
     def qkv_width(self) -> int:
-        """Outputs of the fused projection."""
-        return (self.heads + 2 * self.kv_heads) * self.head_dim
+        """Outputs of queries, keys and values together, which are one product of the graph."""
+        return self.query_width + 2 * self.key_width
+
+
+_EXPORT = "the ONNX export"
 
 
 def read_decoder(model_dir: Path) -> Decoder:
-    """Read `config.json`. Raises `ModelUnusable` when it is unreadable, incomplete, or not of a Phi-3 decoder."""
+    """Read `config.json`. Raises `ModelUnusable` when it is unreadable, incomplete, or not of a decoder that is known here."""
     try:
         config = json.loads((model_dir / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise ModelUnusable("config.json is missing or unreadable in the model's folder; fetch the model again") from error
-    if not isinstance(config, dict) or config.get("model_type") != "phi3":
-        kind = config.get("model_type") if isinstance(config, dict) else None
-        raise ModelUnusable(f"model_type in config.json is {kind}; the ONNX export knows phi3 only, serve it with a vllm group")
-    for key, wanted in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
-        if config.get(key, wanted) != wanted:
-            raise ModelUnusable(f"{key} in config.json is {config[key]}; the ONNX export knows {json.dumps(wanted)} only")
+    architecture = require_architecture(config if isinstance(config, dict) else {}, _EXPORT)
     hidden, heads, context = (_read_count(config, key) for key in ("hidden_size", "num_attention_heads", "max_position_embeddings"))
     kv_heads = _read_count(config, "num_key_value_heads") if config.get("num_key_value_heads") is not None else heads
-    head_dim = _read_count(config, "head_dim") if config.get("head_dim") is not None else hidden // heads
+    head_dim = _read_count(config, "head_dim") if config.get("head_dim") is not None else architecture.head_dim or hidden // heads
     if heads % kv_heads:
         raise ModelUnusable(
             f"config.json has {heads} num_attention_heads for {kv_heads} num_key_value_heads; the first must be a multiple "
             "of the second; fetch the model again"
         )
-    window = config.get("sliding_window")
+    window = config.get("sliding_window") if architecture.has_window else None
     return Decoder(
+        architecture=architecture,
         layers=_read_count(config, "num_hidden_layers"),
         hidden=hidden,
         inner=_read_count(config, "intermediate_size"),
@@ -93,8 +100,8 @@ def read_decoder(model_dir: Path) -> Decoder:
         kv_heads=kv_heads,
         head_dim=head_dim,
         vocabulary=_read_count(config, "vocab_size"),
-        tied=bool(config.get("tie_word_embeddings", False)),
-        epsilon=_read_number(config, "rms_norm_eps", 1e-5),
+        tied=has_tied_embeddings(config),
+        epsilon=read_number(config, "rms_norm_eps", architecture.epsilon),
         # A window as long as the context has no effect.
         window=_read_count(config, "sliding_window") if window is not None and window < context else None,
         context=context,
@@ -103,16 +110,17 @@ def read_decoder(model_dir: Path) -> Decoder:
 
 
 def _read_rotary(config: Mapping[str, Any], head_dim: int, context: int) -> Rotary:
-    """Read the parameters under `rope_parameters` or under the older keys."""
-    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    both = {**config, **scaling}
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    dimensions = int(_read_number(both, "partial_rotary_factor", 1.0) * head_dim)
-    theta = _read_number(both, "rope_theta", 10000.0)
-    if kind == "default":
-        return Rotary(dimensions=dimensions, theta=theta, factors=None, scale=1.0, positions=context)
+    """Read kind and parameters of the position embeddings."""
+    kind, both = read_rope(config)
+    dimensions = int(read_number(both, "partial_rotary_factor", 1.0) * head_dim)
+    theta = read_number(both, "rope_theta", DEFAULT_THETA)
+    if kind in ("default", "linear", "llama3"):
+        divisors = compute_divisors(kind, both, dimensions)
+        return Rotary(dimensions=dimensions, theta=theta, factors=divisors, scale=1.0, positions=context)
     if kind != "longrope":
-        raise ModelUnusable(f"config.json asks for {kind} position embeddings; the ONNX export knows default and longrope")
+        raise ModelUnusable(
+            f"config.json asks for {kind} position embeddings; {_EXPORT} knows default, linear, llama3 and longrope: {INSTEAD}"
+        )
     original = _read_count(both, "original_max_position_embeddings")
     factors = both.get("short_factor")
     pairs = dimensions // 2
@@ -131,12 +139,3 @@ def _read_count(config: Mapping[str, Any], key: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ModelUnusable(f"{key} in config.json is {json.dumps(value)}, not a positive whole number; fetch the model again")
     return value
-
-
-def _read_number(config: Mapping[str, Any], key: str, default: float) -> float:
-    value = config.get(key)
-    if value is None:
-        return default
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise ModelUnusable(f"{key} in config.json is {json.dumps(value)}, not a number; fetch the model again")
-    return float(value)

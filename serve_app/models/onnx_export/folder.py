@@ -74,7 +74,7 @@ def _build_genai_config(decoder: Decoder, model_dir: Path) -> dict[str, Any]:
             },
             "eos_token_id": ids["eos_token_id"],
             "pad_token_id": ids["pad_token_id"],
-            "type": "phi3",
+            "type": decoder.architecture.name,
             "vocab_size": decoder.vocabulary,
         }
     }

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from serve_app.models.onnx_export.decoder import Decoder
-from serve_app.models.onnx_export.layout import EMBEDDING, HEAD, Layout, Matrix, PlacedTensor
+from serve_app.models.onnx_export.layout import EMBEDDING, HEAD, QKV_BIAS, Layout, Matrix, PlacedTensor
 
 _TYPES = {np.float32: ir.DataType.FLOAT, np.uint8: ir.DataType.UINT8}
 _OPSET, _IR_VERSION = 22, 10
@@ -52,7 +52,7 @@ class _GraphBuilder:
         for layer in range(decoder.layers):
             at = f"layers.{layer}"
             normed, stream = self._add_norm(f"{at}.input_layernorm", stream, residual)
-            attended = self._add_attention(layer, self._add_product(f"model.{at}.attn.qkv_proj", normed), ends)
+            attended = self._add_attention(layer, self._add_queries_keys_values(f"model.{at}", normed), ends)
             residual = self._add_product(f"model.{at}.attn.o_proj", attended)
             normed, stream = self._add_norm(f"{at}.post_attention_layernorm", stream, residual)
             residual = self._add_feed_forward(f"model.{at}.mlp", normed)
@@ -176,7 +176,35 @@ class _GraphBuilder:
             N=matrix.rows,
         )
 
-    def _add_attention(self, layer: int, qkv: ir.Value, ends: Sequence[ir.Value]) -> ir.Value:
+    def _add_queries_keys_values(self, name: str, normed: ir.Value) -> tuple[ir.Value | None, ...]:
+        """Project a layer's input; return queries, keys and values together, or one by one where the first two are normalized."""
+        decoder, at = self._decoder, f"{_node_name(name)}/attn"
+        together = self._add_product(f"{name}.attn.qkv_proj", normed)
+        if decoder.architecture.qkv_bias:
+            together = self._add_node("Add", f"{at}/qkv_proj/Add", [together, self._reference_vector(f"{name}.{QKV_BIAS}")])
+        if not decoder.architecture.qk_norms:
+            return together, None, None
+        widths = (decoder.query_width, decoder.key_width, decoder.key_width)
+        self._add_node("Split", f"{at}/qkv_proj/Split", [together, self._add_integers(*widths)], outputs=3, axis=-1)
+        queries, keys, values = self._nodes[-1].outputs
+        return (*(self._add_head_norm(name, part, value) for part, value in (("q_norm", queries), ("k_norm", keys))), values)
+
+    def _add_head_norm(self, name: str, part: str, value: ir.Value) -> ir.Value:
+        """Normalize every head's queries or keys."""
+        decoder, at = self._decoder, f"{_node_name(name)}/attn/{part}"
+        width = decoder.query_width if part == "q_norm" else decoder.key_width
+        split = self._add_node("Reshape", f"{at}/Reshape_1", [value, self._add_integers(0, -1, decoder.head_dim)])
+        normed = self._add_node(
+            "SimplifiedLayerNormalization",
+            f"{at}/SimplifiedLayerNormalization",
+            [split, self._reference_vector(f"{name}.attn.{part}.layernorm.weight")],
+            epsilon=decoder.epsilon,
+            axis=-1,
+            stash_type=1,
+        )
+        return self._add_node("Reshape", f"{at}/Reshape_2", [normed, self._add_integers(0, -1, width)])
+
+    def _add_attention(self, layer: int, qkv: Sequence[ir.Value | None], ends: Sequence[ir.Value]) -> ir.Value:
         """Rotate, append keys and values to the layer's cache, attend."""
         decoder = self._decoder
         shape = (_BATCH, decoder.kv_heads, "past_sequence_length", decoder.head_dim)
@@ -184,7 +212,7 @@ class _GraphBuilder:
         attended = self._add_node(
             "GroupQueryAttention",
             f"/model/layers.{layer}/attn/GroupQueryAttention",
-            [qkv, None, None, *past, *ends],
+            [*qkv, *past, *ends],
             _CONTRIB,
             outputs=3,
             num_heads=decoder.heads,

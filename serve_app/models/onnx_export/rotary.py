@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.models.onnx_export.decoder import Rotary
+from serve_app.models.rope import compute_periods
 
 
 def tabulate(rotary: Rotary) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -12,8 +13,7 @@ def tabulate(rotary: Rotary) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     Frequencies and angles are rounded to float32 as PyTorch computes them; cosine and sine are then the float32 nearest to the
     exact value, which PyTorch's are not on every processor.
     """
-    exponents = np.arange(0, rotary.dimensions, 2).astype(np.float32) / np.float32(rotary.dimensions)
-    periods = np.power(rotary.theta, exponents.astype(np.float64)).astype(np.float32)
+    periods = compute_periods(rotary.theta, rotary.dimensions)
     if rotary.factors is not None:
         periods = np.asarray(rotary.factors, np.float32) * periods
     angles = np.outer(np.arange(rotary.positions, dtype=np.float32), np.float32(1) / periods).astype(np.float64)
