@@ -1,0 +1,66 @@
+"""Tries a model's chat template on small conversations when the model is loaded, so that a template's faults show before any request."""
+
+from serve_app.chat.formats.jinja.renderer import Renderer
+from serve_app.chat.formats.jinja.split import ControlSplitter
+from serve_app.chat.formats.jinja.template import CannotRender
+from serve_app.conversation import Chat, Ending, Message, Tool, ToolCall
+from serve_app.errors import ModelUnusable
+
+_SYSTEM, _USER = Message(role="system", content="Be brief."), Message(role="user", content="How warm is it?")
+_ANSWER, _AGAIN = Message(role="assistant", content="It is warm."), Message(role="user", content="And now?")
+_CALL = Message(role="assistant", tool_calls=(ToolCall(name="look", arguments='{"place": "here"}', id="call_0123456789abcdef"),))
+_RESULT = Message(role="tool", content="20 degrees")
+_TOOL = Tool(
+    name="look",
+    function='{"name": "look", "description": "Looks.", "parameters": {"type": "object", "properties": {"place": {"type": "string"}}}}',
+)
+_PLAIN = (
+    Chat(messages=(_USER,)),
+    Chat(messages=(_SYSTEM, _USER)),
+    Chat(messages=(_USER, _ANSWER, _AGAIN)),
+    Chat(messages=(_SYSTEM, _USER, _ANSWER), ending=Ending.CLOSED),
+    Chat(messages=(_USER, _ANSWER), ending=Ending.CONTINUED),
+)
+_WITH_TOOLS = (
+    Chat(messages=(_USER,), tools=(_TOOL,)),
+    Chat(messages=(_SYSTEM, _USER), tools=(_TOOL,)),
+    Chat(messages=(_USER, _CALL, _RESULT), tools=(_TOOL,)),
+)
+
+
+def probe(renderer: Renderer, splitter: ControlSplitter, file: str) -> None:
+    """Choose `Renderer.short_ids`; raise `ModelUnusable` for a template that renders no plain conversation.
+
+    Also raises it where a control token of a prompt would have to be made of text that a client can write: it is then encoded as
+    text, and the prompt is not the one that the model was trained on.
+    """
+    renderer.short_ids = _wants_short_ids(renderer)
+    faults: list[CannotRender] = []
+    for chat in (*_PLAIN, *_WITH_TOOLS):
+        try:
+            text = renderer.render(chat)
+        except CannotRender as error:
+            faults += [error] if chat in _PLAIN else []
+            continue
+        spelled, written = list(splitter.find_all(text)), list(splitter.find_written(text))
+        if spelled != written:
+            lost = next((name for name in spelled if spelled.count(name) != written.count(name)), spelled[0])
+            raise ModelUnusable(
+                f"{file}: the chat template makes the control token {lost} of text that clients can write, so that clients could write "
+                "it too; such templates cannot be served"
+            )
+    failures = [fault for fault in faults if not fault.refused]
+    if len(faults) == len(_PLAIN) or failures:
+        raise ModelUnusable(f"{file}: the chat template cannot be run: {(failures or faults)[0].message}")
+
+
+def _wants_short_ids(renderer: Renderer) -> bool:
+    """Return whether the template refuses ids of tool calls as they are and takes those of 9 letters and digits."""
+    for short in (False, True):
+        renderer.short_ids = short
+        try:
+            renderer.render(_WITH_TOOLS[-1])
+        except CannotRender:
+            continue
+        return short
+    return False
