@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_BASE_STEPS = 1_000_000
+_BASE_STEPS = 200_000
 _STEPS_PER_CHAR = 4
 _BASE_TEXT_CHARS = 1_000_000
 _TEXT_CHARS_PER_CHAR = 8
@@ -15,6 +15,7 @@ _CHARS_PER_STEP = 16
 """Characters that can be written in about the time of one step."""
 _READ_CHARS_PER_STEP = 256
 """Characters that can be compared or searched in that time."""
+_STEPS_AT_ONCE = 1000
 MAX_NUMBER_BITS = 512
 MAX_WIDTH = 10_000
 """The widest field, indentation or line that a template may ask for."""
@@ -28,7 +29,7 @@ class Budget:
     """The steps that one run has left, and the longest text that it may make."""
 
     def __init__(self, input_chars: int) -> None:
-        """Allow for a conversation of `input_chars` characters."""
+        """Allow for a conversation of this size, see `serve_app.chat.formats.jinja.variables.measure`."""
         self.steps = _BASE_STEPS + _STEPS_PER_CHAR * input_chars
         self.longest_text = _BASE_TEXT_CHARS + _TEXT_CHARS_PER_CHAR * input_chars
 
@@ -68,15 +69,20 @@ def spend_deep(value: object, *, indent: int = 0) -> None:
     characters per level with which the value is printed.
     """
     pending = [(value, 0)]
+    steps = 0
     while pending:
         item, depth = pending.pop()
-        spend(1 + depth * indent // _CHARS_PER_STEP)
+        steps += 1 + depth * indent // _CHARS_PER_STEP
         if isinstance(item, str):
-            spend(len(item) // _READ_CHARS_PER_STEP)
+            steps += len(item) // _READ_CHARS_PER_STEP
         elif isinstance(item, dict):
-            pending += ((part, depth + 1) for pair in item.items() for part in pair)
-        elif isinstance(item, list | tuple | set | frozenset):
-            pending += ((part, depth + 1) for part in item)
+            pending += [(part, depth + 1) for pair in item.items() for part in pair]
+        elif isinstance(item, list | tuple):
+            pending += [(part, depth + 1) for part in item]
+        if steps > _STEPS_AT_ONCE:
+            spend(steps)
+            steps = 0
+    spend(steps)
 
 
 def require_width(width: object) -> None:

@@ -198,8 +198,6 @@ class _Rewriting(NodeTransformer):
 
 
 def _wrap(node: nodes.Expr, function: Callable[..., Any]) -> nodes.Expr:
-    if isinstance(node, nodes.Const):
-        return node
     return nodes.Filter(node, _ADDED + function.__name__, [], [], None, None, lineno=node.lineno)
 
 

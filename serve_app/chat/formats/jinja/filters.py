@@ -15,7 +15,7 @@ from jinja2.tests import TESTS
 from markupsafe import escape
 
 from serve_app.chat.formats.jinja import text_methods
-from serve_app.chat.formats.jinja.budget import BudgetExceeded, require_width, spend, spend_deep, spend_text
+from serve_app.chat.formats.jinja.budget import require_width, spend, spend_deep, spend_text
 from serve_app.chat.formats.jinja.formatting import format_percent
 from serve_app.chat.formats.jinja.tracked_text import TrackedText, concat, is_tracked, mark, to_text
 
@@ -94,8 +94,9 @@ def _marking(name: str, function: Function) -> Function:
     def marked(*args: Any, **kwargs: Any) -> Any:
         result = str(spending(*args, **kwargs))
         spend_text(len(result))
-        inputs = args[1:] if hasattr(function, "jinja_pass_arg") else args
-        return mark(result) if is_tracked([*inputs, *kwargs.values()]) else "".join((result,))
+        value, *others = args[1:] if hasattr(function, "jinja_pass_arg") else args
+        tracked = is_tracked(value) or any(isinstance(each, TrackedText) for each in (*others, *kwargs.values()))
+        return mark(result) if tracked else "".join((result,))
 
     return marked
 
@@ -220,5 +221,3 @@ def output(value: Any) -> str:
     spend()
     return text
 
-
-__all__ = ["BudgetExceeded", "build_filters", "build_tests", "to_json"]

@@ -15,14 +15,13 @@ from serve_app.chat.formats.jinja.renderer import Renderer
 from serve_app.chat.formats.jinja.source import TemplateSource
 from serve_app.chat.formats.jinja.split import ControlSplitter
 from serve_app.chat.formats.jinja.template import CannotRender
-from serve_app.chat.formats.jinja.variables import count_chars
+from serve_app.chat.formats.jinja.variables import measure
 from serve_app.chat.formats.names import format_tokens
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.conversation import AnswerForm, Chat, Tool, ToolChoice
 from serve_app.types import Constraint, InvalidValue
 
-_ASYNC_ABOVE_CHARS = 1 << 16
-_ASYNC_ABOVE_MESSAGES = 64
+_ASYNC_ABOVE_CHARS = 10_000
 """Shorter conversations render in a few milliseconds; longer ones leave the event loop."""
 
 
@@ -53,7 +52,7 @@ class JinjaFormat:
         if chat.template:
             return (*self._join(chat, [self._turn_end] if chat.context else [], await render_custom(self._tokenizer, chat)), *opening)
         try:
-            if count_chars(chat) > _ASYNC_ABOVE_CHARS or len(chat.messages) > _ASYNC_ABOVE_MESSAGES:
+            if measure(chat) > _ASYNC_ABOVE_CHARS:
                 parts = await asyncio.to_thread(self._render_parts, chat)
             else:
                 parts = self._render_parts(chat)

@@ -1,5 +1,7 @@
 """Tries a model's chat template on small conversations when the model is loaded, so that a template's faults show before any request."""
 
+from contextlib import suppress
+
 from serve_app.chat.formats.jinja.renderer import Renderer
 from serve_app.chat.formats.jinja.split import ControlSplitter
 from serve_app.chat.formats.jinja.template import CannotRender
@@ -34,24 +36,28 @@ def probe(renderer: Renderer, splitter: ControlSplitter, file: str) -> None:
     Also raises it where a control token of a prompt would have to be made of text that a client can write: it is then encoded as
     text, and the prompt is not the one that the model was trained on.
     """
-    renderer.short_ids = _wants_short_ids(renderer)
-    faults: list[CannotRender] = []
-    for chat in (*_PLAIN, *_WITH_TOOLS):
+    refusals: list[CannotRender] = []
+    for chat in _PLAIN:
         try:
-            text = renderer.render(chat)
+            _require_own_tokens(renderer.render(chat), splitter, file)
         except CannotRender as error:
-            faults += [error] if chat in _PLAIN else []
-            continue
-        spelled, written = list(splitter.find_all(text)), list(splitter.find_written(text))
-        if spelled != written:
-            lost = next((name for name in spelled if spelled.count(name) != written.count(name)), spelled[0])
-            raise ModelUnusable(
-                f"{file}: the chat template makes the control token {lost} of text that clients can write, so that clients could write "
-                "it too; such templates cannot be served"
-            )
-    failures = [fault for fault in faults if not fault.refused]
-    if len(faults) == len(_PLAIN) or failures:
-        raise ModelUnusable(f"{file}: the chat template cannot be run: {(failures or faults)[0].message}")
+            refusals.append(error)
+            if not error.refused or len(refusals) == len(_PLAIN):
+                raise ModelUnusable(f"{file}: the chat template cannot be run: {error.message}") from error
+    renderer.short_ids = _wants_short_ids(renderer)
+    for chat in _WITH_TOOLS:
+        with suppress(CannotRender):
+            _require_own_tokens(renderer.render(chat), splitter, file)
+
+
+def _require_own_tokens(text: str, splitter: ControlSplitter, file: str) -> None:
+    spelled, written = splitter.find_all(text), splitter.find_written(text)
+    if spelled != written:
+        lost = next((name for name in spelled if spelled.count(name) != written.count(name)), spelled[0])
+        raise ModelUnusable(
+            f"{file}: the chat template makes the control token {lost} of text that clients can write, so that clients could write "
+            "it too; such templates cannot be served"
+        )
 
 
 def _wants_short_ids(renderer: Renderer) -> bool:

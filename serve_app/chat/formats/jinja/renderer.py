@@ -7,7 +7,7 @@ from typing import Any
 from serve_app.chat.formats.jinja.source import TemplateSource
 from serve_app.chat.formats.jinja.template import CannotRender, ChatTemplate
 from serve_app.chat.formats.jinja.tracked_text import CUT, origins
-from serve_app.chat.formats.jinja.variables import CONTINUE_MARK, EARLIER_ANSWER, build_messages, build_tools, count_chars
+from serve_app.chat.formats.jinja.variables import CONTINUE_MARK, EARLIER_ANSWER, build_messages, build_tools, measure
 from serve_app.conversation import Chat, Ending
 
 _DEVELOPER = re.compile(r"""["']developer["']""")
@@ -30,7 +30,7 @@ class Renderer:
 
     def render(self, chat: Chat) -> str:
         """Return the prompt's text, cut where an answer continues it and after the conversation so far; raises `CannotRender`."""
-        text = (self._tool_use if chat.tools else self._default).render(self._build_variables(chat), count_chars(chat))
+        text = (self._tool_use if chat.tools else self._default).render(self._build_variables(chat), measure(chat))
         if chat.ending is Ending.CONTINUED:
             text = _cut_at_mark(text)
         return _cut_earlier(text) if chat.context else text

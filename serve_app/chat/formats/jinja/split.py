@@ -1,7 +1,7 @@
 """Finds the control tokens in a rendered text: those that the template wrote itself, whole. Knows no templates."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from serve_app.chat.formats.jinja.tracked_text import origins
 from serve_app.chat.vocabulary import AddedFlags, Vocabulary
@@ -59,11 +59,11 @@ class ControlSplitter:
         before, after = text[max(0, match.start() - 1) : match.start()], text[match.end() : match.end() + 1]
         return not _is_word(before) and not _is_word(after)
 
-    def find_all(self, text: str) -> Collection[str]:
+    def find_all(self, text: str) -> list[str]:
         """Return the names of all control tokens in a text, whoever wrote it, in order."""
         return [match[0] for match in self._pattern.finditer("".join((text,))) if match[0] in self._ids]
 
-    def find_written(self, text: str) -> Collection[str]:
+    def find_written(self, text: str) -> list[str]:
         """Return the names of the control tokens that the template wrote, in order."""
         names = {token: name for name, token in self._ids.items()}
         return [names[part] for part in self.split(text) if isinstance(part, int)]

@@ -82,17 +82,15 @@ def to_text(value: Any) -> str:
 
 
 def is_tracked(value: Any) -> bool:
-    """Return whether a value contains anything but the template's own text: a client's text, or a number or structure with it."""
-    pending = [value]
+    """Return whether a value contains anything but the template's own text: a client's text, or what may have come from a client."""
     spend_deep(value)
+    pending = [value]
     while pending:
         item = pending.pop()
-        if isinstance(item, TrackedText):
-            return True
         if isinstance(item, dict):
             pending += (part for pair in item.items() for part in pair)
-        elif isinstance(item, list | tuple | set | frozenset):
+        elif isinstance(item, list | tuple):
             pending += item
-        elif isinstance(item, int | float) and not isinstance(item, bool):
+        elif isinstance(item, TrackedText) or not isinstance(item, str | bool | Undefined | None):
             return True
     return False

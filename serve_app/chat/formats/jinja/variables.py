@@ -15,6 +15,7 @@ EARLIER_ANSWER = "Earlier answer."
 """Stands for the conversation before `Chat.messages`."""
 _ROLES = frozenset(("system", "developer", "user", "assistant", "tool"))
 _SHORT_ID_CHARS = 9
+_PART_CHARS = 50
 
 
 def build_messages(chat: Chat, *, developer: bool, short_ids: bool) -> list[dict[str, Any]]:
@@ -90,9 +91,8 @@ def _mark_strings(value: Any) -> Any:
     return [_mark_strings(part) for part in value] if isinstance(value, list) else value
 
 
-def count_chars(chat: Chat) -> int:
-    """Return the number of characters in a chat."""
-    calls = sum(len(call.name) + len(call.arguments) for message in chat.messages for call in message.tool_calls)
-    return calls + sum(len(message.content) for message in chat.messages) + sum(len(tool.function) for tool in chat.tools)
-
-
+def measure(chat: Chat) -> int:
+    """Return the size of a chat in characters, in which a message, a call or a tool counts at least as many as its fields need."""
+    calls = [call for message in chat.messages for call in message.tool_calls]
+    chars = sum(len(call.name) + len(call.arguments) for call in calls) + sum(len(message.content) for message in chat.messages)
+    return chars + sum(len(tool.function) for tool in chat.tools) + _PART_CHARS * (len(chat.messages) + len(calls) + len(chat.tools))
