@@ -170,7 +170,9 @@ def read_vocabulary(folder: Path, file: TokenizerFile | None = None) -> Vocabula
         raise ModelUnusable("neither generation_config.json nor config.json names an eos_token_id; fetch the model again")
     control_ids = frozenset(file.added[text] for text in file.control)
     tokens = tuple(by_id.get(token_id, b"") for token_id in range(size))
-    flags = {str(entry["content"]): flags for entry in file.content["added_tokens"] if (flags := _read_flags(entry)) != AddedFlags()}
+    flags = {
+        str(entry["content"]): flags for entry in file.content["added_tokens"] if (flags := _read_flags(entry)) != AddedFlags()
+    }
     return Vocabulary(tokens, file.added, control_ids, stop_ids, flags, _read_prefix(file))
 
 
@@ -188,7 +190,9 @@ def _read_prefix(file: TokenizerFile) -> tuple[int, ...]:
         names = [str(piece.get("SpecialToken", {}).get("id")) for piece in before]
         unknown = [name for name in names if name not in file.added]
         if unknown:
-            raise ModelUnusable(f"{TOKENIZER_FILE} begins texts with {_show_token(unknown[0])}, which is no token; fetch the model again")
+            raise ModelUnusable(
+                f"{TOKENIZER_FILE} begins texts with {_show_token(unknown[0])}, which is no token; fetch the model again"
+            )
         return tuple(file.added[name] for name in names)
     return ()
 

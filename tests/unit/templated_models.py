@@ -180,4 +180,6 @@ def _tokenizer_of(name: str) -> Tokenizer:
 
 def build_with(template: str, name: str = "chatml") -> JinjaFormat:
     """Return the format of a family's tokenizer with another template."""
-    return JinjaFormat(_tokenizer_of(name), TemplateSource("chat_template.jinja", template, template), {"eos_token": FAMILIES[name].eos})
+    return JinjaFormat(
+        _tokenizer_of(name), TemplateSource("chat_template.jinja", template, template), {"eos_token": FAMILIES[name].eos}
+    )

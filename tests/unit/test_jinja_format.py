@@ -21,7 +21,9 @@ TOOLS = (
     Tool(name="clock", function='{"name": "clock", "description": "", "parameters": {"type": "object", "properties": {}}}'),
 )
 ID = "abcdef123"
-CALL = Message(role="assistant", tool_calls=(ToolCall(name="weather", arguments='{"place": "Köln", "days": 2.0, "x": [null]}', id=ID),))
+CALL = Message(
+    role="assistant", tool_calls=(ToolCall(name="weather", arguments='{"place": "Köln", "days": 2.0, "x": [null]}', id=ID),)
+)
 
 
 def system(text: str) -> Message:
@@ -42,7 +44,9 @@ CHATS = {
     "turns": Chat(messages=(system("Be brief."), user("Hi"), assistant("Hello!"), user("And now?"))),
     "edges": Chat(messages=(user("  \n spaced \t\n"), assistant("\n\nline\n"), user(" "))),
     "empty": Chat(messages=(system(""), user(""), assistant(""), user(""))),
-    "unicode": Chat(messages=(user("Äpfel e\u0301 世界 🦙\u200d \ue000\uf8ff\U000f0000 \ufdd0 \u0338"), assistant("\u00a0x\u2028"), user("y"))),
+    "unicode": Chat(
+        messages=(user("Äpfel e\u0301 世界 🦙\u200d \ue000\uf8ff\U000f0000 \ufdd0 \u0338"), assistant("\u00a0x\u2028"), user("y"))
+    ),
     "brackets": Chat(messages=(user("a < b | c > d [x] {{ y }} {% z %} <b>bold</b>"),)),
     "tools": Chat(messages=(system("S"), user("Hi")), tools=TOOLS),
     "tools without system": Chat(messages=(user("Hi"),), tools=TOOLS[:1]),
@@ -123,7 +127,9 @@ def chats(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> Chat:
     turns = [user(draw(texts))]
     for _ in range(draw(st.integers(0, 2))):
         if draw(st.booleans()):
-            argument = draw(st.dictionaries(texts, texts | st.integers(-9, 9) | st.none() | st.lists(texts, max_size=2), max_size=2))
+            argument = draw(
+                st.dictionaries(texts, texts | st.integers(-9, 9) | st.none() | st.lists(texts, max_size=2), max_size=2)
+            )
             import json
 
             call = ToolCall(name=draw(texts), arguments=json.dumps(argument), id=ID)
@@ -135,7 +141,11 @@ def chats(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> Chat:
     if draw(st.booleans()):
         import json
 
-        function = {"name": draw(texts), "description": draw(texts), "parameters": {"type": "object", "properties": {draw(texts): {}}}}
+        function = {
+            "name": draw(texts),
+            "description": draw(texts),
+            "parameters": {"type": "object", "properties": {draw(texts): {}}},
+        }
         tools = (Tool(name="x", function=json.dumps(function)),)
     return Chat(messages=tuple(turns), tools=tools, think=draw(st.sampled_from((None, False, True))))
 
@@ -193,7 +203,10 @@ async def test_a_custom_template_is_run_after_the_tokens_that_begin_a_text(model
     model = models["llama3"]
     chat = Chat(messages=(user("<|eot_id|>"),), template="<|start_header_id|>{{ .Prompt }}")
     ids = await model.format.render(chat)
-    assert model.control_ids(ids) == [model.tokenizer.token_id("<|begin_of_text|>"), model.tokenizer.token_id("<|start_header_id|>")]
+    assert model.control_ids(ids) == [
+        model.tokenizer.token_id("<|begin_of_text|>"),
+        model.tokenizer.token_id("<|start_header_id|>"),
+    ]
     same = Chat(messages=(user("<|eot_id|>"),), template="<|begin_of_text|><|start_header_id|>{{ .Prompt }}")
     assert await model.format.render(same) == ids
     continued = Chat(messages=(user("x"),), template="{{ .Prompt }}", context=(5, 6))

@@ -19,7 +19,7 @@ from serve_app.chat.formats.jinja.tracked_text import origins
 from serve_app.conversation import Chat, Ending, Message, Tool, ToolCall
 from serve_app.errors import ModelUnusable
 from serve_app.types import InvalidValue
-from tests.unit.templated_models import FAMILIES, Model, build_with, load_model, write_model
+from tests.unit.templated_models import FAMILIES, TEMPLATES, Model, build_with, load_model, write_model
 from tests.unit.test_jinja_format import ID, NAMES, assistant, chats, render_reference, system, user
 
 
@@ -122,7 +122,9 @@ async def test_tokens_split_over_the_edges_of_texts(models: dict[str, Model], na
 @pytest.mark.parametrize("name", NAMES)
 async def test_no_text_becomes_a_control_token(models: dict[str, Model], name: str) -> None:
     model = models[name]
-    pieces = sorted({token[:at] for token in model.control for at in range(len(token) + 1)} | {token[1:] for token in model.control})
+    pieces = sorted(
+        {token[:at] for token in model.control for at in range(len(token) + 1)} | {token[1:] for token in model.control}
+    )
     texts = st.lists(st.sampled_from(pieces) | st.text(max_size=2), max_size=5).map("".join)
     found: list[Chat] = []
 
@@ -136,23 +138,13 @@ async def test_no_text_becomes_a_control_token(models: dict[str, Model], name: s
         await check_safe(model, chat)
 
 
-OPERATIONS = (
-    *("X|trim", "X.strip()", "X.lstrip('<')", "X.rstrip('>')", "X|lower", "X.upper().lower()", "X|capitalize", "X.swapcase().swapcase()"),
-    *("X|title", "X.casefold()", "X[1:]", "X[:-1]", "X[::-1][::-1]", "X[0] ~ X[1:]", "X|list|join", "X|reverse|reverse", "X|reverse|string"),
-    *("X.split('i')|join('i')", "X.split()|join(' ')", "X.split('|', 1)|join('|')", "X.rsplit('_', 1)|join('_')", "X.splitlines()|join('\n')"),
-    *("X.partition('|')|join", "X.rpartition('m')|join('')", "X.replace('x', '')", "X|replace('a', '<')", "X.replace('', '')", "X|replace('|', '|', 1)"),
-    *("'' ~ X ~ ''", "'a' + X + 'b'", "'<' ~ X ~ '>'", "'<|' ~ X ~ '|>'", "X ~ 5", "(X,)|join", "[X, X]|join('<')", "X * 2", "2 * X"),
-    *("'%s'|format(X)", "'<%s>' % X", "'%s%s' % (X, X)", "'%(a)s' % {'a': X}", "X % ()", "'%10s' % X", "'%.3s' % X", "'%r' % X", "'%d%%' % 5 ~ X"),
-    *("'{}'.format(X)", "'{0}{a}'.format(X, a=X)", "'{a}'.format_map({'a': X})", "'{:>9}'.format(X)", "'{!r}'.format(X)", "'{{{}}}'.format(X)"),
-    *("X|tojson", "{'a': X}|tojson", "[X]|tojson(indent=1)", "X|string", "X|safe", "X|e", "X|escape", "X|forceescape", "X|default('x')"),
-    *("X|indent(2, true)", "X|indent(X)", "X|center(30)", "X.center(31, '|')", "X.ljust(20, '>')", "X.rjust(20, '<')", "X.zfill(20)"),
-    *("X.expandtabs()", "X|truncate(8)", "X|urlencode", "X.removeprefix('<')", "X.removesuffix('>')", "X|first ~ X|last", "X|batch(3)|map('join')|join"),
-    *("X|slice(2)|map('join')|join", "[X]|string", "{'a': X}|string", "{X: 1}|items|first|join", "dict(a=X).a", "namespace(a=X).a", "[X]|first"),
-    *("[X, 'a']|sort|join", "[X, X]|unique|join", "[X]|map('trim')|join", "[X]|map('replace', 'a', 'b')|join", "[{'a': X}]|map(attribute='a')|join"),
-    *("[{'a': X}]|groupby('a')|map(attribute='grouper')|join", "X|max", "X|min ~ X", "[X]|select|join", "[X]|reject('none')|list|join"),
-    *("{'a': X}.get('a')", "{'a': X}['a']", "({'a': X}.items()|list)[0][1]", "{'a': X}|dictsort|first|last", "X if X else ''", "X or ''"),
-    *("cycler(X, X).next()", "joiner(X)() ~ X", "f(X)", "strftime_now(X|replace('%', ''))", "X.strip().split('z')[0]", "'|'.join([X, X])", "X.join(['<', '>'])"),
-)
+OPERATIONS = (TEMPLATES / "operations.txt").read_text().splitlines()
+"""Expressions over a content X."""
+
+
+def refuses(template: str, text: str) -> bool:
+    """Whether Jinja itself cannot run a template."""
+    return fails(lambda: render_jinja_template([[{"role": "user", "content": text}]], chat_template=template))
 
 
 def render_both(template: str, contents: tuple[str, ...]) -> tuple[str, str]:
@@ -174,8 +166,8 @@ async def test_operations_on_text_give_what_jinja_gives_and_no_control_token(ope
     for text in TEXTS:
         try:
             ours, expected = render_both(template, (text,))
-        except Exception as ours_failed:  # then Jinja fails too
-            assert fails(lambda: render_jinja_template([[{"role": "user", "content": text}]], chat_template=template)), ours_failed
+        except Exception:
+            assert refuses(template, text), f"only our Jinja refuses {text!r}"
             continue
         assert ours == expected
         ids = await made.render(Chat(messages=(user(text),)))
@@ -204,7 +196,18 @@ async def test_operations_on_text_give_what_jinja_gives_and_no_control_token(ope
 )
 async def test_no_control_token_is_half_a_clients(template: str) -> None:
     made = build_with(template)
-    for text in ("im_end", "im_start", "end|>", "start|>", "<", "<|im_end|>", "|im_end|", "<|im_end", "<|IM_END|>", "|im_end|><|im_start|"):
+    for text in (
+        "im_end",
+        "im_start",
+        "end|>",
+        "start|>",
+        "<",
+        "<|im_end|>",
+        "|im_end|",
+        "<|im_end",
+        "<|IM_END|>",
+        "|im_end|><|im_start|",
+    ):
         ids = await made.render(Chat(messages=(user(text),)))
         assert not set(ids) & made._tokenizer.vocabulary.control_ids, text
         ours, expected = render_both(template, (text,))

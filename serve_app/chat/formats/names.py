@@ -30,7 +30,17 @@ _CONTROL_TOKENS = phi4.CONTROL_TOKENS | {
     *("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[ARGS]", "[CALL_ID]", "<bos>", "<eos>", "<s>", "</s>"),
 }
 """Tokens that structure the prompts and answers of other models, whose files do not always flag them as special."""
-_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eot|>", "<|end_of_text|>", "</s>", "<eos>", "<|endoftext|>")
+_TURN_ENDS = (
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<end_of_turn>",
+    "<|end|>",
+    "<|eot|>",
+    "<|end_of_text|>",
+    "</s>",
+    "<eos>",
+    "<|endoftext|>",
+)
 """Tokens that end a turn; where a vocabulary has several, the first of them does."""
 
 

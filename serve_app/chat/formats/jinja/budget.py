@@ -88,4 +88,6 @@ def spend_deep(value: object, *, indent: int = 0) -> None:
 def require_width(width: object) -> None:
     """Raise `BudgetExceeded` for a number beyond the widest field; other values pass."""
     if isinstance(width, int) and abs(width) > MAX_WIDTH:
-        raise BudgetExceeded(f"it asks for a width of {width}" if width.bit_length() < MAX_NUMBER_BITS else "it asks for a huge width")
+        raise BudgetExceeded(
+            f"it asks for a width of {width}" if width.bit_length() < MAX_NUMBER_BITS else "it asks for a huge width"
+        )

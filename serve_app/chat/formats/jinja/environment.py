@@ -41,7 +41,7 @@ class TemplateRefusal(TemplateError):
 class GenerationTag(Extension):
     """`{% generation %}`: marks the assistant's text for training; here its body only."""
 
-    tags = frozenset(("generation",))  # noqa: RUF012
+    tags = {"generation"}  # noqa: RUF012 the base class has a set
 
     def parse(self, parser: Parser) -> nodes.Node:
         """Return the body in a scope of its own."""
@@ -53,14 +53,14 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     """The environment of every chat template."""
 
     intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
-    concat = staticmethod(concat)  # type: ignore[assignment]
+    concat = staticmethod(concat)
 
     def __init__(self) -> None:
         """Set up what `transformers` sets up."""
         super().__init__(
             trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols], finalize=filters.output, cache_size=0
         )
-        self.filters = {**filters.build_filters(), **_REWRITING}
+        self.filters: dict[str, Callable[..., Any]] = {**filters.build_filters(), **_REWRITING}
         self.tests = filters.build_tests()
         self._functions: dict[str, Callable[..., Any]] = {
             "range": safe_range,
@@ -80,7 +80,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             raise TemplateSyntaxError(f"the tag {type(refused).__name__.lower()} is not served in chat templates", refused.lineno)
         return super()._generate(_Rewriting().visit(source), name, filename, defer_init)
 
-    def call(self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
+    def call(self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Call what a template may call: macros, the global functions, and methods of text and containers that change nothing."""
         kwargs.pop("_loop_vars", None)
         kwargs.pop("_block_vars", None)
@@ -90,7 +90,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
                 spend_deep(argument)
             elif isinstance(argument, list | dict):
                 spend(len(argument) // 8)
-        owner = getattr(__obj, "__self__", None)
+        owner: Any = getattr(__obj, "__self__", None)
         if isinstance(__obj, BuiltinMethodType) and isinstance(owner, str):
             return self._call_text_method(owner, __obj.__name__, args, kwargs)
         if isinstance(__obj, BuiltinMethodType) and __obj.__name__ in _CONTAINER_METHODS.get(type(owner), ()):
@@ -161,7 +161,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
 class _Rewriting(NodeTransformer):
     """Adds filters to a parsed template that take steps from the budget where Jinja's generated code works on its own."""
 
-    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
+    def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
         node.iter = _wrap(node.iter, filters.iterate)
         if node.test is not None:
@@ -169,35 +169,35 @@ class _Rewriting(NodeTransformer):
         node.body.insert(0, _tick(node))
         return node
 
-    def visit_Macro(self, node: nodes.Macro) -> nodes.Node:  # noqa: N802
+    def visit_Macro(self, node: nodes.Macro) -> nodes.Node:
         self.generic_visit(node)
         node.body.insert(0, _tick(node))
         return node
 
-    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
         self.generic_visit(node)
         node.expr = _wrap(node.expr, filters.charge_deep)
         for operand in node.ops:
             operand.expr = _wrap(operand.expr, filters.charge_deep)
         return node
 
-    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
         self.generic_visit(node)
         if isinstance(node.arg, nodes.Slice):
             node.node = _wrap(node.node, filters.charge_slice)
         return node
 
-    def visit_Pair(self, node: nodes.Pair) -> nodes.Node:  # noqa: N802
+    def visit_Pair(self, node: nodes.Pair) -> nodes.Node:
         self.generic_visit(node)
         node.key = _wrap(node.key, filters.charge_deep)
         return node
 
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
         return _wrap(nodes.List(node.nodes, lineno=node.lineno), filters.concat_values)
 
 
-def _wrap(node: nodes.Expr, function: Callable[..., Any]) -> nodes.Expr:
+def _wrap(node: Any, function: Callable[..., Any]) -> nodes.Expr:
     return nodes.Filter(node, _ADDED + function.__name__, [], [], None, None, lineno=node.lineno)
 
 
@@ -228,9 +228,9 @@ def _raise_exception(message: Any = "") -> NoReturn:
     raise TemplateRefusal(str(to_text(message)))
 
 
-def _strftime_now(format: str) -> str:  # noqa: A002 the name is transformers'
+def _strftime_now(format: str) -> str:
     spend_text(20 * len(format))
-    text = datetime.now().strftime("".join((format,)))  # noqa: DTZ005 local time, as in transformers
+    text = datetime.now().strftime("".join((format,)))
     return mark(text) if isinstance(format, TrackedText) else text
 
 

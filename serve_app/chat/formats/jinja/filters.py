@@ -20,12 +20,27 @@ from serve_app.chat.formats.jinja.formatting import format_percent
 from serve_app.chat.formats.jinja.tracked_text import TrackedText, concat, is_tracked, mark, to_text
 
 Function = Callable[..., Any]
+_JINJAS: Mapping[str, Function] = FILTERS
 _SELECTING = (
     *("attr", "batch", "default", "d", "dictsort", "first", "groupby", "items", "last", "list", "map", "max", "min"),
     *("reject", "rejectattr", "select", "selectattr", "slice", "sort", "unique"),
 )
 """Filters that return parts of what they are given, so that the parts keep their origins."""
-_SHALLOW = ("attr", "default", "d", "first", "items", "last", "length", "count", "map", "reject", "rejectattr", "select", "selectattr")
+_SHALLOW = (
+    "attr",
+    "default",
+    "d",
+    "first",
+    "items",
+    "last",
+    "length",
+    "count",
+    "map",
+    "reject",
+    "rejectattr",
+    "select",
+    "selectattr",
+)
 """Filters whose time does not grow with what their input contains; those that loop spend steps for each part."""
 _NUMERIC = ("abs", "float", "int", "length", "count", "round", "wordcount")
 _UNTRACKED = ("filesizeformat", "truncate", "urlencode")
@@ -34,13 +49,13 @@ _UNTRACKED = ("filesizeformat", "truncate", "urlencode")
 
 def build_filters() -> dict[str, Function]:
     """Return the filters by name."""
-    jinja = {name: _spending(name, FILTERS[name]) for name in (*_SELECTING, *_NUMERIC)}
-    untracked = {name: _marking(name, FILTERS[name]) for name in _UNTRACKED}
+    jinja = {name: _spending(name, _JINJAS[name]) for name in (*_SELECTING, *_NUMERIC)}
+    untracked = {name: _marking(name, _JINJAS[name]) for name in _UNTRACKED}
     cases = {name: _on_text(text_methods.TEXT_METHODS[name]) for name in ("capitalize", "lower", "upper")}
     own: Mapping[str, Function] = {
         "string": to_text,
         "trim": _on_text(text_methods.strip),
-        "title": _on_text(text_methods.change_case(FILTERS["title"])),
+        "title": _on_text(text_methods.change_case(_JINJAS["title"])),
         "escape": _escape,
         "forceescape": _escape,
         "e": _escape,
@@ -150,7 +165,7 @@ def _reverse(value: Any) -> Any:
     spend_deep(value)
     if isinstance(value, str):
         return value[::-1]
-    return FILTERS["reverse"](value)
+    return _JINJAS["reverse"](value)
 
 
 @pass_environment
@@ -220,4 +235,3 @@ def output(value: Any) -> str:
     text = "" if isinstance(value, Undefined) else to_text(value)
     spend()
     return text
-

@@ -50,7 +50,10 @@ class JinjaFormat:
         """See `ChatFormat.render`."""
         opening = await encode_opening(self._tokenizer, chat)
         if chat.template:
-            return (*self._join(chat, [self._turn_end] if chat.context else [], await render_custom(self._tokenizer, chat)), *opening)
+            return (
+                *self._join(chat, [self._turn_end] if chat.context else [], await render_custom(self._tokenizer, chat)),
+                *opening,
+            )
         try:
             if measure(chat) > _ASYNC_ABOVE_CHARS:
                 parts = await asyncio.to_thread(self._render_parts, chat)

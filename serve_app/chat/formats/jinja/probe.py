@@ -51,7 +51,7 @@ def probe(renderer: Renderer, splitter: ControlSplitter, file: str) -> None:
 
 
 def _require_own_tokens(text: str, splitter: ControlSplitter, file: str) -> None:
-    spelled, written = splitter.find_all(text), splitter.find_written(text)
+    spelled, written = splitter.find_names("".join((text,))), splitter.find_names(text)
     if spelled != written:
         lost = next((name for name in spelled if spelled.count(name) != written.count(name)), spelled[0])
         raise ModelUnusable(

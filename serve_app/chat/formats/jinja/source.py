@@ -63,7 +63,9 @@ def _read_field(file: str, value: Any) -> dict[str, str]:
     try:
         return {str(entry["name"]): _require_text(entry["template"]) for entry in value}
     except (KeyError, TypeError) as error:
-        raise ModelUnusable(f"{file}: chat_template is neither a template nor a list of named ones; fetch the model again") from error
+        raise ModelUnusable(
+            f"{file}: chat_template is neither a template nor a list of named ones; fetch the model again"
+        ) from error
 
 
 def _require_text(value: Any) -> str:

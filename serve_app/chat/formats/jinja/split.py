@@ -21,6 +21,7 @@ class ControlSplitter:
         names = sorted((text for text in vocabulary.added if text), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, names)) or "(?!)")
         self._ids = {text: token for text, token in vocabulary.added.items() if token in vocabulary.control_ids}
+        self._names = {token: text for text, token in self._ids.items()}
         self._flags: Mapping[str, AddedFlags] = vocabulary.added_flags
 
     def split(self, text: str) -> list[str | int]:
@@ -59,14 +60,9 @@ class ControlSplitter:
         before, after = text[max(0, match.start() - 1) : match.start()], text[match.end() : match.end() + 1]
         return not _is_word(before) and not _is_word(after)
 
-    def find_all(self, text: str) -> list[str]:
-        """Return the names of all control tokens in a text, whoever wrote it, in order."""
-        return [match[0] for match in self._pattern.finditer("".join((text,))) if match[0] in self._ids]
-
-    def find_written(self, text: str) -> list[str]:
-        """Return the names of the control tokens that the template wrote, in order."""
-        names = {token: name for name, token in self._ids.items()}
-        return [names[part] for part in self.split(text) if isinstance(part, int)]
+    def find_names(self, text: str) -> list[str]:
+        """Return the names of the control tokens that `split` finds, in order."""
+        return [self._names[part] for part in self.split(text) if isinstance(part, int)]
 
 
 def _is_word(char: str) -> bool:

@@ -95,4 +95,6 @@ def measure(chat: Chat) -> int:
     """Return the size of a chat in characters, in which a message, a call or a tool counts at least as many as its fields need."""
     calls = [call for message in chat.messages for call in message.tool_calls]
     chars = sum(len(call.name) + len(call.arguments) for call in calls) + sum(len(message.content) for message in chat.messages)
-    return chars + sum(len(tool.function) for tool in chat.tools) + _PART_CHARS * (len(chat.messages) + len(calls) + len(chat.tools))
+    return (
+        chars + sum(len(tool.function) for tool in chat.tools) + _PART_CHARS * (len(chat.messages) + len(calls) + len(chat.tools))
+    )
