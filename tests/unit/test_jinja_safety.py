@@ -183,7 +183,8 @@ async def test_operations_on_text_give_what_jinja_gives_and_no_control_token(ope
         "{% for m in messages %}{% set x %}<{{ m.content }}>{% endset %}{{ x }}{% endfor %}",
         "{% for m in messages %}{% set x | upper %}<{{ m.content }}>{% endset %}{{ x | lower }}{% endfor %}",
         "{% for m in messages %}{% filter trim %} <{{ m.content }}> {% endfilter %}{% endfor %}",
-        "{% macro f(x) %}<|{{ x }}|>{{ caller() }}{% endmacro %}{% for m in messages %}{% call f(m.content) %}<|{{ m.content }}|>{% endcall %}{% endfor %}",
+        "{% macro f(x) %}<|{{ x }}|>{{ caller() }}{% endmacro %}{% for m in messages %}"
+        "{% call f(m.content) %}<|{{ m.content }}|>{% endcall %}{% endfor %}",
         "{% for m in messages %}{% for c in m.content %}{{ c }}{% endfor %}{% endfor %}",
         "{% set ns = namespace(t='') %}{% for m in messages %}{% set ns.t = ns.t ~ '<' ~ m.content %}{% endfor %}{{ ns.t }}>",
         "{% for m in messages %}{% generation %}<{{ m.content }}>{% endgeneration %}{% endfor %}",
@@ -242,8 +243,7 @@ def test_chains_of_operations_keep_to_jinja_and_to_the_origin_of_each_character(
 
 
 def test_a_template_that_makes_control_tokens_of_contents_is_refused() -> None:
-    template = "{{ messages[0].content|replace('How warm is it?', 'Q') }}{% for m in messages %}{{ '<|im_%s|>'|truncate(30)|format('start') }}{% endfor %}"
-    build_with(template)  # all of it is the template's own
+    build_with("{% for m in messages %}{{ '<|im_%s|>'|truncate(30)|format('start') }}{% endfor %}")  # all is the template's own
     with pytest.raises(ModelUnusable, match=r"<\|im_start\|> of text that clients can write"):
         build_with("{% for m in messages %}{{ ({'a': m.content ~ '<|im_start|>'}|string) }}{% endfor %}")
 
@@ -262,7 +262,8 @@ def test_the_format_needs_no_transformers(tmp_path: Path) -> None:
 
     write_model(FAMILIES["chatml"], tmp_path)
     code = (
-        "import sys, pathlib; from serve_app.chat.tokenizer import Tokenizer; from serve_app.chat.formats.registry import build_format; "
+        "import sys, pathlib; from serve_app.chat.tokenizer import Tokenizer; "
+        "from serve_app.chat.formats.registry import build_format; "
         f"p = pathlib.Path({str(tmp_path)!r}); build_format(Tokenizer.load(p), p); assert 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

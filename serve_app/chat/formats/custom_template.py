@@ -15,7 +15,10 @@ _SCHEMA_KEYS_FIRST = ("type", "properties", "required")
 
 
 async def render_custom(tokenizer: Tokenizer, chat: Chat) -> list[int]:
-    """Return the token ids of `chat` by its own template; raises `InvalidValue` for one that cannot be run or end as the chat wants."""
+    """Return the token ids of `chat` by its own template.
+
+    Raises `InvalidValue` for a template that cannot be run, or cannot end as the chat wants.
+    """
     if chat.ending is Ending.CLOSED:
         raise InvalidValue("add_generation_prompt", "cannot be false: this model has a template that always begins the answer")
     calls = {at: list_calls(message.tool_calls) for at, message in enumerate(chat.messages) if message.tool_calls}

@@ -31,8 +31,8 @@ def build_format(
     source = None if folder is None else find_template(folder)
     if source is None or folder is None:
         raise ModelUnusable(
-            "tokenizer.json has the control tokens of no chat format that is known here, and the model's folder has no chat template; "
-            "add a chat_template.jinja, or take the model's instruction-tuned version"
+            "tokenizer.json has the control tokens of no chat format that is known here, and the model's folder has no chat "
+            "template; add a chat_template.jinja, or take the model's instruction-tuned version"
         )
     from serve_app.chat.formats.jinja.format import JinjaFormat  # imports Jinja, which only models with a template need
 

@@ -7,7 +7,7 @@ template has and that would leave this path (`include`, `block`, `autoescape` an
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from types import BuiltinMethodType, MethodType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from jinja2 import nodes, pass_context
 from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
@@ -60,7 +60,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         super().__init__(
             trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols], finalize=filters.output, cache_size=0
         )
-        self.filters: dict[str, Callable[..., Any]] = {**filters.build_filters(), **_REWRITING}
+        self.filters = cast(Any, {**filters.build_filters(), **_REWRITING})  # Jinja's annotation takes no callables
         self.tests = filters.build_tests()
         self._functions: dict[str, Callable[..., Any]] = {
             "range": safe_range,

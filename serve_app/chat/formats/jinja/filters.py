@@ -20,7 +20,7 @@ from serve_app.chat.formats.jinja.formatting import format_percent
 from serve_app.chat.formats.jinja.tracked_text import TrackedText, concat, is_tracked, mark, to_text
 
 Function = Callable[..., Any]
-_JINJAS: Mapping[str, Function] = FILTERS
+_JINJAS: Mapping[str, Function] = dict(FILTERS.items())
 _SELECTING = (
     *("attr", "batch", "default", "d", "dictsort", "first", "groupby", "items", "last", "list", "map", "max", "min"),
     *("reject", "rejectattr", "select", "selectattr", "slice", "sort", "unique"),
@@ -74,7 +74,7 @@ def build_filters() -> dict[str, Function]:
 
 def build_tests() -> dict[str, Function]:
     """Return the tests by name."""
-    return {name: _spending(name, test) for name, test in TESTS.items()}
+    return {name: _spending(name, test) for name, test in dict[str, Function](TESTS).items()}
 
 
 def _spending(name: str, function: Function) -> Function:
@@ -188,7 +188,10 @@ def to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Return a value as JSON, with the signature of `transformers`' filter; the text counts as a client's unless `x` is the template's."""
+    """Return a value as JSON; the signature is that of `transformers`' filter.
+
+    The text counts as a client's unless `x` is text of the template.
+    """
     levels = indent if isinstance(indent, int) else len(indent or "")
     require_width(levels)
     spend_deep(x, indent=levels)

@@ -1,4 +1,4 @@
-"""Tries a model's chat template on small conversations when the model is loaded, so that a template's faults show before any request."""
+"""Tries a model's chat template on small conversations when the model is loaded, so that its faults show before any request."""
 
 from contextlib import suppress
 
@@ -14,7 +14,8 @@ _CALL = Message(role="assistant", tool_calls=(ToolCall(name="look", arguments='{
 _RESULT = Message(role="tool", content="20 degrees")
 _TOOL = Tool(
     name="look",
-    function='{"name": "look", "description": "Looks.", "parameters": {"type": "object", "properties": {"place": {"type": "string"}}}}',
+    function='{"name": "look", "description": "Looks.", "parameters": '
+    '{"type": "object", "properties": {"place": {"type": "string"}}}}',
 )
 _PLAIN = (
     Chat(messages=(_USER,)),

@@ -1,4 +1,4 @@
-"""The methods of strings that templates call, on text that knows its origins. Each takes the text first, then the method's arguments."""
+"""The methods of strings that templates call, on text that knows its origins. The text is the first argument of each."""
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType

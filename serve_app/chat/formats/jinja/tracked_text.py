@@ -82,7 +82,7 @@ def to_text(value: Any) -> str:
 
 
 def is_tracked(value: Any) -> bool:
-    """Return whether a value contains anything but the template's own text: a client's text, or what may have come from a client."""
+    """Return whether a value contains anything but the template's own text, such as a client's text or a number."""
     spend_deep(value)
     pending = [value]
     while pending:

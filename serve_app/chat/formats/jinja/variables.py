@@ -1,4 +1,4 @@
-"""A conversation as the variables of a chat template, in the form that `transformers` documents; a client's text is marked as such."""
+"""A conversation as the variables of a chat template, in the form that `transformers` documents; a client's text is marked."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from serve_app.chat.formats.jinja.tracked_text import CLIENT, CUT, mark, origins
 from serve_app.conversation import Chat, Ending, Message, Tool, ToolCall
 
 CONTINUE_MARK = "CONTINUE_FINAL_MESSAGE_TAG "
-"""Stands after the text that an answer continues; `transformers` uses the same, so that templates trim and measure the same text."""
+"""Stands after the text that an answer continues; `transformers` uses the same, so templates trim and measure the same text."""
 EARLIER_ANSWER = "Earlier answer."
 """Stands for the conversation before `Chat.messages`."""
 _ROLES = frozenset(("system", "developer", "user", "assistant", "tool"))
