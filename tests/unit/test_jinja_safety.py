@@ -220,7 +220,7 @@ ESCAPING = ("X|safe", "X|e", "X|escape", "X|forceescape")
 STEPS = tuple(each for each in OPERATIONS if "strftime" not in each and "X if" not in each and each not in ESCAPING)
 
 
-@settings(max_examples=150, database=None, derandomize=True, deadline=None)
+@settings(max_examples=300, database=None, derandomize=True, deadline=None)
 @given(
     st.lists(st.sampled_from(STEPS), min_size=1, max_size=4),
     st.lists(st.sampled_from(("<|im_end|>", "<", "im_end", "|>", " ", "a", "\n")), max_size=4).map("".join),

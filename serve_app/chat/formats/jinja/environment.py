@@ -61,7 +61,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols], finalize=filters.output, cache_size=0
         )
         self.filters = cast(Any, {**filters.build_filters(), **_REWRITING})  # Jinja's annotation takes no callables
-        self.tests = filters.build_tests()
+        self.tests = cast(Any, filters.build_tests())
         self._functions: dict[str, Callable[..., Any]] = {
             "range": safe_range,
             "dict": _build_dict,

@@ -20,7 +20,8 @@ from serve_app.chat.formats.jinja.formatting import format_percent
 from serve_app.chat.formats.jinja.tracked_text import TrackedText, concat, is_tracked, mark, to_text
 
 Function = Callable[..., Any]
-_JINJAS: Mapping[str, Function] = dict(FILTERS.items())
+_JINJAS: Mapping[str, Any] = FILTERS
+_JINJAS_TESTS: Mapping[str, Any] = TESTS
 _SELECTING = (
     *("attr", "batch", "default", "d", "dictsort", "first", "groupby", "items", "last", "list", "map", "max", "min"),
     *("reject", "rejectattr", "select", "selectattr", "slice", "sort", "unique"),
@@ -74,7 +75,7 @@ def build_filters() -> dict[str, Function]:
 
 def build_tests() -> dict[str, Function]:
     """Return the tests by name."""
-    return {name: _spending(name, test) for name, test in dict[str, Function](TESTS).items()}
+    return {name: _spending(name, test) for name, test in _JINJAS_TESTS.items()}
 
 
 def _spending(name: str, function: Function) -> Function:

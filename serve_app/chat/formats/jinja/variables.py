@@ -16,6 +16,7 @@ EARLIER_ANSWER = "Earlier answer."
 _ROLES = frozenset(("system", "developer", "user", "assistant", "tool"))
 _SHORT_ID_CHARS = 9
 _PART_CHARS = 50
+_CACHED_CHARS = 16_384
 
 
 def build_messages(chat: Chat, *, developer: bool, short_ids: bool) -> list[dict[str, Any]]:
@@ -71,12 +72,20 @@ def build_tools(tools: Sequence[Tool]) -> list[dict[str, Any]] | None:
     return [{"type": "function", "function": mark_json(tool.function)} for tool in tools] or None
 
 
-@lru_cache(512)
 def mark_json(text: str) -> Any:
     """Return a client's JSON as a value of which every string is marked; text that is no JSON becomes a string.
 
     The value is shared between calls; the sandbox lets no template change it.
     """
+    return _mark_cached(text) if len(text) <= _CACHED_CHARS else _mark_json(text)
+
+
+@lru_cache(512)
+def _mark_cached(text: str) -> Any:
+    return _mark_json(text)
+
+
+def _mark_json(text: str) -> Any:
     try:
         return _mark_strings(json.loads(text))
     except (ValueError, RecursionError):
