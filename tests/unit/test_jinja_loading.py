@@ -20,7 +20,7 @@ from serve_app.chat.formats.registry import build_format
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.chat.vocabulary import read_tokenizer_file
 from serve_app.config import ModelSettings
-from serve_app.conversation import AnswerForm, Chat, GenerateRequest, Message, RawText, Tool, ToolChoice
+from serve_app.conversation import AnswerForm, Chat, GenerateRequest, Message, RawText, Tool, ToolCall, ToolChoice
 from serve_app.errors import ModelUnusable
 from serve_app.models.locate import EMBEDDED
 from serve_app.models.served import ServedModel
@@ -144,6 +144,25 @@ def test_constraints_and_parsers_are_the_syntaxs() -> None:
     assert parser.push('{"name": "f"}') == ['{"name": "f"}']
     assert parser.push("") == []
     assert parser.finish() == []
+
+
+@pytest.mark.parametrize(
+    ("template", "shown"),
+    [
+        ("{{ c.id }} {{ c.function.arguments.a }}", "call_1 b"),
+        ("{% if c.id|length != 9 %}{{ raise_exception('short!') }}{% endif %}{{ c.id|length }}{{ c.function.arguments.a }}", "9b"),
+        ("{{ c.id + ' ' + c.function.arguments }}", 'call_1 {"a": "b"}'),
+        (
+            "{% if c.id|length != 9 %}{{ raise_exception('short!') }}{% endif %}{{ c.id|length }}{{ '' + c.function.arguments }}",
+            '9{"a": "b"}',
+        ),
+    ],
+)
+async def test_calls_have_the_form_that_the_template_takes(template: str, shown: str) -> None:
+    made = build_with("{% for m in messages %}{% for c in m.tool_calls %}" + template + "{% endfor %}{% endfor %}")
+    call = ToolCall(name="f", arguments='{"a": "b"}', id="call_1")
+    ids = await made.render(Chat(messages=(Message(role="user", content="x"), Message(role="assistant", tool_calls=(call,)))))
+    assert b"".join(map(made._tokenizer.raw, ids)).decode() == shown
 
 
 def test_generic_control_tokens() -> None:

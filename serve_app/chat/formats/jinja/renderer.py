@@ -7,7 +7,7 @@ from typing import Any
 from serve_app.chat.formats.jinja.source import TemplateSource
 from serve_app.chat.formats.jinja.template import CannotRender, ChatTemplate
 from serve_app.chat.formats.jinja.tracked_text import CUT, origins
-from serve_app.chat.formats.jinja.variables import CONTINUE_MARK, EARLIER_ANSWER, build_messages, build_tools, measure
+from serve_app.chat.formats.jinja.variables import CONTINUE_MARK, EARLIER_ANSWER, CallForm, build_messages, build_tools, measure
 from serve_app.conversation import Chat, Ending
 
 _DEVELOPER = re.compile(r"""["']developer["']""")
@@ -25,8 +25,8 @@ class Renderer:
         self._tool_use = self._default if same else ChatTemplate(source.tool_use, source.file)
         self.variables = self._default.variables | self._tool_use.variables
         """Names that the templates read."""
-        self.short_ids = False
-        """Whether ids of tool calls get 9 letters and digits."""
+        self.call_form = CallForm()
+        """How the templates take tool calls."""
 
     def render(self, chat: Chat) -> str:
         """Return the prompt's text, cut where an answer continues it and after the conversation so far; raises `CannotRender`."""
@@ -39,7 +39,7 @@ class Renderer:
         developer = _DEVELOPER.search(self._source.tool_use if chat.tools else self._source.default) is not None
         variables: dict[str, Any] = {
             **self._special_tokens,
-            "messages": build_messages(chat, developer=developer, short_ids=self.short_ids),
+            "messages": build_messages(chat, developer=developer, form=self.call_form),
             "tools": build_tools(chat.tools),
             "documents": None,
             "add_generation_prompt": chat.ending is Ending.OPENED,

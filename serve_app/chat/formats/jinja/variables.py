@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -19,24 +20,33 @@ _PART_CHARS = 50
 _CACHED_CHARS = 16_384
 
 
-def build_messages(chat: Chat, *, developer: bool, short_ids: bool) -> list[dict[str, Any]]:
-    """Return the messages of a chat.
+@dataclass(frozen=True, slots=True)
+class CallForm:
+    """How a template takes tool calls; `transformers` documents the default."""
 
-    Without `developer` the template does not know that role, and its messages become the system's. With `short_ids` it wants ids
-    of tool calls with 9 letters and digits. A tool's message has name and id of the call whose result it is: results follow calls
-    in order.
+    short_ids: bool = False
+    """Whether ids have 9 letters and digits."""
+    text_arguments: bool = False
+    """Whether arguments are JSON text, not an object."""
+
+
+def build_messages(chat: Chat, *, developer: bool, form: CallForm) -> list[dict[str, Any]]:
+    """Return the messages of a chat, calls in the given form.
+
+    Without `developer` the template does not know that role, and its messages become the system's. A tool's message has name and
+    id of the call whose result it is: results follow calls in order.
     """
     messages = list(_build_earlier(chat))
     pending: Iterator[ToolCall] = iter(())
     for message in chat.messages:
         fields = _build_message(message, developer=developer)
         if message.tool_calls:
-            fields["tool_calls"] = [_build_call(call, short_ids=short_ids) for call in message.tool_calls]
+            fields["tool_calls"] = [_build_call(call, form) for call in message.tool_calls]
         if message.role == "assistant":
             pending = iter(message.tool_calls)
         elif message.role == "tool" and (call := next(pending, None)) is not None:
             fields["name"] = mark(call.name)
-            fields["tool_call_id"] = _write_id(call, short=short_ids)
+            fields["tool_call_id"] = _write_id(call, form)
         messages.append(fields)
     if chat.ending is Ending.CONTINUED and messages:
         content = messages[-1]["content"]
@@ -56,13 +66,14 @@ def _build_message(message: Message, *, developer: bool) -> dict[str, Any]:
     return {"role": role if role in _ROLES else mark(role), "content": mark(message.content)}
 
 
-def _build_call(call: ToolCall, *, short_ids: bool) -> dict[str, Any]:
-    function = {"name": mark(call.name), "arguments": mark_json(call.arguments or "{}")}
-    return {"id": _write_id(call, short=short_ids), "type": "function", "function": function}
+def _build_call(call: ToolCall, form: CallForm) -> dict[str, Any]:
+    arguments = call.arguments or "{}"
+    function = {"name": mark(call.name), "arguments": mark(arguments) if form.text_arguments else mark_json(arguments)}
+    return {"id": _write_id(call, form), "type": "function", "function": function}
 
 
-def _write_id(call: ToolCall, *, short: bool) -> str:
-    if not short or (len(call.id) == _SHORT_ID_CHARS and call.id.isalnum()):
+def _write_id(call: ToolCall, form: CallForm) -> str:
+    if not form.short_ids or (len(call.id) == _SHORT_ID_CHARS and call.id.isalnum()):
         return mark(call.id)
     return mark(hashlib.sha256(call.id.encode()).hexdigest()[:_SHORT_ID_CHARS])
 
