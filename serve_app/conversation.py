@@ -202,6 +202,8 @@ class Chat:
     ending: Ending = Ending.OPENED
     opening: str = ""
     """Text that the prompt puts before the answer; it is no part of the answer, and control tokens in it count as such."""
+    think: bool | None = None
+    """Whether the prompt asks the model to think first, for formats that have a switch for it; None: the format's default."""
 
     @property
     def prefill(self) -> str:

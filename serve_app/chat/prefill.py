@@ -13,6 +13,11 @@ def suppress_thoughts(prompt: Prompt, tags: tuple[str, str]) -> Prompt:
     return replace(prompt, opening=f"{tags[0]}\n\n{tags[1]}\n\n")
 
 
+def set_thinking(prompt: Prompt, *, think: bool) -> Prompt:
+    """Return a prompt that asks the model to think or not, for a format with a switch for it."""
+    return replace(prompt, think=think) if isinstance(prompt, Chat) else prompt
+
+
 def find_answer_prefix(prompt: Prompt, ids: tuple[int, ...], tokenizer: Tokenizer, think_tags: tuple[str, str] | None) -> str:
     """Return the beginning of the answer in the prompt: the client's text, or the tag with which a template opens a thought."""
     if isinstance(prompt, Chat) and prompt.prefill:

@@ -6,8 +6,9 @@ highest id, and the model's vocab_size may be above both. Knows no chats and enc
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,19 @@ from serve_app.errors import ModelUnusable
 TOKENIZER_FILE = "tokenizer.json"
 _ADDED = "added_tokens.json"
 _SETTINGS = "tokenizer_config.json"
+_ONLY = "only byte-level BPE can be served"
+
+
+@dataclass(frozen=True, slots=True)
+class AddedFlags:
+    """How an added token is found in text."""
+
+    lstrip: bool = False
+    """Whether white space before it is part of it."""
+    rstrip: bool = False
+    """Whether white space after it is part of it."""
+    single_word: bool = False
+    """Whether it counts only where no letter or digit stands beside it."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,10 @@ class Vocabulary:
     """Added tokens that the chat format names or the file flags as special; their text is not part of an answer."""
     stop_ids: tuple[int, ...]
     """The model's own end tokens, from its generation config."""
+    added_flags: Mapping[str, AddedFlags] = field(default_factory=dict)
+    """Flags of the added tokens that have any, by their text."""
+    prefix_ids: tuple[int, ...] = ()
+    """Tokens that the tokenizer's file puts before a text, such as the one that begins a text."""
 
     @property
     def size(self) -> int:
@@ -94,7 +112,10 @@ def read_tokenizer_file(folder: Path) -> TokenizerFile:
     """
     content = read_json(folder, TOKENIZER_FILE)
     if content is None:
+        if (folder / "tokenizer.model").exists():
+            raise ModelUnusable(f"the model's folder has a SentencePiece tokenizer.model and no {TOKENIZER_FILE}; {_ONLY}")
         raise ModelUnusable(f"the model's folder has no {TOKENIZER_FILE}; fetch the model again")
+    _require_byte_level(content)
     try:
         model, entries = content["model"], [*content["added_tokens"]]
         written = {str(text): int(token_id) for text, token_id in model["vocab"].items()}
@@ -102,15 +123,25 @@ def read_tokenizer_file(folder: Path) -> TokenizerFile:
         special = {str(entry["content"]) for entry in entries if entry.get("special")}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelUnusable(f"{TOKENIZER_FILE} does not have the form of a tokenizer; fetch the model again") from error
-    if model.get("type") != "BPE" or model.get("byte_fallback"):
-        raise ModelUnusable(
-            f"{TOKENIZER_FILE} holds a tokenizer of the kind {model.get('type')}; only byte-level BPE can be served"
-        )
     _require_one_id_each(entries, written, added)
     _require_agreement(folder, added)
     vocab = {text: token_id for text, token_id in written.items() if text not in added}
     named = format_tokens(added).control
     return TokenizerFile(content, vocab, added, frozenset(text for text in added if text in special or text in named))
+
+
+def _require_byte_level(content: Mapping[str, Any]) -> None:
+    """Raise `ModelUnusable` naming the kind of tokenizer, unless it is byte-level BPE."""
+    model = content.get("model")
+    kind = model.get("type") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or kind is None:
+        raise ModelUnusable(f"{TOKENIZER_FILE} does not have the form of a tokenizer; fetch the model again")
+    if kind != "BPE":
+        raise ModelUnusable(f"{TOKENIZER_FILE} holds a tokenizer of the kind {str(kind)[:40]}; {_ONLY}")
+    if model.get("byte_fallback"):
+        raise ModelUnusable(f"{TOKENIZER_FILE} holds a BPE tokenizer with byte fallback, as SentencePiece makes them; {_ONLY}")
+    if '"ByteLevel"' not in json.dumps([content.get("pre_tokenizer"), content.get("decoder")]):
+        raise ModelUnusable(f"{TOKENIZER_FILE} holds a BPE tokenizer of characters, without the step ByteLevel; {_ONLY}")
 
 
 def read_vocabulary(folder: Path, file: TokenizerFile | None = None) -> Vocabulary:
@@ -138,7 +169,32 @@ def read_vocabulary(folder: Path, file: TokenizerFile | None = None) -> Vocabula
     if not stop_ids:
         raise ModelUnusable("neither generation_config.json nor config.json names an eos_token_id; fetch the model again")
     control_ids = frozenset(file.added[text] for text in file.control)
-    return Vocabulary(tuple(by_id.get(token_id, b"") for token_id in range(size)), file.added, control_ids, stop_ids)
+    tokens = tuple(by_id.get(token_id, b"") for token_id in range(size))
+    flags = {
+        str(entry["content"]): flags for entry in file.content["added_tokens"] if (flags := _read_flags(entry)) != AddedFlags()
+    }
+    return Vocabulary(tokens, file.added, control_ids, stop_ids, flags, _read_prefix(file))
+
+
+def _read_flags(entry: Mapping[str, Any]) -> AddedFlags:
+    return AddedFlags(*(bool(entry.get(name)) for name in ("lstrip", "rstrip", "single_word")))
+
+
+def _read_prefix(file: TokenizerFile) -> tuple[int, ...]:
+    """Return the tokens before the text in the post-processor's template; raises `ModelUnusable` for one that does not exist."""
+    step = file.content.get("post_processor") or {}
+    for part in [step, *(step.get("processors") or ())]:
+        if part.get("type") != "TemplateProcessing":
+            continue
+        before = list(takewhile(lambda piece: "Sequence" not in piece, part.get("single") or ()))
+        names = [str(piece.get("SpecialToken", {}).get("id")) for piece in before]
+        unknown = [name for name in names if name not in file.added]
+        if unknown:
+            raise ModelUnusable(
+                f"{TOKENIZER_FILE} begins texts with {_show_token(unknown[0])}, which is no token; fetch the model again"
+            )
+        return tuple(file.added[name] for name in names)
+    return ()
 
 
 def _require_one_id_each(entries: list[Any], vocab: Mapping[str, int], added: Mapping[str, int]) -> None:

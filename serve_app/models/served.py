@@ -12,7 +12,7 @@ from serve_app.chat.constraint import find_lenient_schema
 from serve_app.chat.formats.base import ChatFormat
 from serve_app.chat.formats.registry import build_format
 from serve_app.chat.grammar import GrammarCheck, constraint_error
-from serve_app.chat.prefill import find_answer_prefix, suppress_thoughts
+from serve_app.chat.prefill import find_answer_prefix, set_thinking, suppress_thoughts
 from serve_app.chat.text_stream import TextStream
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.chat.window import fit_to_window
@@ -92,12 +92,15 @@ class ServedModel:
     @classmethod
     def load(cls, name: str, settings: ModelSettings, folder: Path) -> "ServedModel":
         """Read tokenizer and configuration in `folder`; raises `ModelUnusable` where they cannot be used."""
-        return cls.build(name, settings, Tokenizer.load(folder), Weights.read(folder))
+        return cls.build(name, settings, Tokenizer.load(folder), Weights.read(folder), folder)
 
     @classmethod
-    def build(cls, name: str, settings: ModelSettings, tokenizer: Tokenizer, weights: Weights) -> "ServedModel":
-        """Return the model over a tokenizer that has been read."""
-        return cls(name, settings, tokenizer, build_format(tokenizer), weights, GrammarCheck(tokenizer))
+    def build(
+        cls, name: str, settings: ModelSettings, tokenizer: Tokenizer, weights: Weights, folder: Path | None = None
+    ) -> "ServedModel":
+        """Return the model over a tokenizer that has been read; `folder` has its chat template, if the model needs one."""
+        chat_format = build_format(tokenizer, folder, chat_format=settings.chat_format, call_parser=settings.tool_call_parser)
+        return cls(name, settings, tokenizer, chat_format, weights, GrammarCheck(tokenizer))
 
     @property
     def capabilities(self) -> tuple[str, ...]:
@@ -106,7 +109,8 @@ class ServedModel:
 
     def count_least(self, chat: Chat) -> int:
         """Return the tokens that the prompt of a chat has at least, whatever the format writes between the messages."""
-        texts = sum(len(self.tokenizer.encode(message.content, special=False)) for message in chat.messages)
+        kept = chat.messages if self.format.keeps_text else ()
+        texts = sum(len(self.tokenizer.encode(message.content, special=False)) for message in kept)
         return texts + self.format.count_control_tokens(chat)
 
     def decode_ids(self, ids: tuple[int, ...]) -> str:
@@ -114,9 +118,13 @@ class ServedModel:
         return b"".join(map(self.tokenizer.raw, ids)).decode("utf-8", "replace")
 
     def require_supported(self, request: GenerateRequest) -> None:
-        """Raise `Unsupported` where a request asks for thoughts and the model marks none."""
+        """Raise `Unsupported` where a request asks for thoughts and the model marks none, or offers tools and it calls none."""
+        name = shorten_name(request.model or self.name)
         if request.think and self.settings.think_tags is None:
-            raise Unsupported(f'"{shorten_name(request.model or self.name)}" does not support thinking', param="think")
+            raise Unsupported(f'"{name}" does not support thinking', param="think")
+        offers_tools = any(isinstance(prompt, Chat) and prompt.tools for prompt in request.prompts)
+        if offers_tools and "tools" not in self.format.capabilities:
+            raise Unsupported(f'"{name}" does not support tools', param="tools")
 
     async def prepare(self, request: GenerateRequest, limits: ContextLimits) -> PreparedRequest:
         """Return the request made ready: prompts rendered and cut to the window, the constraint compiled once.
@@ -125,7 +133,9 @@ class ServedModel:
         values out of range.
         """
         tags = self.settings.think_tags
-        if request.think is False and tags is not None:
+        if request.think is not None and self.format.switches_thoughts:
+            request = replace(request, prompts=tuple(set_thinking(prompt, think=request.think) for prompt in request.prompts))
+        elif request.think is False and tags is not None:
             request = replace(request, prompts=tuple(suppress_thoughts(prompt, tags) for prompt in request.prompts))
         request = replace(request, window=_clamp_window(request, limits))
         constraint = await self._build_constraint(request, limits.longest)
@@ -194,13 +204,16 @@ class ServedModel:
     async def render(self, prompt: Prompt, limits: ContextLimits) -> tuple[int, ...]:
         """Return a prompt's token ids; raises `ContextOverflow` early for one that fits nowhere, whatever its tokens are."""
         if isinstance(prompt, Chat):
-            text_bytes = sum(len(message.content.encode()) for message in prompt.messages)
-            text_bytes += sum(len(tool.function.encode()) for tool in prompt.tools)
-            self._require_room(0 if prompt.template else text_bytes, self.format.count_control_tokens(prompt), limits)
+            text_bytes = 0
+            if self.format.keeps_text and not prompt.template:
+                text_bytes = sum(len(message.content.encode()) for message in prompt.messages)
+                text_bytes += sum(len(tool.function.encode()) for tool in prompt.tools)
+            self._require_room(text_bytes, self.format.count_control_tokens(prompt), limits)
             return await self.format.render(prompt)
         if isinstance(prompt, RawText):
             self._require_room(len(prompt.text.encode()), 0, limits)
-            return tuple(await self.tokenizer.encode_async(prompt.text, special=True))
+            ids, prefix = await self.tokenizer.encode_async(prompt.text, special=True), self.tokenizer.vocabulary.prefix_ids
+            return tuple(ids) if tuple(ids[: len(prefix)]) == prefix else (*prefix, *ids)
         return prompt.ids
 
     def _require_room(self, text_bytes: int, control_tokens: int, limits: ContextLimits) -> None:

@@ -36,8 +36,13 @@ class ChatFormat(Protocol):
     """Control tokens that belong to the answer, such as the marker of a tool call, by name. Each value is a code point that is no
     character and stands for the token in the text that a parser reads, so that text with the same spelling is not the token."""
 
+    keeps_text: bool
+    """Whether every message and tool stands in the prompt unchanged, so that a prompt has at least the tokens of their text."""
+    switches_thoughts: bool
+    """Whether the prompt itself asks the model to think or not, by `Chat.think`."""
+
     async def render(self, chat: Chat) -> tuple[int, ...]:
-        """Return the prompt's token ids; raises `InvalidValue` for a template that cannot be run."""
+        """Return the prompt's token ids; raises `InvalidValue` where a template cannot be run or refuses the chat."""
         ...
 
     def count_control_tokens(self, chat: Chat) -> int:

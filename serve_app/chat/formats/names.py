@@ -16,13 +16,32 @@ class FormatTokens:
     required: frozenset[str]
     """Tokens without which no conversation can be written; a vocabulary that has them is of this format."""
     turn_end: str
-    """The token that ends a turn."""
+    """The token that ends a turn; empty where none of those known here is in the vocabulary."""
 
 
 FORMAT_TOKENS: Mapping[str, FormatTokens] = MappingProxyType(
     {"phi4": FormatTokens(control=phi4.CONTROL_TOKENS, required=phi4.REQUIRED_TOKENS, turn_end=phi4.TURN_END)}
 )
-_DEFAULT = "phi4"
+_CONTROL_TOKENS = phi4.CONTROL_TOKENS | {
+    *("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<tools>", "</tools>"),
+    *("<|python_tag|>", "<|eom_id|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|begin_of_text|>"),
+    *("<|im_start|>", "<|im_end|>", "<|im_sep|>", "<start_of_turn>", "<end_of_turn>"),
+    *("[INST]", "[/INST]", "[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"),
+    *("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[ARGS]", "[CALL_ID]", "<bos>", "<eos>", "<s>", "</s>"),
+}
+"""Tokens that structure the prompts and answers of other models, whose files do not always flag them as special."""
+_TURN_ENDS = (
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<end_of_turn>",
+    "<|end|>",
+    "<|eot|>",
+    "<|end_of_text|>",
+    "</s>",
+    "<eos>",
+    "<|endoftext|>",
+)
+"""Tokens that end a turn; where a vocabulary has several, the first of them does."""
 
 
 def detect_format(added: Collection[str]) -> str | None:
@@ -31,5 +50,8 @@ def detect_format(added: Collection[str]) -> str | None:
 
 
 def format_tokens(added: Collection[str]) -> FormatTokens:
-    """Return the control tokens of a vocabulary's chat format; the default format's where it is not known."""
-    return FORMAT_TOKENS[detect_format(added) or _DEFAULT]
+    """Return the control tokens of a vocabulary: those of its own chat format, or those that other models use."""
+    name = detect_format(added)
+    if name is not None:
+        return FORMAT_TOKENS[name]
+    return FormatTokens(_CONTROL_TOKENS, frozenset(), next((token for token in _TURN_ENDS if token in added), ""))

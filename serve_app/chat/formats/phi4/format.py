@@ -11,6 +11,8 @@ class Phi4Format(Phi4CallSyntax):
 
     go_template = GO_TEMPLATE
     capabilities: tuple[str, ...] = ("tools",)
+    keeps_text = True
+    switches_thoughts = False
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Look up the control tokens once."""

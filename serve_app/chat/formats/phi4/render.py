@@ -5,19 +5,11 @@ assistant's turn and results as turns of the role `tool`. Control tokens are pla
 tokens off, so text of a user or a tool cannot open a turn of another role. Knows no engine and no dialect.
 """
 
-import json
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
-
-from serve_app.chat import go_template
+from serve_app.chat.formats.custom_template import encode_opening, list_calls, list_tools, render_custom
 from serve_app.chat.formats.phi4.tokens import CALLS_BEGIN, CALLS_END, ROLE_TOKENS, TEXT_END, TOOLS_BEGIN, TOOLS_END, TURN_END
 from serve_app.chat.tokenizer import Tokenizer
-from serve_app.conversation import Chat, Ending, Message, Tool, ToolCall
-from serve_app.types import InvalidValue
+from serve_app.conversation import Chat, Ending, Message
 
-_FUNCTION_KEYS_FIRST = ("name", "description", "parameters")
-_SCHEMA_KEYS_FIRST = ("type", "properties", "required")
 GO_TEMPLATE = (
     "{{- if and .Tools (not .System) }}<|system|><|tool|>{{ .Tools }}<|/tool|><|end|>{{ end }}\n"
     "{{- range .Messages }}<|{{ .Role }}|>{{ .Content }}\n"
@@ -48,7 +40,7 @@ class Phi4Template:
         """
         before = [*chat.context, self._end] if chat.context else []
         if chat.template:
-            return (*before, *await self._render_custom(chat), *await self._encode_opening(chat))
+            return (*before, *await render_custom(self._tokenizer, chat), *await encode_opening(self._tokenizer, chat))
         messages = list(chat.messages)
         if chat.tools and not any(message.role in ("system", "developer") for message in messages):
             messages.insert(0, Message(role="system"))
@@ -67,47 +59,7 @@ class Phi4Template:
             ids.pop()
         else:
             ids.extend(self._text_end if chat.ending is Ending.CLOSED else [self._role_ids["assistant"]])
-        return (*ids, *await self._encode_opening(chat))
-
-    async def _encode_opening(self, chat: Chat) -> list[int]:
-        return await self._tokenizer.encode_async(chat.opening, special=True) if chat.opening else []
-
-    async def _render_custom(self, chat: Chat) -> list[int]:
-        if chat.ending is Ending.CLOSED:
-            raise InvalidValue("add_generation_prompt", "cannot be false: this model has a template that always begins the answer")
-        calls = {at: list_calls(message.tool_calls) for at, message in enumerate(chat.messages) if message.tool_calls}
-        tools = list_tools(chat.tools) if chat.tools else ""
-        ids: list[int] = []
-        for text, control in go_template.parse(chat.template).render(chat, tools, calls):
-            ids.extend(await self._tokenizer.encode_async(text, special=control))
-        return ids
+        return (*ids, *await encode_opening(self._tokenizer, chat))
 
     async def _encode_between(self, marks: tuple[int, int], text: str) -> list[int]:
         return [marks[0], *await self._tokenizer.encode_async(text, special=False), marks[1]]
-
-
-def list_tools(tools: tuple[Tool, ...]) -> str:
-    """Return the tools as the JSON list that stands in the prompt."""
-    return "[" + ", ".join(_write_function(tool.function) for tool in tools) + "]"
-
-
-@lru_cache(512)
-def _write_function(text: str) -> str:
-    """Return a function with its keys in the order that the model was trained on; clients send them in any."""
-    function = _put_first(json.loads(text), _FUNCTION_KEYS_FIRST)
-    if function.get("parameters"):
-        function["parameters"] = _put_first(function["parameters"], _SCHEMA_KEYS_FIRST)
-    return json.dumps(function, ensure_ascii=False)
-
-
-def _put_first(fields: dict[str, Any], first: Sequence[str]) -> dict[str, Any]:
-    return {key: fields[key] for key in first if key in fields} | fields
-
-
-def list_calls(calls: tuple[ToolCall, ...]) -> str:
-    """Return calls as the model writes them; arguments stay unchanged."""
-    return "[" + ", ".join(map(_write_call, calls)) + "]"
-
-
-def _write_call(call: ToolCall) -> str:
-    return f'{{"name": {json.dumps(call.name, ensure_ascii=False)}, "arguments": {call.arguments or "{}"}}}'

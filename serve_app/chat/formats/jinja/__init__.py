@@ -1,0 +1,1 @@
+"""The chat format that runs the chat template of a model's folder."""
