@@ -5,7 +5,7 @@ from pathlib import Path
 from serve_app.chat.formats.base import ChatFormat
 from serve_app.chat.formats.call_syntaxes import build_call_syntax, detect_call_syntax
 from serve_app.chat.formats.hermes.tool_text import write_tools_as_text
-from serve_app.chat.formats.jinja.source import TemplateSource, find_template, read_special_tokens
+from serve_app.chat.formats.jinja.source import find_template, read_special_tokens
 from serve_app.chat.formats.names import FORMAT_TOKENS, detect_format
 from serve_app.chat.formats.phi4.format import Phi4Format
 from serve_app.chat.tokenizer import Tokenizer

@@ -52,8 +52,8 @@ class JinjaFormat:
         lists_tools = "tools" in self._renderer.variables
         if syntax is not None and not lists_tools and tools_as_text is None:
             raise ModelUnusable(
-                f"{source.file} has a chat template that lists no tools; set tool_call_parser: hermes, which lists them in the system "
-                "message, or none"
+                f"{source.file} has a chat template that lists no tools; set tool_call_parser: none, or hermes, which lists them in the "
+                "system message"
             )
         self._rewrite = None if lists_tools else tools_as_text
         self.capabilities: tuple[str, ...] = () if syntax is None else ("tools",)
