@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from serve_app.chat.formats.base import CallSyntax, ChatFormat
-from serve_app.chat.formats.call_syntaxes import CALL_SYNTAXES, detect_call_syntax
-from serve_app.chat.formats.jinja.source import TemplateSource, find_template, read_special_tokens
+from serve_app.chat.formats.base import ChatFormat
+from serve_app.chat.formats.call_syntaxes import build_call_syntax, detect_call_syntax
+from serve_app.chat.formats.jinja.source import find_template, read_special_tokens
 from serve_app.chat.formats.names import FORMAT_TOKENS, detect_format
 from serve_app.chat.formats.phi4.format import Phi4Format
 from serve_app.chat.tokenizer import Tokenizer
@@ -36,10 +36,5 @@ def build_format(
         )
     from serve_app.chat.formats.jinja.format import JinjaFormat  # imports Jinja, which only models with a template need
 
-    return JinjaFormat(tokenizer, source, read_special_tokens(folder), _build_syntax(source, tokenizer, call_parser))
-
-
-def _build_syntax(source: TemplateSource, tokenizer: Tokenizer, call_parser: str | None) -> CallSyntax | None:
-    """Return the syntax of a templated model's tool calls; None for one that calls no tools."""
-    name = call_parser or detect_call_syntax(source.tool_use, tokenizer.vocabulary.added)
-    return CALL_SYNTAXES[name]() if name in CALL_SYNTAXES else None
+    syntax = build_call_syntax(call_parser or detect_call_syntax(source.tool_use, added), added)
+    return JinjaFormat(tokenizer, source, read_special_tokens(folder), syntax)
