@@ -161,7 +161,7 @@ class Model:
 def load_model(family: Family, folder: Path) -> Model:
     """Return the model in a folder that `write_model` wrote."""
     tokenizer = Tokenizer.load(folder)
-    made = build_format(tokenizer, folder, chat_format="jinja")
+    made = build_format(tokenizer, folder, chat_format="jinja", call_parser="none")
     assert isinstance(made, JinjaFormat)
     tokens = {name: text for name, text in (("bos_token", family.bos), ("eos_token", family.eos)) if text}
     reference = PreTrainedTokenizerFast(

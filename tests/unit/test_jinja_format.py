@@ -241,4 +241,4 @@ async def test_a_long_conversation_is_within_the_budget(models: dict[str, Model]
 def test_capabilities_and_switches(models: dict[str, Model]) -> None:
     assert models["qwen3"].format.switches_thoughts
     assert not models["chatml"].format.switches_thoughts
-    assert models["chatml"].format.capabilities == ()  # no syntax of calls is known for this vocabulary
+    assert models["chatml"].format.capabilities == ()
