@@ -1,6 +1,7 @@
 """Which chat format a model's folder gets, what its files may say, and which tokenizers are read."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from tokenizers import models as rust_models
 from tokenizers import pre_tokenizers
 
 from serve_app.chat.formats.base import CallSyntax
+from serve_app.chat.formats.hermes.syntax import HermesCallSyntax
+from serve_app.chat.formats.hermes.tool_text import write_tools_as_text
 from serve_app.chat.formats.jinja.format import JinjaFormat
 from serve_app.chat.formats.jinja.source import TemplateSource, find_template, read_special_tokens
 from serve_app.chat.formats.names import format_tokens
@@ -105,6 +108,9 @@ def test_the_format_is_chosen_by_tokens_then_template(tmp_path: Path) -> None:
         build_format(tokenizer, tmp_path, chat_format="phi4")
     with pytest.raises(ModelUnusable, match="tool_call_parser: hermes needs chat_format: jinja"):
         build_format(embedded, EMBEDDED, call_parser="hermes")
+    with pytest.raises(ModelUnusable, match="lists no tools; set tool_call_parser: none, or hermes"):
+        build_format(embedded, EMBEDDED, chat_format="jinja", call_parser="phi4")
+    assert build_format(embedded, EMBEDDED, chat_format="jinja").capabilities == ()
     (tmp_path / "chat_template.jinja").unlink()
     with pytest.raises(ModelUnusable, match=r"no chat template; add a chat_template\.jinja"):
         build_format(tokenizer, tmp_path)
@@ -119,21 +125,22 @@ async def test_the_embedded_models_template_gives_the_phi4_formats_prompt() -> N
     assert await templated.render(chat) == await build_format(tokenizer).render(chat)
 
 
-def with_syntax(template: str, syntax: CallSyntax | None) -> JinjaFormat:
+def with_syntax(template: str, syntax: CallSyntax | None, as_text: Callable[[Chat], Chat] | None = None) -> JinjaFormat:
     made = build_with(PLAIN)
-    return JinjaFormat(made._tokenizer, TemplateSource("f", template, template), {}, syntax)
+    return JinjaFormat(made._tokenizer, TemplateSource("f", template, template), {}, syntax, tools_as_text=as_text)
 
 
 def test_tools_need_a_template_that_shows_them_and_a_syntax_of_calls() -> None:
     assert with_syntax(PLAIN + "{{ tools }}", Phi4CallSyntax()).capabilities == ("tools",)
     assert with_syntax(PLAIN, Phi4CallSyntax()).capabilities == ()
+    assert with_syntax(PLAIN, HermesCallSyntax(()), write_tools_as_text).capabilities == ("tools",)
     assert with_syntax(PLAIN + "{{ tools }}", None).capabilities == ()
 
 
 def test_constraints_and_parsers_are_the_syntaxs() -> None:
     tool, form = Tool(name="f", function='{"name": "f"}'), AnswerForm(tool_choice=ToolChoice.REQUIRED)
     syntax = Phi4CallSyntax()
-    templated, plain = with_syntax(PLAIN, syntax), with_syntax(PLAIN, None)
+    templated, plain = with_syntax(PLAIN + "{{ tools }}", syntax), with_syntax(PLAIN, None)
     assert templated.build_constraint((tool,), form) == syntax.build_constraint((tool,), form)
     assert templated.markers == syntax.markers
     assert plain.markers == {}
@@ -279,3 +286,39 @@ async def test_tokens_that_must_be_words_of_their_own(tmp_path: Path) -> None:
 
 def test_the_published_embedded_template_is_shown(llama: Model) -> None:
     assert llama.format.go_template == read_template("llama3")
+
+
+WEATHER = Tool(name="get_weather", function='{"name": "get_weather"}')
+
+
+async def test_a_template_without_tools_gets_them_as_text_of_its_messages() -> None:
+    made = with_syntax(
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}", HermesCallSyntax(()), write_tools_as_text
+    )
+    call = ToolCall(name="get_weather", arguments='{"city": "Paris"}', id="1")
+    chat = Chat(
+        messages=(
+            Message(role="user", content="Weather?"),
+            Message(role="assistant", content="I look.", tool_calls=(call,)),
+            Message(role="tool", content="sunny"),
+            Message(role="tool", content="warm"),
+        ),
+        tools=(WEATHER,),
+    )
+    text = b"".join(map(made._tokenizer.raw, await made.render(chat))).decode()
+    system, rest = text.split("[user]", 1)
+    assert system.startswith("[system]You can call these functions.")
+    assert '<tools>\n{"name": "get_weather"}\n</tools>' in system
+    assert rest == (
+        'Weather?[assistant]I look.\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+        "[user]<tool_response>\nsunny\n</tool_response>\n<tool_response>\nwarm\n</tool_response>"
+    )
+
+
+def test_the_clients_system_message_stays_before_the_tools() -> None:
+    chat = Chat(messages=(Message(role="system", content="Be brief."), Message(role="user", content="x")), tools=(WEATHER,))
+    first, second = write_tools_as_text(chat).messages
+    assert first.content.startswith("Be brief.\n\nYou can call these functions.")
+    assert second == chat.messages[1]
+    plain = Chat(messages=chat.messages)
+    assert write_tools_as_text(plain) == plain

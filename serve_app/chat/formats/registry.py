@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from serve_app.chat.formats.base import ChatFormat
-from serve_app.chat.formats.call_syntaxes import build_call_syntax, detect_call_syntax
+from serve_app.chat.formats.call_syntaxes import NO_CALLS, build_call_syntax, detect_call_syntax
 from serve_app.chat.formats.hermes.tool_text import write_tools_as_text
 from serve_app.chat.formats.jinja.source import find_template, read_special_tokens
 from serve_app.chat.formats.names import FORMAT_TOKENS, detect_format
@@ -38,10 +38,16 @@ def build_format(
     from serve_app.chat.formats.jinja.format import JinjaFormat  # imports Jinja, which only models with a template need
 
     syntax_name = call_parser or detect_call_syntax(source.tool_use, added)
-    return JinjaFormat(
+    made = JinjaFormat(
         tokenizer,
         source,
         read_special_tokens(folder),
         build_call_syntax(syntax_name, added),
         tools_as_text=write_tools_as_text if syntax_name == "hermes" else None,
     )
+    if call_parser not in (None, NO_CALLS) and not made.capabilities:
+        raise ModelUnusable(
+            f"{source.file} has a chat template that lists no tools; set tool_call_parser: none, or hermes, with which the system "
+            "message lists them"
+        )
+    return made

@@ -19,7 +19,6 @@ from serve_app.chat.formats.jinja.variables import measure
 from serve_app.chat.formats.names import format_tokens
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.conversation import AnswerForm, Chat, Tool, ToolChoice
-from serve_app.errors import ModelUnusable
 from serve_app.types import Constraint, InvalidValue
 
 _ASYNC_ABOVE_CHARS = 10_000
@@ -47,17 +46,12 @@ class JinjaFormat:
         self._tokenizer = tokenizer
         self._splitter = ControlSplitter(tokenizer.vocabulary)
         self._renderer = Renderer(source, special_tokens)
-        self._syntax = syntax
         self.go_template = source.default
         lists_tools = "tools" in self._renderer.variables
-        if syntax is not None and not lists_tools and tools_as_text is None:
-            raise ModelUnusable(
-                f"{source.file} has a chat template that lists no tools; set tool_call_parser: none, or hermes, which lists them in the "
-                "system message"
-            )
         self._rewrite = None if lists_tools else tools_as_text
-        self.capabilities: tuple[str, ...] = () if syntax is None else ("tools",)
-        self.markers: Mapping[str, str] = MappingProxyType({}) if syntax is None else syntax.markers
+        self._syntax = syntax if lists_tools or tools_as_text is not None else None
+        self.capabilities: tuple[str, ...] = () if self._syntax is None else ("tools",)
+        self.markers: Mapping[str, str] = MappingProxyType({}) if self._syntax is None else self._syntax.markers
         self.switches_thoughts = "enable_thinking" in self._renderer.variables
         vocabulary = tokenizer.vocabulary
         self._turn_end = vocabulary.added.get(format_tokens(vocabulary.added).turn_end, vocabulary.stop_ids[-1])
