@@ -117,8 +117,9 @@ def _watch(app: LiveApp, process: subprocess.Popen[bytes], began: float, limit_s
 
 
 def _stream_one_token(app: LiveApp, group: str) -> None:
+    args = app.config["applications"][0]["args"]
     stream = app.client().chat.completions.create(
-        model="phi-4-mini-instruct",
+        model=args["engines"][group].get("model") or next(iter(args["models"])),
         messages=[{"role": "user", "content": "hi"}],
         max_tokens=1,
         stream=True,
