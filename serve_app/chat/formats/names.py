@@ -55,7 +55,7 @@ def detect_format(added: Collection[str]) -> str | None:
     return next((name for name, tokens in FORMAT_TOKENS.items() if tokens.required.issubset(added)), None)
 
 
-def format_tokens(added: Collection[str]) -> FormatTokens:
+def find_format_tokens(added: Collection[str]) -> FormatTokens:
     """Return the control tokens of a vocabulary: those of its own chat format, or those that other models use."""
     name = detect_format(added)
     if name is not None:

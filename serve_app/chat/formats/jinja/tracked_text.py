@@ -54,7 +54,7 @@ def mark(text: str, origin: bytes = CLIENT) -> str:
     return TrackedText(text, origin * len(text)) if text else text
 
 
-def origins(text: str) -> bytes:
+def find_origins(text: str) -> bytes:
     """Return the origin of each character."""
     return text._origin if isinstance(text, TrackedText) else TEMPLATE * len(text)
 
@@ -66,7 +66,7 @@ def concat(pieces: Iterable[str]) -> str:
     text = "".join(pieces)
     if not any(isinstance(piece, TrackedText) for piece in pieces):
         return text
-    return TrackedText(text, b"".join(map(origins, pieces)))
+    return TrackedText(text, b"".join(map(find_origins, pieces)))
 
 
 def to_text(value: Any) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve_app.chat.constraint import map_schemas
-from serve_app.chat.formats.argument_rules import object_schema
+from serve_app.chat.formats.argument_rules import build_arguments_schema
 from serve_app.chat.formats.call_rules import CallForm, write_repeats
 from serve_app.chat.formats.llama3.tokens import CALLS_BEGIN
 from serve_app.chat.lark import quote_literal, style_schema
@@ -82,7 +82,7 @@ def _write_sequence(*, parallel: bool) -> str:
 
 def _write_call_schema(tool: Tool) -> str:
     """Return the schema of a call to a tool as an object; references within the tool's own schema are moved with it."""
-    arguments = {key: value for key, value in object_schema(tool).items() if key not in ("$schema", "$id")}
+    arguments = {key: value for key, value in build_arguments_schema(tool).items() if key not in ("$schema", "$id")}
     schema = {
         "type": "object",
         "properties": {"name": {"const": tool.name}, "parameters": map_schemas(arguments, _move_reference)},
