@@ -1,4 +1,4 @@
-"""Reads markers that a vocabulary has as tokens or only spells, and keeps white space around calls out of the text.
+"""Finds the markers of calls, as tokens of the vocabulary or as spelled text, and keeps white space around calls out of the text.
 
 A parser sees each marker as one code point. `serve_app.chat.text_stream` inserts it for a token; where the vocabulary has no such
 token, `SpelledMarkers` inserts it for the spelled text.

@@ -1,4 +1,4 @@
-"""The control tokens of each chat format, by name, and which format a vocabulary is of. Imports no format's code."""
+"""The control tokens of each chat format, by name, and the choice of a vocabulary's format. Imports no format's code."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass

@@ -9,7 +9,7 @@ from serve_app.chat.formats.jinja.tracked_text import TrackedText, concat, find_
 
 
 def change_case(method: Callable[[str], str]) -> Callable[[str], str]:
-    """Return a method that changes letters; they keep their origins where the length stays, which no such method shortens."""
+    """Return a method that changes letters. They keep their origins where the length stays; no such method shortens text."""
 
     def changed(text: str) -> str:
         spend_text(3 * len(text))

@@ -1,8 +1,8 @@
-"""Text that knows for each character whether the template or a client wrote it.
+"""Text with the origin of each character: the template or a client.
 
 A template treats it as any string, so a conversation renders to the same text as without it. A plain `str` is text of the template
-itself. Every operation of a template on text goes through functions here and beside here; one that cannot follow characters
-returns text that a client wrote, which is the safe direction. Knows no templates and no tokens.
+itself. Every operation of a template on text goes through functions of this folder. A function that cannot follow characters
+returns text of a client, which is the safe direction. Knows no templates and no tokens.
 """
 
 from collections.abc import Iterable, Iterator
