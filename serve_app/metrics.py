@@ -82,9 +82,7 @@ class _ReplicaCollector(Collector):
 def _collect_vllm_series(ready: list[ReplicaReport]) -> Iterable[Metric]:
     """Yield vLLM's own series for the replicas of every group, so that dashboards made for vLLM show all of them."""
     labels = ("model_name", "group", "engine", "replica")
-    reported = [
-        ((counts.model, *_list_labels(report, with_model=False)), report, counts) for report in ready if (counts := report.requests)
-    ]
+    reported = [(_list_vllm_labels(report, counts.model), report, counts) for report in ready if (counts := report.requests)]
     for name, (about, figure) in _VLLM_GAUGES.items():
         gauge = GaugeMetricFamily(f"vllm:{name}", about, labels=labels)
         for values, report, _ in reported:
@@ -178,6 +176,12 @@ def render_exposition(reports: Iterable[ReplicaReport], metrics: IngressMetrics 
     return generate_latest(registry)
 
 
-def _list_labels(report: ReplicaReport, *, with_model: bool = True) -> tuple[str, ...]:
-    model = (report.requests.model if report.requests else "",) if with_model else ()
-    return (report.group, *model, report.info.kind if report.info else "", report.replica_id)
+def _list_labels(report: ReplicaReport) -> tuple[str, ...]:
+    """Return the values of `_LABELS`."""
+    model = report.requests.model if report.requests else ""
+    return report.group, model, report.info.kind if report.info else "", report.replica_id
+
+
+def _list_vllm_labels(report: ReplicaReport, model: str) -> tuple[str, ...]:
+    """Return the values of vLLM's label `model_name` and of the labels that identify a replica."""
+    return model, report.group, report.info.kind if report.info else "", report.replica_id

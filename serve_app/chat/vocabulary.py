@@ -12,7 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from serve_app.chat.formats.names import format_tokens
+from serve_app.chat.formats.names import find_format_tokens
 from serve_app.errors import ModelUnusable
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -126,7 +126,7 @@ def read_tokenizer_file(folder: Path) -> TokenizerFile:
     _require_one_id_each(entries, written, added)
     _require_agreement(folder, added)
     vocab = {text: token_id for text, token_id in written.items() if text not in added}
-    named = format_tokens(added).control
+    named = find_format_tokens(added).control
     return TokenizerFile(content, vocab, added, frozenset(text for text in added if text in special or text in named))
 
 

@@ -12,7 +12,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from serve_app.chat.formats.names import format_tokens
+from serve_app.chat.formats.names import find_format_tokens
 from serve_app.chat.vocabulary import TokenizerFile, read_tokenizer_file, read_vocabulary
 from serve_app.errors import ModelUnusable
 
@@ -84,7 +84,7 @@ def build_gguf_vocabulary(model_dir: Path, size: int, file: TokenizerFile | None
         tokens.append(text)
         types.append(kind)
     merges = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in file.content["model"]["merges"])
-    turn_end = vocabulary.added.get(format_tokens(vocabulary.added).turn_end, vocabulary.stop_ids[-1])
+    turn_end = vocabulary.added.get(find_format_tokens(vocabulary.added).turn_end, vocabulary.stop_ids[-1])
     return GgufVocabulary(tuple(tokens), tuple(types), merges, _name_pre_tokenizer(file.content["pre_tokenizer"]), turn_end)
 
 

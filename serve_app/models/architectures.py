@@ -83,6 +83,6 @@ def _shorten(value: object) -> str:
 def has_tied_embeddings(config: Mapping[str, Any]) -> bool:
     """Return whether the head is the embedding.
 
-    Without the key transformers' classes of the known architectures have a head of its own, and the base class has not.
+    Where config.json lacks the key, transformers gives the known architectures a separate head, and ties it in all others.
     """
     return bool(config.get("tie_word_embeddings", config.get("model_type") not in ARCHITECTURES))

@@ -276,7 +276,7 @@ class Catalog:
     def _require_free(self, name: str) -> str:
         name = require_name(name)
         if normalize_name(name) in self._own or self.is_auto(name):
-            raise InvalidRequest(f"'{name}' is the served model itself; choose another name", param="model")
+            raise InvalidRequest(f"'{name}' is a served model's own name; choose another one", param="model")
         return name
 
     def _find_parent(self, name: str) -> Variant:

@@ -1,4 +1,4 @@
-"""A served model: everything that is known of one model, and what a request for it becomes.
+"""A served model: the facts of one model, and how a request for it is prepared.
 
 Knows its tokenizer, chat format and weights; no group, engine or dialect.
 """

@@ -3,7 +3,8 @@
 import pytest
 
 from serve_app.config import RoutingSettings
-from serve_app.conversation import Chat, Message, Prompt, RawText, RawTokens, Tool
+from serve_app.conversation import Chat, Message, Prompt, RawText, RawTokens, TaskDecision, Tool
+from serve_app.routing import auto
 from serve_app.routing.auto import choose_model
 from serve_app.types import Task
 
@@ -59,6 +60,15 @@ def test_fallbacks_follow_without_the_chosen_one() -> None:
     assert choose_model(settings, None, RawText(text=CODE)).names == ("coder", "chat")
 
 
-def test_a_long_conversation_is_classified_in_bounded_time() -> None:
-    turns = [CODE, "ok"] + ["ok", "ok"] * 500 + ["ok"]
-    assert _choose(_conversation(*turns)) in (("chat", "task"), ("chat", "conversation"))
+def test_a_long_conversation_is_classified_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    classified: list[int] = []
+
+    def count(prompt: Prompt, threshold: float) -> TaskDecision:
+        assert isinstance(prompt, Chat)
+        classified.append(len(prompt.messages))
+        return TaskDecision(task=Task.GENERAL, reason="abstained")
+
+    monkeypatch.setattr(auto, "classify", count)
+    turns = [CODE, "ok"] + ["ok", "ok"] * 500 + [FOLLOW_UP]
+    assert _choose(_conversation(*turns), auto_switch=1.0)[0] == "chat"
+    assert classified == list(range(len(turns) - 2, len(turns) - 34, -2))

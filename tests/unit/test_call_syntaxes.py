@@ -43,29 +43,24 @@ def test_template_and_tokens_say_how_calls_are_written(template: str, added: fro
 
 
 @pytest.mark.parametrize(
-    ("name", "markers", "control"),
+    ("name", "markers"),
     [
-        (
-            "phi4",
-            {"<|tool_call|>", "<|/tool_call|>"},
-            {"<|tool_call|>", "<|/tool_call|>", "<|tool|>", "<|/tool|>", "<|tool_response|>"},
-        ),
-        ("hermes", {"<tool_call>", "</tool_call>"}, {"<tool_call>", "</tool_call>", "</tool_response>"}),
-        ("llama3", {"<|python_tag|>"}, {"<|python_tag|>"}),
+        ("phi4", {"<|tool_call|>", "<|/tool_call|>"}),
+        ("hermes", {"<tool_call>", "</tool_call>"}),
+        ("llama3", {"<|python_tag|>"}),
     ],
 )
-def test_a_syntax_is_built_for_a_vocabulary(name: str, markers: set[str], control: set[str]) -> None:
-    syntax = build_call_syntax(name, {*CONTROL_TOKENS, *MARKERS, "</tool_response>", "<|python_tag|>"})
+def test_a_syntax_is_built_for_a_vocabulary(name: str, markers: set[str]) -> None:
+    syntax = build_call_syntax(name, {*CONTROL_TOKENS, *MARKERS, "<|python_tag|>"})
     assert syntax is not None
     assert syntax.markers.keys() == markers
-    assert syntax.control == control
 
 
 def test_what_no_vocabulary_has_is_spelled() -> None:
     for name in ("hermes", "llama3"):
         syntax = build_call_syntax(name, ())
         assert syntax is not None
-        assert (syntax.markers, syntax.control) == ({}, frozenset())
+        assert syntax.markers == {}
     assert build_call_syntax("none", ()) is None
     with pytest.raises(ModelUnusable, match="needs the tokens"):
         build_call_syntax("phi4", MARKERS)

@@ -16,7 +16,7 @@ from serve_app.chat.formats.hermes.syntax import HermesCallSyntax
 from serve_app.chat.formats.hermes.tool_text import write_tools_as_text
 from serve_app.chat.formats.jinja.format import JinjaFormat
 from serve_app.chat.formats.jinja.source import TemplateSource, find_template, read_special_tokens
-from serve_app.chat.formats.names import format_tokens
+from serve_app.chat.formats.names import find_format_tokens
 from serve_app.chat.formats.phi4.format import Phi4Format
 from serve_app.chat.formats.phi4.syntax import Phi4CallSyntax
 from serve_app.chat.formats.registry import build_format
@@ -173,11 +173,11 @@ async def test_calls_have_the_form_that_the_template_takes(template: str, shown:
 
 
 def test_generic_control_tokens() -> None:
-    names = format_tokens(("<|im_end|>", "<tool_call>"))
+    names = find_format_tokens(("<|im_end|>", "<tool_call>"))
     assert {"<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"} <= names.control
     assert names.turn_end == "<|im_end|>"
-    assert format_tokens(("<|eot_id|>", "<|end_of_text|>")).turn_end == "<|eot_id|>"
-    assert format_tokens(("<x>",)).turn_end == ""
+    assert find_format_tokens(("<|eot_id|>", "<|end_of_text|>")).turn_end == "<|eot_id|>"
+    assert find_format_tokens(("<x>",)).turn_end == ""
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from serve_app.chat.formats.jinja.format import JinjaFormat
 from serve_app.chat.formats.jinja.renderer import Renderer
 from serve_app.chat.formats.jinja.source import TemplateSource
-from serve_app.chat.formats.jinja.tracked_text import origins
+from serve_app.chat.formats.jinja.tracked_text import find_origins
 from serve_app.conversation import Chat, Ending, Message, Tool, ToolCall
 from serve_app.errors import ModelUnusable
 from serve_app.types import InvalidValue
@@ -236,8 +236,8 @@ def test_chains_of_operations_keep_to_jinja_and_to_the_origin_of_each_character(
         return
     text = Renderer(TemplateSource("f", template, template), {}).render(Chat(messages=(user(content),), ending=Ending.CLOSED))
     assert text == expected
-    assert len(origins(text)) == len(text)
-    own = "".join(char if origin == 0 else "\0" for char, origin in zip(str.__str__(text), origins(text), strict=True))
+    assert len(find_origins(text)) == len(text)
+    own = "".join(char if origin == 0 else "\0" for char, origin in zip(str.__str__(text), find_origins(text), strict=True))
     assert "im_" not in own
     assert "IM_" not in own.upper()
 

@@ -59,7 +59,7 @@ async def test_the_verbs_take_names_written_out(tmp_path: Path) -> None:
         assert (await post("/api/show", json={"model": "mine"})).json()["system"] == "new"
         for taken in ("library/phi4-mini", full("PHI4-mini")):
             refused = await post("/api/create", json={"model": taken, "from": "phi4-mini"})
-            assert (refused.status_code, "is the served model itself" in refused.json()["error"]) == (400, True)
+            assert (refused.status_code, "is a served model's own name" in refused.json()["error"]) == (400, True)
         for name in (full("mine"), "Library/Other:LATEST"):
             assert (await app.client.request("DELETE", "/api/delete", json={"model": name})).status_code == 200
         assert not {"Mine", "mine", "other"} & await _names(app)

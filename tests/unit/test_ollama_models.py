@@ -144,7 +144,7 @@ async def test_copy_and_delete(tmp_path: Path) -> None:
             assert caught.value.status_code == 404
         with pytest.raises(ollama.ResponseError, match="part of the configuration"):
             await client.delete("phi4-mini")
-        with pytest.raises(ollama.ResponseError, match="served model itself"):
+        with pytest.raises(ollama.ResponseError, match="served model's own name"):
             await client.create(model="phi4-mini", from_="phi4-mini")
 
 

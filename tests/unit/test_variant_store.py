@@ -137,5 +137,5 @@ def test_a_configured_variant_of_nothing_is_refused() -> None:
         _configured(settings)
     with pytest.raises(ValueError, match="colour"):
         AppSettings.model_validate(settings | {"variants": {"x": {"parameters": {"colour": 1}}}})
-    with pytest.raises(InvalidRequest, match="served model itself"):
+    with pytest.raises(InvalidRequest, match="served model's own name"):
         _configured(settings | {"variants": {"phi4-mini": {}}})

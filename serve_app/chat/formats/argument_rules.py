@@ -26,7 +26,10 @@ def write_exact_arguments(tools: Sequence[Tool]) -> list[str]:
 
     Where a tool is not strict, they keep to the parts of its schema that llguidance can enforce.
     """
-    return [f"arguments{at}: %json {style_schema(object_schema(tool), lenient=not tool.strict)}" for at, tool in enumerate(tools)]
+    return [
+        f"arguments{at}: %json {style_schema(build_arguments_schema(tool), lenient=not tool.strict)}"
+        for at, tool in enumerate(tools)
+    ]
 
 
 def write_guided_arguments(tools: Sequence[Tool]) -> list[str]:
@@ -41,7 +44,7 @@ def write_guided_arguments(tools: Sequence[Tool]) -> list[str]:
     return rules + [f"{rule}: %json {schema}" for schema, rule in values.items()]
 
 
-def object_schema(tool: Tool) -> dict[str, Any]:
+def build_arguments_schema(tool: Tool) -> dict[str, Any]:
     """Return the schema of a tool's arguments, which are an object whatever it says."""
     schema: dict[str, Any] = json.loads(tool.parameters)
     return {"type": "object"} | schema
@@ -50,7 +53,7 @@ def object_schema(tool: Tool) -> dict[str, Any]:
 def _write_guided_rule(rule: str, tool: Tool, values: dict[str, str]) -> list[str]:
     """Return the Lark rules of one tool's arguments; `values` maps schemas to the rules that tools share."""
     if tool.strict:
-        return [f"{rule}: {_name_value_rule(object_schema(tool), values)}"]
+        return [f"{rule}: {_name_value_rule(build_arguments_schema(tool), values)}"]
     schema = json.loads(tool.parameters)
     properties = schema.get("properties")
     if not isinstance(properties, dict):

@@ -13,8 +13,6 @@ class CallSyntax(Protocol):
 
     markers: Mapping[str, str]
     """As `ChatFormat.markers`."""
-    control: frozenset[str]
-    """Tokens of calls that are control tokens whatever flags a tokenizer's file sets: `markers` and those of tools and results."""
 
     def build_constraint(self, tools: Sequence[Tool], form: AnswerForm) -> Constraint | None:
         """Return the constraint of an answer in `form`; None: any text. Raises `ValueError` for an unreadable pattern."""

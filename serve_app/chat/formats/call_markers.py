@@ -1,4 +1,4 @@
-"""Reads markers that a vocabulary has as tokens or only spells, and keeps white space around calls out of the text.
+"""Finds the markers of calls, as tokens of the vocabulary or as spelled text, and keeps white space around calls out of the text.
 
 A parser sees each marker as one code point. `serve_app.chat.text_stream` inserts it for a token; where the vocabulary has no such
 token, `SpelledMarkers` inserts it for the spelled text.
@@ -75,13 +75,13 @@ class MarkedCallParser:
 
     def _tidy_text(self, text: str) -> str:
         text = self._space + self._spell(text)
-        said = text.rstrip(SPACE)
-        self._space = text[len(said) :]
-        if not said:
+        body = text.rstrip(SPACE)
+        self._space = text[len(body) :]
+        if not body:
             return ""
         is_first_after_call = self._has_call and not self._has_text
         self._has_text, self._has_call = True, False
-        return said.lstrip(SPACE) if is_first_after_call else said
+        return body.lstrip(SPACE) if is_first_after_call else body
 
     def _tidy_call(self, call: CallPart) -> CallPart:
         self._has_call = True

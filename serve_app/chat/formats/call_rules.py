@@ -39,17 +39,20 @@ class CallForm(ABC):
 
     def write_calls(self, tools: Sequence[Tool]) -> list[str]:
         """Return the rule `call`, which refers to `arguments0`, `arguments1` ... of the tools."""
-        ways = (
+        alternatives = (
             f"{quote_literal(begin)} arguments{at} {quote_literal('}')}"
             for at, tool in enumerate(tools)
             for begin in self.begin_call(tool.name)
         )
-        return ["call: " + " | ".join(ways)]
+        return ["call: " + " | ".join(alternatives)]
 
 
-def limit_repeats(*, parallel: bool, separator: str) -> str:
-    """Return what may follow the first `call` of an answer: nothing, or when `parallel` further calls up to the most."""
-    return f" ({quote_literal(separator)} call){{0,{MAX_CALLS - 1}}}" if parallel else ""
+def write_repeats(separator: str, *, parallel: bool, rule: str = "call") -> str:
+    """Return the part of a rule after its first call: empty, or when `parallel` up to `MAX_CALLS` - 1 further ones.
+
+    `separator` is Lark source, `rule` the name of the rule that is repeated.
+    """
+    return f" ({separator} {rule}){{0,{MAX_CALLS - 1}}}" if parallel else ""
 
 
 def build_constraint(form: CallForm, tools: Sequence[Tool], wanted: AnswerForm) -> Constraint | None:

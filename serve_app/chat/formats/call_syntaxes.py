@@ -1,4 +1,4 @@
-"""The syntaxes of tool calls by name, and which of them a model writes."""
+"""The syntaxes of tool calls by name, and the choice of a model's syntax by its template and tokens."""
 
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -29,7 +29,7 @@ def _build_phi4(added: Collection[str]) -> CallSyntax:
 CALL_SYNTAXES: Mapping[str, Callable[[Collection[str]], CallSyntax]] = MappingProxyType(
     {"phi4": _build_phi4, "hermes": HermesCallSyntax, "llama3": Llama3CallSyntax}
 )
-"""What builds each syntax for a vocabulary, given its added tokens."""
+"""Builds each syntax for a vocabulary with the given added tokens."""
 
 
 def build_call_syntax(name: str, added: Collection[str]) -> CallSyntax | None:

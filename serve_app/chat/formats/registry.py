@@ -38,16 +38,16 @@ def build_format(
     from serve_app.chat.formats.jinja.format import JinjaFormat  # imports Jinja, which only models with a template need
 
     syntax_name = call_parser or detect_call_syntax(source.tool_use, added)
-    made = JinjaFormat(
+    built = JinjaFormat(
         tokenizer,
         source,
         read_special_tokens(folder),
         build_call_syntax(syntax_name, added),
         tools_as_text=write_tools_as_text if syntax_name == "hermes" else None,
     )
-    if call_parser not in (None, NO_CALLS) and not made.capabilities:
+    if call_parser not in (None, NO_CALLS) and not built.capabilities:
         raise ModelUnusable(
             f"{source.file} has a chat template that lists no tools; set tool_call_parser: none, or hermes, with which the system "
             "message lists them"
         )
-    return made
+    return built

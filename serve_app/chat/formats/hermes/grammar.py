@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serve_app.chat.formats.call_rules import MAX_CALLS, TEXT_RULES, CallForm
+from serve_app.chat.formats.call_rules import TEXT_RULES, CallForm, write_repeats
 from serve_app.chat.formats.hermes.tokens import CALL_BEGIN, CALL_END
 from serve_app.chat.lark import quote_literal
 from serve_app.conversation import Tool
@@ -50,13 +50,13 @@ class HermesCallForm(CallForm):
         return ["start: segment body | text?", *_SPELLED_TEXT_RULES, *self._write_block(parallel=parallel)]
 
     def _write_blocks(self, *, parallel: bool) -> list[str]:
-        more = f' ("\\n" block){{0,{MAX_CALLS - 1}}}' if parallel else ""
+        more = write_repeats('"\\n"', parallel=parallel, rule="block")
         return [f"calls: block{more}", *self._write_block(parallel=parallel)]
 
     def _write_block(self, *, parallel: bool) -> list[str]:
         begin = CALL_BEGIN if self.begin_is_token else quote_literal(CALL_BEGIN)
         end = CALL_END if self.end_is_token else quote_literal(CALL_END)
-        more = f' ("," SPACE? call){{0,{MAX_CALLS - 1}}}' if parallel else ""
+        more = write_repeats('"," SPACE?', parallel=parallel)
         return [
             f"block: {begin} body",
             f'body: "\\n"? (call | "[" SPACE? call{more} SPACE? "]") "\\n"? {end}',

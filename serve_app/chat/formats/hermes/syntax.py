@@ -7,14 +7,7 @@ from serve_app.chat.formats.call_markers import MarkedCallParser, select_tokens
 from serve_app.chat.formats.call_parser import CallMarks, JsonCallParser
 from serve_app.chat.formats.call_rules import build_constraint
 from serve_app.chat.formats.hermes.grammar import HermesCallForm
-from serve_app.chat.formats.hermes.tokens import (
-    CALL_BEGIN,
-    CALL_BEGIN_MARK,
-    CALL_END,
-    CALL_END_MARK,
-    CONTROL_TOKENS,
-    MARKERS,
-)
+from serve_app.chat.formats.hermes.tokens import CALL_BEGIN, CALL_BEGIN_MARK, CALL_END, CALL_END_MARK, MARKERS
 from serve_app.conversation import AnswerForm, Tool
 from serve_app.types import Constraint
 
@@ -30,7 +23,6 @@ class HermesCallSyntax:
     def __init__(self, added: Collection[str] = ()) -> None:
         """Write calls for a vocabulary with these added tokens."""
         self.markers: Mapping[str, str] = select_tokens(MARKERS, added)
-        self.control = CONTROL_TOKENS.intersection(added)
         self._form = HermesCallForm(begin_is_token=CALL_BEGIN in added, end_is_token=CALL_END in added)
 
     def build_constraint(self, tools: Sequence[Tool], form: AnswerForm) -> Constraint | None:

@@ -6,6 +6,7 @@ Knows no templates. The budget stands in a context variable, so that filters and
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 _BASE_STEPS = 200_000
 _STEPS_PER_CHAR = 4
@@ -83,6 +84,12 @@ def spend_deep(value: object, *, indent: int = 0) -> None:
             spend(steps)
             steps = 0
     spend(steps)
+
+
+def charge_deep(value: Any) -> Any:
+    """Take the steps of `spend_deep` and return the value."""
+    spend_deep(value)
+    return value
 
 
 def require_width(width: object) -> None:

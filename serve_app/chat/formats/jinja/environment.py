@@ -19,7 +19,7 @@ from jinja2.utils import Cycler, Joiner, Namespace
 from jinja2.visitor import NodeTransformer
 
 from serve_app.chat.formats.jinja import filters
-from serve_app.chat.formats.jinja.budget import MAX_NUMBER_BITS, BudgetExceeded, spend, spend_deep, spend_text
+from serve_app.chat.formats.jinja.budget import MAX_NUMBER_BITS, BudgetExceeded, charge_deep, spend, spend_deep, spend_text
 from serve_app.chat.formats.jinja.formatting import format_braces, format_percent
 from serve_app.chat.formats.jinja.text_methods import TEXT_METHODS, repeat
 from serve_app.chat.formats.jinja.tracked_text import TrackedText, concat, mark, to_text
@@ -58,7 +58,11 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     def __init__(self) -> None:
         """Set up what `transformers` sets up."""
         super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols], finalize=filters.output, cache_size=0
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[GenerationTag, loopcontrols],
+            finalize=filters.print_value,
+            cache_size=0,
         )
         self.filters = cast(Any, {**filters.build_filters(), **_REWRITING})  # Jinja's annotation takes no callables
         self.tests = cast(Any, filters.build_tests())
@@ -176,9 +180,9 @@ class _Rewriting(NodeTransformer):
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
         self.generic_visit(node)
-        node.expr = _wrap(node.expr, filters.charge_deep)
+        node.expr = _wrap(node.expr, charge_deep)
         for operand in node.ops:
-            operand.expr = _wrap(operand.expr, filters.charge_deep)
+            operand.expr = _wrap(operand.expr, charge_deep)
         return node
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
@@ -189,7 +193,7 @@ class _Rewriting(NodeTransformer):
 
     def visit_Pair(self, node: nodes.Pair) -> nodes.Node:
         self.generic_visit(node)
-        node.key = _wrap(node.key, filters.charge_deep)
+        node.key = _wrap(node.key, charge_deep)
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
@@ -208,7 +212,7 @@ def _tick(node: nodes.Node) -> nodes.Node:
     )
 
 
-def _at_run_time(function: Callable[[Any], Any]) -> Callable[..., Any]:
+def _defer_to_run_time(function: Callable[[Any], Any]) -> Callable[..., Any]:
     """Return a filter that Jinja does not run while it compiles."""
 
     @pass_context
@@ -219,8 +223,8 @@ def _at_run_time(function: Callable[[Any], Any]) -> Callable[..., Any]:
 
 
 _REWRITING: Mapping[str, Callable[..., Any]] = {
-    _ADDED + function.__name__: _at_run_time(function)
-    for function in (filters.iterate, filters.charge, filters.charge_deep, filters.charge_slice, filters.concat_values)
+    _ADDED + function.__name__: _defer_to_run_time(function)
+    for function in (filters.iterate, filters.charge, charge_deep, filters.charge_slice, filters.concat_values)
 }
 
 

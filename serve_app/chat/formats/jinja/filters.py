@@ -20,8 +20,8 @@ from serve_app.chat.formats.jinja.formatting import format_percent
 from serve_app.chat.formats.jinja.tracked_text import TrackedText, concat, is_tracked, mark, to_text
 
 Function = Callable[..., Any]
-_JINJAS: Mapping[str, Any] = FILTERS
-_JINJAS_TESTS: Mapping[str, Any] = TESTS
+_JINJA_FILTERS: Mapping[str, Any] = FILTERS
+_JINJA_TESTS: Mapping[str, Any] = TESTS
 _SELECTING = (
     *("attr", "batch", "default", "d", "dictsort", "first", "groupby", "items", "last", "list", "map", "max", "min"),
     *("reject", "rejectattr", "select", "selectattr", "slice", "sort", "unique"),
@@ -50,13 +50,13 @@ _UNTRACKED = ("filesizeformat", "truncate", "urlencode")
 
 def build_filters() -> dict[str, Function]:
     """Return the filters by name."""
-    jinja = {name: _spending(name, _JINJAS[name]) for name in (*_SELECTING, *_NUMERIC)}
-    untracked = {name: _marking(name, _JINJAS[name]) for name in _UNTRACKED}
-    cases = {name: _on_text(text_methods.TEXT_METHODS[name]) for name in ("capitalize", "lower", "upper")}
+    jinja = {name: _add_spending(name, _JINJA_FILTERS[name]) for name in (*_SELECTING, *_NUMERIC)}
+    untracked = {name: _add_marking(name, _JINJA_FILTERS[name]) for name in _UNTRACKED}
+    cases = {name: _take_text(text_methods.TEXT_METHODS[name]) for name in ("capitalize", "lower", "upper")}
     own: Mapping[str, Function] = {
         "string": to_text,
-        "trim": _on_text(text_methods.strip),
-        "title": _on_text(text_methods.change_case(_JINJAS["title"])),
+        "trim": _take_text(text_methods.strip),
+        "title": _take_text(text_methods.change_case(_JINJA_FILTERS["title"])),
         "escape": _escape,
         "forceescape": _escape,
         "e": _escape,
@@ -75,10 +75,10 @@ def build_filters() -> dict[str, Function]:
 
 def build_tests() -> dict[str, Function]:
     """Return the tests by name."""
-    return {name: _spending(name, test) for name, test in _JINJAS_TESTS.items()}
+    return {name: _add_spending(name, test) for name, test in _JINJA_TESTS.items()}
 
 
-def _spending(name: str, function: Function) -> Function:
+def _add_spending(name: str, function: Function) -> Function:
     """Return a function that takes the steps of its work from the budget first."""
     spend_input = spend_shallow if name in _SHALLOW else spend_deep
 
@@ -103,8 +103,8 @@ def spend_shallow(value: object) -> None:
     spend()
 
 
-def _marking(name: str, function: Function) -> Function:
-    spending = _spending(name, function)
+def _add_marking(name: str, function: Function) -> Function:
+    spending = _add_spending(name, function)
 
     @wraps(function)
     def marked(*args: Any, **kwargs: Any) -> Any:
@@ -117,7 +117,7 @@ def _marking(name: str, function: Function) -> Function:
     return marked
 
 
-def _on_text(method: Function) -> Function:
+def _take_text(method: Function) -> Function:
     def apply(value: Any, *args: Any, **kwargs: Any) -> Any:
         return method(to_text(value), *args, **kwargs)
 
@@ -166,7 +166,7 @@ def _reverse(value: Any) -> Any:
     spend_deep(value)
     if isinstance(value, str):
         return value[::-1]
-    return _JINJAS["reverse"](value)
+    return _JINJA_FILTERS["reverse"](value)
 
 
 @pass_environment
@@ -214,12 +214,6 @@ def charge(value: Any) -> Any:
     return value
 
 
-def charge_deep(value: Any) -> Any:
-    """Take the steps of comparing or hashing a value and return it."""
-    spend_deep(value)
-    return value
-
-
 def charge_slice(value: Any) -> Any:
     """Take the steps of copying a value and return it."""
     if isinstance(value, str):
@@ -234,7 +228,7 @@ def concat_values(values: Iterator[Any]) -> str:
     return concat(map(to_text, values))
 
 
-def output(value: Any) -> str:
+def print_value(value: Any) -> str:
     """Return a value as a template prints it, and take the steps of that."""
     text = "" if isinstance(value, Undefined) else to_text(value)
     spend()

@@ -16,7 +16,7 @@ from serve_app.chat.formats.jinja.source import TemplateSource
 from serve_app.chat.formats.jinja.split import ControlSplitter
 from serve_app.chat.formats.jinja.template import CannotRender
 from serve_app.chat.formats.jinja.variables import measure
-from serve_app.chat.formats.names import format_tokens
+from serve_app.chat.formats.names import find_format_tokens
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.conversation import AnswerForm, Chat, Tool, ToolChoice
 from serve_app.types import Constraint, InvalidValue
@@ -54,7 +54,7 @@ class JinjaFormat:
         self.markers: Mapping[str, str] = MappingProxyType({}) if self._syntax is None else self._syntax.markers
         self.switches_thoughts = "enable_thinking" in self._renderer.variables
         vocabulary = tokenizer.vocabulary
-        self._turn_end = vocabulary.added.get(format_tokens(vocabulary.added).turn_end, vocabulary.stop_ids[-1])
+        self._turn_end = vocabulary.added.get(find_format_tokens(vocabulary.added).turn_end, vocabulary.stop_ids[-1])
         probe(self._renderer, self._splitter, source.file)
 
     async def render(self, chat: Chat) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from string import Formatter
 from typing import Any
 
-from serve_app.chat.formats.jinja.budget import BudgetExceeded, require_width, spend_deep, spend_text
+from serve_app.chat.formats.jinja.budget import BudgetExceeded, charge_deep, require_width, spend_deep, spend_text
 from serve_app.chat.formats.jinja.tracked_text import TrackedText, concat, mark
 
 _FIELD = re.compile(r"%(?:\((?P<key>[^)]*)\))?(?P<style>[#0\- +]*(?:\d+|\*)?(?:\.(?:\d+|\*)?)?[hlL]?)(?P<kind>.)", re.DOTALL)
@@ -17,7 +17,7 @@ GetField = Callable[[str, tuple[Any, ...], Mapping[str, Any]], Any]
 def format_percent(template: str, values: Any) -> str:
     """Return what `template % values` is; raises what it raises."""
     if isinstance(template, TrackedText):
-        return mark(_check_plain(template) % _spent(values))
+        return mark(_check_plain(template) % charge_deep(values))
     return concat(_format_pieces(template, values))
 
 
@@ -46,7 +46,7 @@ def _format_pieces(template: str, values: Any) -> Iterator[str]:
 def _format_one(value: Any, style: str, pattern: str, is_text: bool) -> str:
     if is_text and not style and isinstance(value, str):
         return value
-    result = _check_plain(pattern) % (_spent(value),)
+    result = _check_plain(pattern) % (charge_deep(value),)
     return result if isinstance(value, str) and not isinstance(value, TrackedText) else mark(result)
 
 
@@ -62,11 +62,6 @@ def _check_plain(pattern: str) -> str:
 def _require_widths(style: str) -> None:
     for number in _NUMBER.findall(style):
         require_width(int(number[:9]))
-
-
-def _spent(value: Any) -> Any:
-    spend_deep(value)
-    return value
 
 
 def format_braces(template: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], get_field: GetField) -> str:

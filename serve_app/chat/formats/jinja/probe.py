@@ -5,7 +5,7 @@ from contextlib import suppress
 from serve_app.chat.formats.jinja.renderer import Renderer
 from serve_app.chat.formats.jinja.split import ControlSplitter
 from serve_app.chat.formats.jinja.template import CannotRender
-from serve_app.chat.formats.jinja.variables import CallForm
+from serve_app.chat.formats.jinja.variables import CallEncoding
 from serve_app.conversation import Chat, Ending, Message, Tool, ToolCall
 from serve_app.errors import ModelUnusable
 
@@ -33,7 +33,7 @@ _WITH_TOOLS = (
 
 
 def probe(renderer: Renderer, splitter: ControlSplitter, file: str) -> None:
-    """Choose `Renderer.call_form`; raise `ModelUnusable` for a template that renders no plain conversation.
+    """Choose `Renderer.call_encoding`; raise `ModelUnusable` for a template that renders no plain conversation.
 
     Also raises it where a control token of a prompt would have to be made of text that a client can write: it is then encoded as
     text, and the prompt is not the one that the model was trained on.
@@ -46,7 +46,7 @@ def probe(renderer: Renderer, splitter: ControlSplitter, file: str) -> None:
             refusals.append(error)
             if not error.refused or len(refusals) == len(_PLAIN):
                 raise ModelUnusable(f"{file}: the chat template cannot be run: {error.message}") from error
-    renderer.call_form = _choose_call_form(renderer)
+    renderer.call_encoding = _choose_call_encoding(renderer)
     for chat in _WITH_TOOLS:
         with suppress(CannotRender):
             _require_own_tokens(renderer.render(chat), splitter, file)
@@ -62,17 +62,17 @@ def _require_own_tokens(text: str, splitter: ControlSplitter, file: str) -> None
         )
 
 
-def _choose_call_form(renderer: Renderer) -> CallForm:
-    """Return the first form of tool calls that the template takes; the default where it takes none."""
-    default = renderer.call_form
-    for form in (
-        CallForm(),
-        CallForm(short_ids=True),
-        CallForm(text_arguments=True),
-        CallForm(short_ids=True, text_arguments=True),
+def _choose_call_encoding(renderer: Renderer) -> CallEncoding:
+    """Return the first encoding of tool calls that the template takes; the default where it takes none."""
+    default = renderer.call_encoding
+    for encoding in (
+        CallEncoding(),
+        CallEncoding(short_ids=True),
+        CallEncoding(text_arguments=True),
+        CallEncoding(short_ids=True, text_arguments=True),
     ):
-        renderer.call_form = form
+        renderer.call_encoding = encoding
         with suppress(CannotRender):
             renderer.render(_WITH_TOOLS[-1])
-            return form
+            return encoding
     return default

@@ -6,8 +6,8 @@ from typing import Any
 
 from serve_app.chat.formats.jinja.source import TemplateSource
 from serve_app.chat.formats.jinja.template import CannotRender, ChatTemplate
-from serve_app.chat.formats.jinja.tracked_text import CUT, origins
-from serve_app.chat.formats.jinja.variables import CONTINUE_MARK, EARLIER_ANSWER, CallForm, build_messages, build_tools, measure
+from serve_app.chat.formats.jinja.tracked_text import CUT, find_origins
+from serve_app.chat.formats.jinja.variables import CONTINUE_MARK, EARLIER_ANSWER, CallEncoding, build_messages, build_tools, measure
 from serve_app.conversation import Chat, Ending
 
 _DEVELOPER = re.compile(r"""["']developer["']""")
@@ -25,7 +25,7 @@ class Renderer:
         self._tool_use = self._default if same else ChatTemplate(source.tool_use, source.file)
         self.variables = self._default.variables | self._tool_use.variables
         """Names that the templates read."""
-        self.call_form = CallForm()
+        self.call_encoding = CallEncoding()
         """How the templates take tool calls."""
 
     def render(self, chat: Chat) -> str:
@@ -39,7 +39,7 @@ class Renderer:
         developer = _DEVELOPER.search(self._source.tool_use if chat.tools else self._source.default) is not None
         variables: dict[str, Any] = {
             **self._special_tokens,
-            "messages": build_messages(chat, developer=developer, form=self.call_form),
+            "messages": build_messages(chat, developer=developer, encoding=self.call_encoding),
             "tools": build_tools(chat.tools),
             "documents": None,
             "add_generation_prompt": chat.ending is Ending.OPENED,
@@ -50,7 +50,7 @@ class Renderer:
 def _cut_at_mark(text: str) -> str:
     """Return the text before the last mark; without the white space before it where the template has trimmed the mark's own."""
     whole, name = "".join((text,)), CONTINUE_MARK.strip()
-    found = [at for at in _find(whole, name) if origins(text)[at : at + len(name)] == CUT * len(name)]
+    found = [at for at in _find(whole, name) if find_origins(text)[at : at + len(name)] == CUT * len(name)]
     if not found:
         raise CannotRender("it leaves out the message that the answer is to continue", refused=True)
     before = text[: found[-1]]
@@ -62,7 +62,7 @@ def _cut_earlier(text: str) -> str:
     whole = "".join((text,))
     for at in _find(whole, EARLIER_ANSWER):
         end = at + len(EARLIER_ANSWER)
-        if origins(text)[at:end] == CUT * len(EARLIER_ANSWER):
+        if find_origins(text)[at:end] == CUT * len(EARLIER_ANSWER):
             return text[end:]
     raise CannotRender("it leaves out the conversation so far", refused=True)
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from serve_app.chat.formats.jinja.tracked_text import origins
+from serve_app.chat.formats.jinja.tracked_text import find_origins
 from serve_app.chat.vocabulary import AddedFlags, Vocabulary
 
 _SPACE = "[\\t-\\r \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]"
@@ -33,7 +33,7 @@ class ControlSplitter:
         parts: list[str | int] = []
         at = 0
         plain = "".join((text,))
-        for run in _OF_TEMPLATE.finditer(origins(text)):
+        for run in _OF_TEMPLATE.finditer(find_origins(text)):
             for match in self._pattern.finditer(plain, *run.span()):
                 token = self._ids.get(match[0])
                 start, end = match.span()

@@ -5,20 +5,18 @@ from types import MappingProxyType
 from typing import Any
 
 from serve_app.chat.formats.jinja.budget import require_width, spend, spend_deep, spend_text
-from serve_app.chat.formats.jinja.tracked_text import TrackedText, concat, mark, origins, track
-
-_LINE = "\n"
+from serve_app.chat.formats.jinja.tracked_text import TrackedText, concat, find_origins, mark, track
 
 
 def change_case(method: Callable[[str], str]) -> Callable[[str], str]:
-    """Return a method that changes letters; they keep their origins where the length stays, which no such method shortens."""
+    """Return a method that changes letters. They keep their origins where the length stays; no such method shortens text."""
 
     def changed(text: str) -> str:
         spend_text(3 * len(text))
         result = method(text)
         if not isinstance(text, TrackedText):
             return result
-        return track(result, origins(text)) if len(result) == len(text) else mark(result)
+        return track(result, find_origins(text)) if len(result) == len(text) else mark(result)
 
     return changed
 
@@ -144,7 +142,7 @@ def _pad(text: str, width: int, fill: str, left: int) -> str:
 def repeat(text: str, times: int) -> str:
     """Return what `text * times` is."""
     spend_text(len(text) * max(0, times))
-    return track(str.__mul__(text, times), origins(text) * times)
+    return track(str.__mul__(text, times), find_origins(text) * times)
 
 
 def zfill(text: str, width: int) -> str:
@@ -164,7 +162,7 @@ def _follow(text: str, result: str) -> str:
     return mark(result) if isinstance(text, TrackedText) else result
 
 
-def _read(method: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap_reader(method: Callable[..., Any]) -> Callable[..., Any]:
     """Return a method that returns no text."""
 
     def spent(text: str, *args: Any) -> Any:
@@ -180,7 +178,7 @@ _READERS = (
 )
 _CASES = ("capitalize", "casefold", "lower", "swapcase", "title", "upper")
 TEXT_METHODS: Mapping[str, Callable[..., Any]] = MappingProxyType(
-    {name: _read(getattr(str, name)) for name in _READERS}
+    {name: _wrap_reader(getattr(str, name)) for name in _READERS}
     | {name: change_case(getattr(str, name)) for name in _CASES}
     | {
         method.__name__: method

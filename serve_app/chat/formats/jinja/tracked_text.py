@@ -1,8 +1,8 @@
-"""Text that knows for each character whether the template or a client wrote it.
+"""Text with the origin of each character: the template or a client.
 
 A template treats it as any string, so a conversation renders to the same text as without it. A plain `str` is text of the template
-itself. Every operation of a template on text goes through functions here and beside here; one that cannot follow characters
-returns text that a client wrote, which is the safe direction. Knows no templates and no tokens.
+itself. Every operation of a template on text goes through functions of this folder. A function that cannot follow characters
+returns text of a client, which is the safe direction. Knows no templates and no tokens.
 """
 
 from collections.abc import Iterable, Iterator
@@ -54,7 +54,7 @@ def mark(text: str, origin: bytes = CLIENT) -> str:
     return TrackedText(text, origin * len(text)) if text else text
 
 
-def origins(text: str) -> bytes:
+def find_origins(text: str) -> bytes:
     """Return the origin of each character."""
     return text._origin if isinstance(text, TrackedText) else TEMPLATE * len(text)
 
@@ -66,7 +66,7 @@ def concat(pieces: Iterable[str]) -> str:
     text = "".join(pieces)
     if not any(isinstance(piece, TrackedText) for piece in pieces):
         return text
-    return TrackedText(text, b"".join(map(origins, pieces)))
+    return TrackedText(text, b"".join(map(find_origins, pieces)))
 
 
 def to_text(value: Any) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from serve_app.chat.formats.jinja.tracked_text import CLIENT, CUT, mark, origins, track
+from serve_app.chat.formats.jinja.tracked_text import CLIENT, CUT, find_origins, mark, track
 from serve_app.conversation import Chat, Ending, Message, Tool, ToolCall
 
 CONTINUE_MARK = "CONTINUE_FINAL_MESSAGE_TAG "
@@ -21,7 +21,7 @@ _CACHED_CHARS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
-class CallForm:
+class CallEncoding:
     """How a template takes tool calls; `transformers` documents the default."""
 
     short_ids: bool = False
@@ -30,8 +30,8 @@ class CallForm:
     """Whether arguments are JSON text, not an object."""
 
 
-def build_messages(chat: Chat, *, developer: bool, form: CallForm) -> list[dict[str, Any]]:
-    """Return the messages of a chat, calls in the given form.
+def build_messages(chat: Chat, *, developer: bool, encoding: CallEncoding) -> list[dict[str, Any]]:
+    """Return the messages of a chat, calls in the given encoding.
 
     Without `developer` the template does not know that role, and its messages become the system's. A tool's message has name and
     id of the call whose result it is: results follow calls in order.
@@ -41,16 +41,16 @@ def build_messages(chat: Chat, *, developer: bool, form: CallForm) -> list[dict[
     for message in chat.messages:
         fields = _build_message(message, developer=developer)
         if message.tool_calls:
-            fields["tool_calls"] = [_build_call(call, form) for call in message.tool_calls]
+            fields["tool_calls"] = [_build_call(call, encoding) for call in message.tool_calls]
         if message.role == "assistant":
             pending = iter(message.tool_calls)
         elif message.role == "tool" and (call := next(pending, None)) is not None:
             fields["name"] = mark(call.name)
-            fields["tool_call_id"] = _write_id(call, form)
+            fields["tool_call_id"] = _write_id(call, encoding)
         messages.append(fields)
     if chat.ending is Ending.CONTINUED and messages:
         content = messages[-1]["content"]
-        messages[-1]["content"] = track(content + CONTINUE_MARK, origins(content) + CUT * len(CONTINUE_MARK))
+        messages[-1]["content"] = track(content + CONTINUE_MARK, find_origins(content) + CUT * len(CONTINUE_MARK))
     return messages
 
 
@@ -66,14 +66,14 @@ def _build_message(message: Message, *, developer: bool) -> dict[str, Any]:
     return {"role": role if role in _ROLES else mark(role), "content": mark(message.content)}
 
 
-def _build_call(call: ToolCall, form: CallForm) -> dict[str, Any]:
+def _build_call(call: ToolCall, encoding: CallEncoding) -> dict[str, Any]:
     arguments = call.arguments or "{}"
-    function = {"name": mark(call.name), "arguments": mark(arguments) if form.text_arguments else mark_json(arguments)}
-    return {"id": _write_id(call, form), "type": "function", "function": function}
+    function = {"name": mark(call.name), "arguments": mark(arguments) if encoding.text_arguments else mark_json(arguments)}
+    return {"id": _write_id(call, encoding), "type": "function", "function": function}
 
 
-def _write_id(call: ToolCall, form: CallForm) -> str:
-    if not form.short_ids or (len(call.id) == _SHORT_ID_CHARS and call.id.isalnum()):
+def _write_id(call: ToolCall, encoding: CallEncoding) -> str:
+    if not encoding.short_ids or (len(call.id) == _SHORT_ID_CHARS and call.id.isalnum()):
         return mark(call.id)
     return mark(hashlib.sha256(call.id.encode()).hexdigest()[:_SHORT_ID_CHARS])
 

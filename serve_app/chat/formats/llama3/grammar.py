@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve_app.chat.constraint import map_schemas
-from serve_app.chat.formats.argument_rules import object_schema
-from serve_app.chat.formats.call_rules import CallForm, limit_repeats
+from serve_app.chat.formats.argument_rules import build_arguments_schema
+from serve_app.chat.formats.call_rules import CallForm, write_repeats
 from serve_app.chat.formats.llama3.tokens import CALLS_BEGIN
 from serve_app.chat.lark import quote_literal, style_schema
 from serve_app.conversation import Tool
 from serve_app.types import Constraint, Grammar, JsonSchema
 
+_SEPARATOR = '"; "'
 _SPACE = "/[ \\t\\r\\n]*/"
 _ANY = "/(.|\\n)*/"
 _ARGUMENTS_AT = "#/properties/parameters"
@@ -41,13 +42,12 @@ class Llama3CallForm(CallForm):
 
     def write_guided(self, tools: Sequence[Tool]) -> list[str]:
         """See `CallForm.write_guided`."""
-        return self._write_text_or_calls(tools, '("; " call)*')
+        return self._write_text_or_calls(tools, f"({_SEPARATOR} call)*")
 
     def write_choice(self, tools: Sequence[Tool], answer: Constraint | None, *, parallel: bool) -> list[str]:
         """See `CallForm.write_choice`."""
-        more = limit_repeats(parallel=parallel, separator="; ")
         if answer is None:
-            return self._write_text_or_calls(tools, more)
+            return self._write_text_or_calls(tools, write_repeats(_SEPARATOR, parallel=parallel))
         marked = f" | {CALLS_BEGIN} calls" if self.marker_is_token else ""
         sequence = _write_sequence(parallel=parallel)
         if not isinstance(answer, JsonSchema | Grammar):
@@ -56,7 +56,7 @@ class Llama3CallForm(CallForm):
         return [
             f"start: objects{marked} | answer",
             sequence,
-            f"objects: object{more.replace('call', 'object')}",
+            f"objects: object{write_repeats(_SEPARATOR, parallel=parallel, rule='object')}",
             f"object: {' | '.join(objects)}",
             *(f"{rule}: %json {_write_call_schema(tool)}" for rule, tool in zip(objects, tools, strict=True)),
         ]
@@ -77,12 +77,12 @@ class Llama3CallForm(CallForm):
 
 
 def _write_sequence(*, parallel: bool) -> str:
-    return f"calls: call{limit_repeats(parallel=parallel, separator='; ')}"
+    return f"calls: call{write_repeats(_SEPARATOR, parallel=parallel)}"
 
 
 def _write_call_schema(tool: Tool) -> str:
     """Return the schema of a call to a tool as an object; references within the tool's own schema are moved with it."""
-    arguments = {key: value for key, value in object_schema(tool).items() if key not in ("$schema", "$id")}
+    arguments = {key: value for key, value in build_arguments_schema(tool).items() if key not in ("$schema", "$id")}
     schema = {
         "type": "object",
         "properties": {"name": {"const": tool.name}, "parameters": map_schemas(arguments, _move_reference)},

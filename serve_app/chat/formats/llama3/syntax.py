@@ -7,7 +7,7 @@ from serve_app.chat.formats.call_markers import MarkedCallParser, select_tokens
 from serve_app.chat.formats.call_parser import CallMarks, JsonCallParser
 from serve_app.chat.formats.call_rules import build_constraint
 from serve_app.chat.formats.llama3.grammar import Llama3CallForm
-from serve_app.chat.formats.llama3.tokens import CALLS_BEGIN, CALLS_BEGIN_MARK, CONTROL_TOKENS, MARKERS
+from serve_app.chat.formats.llama3.tokens import CALLS_BEGIN, CALLS_BEGIN_MARK, MARKERS
 from serve_app.conversation import AnswerForm, Tool
 from serve_app.types import Constraint
 
@@ -23,7 +23,6 @@ class Llama3CallSyntax:
     def __init__(self, added: Collection[str] = ()) -> None:
         """Write calls for a vocabulary with these added tokens."""
         self.markers: Mapping[str, str] = select_tokens(MARKERS, added)
-        self.control = CONTROL_TOKENS.intersection(added)
         self._form = Llama3CallForm(marker_is_token=CALLS_BEGIN in added)
 
     def build_constraint(self, tools: Sequence[Tool], form: AnswerForm) -> Constraint | None:

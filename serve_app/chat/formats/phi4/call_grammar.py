@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from serve_app.chat.formats import call_rules
-from serve_app.chat.formats.call_rules import TEXT_RULES, CallForm, limit_repeats
+from serve_app.chat.formats.call_rules import TEXT_RULES, CallForm, write_repeats
 from serve_app.chat.formats.phi4.tokens import CALLS_BEGIN, CALLS_END
 from serve_app.conversation import Tool
 from serve_app.types import Constraint, Grammar
@@ -36,7 +36,8 @@ class Phi4CallForm(CallForm):
 
 
 def _write_list(*, parallel: bool) -> str:
-    return f'calls: "[" call{limit_repeats(parallel=parallel, separator=", ")} "]"'
+    further = write_repeats('", "', parallel=parallel)
+    return f'calls: "[" call{further} "]"'
 
 
 FORM = Phi4CallForm()

@@ -6,7 +6,7 @@ from serve_app.chat.answer_parser import CallParser
 from serve_app.chat.formats.call_rules import build_constraint
 from serve_app.chat.formats.phi4.call_grammar import FORM
 from serve_app.chat.formats.phi4.calls import Phi4CallParser
-from serve_app.chat.formats.phi4.tokens import CALL_TOKENS, MARKERS
+from serve_app.chat.formats.phi4.tokens import MARKERS
 from serve_app.conversation import AnswerForm, Tool
 from serve_app.types import Constraint
 
@@ -15,7 +15,6 @@ class Phi4CallSyntax:
     """Calls as a JSON list between `<|tool_call|>` and `<|/tool_call|>`."""
 
     markers: Mapping[str, str] = MARKERS
-    control = CALL_TOKENS
 
     def build_constraint(self, tools: Sequence[Tool], form: AnswerForm) -> Constraint | None:
         """See `CallSyntax.build_constraint`."""

@@ -23,8 +23,6 @@ TURN_END = "<|end|>"
 TEXT_END = "<|endoftext|>"
 TOOLS_BEGIN, TOOLS_END = "<|tool|>", "<|/tool|>"
 CALLS_BEGIN, CALLS_END = "<|tool_call|>", "<|/tool_call|>"
-CALL_TOKENS = frozenset((TOOLS_BEGIN, TOOLS_END, CALLS_BEGIN, CALLS_END, "<|tool_response|>"))
-"""Control tokens of tools, calls and results."""
 CALLS_BEGIN_MARK, CALLS_END_MARK = "\ufdd0", "\ufdd1"
 """Code points that stand for the two tokens in the text that the parser reads; they are no characters."""
 MARKERS = MappingProxyType({CALLS_BEGIN: CALLS_BEGIN_MARK, CALLS_END: CALLS_END_MARK})
