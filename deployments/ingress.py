@@ -54,7 +54,7 @@ class Ingress:
         _log_requests()
         self._groups = groups
         self._gateway: Gateway | None = None
-        self._fault: ModelUnusable | None = None
+        self._faults: dict[str, ModelUnusable] = {}
         self._models: dict[str, ServedModel] = {}
         self._reasons: dict[str, str] = {}
         """Why a model could not be loaded at the last attempt, by its name."""
@@ -67,15 +67,11 @@ class Ingress:
 
         If the ingress ended instead, Serve would restart it forever and no client could see the reason.
         """
-        models, faults = self._load_models()
+        models, self._faults = self._load_models()
         if not models:
-            only = len(faults) == 1
-            self._fault = ModelUnusable(
-                "; ".join(each.message if only else f"{name}: {each.message}" for name, each in faults.items())
-            )
             return
         settings, routing = self._settings, self._settings.routing
-        catalog = Catalog(settings, models, created=int(time.time()), faults=faults)
+        catalog = Catalog(settings, models, created=int(time.time()), faults=self._faults)
         if self._gateway is not None:
             self._gateway.use(catalog)
             return
@@ -135,8 +131,7 @@ class Ingress:
         if self._gateway is not None:
             self._app = self._build_app(self._gateway)
         else:
-            assert self._fault is not None
-            self._app = create_unusable_app(self._settings, self._snapshot, DIALECTS, lambda: self._fault)
+            self._app = create_unusable_app(self._settings, self._snapshot, DIALECTS, lambda: self._faults)
         if self._reasons:
             self._retrying = asyncio.create_task(self._retry())
 

@@ -4,7 +4,7 @@ Knows dialects as data, and not the meaning of their bodies.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -18,7 +18,7 @@ from starlette.types import Scope
 
 from serve_app.config import AppSettings
 from serve_app.dialects.base import Dialect, Generate, JsonObject, Query, Reply, WireBody, parse
-from serve_app.errors import MethodNotAllowed, NoEngine, NotFound, ServeError, internal_error
+from serve_app.errors import MethodNotAllowed, ModelUnusable, NoEngine, NotFound, ServeError, internal_error
 from serve_app.faults import client_faults
 from serve_app.gateway import Gateway
 from serve_app.http.browsers import BrowserRules
@@ -74,23 +74,28 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
 
 
 def create_unusable_app(
-    settings: AppSettings, fleet: Callable[[], Fleet], dialects: Iterable[Dialect], fault: Callable[[], ServeError | None]
+    settings: AppSettings, fleet: Callable[[], Fleet], dialects: Iterable[Dialect], faults: Callable[[], Mapping[str, ServeError]]
 ) -> FastAPI:
-    """Return the application for the time in which the model cannot be served: GET /health and every error say why.
+    """Return the application for the time in which no model can be served: GET /health and every error say why.
 
-    `fault` returns the current reason.
+    `faults` returns the current reasons by model.
     """
     app = FastAPI(title="phi-serve", docs_url=None, redoc_url=None, openapi_url=None)
     dialects = tuple(dialects)
 
     def reason() -> ServeError:
-        return fault() or NoEngine("the model is about to be served; try again", retry_after_s=1.0)
+        found = faults()
+        if not found:
+            return NoEngine("the model is about to be served; try again", retry_after_s=1.0)
+        if len(found) == 1:
+            return next(iter(found.values()))
+        return ModelUnusable("; ".join(f"{name}: {fault.message}" for name, fault in found.items()))
 
     async def refuse(request: Request) -> Response:
         record = RequestRecord(request_id=request_id(request))
         return error_response(find_dialect(request.scope["path"], dialects), reason(), record)
 
-    mount_unusable_status(app, settings, fleet, reason)
+    mount_unusable_status(app, settings, fleet, faults)
     app.add_api_route("/{path:path}", refuse, methods=_ALL_METHODS)
     _add_edge(app, settings, dialects)
     return app

@@ -1,6 +1,6 @@
 """The status endpoints for operators: health, the cluster's state, metrics. Shows the fleet as JSON."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -32,7 +32,7 @@ def mount_status(app: FastAPI, gateway: Gateway) -> None:
             "model": gateway.settings.default_model,
             "capabilities": [str(task) for task in (Task.REASONING, Task.MATH, Task.CODING)],
             "active_requests": gateway.active,
-            "models": _show_models(gateway, fleet),
+            "models": _show_models(gateway.settings, fleet, gateway.catalog.faults),
             "groups": _show_groups(fleet, gateway.settings),
         }
         return json_response(body, 200 if fleet.ready else 503, {} if fleet.ready else {"retry-after": "5"})
@@ -48,15 +48,15 @@ def mount_status(app: FastAPI, gateway: Gateway) -> None:
 
 
 def mount_unusable_status(
-    app: FastAPI, settings: AppSettings, fleet: Callable[[], Fleet], reason: Callable[[], ServeError]
+    app: FastAPI, settings: AppSettings, fleet: Callable[[], Fleet], faults: Callable[[], Mapping[str, ServeError]]
 ) -> None:
-    """Add the status endpoints of an application that cannot serve its model; health gives the reason."""
+    """Add the status endpoints of an application that can serve none of its models; health gives the reasons by model."""
 
     async def health(request: Request) -> Response:
         body = {
             "status": "failed",
-            "reason": reason().message,
             "model": settings.default_model,
+            "models": _show_models(settings, fleet(), faults()),
             "groups": _show_groups(fleet(), settings),
         }
         return json_response(body, 503, {"retry-after": "10"})
@@ -81,12 +81,12 @@ def show_cluster(fleet: Fleet, settings: AppSettings) -> JsonObject:
     return {"object": "cluster", "ready": fleet.ready, "groups": groups}
 
 
-def _show_models(gateway: Gateway, fleet: Fleet) -> JsonObject:
+def _show_models(settings: AppSettings, fleet: Fleet, faults: Mapping[str, ServeError]) -> JsonObject:
     """Return each model's state, and why it cannot be served."""
     shown: JsonObject = {}
-    for name in gateway.settings.models:
-        groups = [group.name for group in fleet.groups if gateway.settings.model_of(group.name) == name]
-        fault = gateway.catalog.faults.get(name)
+    for name in settings.models:
+        groups = [group.name for group in fleet.groups if settings.model_of(group.name) == name]
+        fault = faults.get(name)
         shown[name] = {"status": "failed" if fault else _summarize_status(fleet.select(groups)), "groups": groups}
         if fault:
             shown[name]["reason"] = fault.message

@@ -76,6 +76,21 @@ def require_architecture(config: Mapping[str, Any], export: str) -> Architecture
     return found
 
 
+def read_count(config: Mapping[str, Any], key: str) -> int:
+    """Return a size of config.json; raises `ModelUnusable` for anything but a positive whole number."""
+    value = config.get(key)
+    if type(value) is not int or value < 1:
+        raise ModelUnusable(f"{key} in config.json is {json.dumps(value)}, not a positive whole number; fetch the model again")
+    return value
+
+
+def read_head_dim(config: Mapping[str, Any], architecture: Architecture) -> int:
+    """Return the width of a head; raises `ModelUnusable` where config.json gives none."""
+    if config.get("head_dim") is not None:
+        return read_count(config, "head_dim")
+    return architecture.head_dim or read_count(config, "hidden_size") // read_count(config, "num_attention_heads")
+
+
 def _shorten(value: object) -> str:
     return str(value.get("quant_method", "set") if isinstance(value, dict) else value)[:40]
 

@@ -275,7 +275,9 @@ class Catalog:
 
     def _require_free(self, name: str) -> str:
         name = require_name(name)
-        if normalize_name(name) in self._own or self.is_auto(name):
+        if self.is_auto(name):
+            raise InvalidRequest("'auto' lets the task choose the model; choose another name", param="model")
+        if normalize_name(name) in self._own:
             raise InvalidRequest(f"'{name}' is a served model's own name; choose another one", param="model")
         return name
 

@@ -19,9 +19,16 @@ from numpy.typing import NDArray
 from serve_app.chat.vocabulary import read_json, read_vocabulary
 from serve_app.errors import ModelUnusable
 from serve_app.files.gguf_vocabulary import build_gguf_vocabulary
-from serve_app.models.architectures import INSTEAD, Architecture, has_tied_embeddings, require_architecture
+from serve_app.models.architectures import (
+    INSTEAD,
+    Architecture,
+    has_tied_embeddings,
+    read_count,
+    read_head_dim,
+    require_architecture,
+)
 from serve_app.models.checkpoint import Checkpoint, require_rows
-from serve_app.models.rope import DEFAULT_THETA, compute_divisors, read_rope
+from serve_app.models.rope import DEFAULT_THETA, compute_divisors, read_number, read_positive, read_rope
 
 _PIECE_WEIGHTS = 1 << 22
 """Weights in memory at once."""
@@ -42,6 +49,14 @@ _SIZES = (
     "vocab_size",
 )
 """Keys of config.json that must be positive whole numbers."""
+_EXPORT = "the GGUF export"
+_ROPE_KINDS = {
+    "llama": ("default", "linear", "llama3"),
+    "phi3": ("default", "longrope"),
+    "qwen2": ("default", "linear"),
+    "qwen3": ("default", "linear"),
+}
+"""Kinds of position embeddings by llama.cpp's architecture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +116,12 @@ def _read_config(model_dir: Path) -> tuple[dict[str, Any], Architecture]:
     if config.get("num_key_value_heads") is None:
         config["num_key_value_heads"] = config.get("num_attention_heads")
     for key in _SIZES:
-        if type(config.get(key)) is not int or config[key] < 1:
-            raise ModelUnusable(f"{key} in config.json is {config.get(key)}, not a positive whole number; fetch the model again")
-    if not isinstance(config.get("rms_norm_eps"), int | float):
-        raise ModelUnusable(f"rms_norm_eps in config.json is {config.get('rms_norm_eps')}, not a number; fetch the model again")
-    kind, _ = read_rope(config)
+        read_count(config, key)
+    config["rms_norm_eps"] = read_number(config, "rms_norm_eps", architecture.epsilon)
+    read_head_dim(config, architecture)
+    kind, settings = read_rope(config)
+    if kind == "linear":
+        read_positive(settings, "factor")
     if kind not in _ROPE_KINDS[architecture.gguf]:
         known = ", ".join(_ROPE_KINDS[architecture.gguf])
         raise ModelUnusable(
@@ -118,21 +134,6 @@ def _read_config(model_dir: Path) -> tuple[dict[str, Any], Architecture]:
             "a vllm group"
         )
     return config, architecture
-
-
-_EXPORT = "the GGUF export"
-_ROPE_KINDS = {
-    "llama": ("default", "linear", "llama3"),
-    "phi3": ("default", "longrope"),
-    "qwen2": ("default", "linear"),
-    "qwen3": ("default", "linear"),
-}
-"""Kinds of position embeddings by llama.cpp's architecture."""
-
-
-def _find_head_dim(config: dict[str, Any], architecture: Architecture) -> int:
-    """Return the width of a head."""
-    return int(config.get("head_dim") or architecture.head_dim or config["hidden_size"] // config["num_attention_heads"])
 
 
 def _read_pieces(tensor: _Tensor, checkpoint: Checkpoint) -> Iterator[NDArray[np.float32]]:
@@ -170,7 +171,7 @@ _LAYER = {
 
 def _list_layer(config: dict[str, Any], architecture: Architecture) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     """Yield llama.cpp's name, the checkpoint's name and the shape of each of a layer's tensors."""
-    hidden, inner, head = int(config["hidden_size"]), int(config["intermediate_size"]), _find_head_dim(config, architecture)
+    hidden, inner, head = int(config["hidden_size"]), int(config["intermediate_size"]), read_head_dim(config, architecture)
     query, key = (int(config[name]) * head for name in ("num_attention_heads", "num_key_value_heads"))
     shapes: dict[str, tuple[int, ...]] = {"attn_norm": (hidden,)}
     if architecture.fused:
@@ -195,7 +196,7 @@ def _plan_tensors(config: dict[str, Any], architecture: Architecture, checkpoint
         checkpoint.require_tensor(source, shape)
         return _Tensor(name, shape, _choose_type(shape, wanted), source, head_rows)
 
-    hidden, head = int(config["hidden_size"]), _find_head_dim(config, architecture)
+    hidden, head = int(config["hidden_size"]), read_head_dim(config, architecture)
     table = (int(config["vocab_size"]), hidden)
     # Tied embeddings are also the head, which four bits would make imprecise for every token.
     yield plan_stored("token_embd.weight", "model.embed_tokens.weight", table, "q8_0" if precision == "q4_0" else precision)
@@ -231,7 +232,7 @@ def _choose_type(shape: tuple[int, ...], precision: str) -> GGMLQuantizationType
 
 def _write_keys(writer: GGUFWriter, config: dict[str, Any], architecture: Architecture, precision: str) -> None:
     kind, settings = read_rope(config)
-    context, head = int(config["max_position_embeddings"]), _find_head_dim(config, architecture)
+    context, head = int(config["max_position_embeddings"]), read_head_dim(config, architecture)
     original = int(settings.get("original_max_position_embeddings") or context)
     share = settings.get("partial_rotary_factor") or 1.0
     writer.add_file_type(_FILE_TYPES[precision])
@@ -254,7 +255,7 @@ def _write_keys(writer: GGUFWriter, config: dict[str, Any], architecture: Archit
         writer.add_value_length(head)
     if kind == "linear":
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(float(settings["factor"]))
+        writer.add_rope_scaling_factor(read_positive(settings, "factor"))
     if kind == "longrope" and context > original:
         # LongRoPE's correction of the attention's scale, which holds for short texts as well.
         writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(context / original) / math.log(original)))

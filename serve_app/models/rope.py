@@ -49,11 +49,11 @@ def compute_divisors(kind: str, settings: Mapping[str, Any], dimensions: int) ->
     """
     if kind not in ("linear", "llama3"):
         return None
-    factor = _read_positive(settings, "factor")
+    factor = read_positive(settings, "factor")
     if kind == "linear":
         return (factor,) * (dimensions // 2)
-    low, high = _read_positive(settings, "low_freq_factor"), _read_positive(settings, "high_freq_factor")
-    original = _read_positive(settings, "original_max_position_embeddings")
+    low, high = read_positive(settings, "low_freq_factor"), read_positive(settings, "high_freq_factor")
+    original = read_positive(settings, "original_max_position_embeddings")
     if low >= high:
         raise ModelUnusable("low_freq_factor in config.json is not below high_freq_factor; fetch the model again")
     theta = read_number(settings, "rope_theta", DEFAULT_THETA)
@@ -62,7 +62,8 @@ def compute_divisors(kind: str, settings: Mapping[str, Any], dimensions: int) ->
     return tuple(map(float, 1.0 / ((1.0 - kept) / factor + kept)))
 
 
-def _read_positive(settings: Mapping[str, Any], key: str) -> float:
+def read_positive(settings: Mapping[str, Any], key: str) -> float:
+    """Return a number of config.json above 0; raises `ModelUnusable` for anything else."""
     value = read_number(settings, key)
     if value <= 0:
         raise ModelUnusable(f"{key} in config.json is {json.dumps(value)}, not a positive number; fetch the model again")

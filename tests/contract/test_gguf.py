@@ -190,7 +190,7 @@ async def test_an_untied_head_and_a_padded_vocabulary_are_served(model_dir: Path
             "asks for yarn position embeddings; the GGUF export knows default, lon",
         ),
         ({"num_hidden_layers": 7}, "no tensor model.layers.6"),
-        ({"hidden_size": None}, "hidden_size in config.json is None, not a positive whole number"),
+        ({"hidden_size": None}, "hidden_size in config.json is null, not a positive whole number"),
         (
             {"vocab_size": 100},
             r"model\.embed_tokens\.weight in model\.safetensors has 2048 rows, but config\.json says vocab_size: 100",

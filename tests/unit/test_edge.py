@@ -275,7 +275,7 @@ async def test_an_app_that_is_unusable_keeps_to_the_same_rules() -> None:
     settings = AppSettings.model_validate({"engines": {"a": {"kind": "fake"}}})
     view = FleetView(settings.engines, 60)
     dialects = (openai.DIALECT, ollama.DIALECT, reasoning.DIALECT)
-    app = create_unusable_app(settings, lambda: view.snapshot(0), dialects, lambda: ModelUnusable("no model"))
+    app = create_unusable_app(settings, lambda: view.snapshot(0), dialects, lambda: {"m": ModelUnusable("no model")})
     asked = {"origin": PAGE.encode(), "access-control-request-method": b"POST"}
     assert (await call(app, CHAT, method="OPTIONS", headers=asked)).status == 204
     seen = await call(app, CHAT, HI, headers={"origin": PAGE.encode()})

@@ -106,6 +106,7 @@ def test_the_format_is_chosen_by_tokens_then_template(tmp_path: Path) -> None:
     assert isinstance(build_format(tokenizer, tmp_path), JinjaFormat)
     with pytest.raises(ModelUnusable, match=r"chat_format: phi4: .* lacks .*<\|assistant\|>"):
         build_format(tokenizer, tmp_path, chat_format="phi4")
+    assert build_format(embedded, EMBEDDED, call_parser="none").capabilities == ()
     with pytest.raises(ModelUnusable, match="tool_call_parser: hermes needs chat_format: jinja"):
         build_format(embedded, EMBEDDED, call_parser="hermes")
     with pytest.raises(ModelUnusable, match="lists no tools; set tool_call_parser: none, or hermes"):

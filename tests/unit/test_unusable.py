@@ -17,7 +17,10 @@ def client() -> httpx.AsyncClient:
     settings = AppSettings.model_validate({"engines": {"a": {"kind": "fake"}}})
     view = FleetView(settings.engines, 60)
     app = create_unusable_app(
-        settings, lambda: view.snapshot(0), (openai.DIALECT, ollama.DIALECT, reasoning.DIALECT), lambda: ModelUnusable(WHY)
+        settings,
+        lambda: view.snapshot(0),
+        (openai.DIALECT, ollama.DIALECT, reasoning.DIALECT),
+        lambda: {"phi-4-mini-instruct": ModelUnusable(WHY)},
     )
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 
@@ -25,7 +28,7 @@ def client() -> httpx.AsyncClient:
 async def test_health_names_the_cause(client: httpx.AsyncClient) -> None:
     health = await client.get("/health")
     assert health.status_code == 503
-    assert health.json()["reason"] == WHY
+    assert health.json()["models"] == {"phi-4-mini-instruct": {"status": "failed", "groups": ["a"], "reason": WHY}}
     assert health.json()["groups"]["a"]["phase"] == "starting"
     assert (await client.get("/livez")).status_code == 200
 

@@ -1,6 +1,8 @@
 """The chat formats by name, and the choice of a model's format and syntax of calls."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from serve_app.chat.formats.base import ChatFormat
 from serve_app.chat.formats.call_syntaxes import NO_CALLS, build_call_syntax, detect_call_syntax
@@ -10,6 +12,9 @@ from serve_app.chat.formats.names import FORMAT_TOKENS, detect_format
 from serve_app.chat.formats.phi4.format import Phi4Format
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.errors import ModelUnusable
+
+FORMATS: Mapping[str, type[Phi4Format]] = MappingProxyType({"phi4": Phi4Format})
+"""The formats of a model family's own; all other models have a template."""
 
 
 def build_format(
@@ -26,9 +31,9 @@ def build_format(
         missing = sorted(FORMAT_TOKENS[name].required - added.keys())
         if missing:
             raise ModelUnusable(f"chat_format: {name}: tokenizer.json lacks the control tokens {', '.join(missing)}; leave it out")
-        if call_parser not in (None, name):
+        if call_parser not in (None, NO_CALLS, name):
             raise ModelUnusable(f"tool_call_parser: {call_parser} needs chat_format: jinja; the format {name} has its own calls")
-        return Phi4Format(tokenizer)
+        return FORMATS[name](tokenizer, calls=call_parser != NO_CALLS)
     source = None if folder is None else find_template(folder)
     if source is None or folder is None:
         raise ModelUnusable(

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.errors import ModelUnusable
-from serve_app.models.architectures import INSTEAD, Architecture, has_tied_embeddings, require_architecture
+from serve_app.models.architectures import (
+    INSTEAD,
+    Architecture,
+    has_tied_embeddings,
+    read_count,
+    read_head_dim,
+    require_architecture,
+)
 from serve_app.models.rope import DEFAULT_THETA, compute_divisors, read_number, read_rope
 
 
@@ -82,9 +89,9 @@ def read_decoder(model_dir: Path) -> Decoder:
     except (OSError, ValueError) as error:
         raise ModelUnusable("config.json is missing or unreadable in the model's folder; fetch the model again") from error
     architecture = require_architecture(config if isinstance(config, dict) else {}, _EXPORT)
-    hidden, heads, context = (_read_count(config, key) for key in ("hidden_size", "num_attention_heads", "max_position_embeddings"))
-    kv_heads = _read_count(config, "num_key_value_heads") if config.get("num_key_value_heads") is not None else heads
-    head_dim = _read_count(config, "head_dim") if config.get("head_dim") is not None else architecture.head_dim or hidden // heads
+    hidden, heads, context = (read_count(config, key) for key in ("hidden_size", "num_attention_heads", "max_position_embeddings"))
+    kv_heads = read_count(config, "num_key_value_heads") if config.get("num_key_value_heads") is not None else heads
+    head_dim = read_head_dim(config, architecture)
     if heads % kv_heads:
         raise ModelUnusable(
             f"config.json has {heads} num_attention_heads for {kv_heads} num_key_value_heads; the first must be a multiple "
@@ -93,17 +100,17 @@ def read_decoder(model_dir: Path) -> Decoder:
     window = config.get("sliding_window") if architecture.has_window else None
     return Decoder(
         architecture=architecture,
-        layers=_read_count(config, "num_hidden_layers"),
+        layers=read_count(config, "num_hidden_layers"),
         hidden=hidden,
-        inner=_read_count(config, "intermediate_size"),
+        inner=read_count(config, "intermediate_size"),
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        vocabulary=_read_count(config, "vocab_size"),
+        vocabulary=read_count(config, "vocab_size"),
         tied=has_tied_embeddings(config),
         epsilon=read_number(config, "rms_norm_eps", architecture.epsilon),
         # A window as long as the context has no effect.
-        window=_read_count(config, "sliding_window") if window is not None and window < context else None,
+        window=read_count(config, "sliding_window") if window is not None and window < context else None,
         context=context,
         rotary=_read_rotary(config, head_dim, context),
     )
@@ -121,7 +128,7 @@ def _read_rotary(config: Mapping[str, Any], head_dim: int, context: int) -> Rota
         raise ModelUnusable(
             f"config.json asks for {kind} position embeddings; {_EXPORT} knows default, linear, llama3 and longrope: {INSTEAD}"
         )
-    original = _read_count(both, "original_max_position_embeddings")
+    original = read_count(both, "original_max_position_embeddings")
     factors = both.get("short_factor")
     pairs = dimensions // 2
     if not isinstance(factors, list) or len(factors) != pairs or not all(isinstance(each, int | float) for each in factors):
@@ -132,10 +139,3 @@ def _read_rotary(config: Mapping[str, Any], head_dim: int, context: int) -> Rota
     computed = math.sqrt(1 + math.log(extension) / math.log(original)) if extension > 1 else 1.0
     scale = float(given) if given > 0 else computed
     return Rotary(dimensions=dimensions, theta=theta, factors=tuple(map(float, factors)), scale=scale, positions=original)
-
-
-def _read_count(config: Mapping[str, Any], key: str) -> int:
-    value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ModelUnusable(f"{key} in config.json is {json.dumps(value)}, not a positive whole number; fetch the model again")
-    return value

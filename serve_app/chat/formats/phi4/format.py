@@ -10,12 +10,12 @@ class Phi4Format(Phi4CallSyntax):
     """The format over one tokenizer; raises `KeyError` at construction when a control token is missing."""
 
     go_template = GO_TEMPLATE
-    capabilities: tuple[str, ...] = ("tools",)
     keeps_text = True
     switches_thoughts = False
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        """Look up the control tokens once."""
+    def __init__(self, tokenizer: Tokenizer, *, calls: bool = True) -> None:
+        """Look up the control tokens once; without `calls` the model is offered no tools."""
+        self.capabilities: tuple[str, ...] = ("tools",) if calls else ()
         self._template = Phi4Template(tokenizer)
 
     async def render(self, chat: Chat) -> tuple[int, ...]:
