@@ -255,6 +255,16 @@ def test_other_tokenizers_are_refused_with_their_kind(tmp_path: Path) -> None:
         read_tokenizer_file(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "step", [5, ["x"], {"type": "Sequence", "processors": [5]}, {"type": "TemplateProcessing", "single": [5]}]
+)
+def test_a_post_processor_of_no_known_form_is_refused(tmp_path: Path, step: object) -> None:
+    path = write_model(FAMILIES["chatml"], tmp_path) / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": step}))
+    with pytest.raises(ModelUnusable, match=r"^tokenizer\.json has a post_processor of no known form"):
+        Tokenizer.load(tmp_path)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_byte_level_tokenizers_of_other_families_encode_as_their_library(name: str, tmp_path: Path) -> None:
     family = FAMILIES[name]
