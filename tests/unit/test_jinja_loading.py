@@ -332,3 +332,22 @@ def test_the_clients_system_message_stays_before_the_tools() -> None:
     assert second == chat.messages[1]
     plain = Chat(messages=chat.messages)
     assert write_tools_as_text(plain) == plain
+
+
+def test_a_users_turn_after_results_is_one_turn_with_them() -> None:
+    """Templates whose turns must alternate take no two turns of the user; the name is one as JSON."""
+    call = ToolCall(name='get"weather', arguments="", id="1")
+    chat = Chat(
+        messages=(
+            Message(role="user", content="Weather?"),
+            Message(role="assistant", tool_calls=(call,)),
+            Message(role="tool", content="sunny"),
+            Message(role="user", content="And tomorrow?"),
+        ),
+    )
+    roles = [(message.role, message.content) for message in write_tools_as_text(chat).messages]
+    assert roles == [
+        ("user", "Weather?"),
+        ("assistant", '<tool_call>\n{"name": "get\\"weather", "arguments": {}}\n</tool_call>'),
+        ("user", "<tool_response>\nsunny\n</tool_response>\n\nAnd tomorrow?"),
+    ]
