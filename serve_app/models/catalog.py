@@ -127,6 +127,10 @@ class Catalog:
         held_by = tuple(group for group in self._settings.engines if self._settings.model_of(group) == model.name)
         return Resolved(model, variant, held_by, self._restrict(name, model, held_by))
 
+    def find_model(self, name: str | None) -> str:
+        """Return the own name of the model behind a client's `name`, whether it can be served or not; raises `ModelNotFound`."""
+        return self._find_root(self._find(name))
+
     def list(self, measure: Callable[[str], int]) -> tuple[ModelInfo, ...]:
         """Return the description of every name; `measure` returns the context in tokens of a model, by its own name."""
         found = tuple(self._describe(variant, measure) for variant in self.variants)
@@ -140,7 +144,7 @@ class Catalog:
         return bool(self._routing.auto) and self._is_usable(self._routing.find_auto_model(Task.GENERAL))
 
     def _is_usable(self, name: str | None) -> bool:
-        return self._find_root(self._find(name)) in self._models
+        return self.find_model(name) in self._models
 
     def _describe_auto(self, measure: Callable[[str], int]) -> ModelInfo:
         """Describe `auto` by the model for general tasks; its context is that of the model with the shortest one."""

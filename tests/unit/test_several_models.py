@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -223,6 +224,46 @@ async def test_another_model_answers_only_where_that_is_allowed(fault: str, stre
     assert (answer.status_code, answer.headers["x-model"], answer.headers["x-route-reason"]) == (200, "phi", "auto-fallback")
     assert '"model":"phi"' in answer.text
     assert wrong.status_code == 400
+
+
+async def test_a_model_that_stands_in_and_refuses_does_not_make_the_request_a_faulty_one() -> None:
+    routing = {"auto": {"coding": "smol", "general": "phi"}, "auto_fallback": ["phi"]}
+    async with _two(routing=routing, b={"absent": True}) as app:
+        thinking = await _ask(app, "auto", CODE, path="/api/chat", think=True, stream=False)
+        too_long = await _ask(app, "auto", CODE * 60)
+        own = await _ask(app, "phi", path="/api/chat", think=True, stream=False)
+    assert [answer.status_code for answer in (thinking, own)] == [503, 400]
+    assert "b is starting" in thinking.json()["error"]
+    assert too_long.status_code == 200
+    models = {"phi": {}, "smol": {"think_tags": ["<think>", "</think>"]}, "third": {"think_tags": ["<think>", "</think>"]}}
+    more = {"c": {"model": "third"}}
+    settings = {"models": models, "routing": routing | {"auto_fallback": ["phi", "third"]}}
+    async with running(settings, a={}, b={"model": "smol", "absent": True}, **more) as app:
+        answer = await _ask(app, "auto", CODE, path="/api/chat", think=True, stream=False)
+    assert (answer.status_code, answer.headers["x-model"], answer.headers["x-engine"]) == (200, "third", "c")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_all_models_together_have_the_time_of_one_request(stream: bool) -> None:
+    routing = AUTO | {"auto_fallback": ["phi"]}
+    slow = {"tokens_per_second": 0.2}
+    async with _two(routing=routing, a=slow, b=slow) as app:
+        began = time.monotonic()
+        answer = await _ask(app, "auto", CODE, headers={"x-timeout-s": "0.5"}, stream=stream)
+        assert time.monotonic() - began < 0.9
+        assert (answer.status_code, answer.headers["x-model"]) == (504, "smol")
+        assert not app.engines["a"].requests
+
+
+async def test_a_model_under_another_of_its_names_does_not_stand_in_for_itself() -> None:
+    routing = {"auto": {"coding": "smol", "general": "phi"}, "auto_fallback": ["SMOL:latest", "tutor"]}
+    variants = {"tutor": {"from": "smol", "system": "S"}}
+    async with _two({"variants": variants}, routing=routing, b={"fault": "fail_first"}) as app:
+        named = await _ask(app, "smol", CODE)
+        requests = len(app.engines["b"].requests)
+        answer = await _ask(app, "auto", CODE)
+        assert len(app.engines["b"].requests) <= 2 * requests
+    assert (named.status_code, answer.status_code) == (500, 500)
 
 
 async def test_auto_is_listed_as_a_model_in_every_api() -> None:
