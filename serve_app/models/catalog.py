@@ -102,8 +102,6 @@ class Catalog:
         return self._routing.auto_unnamed if name is None else normalize_name(name) == AUTO
 
     def _configure_variant(self, name: str, wanted: VariantSettings) -> Variant:
-        if normalize_name(name) in self._configured:
-            raise InvalidRequest(f"variants: '{name}' and '{self._configured[normalize_name(name)].name}' are the same name")
         changes = wanted.model_dump(exclude={"parent"}, exclude_unset=True)
         parent = self._find_parent(wanted.parent or self._settings.default_model)
         variant = replace(parent.derive(self._require_free(name), changes, self.created), stored=False)

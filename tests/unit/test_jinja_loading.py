@@ -255,9 +255,7 @@ def test_other_tokenizers_are_refused_with_their_kind(tmp_path: Path) -> None:
         read_tokenizer_file(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "step", [5, ["x"], {"type": "Sequence", "processors": [5]}, {"type": "TemplateProcessing", "single": [5]}]
-)
+@pytest.mark.parametrize("step", [5, ["x"], {"type": "Sequence", "processors": [5]}, {"type": "TemplateProcessing", "single": [5]}])
 def test_a_post_processor_of_no_known_form_is_refused(tmp_path: Path, step: object) -> None:
     path = write_model(FAMILIES["chatml"], tmp_path) / "tokenizer.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": step}))
