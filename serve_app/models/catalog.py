@@ -103,7 +103,10 @@ class Catalog:
 
     def _configure_variant(self, name: str, wanted: VariantSettings) -> Variant:
         changes = wanted.model_dump(exclude={"parent"}, exclude_unset=True)
-        parent = self._find_parent(wanted.parent or self._settings.default_model)
+        # A configured parent comes first: no model that a client made may change what the operator configured, or stop the start.
+        given = wanted.parent or self._settings.default_model
+        known = self._configured.get(normalize_name(given))
+        parent = self._find_parent(given) if known is None else known
         variant = replace(parent.derive(self._require_free(name), changes, self.created), stored=False)
         if variant.root in self._models:  # else nothing can count its tokens, and no request reaches it
             require_usable(variant, self._models[variant.root].count_least)
@@ -113,7 +116,7 @@ class Catalog:
     def variants(self) -> tuple[Variant, ...]:
         """Every name that can be served, with what it adds to its model, the models' own first."""
         names = self._own | self._configured | dict(self._stored()) | self._own
-        return tuple(variant for variant in names.values() if self._find_root(variant) in self._models)
+        return tuple(each for key, each in names.items() if self._find_root(each) in self._models and not self.is_auto(key))
 
     def resolve(self, name: str | None) -> Resolved:
         """Return the model, variant and groups behind a client's `name`, None meaning the default model.
@@ -213,8 +216,8 @@ class Catalog:
 
     def delete(self, name: str) -> None:
         """Delete a variant made through the API; raises `ModelNotFound`, `InvalidRequest` for configured ones, `StorageFailed`."""
-        found = self._own[normalize_name(self._settings.default_model)] if self.is_auto(name) else self._find(name)
-        if not found.stored:
+        found = self._stored().get(normalize_name(name)) if self.is_auto(name) else self._find(name)
+        if found is None or not found.stored:
             raise InvalidRequest(f"'{name}' is part of the configuration; the operator removes it there", param="model")
         self._require_store().remove(found.name)
 

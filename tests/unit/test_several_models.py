@@ -2,14 +2,15 @@
 
 import json
 import logging
-import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from serve_app.accounting import REQUEST_LOG
+from serve_app.config import RoutingSettings
 from serve_app.errors import ModelUnusable
 from serve_app.models.catalog import Catalog
 from tests.unit.app import App, running, served_models
@@ -248,9 +249,7 @@ async def test_all_models_together_have_the_time_of_one_request(stream: bool) ->
     routing = AUTO | {"auto_fallback": ["phi"]}
     slow = {"tokens_per_second": 0.2}
     async with _two(routing=routing, a=slow, b=slow) as app:
-        began = time.monotonic()
         answer = await _ask(app, "auto", CODE, headers={"x-timeout-s": "0.5"}, stream=stream)
-        assert time.monotonic() - began < 0.9
         assert (answer.status_code, answer.headers["x-model"]) == (504, "smol")
         assert not app.engines["a"].requests
 
@@ -280,3 +279,28 @@ async def test_auto_is_listed_as_a_model_in_every_api() -> None:
     assert tags["name"] == "auto:latest"
     assert shown.status_code == counted.status_code == load.status_code == 200
     assert (derived.status_code, removed.status_code) == (400, 400)
+
+
+async def test_a_model_called_auto_that_was_made_before_is_hidden_and_can_be_deleted(tmp_path: Path) -> None:
+    async with _two({"models_dir": str(tmp_path)}) as app:
+        assert (await app.client.post("/api/create", json={"model": "auto", "from": "smol"})).status_code == 200
+        app.gateway.configure(RoutingSettings.model_validate(AUTO))
+        names = [model["id"] for model in (await app.client.get("/v1/models")).json()["data"]]
+        chosen = await _ask(app, "auto", STORY)
+        removed = [(await app.client.request("DELETE", "/api/delete", json={"model": "auto"})).status_code for _ in range(2)]
+    assert names == ["phi", "p", "smol", "auto"]
+    assert chosen.headers["x-model"] == "phi"
+    assert removed == [200, 400]
+    assert not list(tmp_path.glob("*.json"))
+
+
+async def test_a_clients_model_is_no_parent_of_a_configured_one(tmp_path: Path) -> None:
+    """Else a client could write system prompts into the operator's variants, or keep the ingress from starting again."""
+    variants = {"base": {"from": "smol", "system": "Mine."}, "tutor": {"from": "base", "parameters": {"num_ctx": 100}}}
+    settings = {"models_dir": str(tmp_path), "variants": variants}
+    async with _two(settings) as app:
+        hiding = await app.client.post("/api/create", json={"model": "base", "from": "phi", "system": "word " * 200})
+        assert hiding.status_code == 200
+    async with _two(settings) as app:
+        tutor = app.gateway.catalog.resolve("tutor")
+    assert (tutor.model.name, tutor.variant.settings.system) == ("smol", "Mine.")
