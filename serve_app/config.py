@@ -247,6 +247,8 @@ class AppSettings(Settings):
         if "ingress" in self.engines:
             raise ValueError("engines: 'ingress' is the name of the ingress deployment; call the group something else")
         for name, group in self.engines.items():
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):  # it stands in headers
+                raise ValueError(f"engines: {name[:100]!r} is no name of a group; use up to 100 letters, digits, '_', '.' and '-'")
             if group.model is not None and group.model not in self.models:
                 raise ValueError(f"engines.{name}.model: no model '{group.model}'; configured are: {', '.join(self.models)}")
         served = {self.model_of(group) for group in self.engines}
