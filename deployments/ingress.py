@@ -18,7 +18,7 @@ from deployments.wait_for_reports import WaitForReports
 from serve_app.accounting import REQUEST_LOG
 from serve_app.config import AppSettings, RoutingSettings, require_names
 from serve_app.dialects import ollama, openai, reasoning
-from serve_app.errors import ModelUnusable
+from serve_app.errors import ModelUnusable, RequestError
 from serve_app.gateway import Gateway
 from serve_app.http.app import create_app, create_unusable_app
 from serve_app.metrics import IngressMetrics
@@ -27,7 +27,7 @@ from serve_app.models.locate import locate
 from serve_app.models.served import ServedModel
 from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import Fleet, FleetView
-from serve_app.types import Phase
+from serve_app.types import InvalidValue, Phase
 
 logger = logging.getLogger(__name__)
 
@@ -58,20 +58,22 @@ class Ingress:
         self._models: dict[str, ServedModel] = {}
         self._reasons: dict[str, str] = {}
         """Why a model could not be loaded at the last attempt, by its name."""
+        self._routing = settings.routing
+        """With the changes of `user_config`, which may come before any model can be served."""
         self._app: ASGIApp | None = None
         self._retrying: asyncio.Task[None] | None = None
-        self._try_to_serve()
+        self._serve(*self._load_models())
 
-    def _try_to_serve(self) -> None:
+    def _serve(self, models: list[ServedModel], faults: dict[str, ModelUnusable]) -> None:
         """Build the gateway over the models that can be served, or keep the reason why none can.
 
         If the ingress ended instead, Serve would restart it forever and no client could see the reason.
         """
-        models, self._faults = self._load_models()
+        self._faults = faults
         if not models:
             return
         settings, routing = self._settings, self._settings.routing
-        catalog = Catalog(settings, models, created=int(time.time()), faults=self._faults)
+        catalog = Catalog(settings, models, created=int(time.time()), faults=faults)
         if self._gateway is not None:
             self._gateway.use(catalog)
             return
@@ -84,6 +86,7 @@ class Ingress:
             fleet=self._snapshot,
             metrics=IngressMetrics(serve.get_replica_context().replica_id.unique_id),
         )
+        self._gateway.configure(self._routing)
 
     def _load_models(self) -> tuple[list[ServedModel], dict[str, ModelUnusable]]:
         """Return the models that can be served, and why the others cannot: one that fails leaves the others alone."""
@@ -106,7 +109,12 @@ class Ingress:
         while self._gateway is None or self._gateway.catalog.faults:
             await asyncio.sleep(_RETRY_S)
             had_none = self._gateway is None
-            await asyncio.to_thread(self._try_to_serve)
+            loaded = await asyncio.to_thread(self._load_models)
+            try:  # on the loop: `reconfigure` changes the gateway too
+                self._serve(*loaded)
+            except (RequestError, InvalidValue) as error:  # a variant of a model that only now can be loaded
+                logger.error("the repaired models are not served: variants: %s", error)
+                continue
             if had_none and self._gateway is not None:
                 self._app = self._build_app(self._gateway)
 
@@ -123,6 +131,7 @@ class Ingress:
         except ValueError as error:
             logger.error("user_config of the ingress is not used: %s", error)
             return
+        self._routing = routing
         if self._gateway is not None:
             self._gateway.configure(routing)
 
@@ -165,13 +174,16 @@ def _choose_accept_timeout_s(routing: RoutingSettings, group: str) -> float:
 
 def merge_routing(settings: AppSettings, user_config: Mapping[str, Any]) -> RoutingSettings:
     """Return `args.routing` with the fields in `user_config["routing"]`; raises `ValueError` for unknown and invalid fields."""
+    changes = user_config.get("routing") or {} if isinstance(user_config, Mapping) else None
+    if not isinstance(changes, Mapping):
+        raise ValueError("it is a mapping with the key routing, and routing is a mapping of fields")
     unknown = set(user_config) - {"routing"}
     if unknown:
-        raise ValueError(f"unknown: {', '.join(sorted(unknown))}; known is: routing")
-    fixed = set(user_config.get("routing") or {}) & {"stale_after_s", "accept_timeout_s", "sleeping", "wake_timeout_s"}
+        raise ValueError(f"unknown: {', '.join(sorted(map(str, unknown)))}; known is: routing")
+    fixed = set(changes) & {"stale_after_s", "accept_timeout_s", "sleeping", "wake_timeout_s"}
     if fixed:
         raise ValueError(f"routing.{fixed.pop()} is read at start only; set it under args")
-    merged = settings.routing.model_dump() | dict(user_config.get("routing") or {})
+    merged = settings.routing.model_dump() | dict(changes)
     routing = RoutingSettings.model_validate(merged)
     require_names(routing, settings)
     return routing

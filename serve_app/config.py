@@ -247,6 +247,8 @@ class AppSettings(Settings):
         if "ingress" in self.engines:
             raise ValueError("engines: 'ingress' is the name of the ingress deployment; call the group something else")
         for name, group in self.engines.items():
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):  # it stands in headers
+                raise ValueError(f"engines: {name[:100]!r} is no name of a group; use up to 100 letters, digits, '_', '.' and '-'")
             if group.model is not None and group.model not in self.models:
                 raise ValueError(f"engines.{name}.model: no model '{group.model}'; configured are: {', '.join(self.models)}")
         served = {self.model_of(group) for group in self.engines}
@@ -260,6 +262,8 @@ class AppSettings(Settings):
         owners: dict[str, str] = {}
         for model, settings in self.models.items():
             for name in (model, *settings.aliases):
+                if not normalize_name(name) or not name.isprintable() or " " in name:
+                    raise ValueError(f"models.{model}: {name!r} is no name; write one or more characters without blanks")
                 owner = owners.setdefault(normalize_name(name), model)
                 if owner != model:
                     raise ValueError(f"models.{model}: '{name}' is also a name of the model {owner}; names must differ")
@@ -269,6 +273,11 @@ class AppSettings(Settings):
     @model_validator(mode="after")
     def _check_variants(self) -> "AppSettings":
         """Check variants here, not in `VariantSettings`: files of stored variants must stay readable, to be shown and deleted."""
+        taken = {normalize_name(name): name for model, each in self.models.items() for name in (model, *each.aliases)}
+        for name in self.variants:
+            if normalize_name(name) in taken:
+                raise ValueError(f"variants.{name}: '{taken[normalize_name(name)]}' is the same name; names must differ")
+            taken[normalize_name(name)] = name
         for name, variant in self.variants.items():
             try:
                 ollama.require_usable(variant.parameters)
@@ -305,7 +314,19 @@ def require_names(routing: RoutingSettings, settings: AppSettings) -> None:
         for group in groups:
             if group not in settings.engines:
                 raise ValueError(f"routing.{field}: no engine group '{group}'; configured are: {', '.join(settings.engines)}")
+    _require_own_groups(routing, settings)
     _require_auto_names(routing, settings)
+
+
+def _require_own_groups(routing: RoutingSettings, settings: AppSettings) -> None:
+    owners = {normalize_name(name): model for model, each in settings.models.items() for name in (model, *each.aliases)}
+    for name, groups in routing.models.items():
+        owner = owners.get(normalize_name(name))
+        for group in groups:
+            if owner is not None and settings.model_of(group) != owner:
+                raise ValueError(
+                    f"routing.models.{name}: the group '{group}' serves the model '{settings.model_of(group)}', not this"
+                )
 
 
 def _require_auto_names(routing: RoutingSettings, settings: AppSettings) -> None:

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from serve_app.accounting import account
 from serve_app.attempts import Attempts, Generator
@@ -22,7 +22,16 @@ from serve_app.conversation import (
     Started,
     TaskDecision,
 )
-from serve_app.errors import CapacityError, EngineError, InvalidRequest, ModelUnusable, NoEngine, Overloaded
+from serve_app.errors import (
+    CapacityError,
+    DeadlineExceeded,
+    EngineError,
+    InvalidRequest,
+    ModelUnusable,
+    NoEngine,
+    Overloaded,
+    ServeError,
+)
 from serve_app.faults import client_faults
 from serve_app.generation import Generation, build_generations
 from serve_app.merge import merge
@@ -35,6 +44,20 @@ from serve_app.routing.fleet import Fleet
 from serve_app.routing.policy import Policy, Route
 from serve_app.routing.tasks import decide
 from serve_app.types import Task
+
+
+def _choose_failure(first: ServeError | None, error: ServeError, record: RequestRecord) -> ServeError:
+    """Return the failure of a request that one more model has not answered; raises `error` where no other model may be tried.
+
+    That a model which only stands in refuses the request says nothing about the request: the first model would take it later.
+    """
+    if record.started or isinstance(error, DeadlineExceeded):
+        raise error
+    if isinstance(error, CapacityError | EngineError | ModelUnusable):
+        return error
+    if first is None:
+        raise error
+    return first
 
 
 @dataclass(slots=True)
@@ -79,20 +102,27 @@ class Gateway:
         if not request.prompts:
             self._check_route(names[0], request, record)
             return
+        longest_s = self.settings.limits.request_timeout_s
+        deadline = time.monotonic() + min(request.timeout_s or longest_s, longest_s)
         with account(request, record, self.metrics):
-            for name in names[:-1]:
+            failure: ServeError | None = None
+            tried: set[str] = set()
+            for name in names:
+                if failure is not None:
+                    if self.catalog.find_model(name) in tried:
+                        continue
+                    request = replace(request, timeout_s=max(0.001, round(deadline - time.monotonic(), 3)))
+                    record.falls_back, record.group = True, None
                 try:
                     async with aclosing(self._generate_by(name, request, record)) as events:
                         async for event in events:
                             yield event
                     return
-                except (CapacityError, EngineError, ModelUnusable):
-                    if record.started:
-                        raise
-                    record.falls_back = True
-            async with aclosing(self._generate_by(names[-1], request, record)) as events:
-                async for event in events:
-                    yield event
+                except ServeError as error:
+                    failure = _choose_failure(failure, error, record)
+                    tried.add(record.served_model)
+            assert failure is not None
+            raise failure
 
     def _choose_models(self, request: GenerateRequest) -> ModelChoice:
         """Return the names of the models to try: the client's, or for `auto` those of the task."""

@@ -96,8 +96,14 @@ class AnswerParser:
     def _split_pieces(self, pieces: list[tuple[str, bool]]) -> list[Part]:
         parts: list[Part] = []
         for piece, is_thought in pieces:
-            parts += [Thought(piece)] if is_thought else self._split_calls(piece)
+            parts += [Thought(self._spell_markers(piece))] if is_thought else self._split_calls(piece)
         return parts
+
+    def _spell_markers(self, text: str) -> str:
+        """Return a thought with the markers' names: a call in it is none, and no code point may reach a client."""
+        for name, code_point in self._markers.items():
+            text = text.replace(code_point, name)
+        return text
 
     def _split_calls(self, text: str) -> list[Part]:
         return [text] if self._calls is None else list[Part](self._calls.push(text))

@@ -182,19 +182,24 @@ def _read_flags(entry: Mapping[str, Any]) -> AddedFlags:
 
 def _read_prefix(file: TokenizerFile) -> tuple[int, ...]:
     """Return the tokens before the text in the post-processor's template; raises `ModelUnusable` for one that does not exist."""
-    step = file.content.get("post_processor") or {}
+    try:
+        names = _list_prefix(file.content.get("post_processor") or {})
+    except (TypeError, AttributeError) as error:
+        raise ModelUnusable(f"{TOKENIZER_FILE} has a post_processor of no known form; fetch the model again") from error
+    unknown = [name for name in names if name not in file.added]
+    if unknown:
+        raise ModelUnusable(
+            f"{TOKENIZER_FILE} begins texts with {_show_token(unknown[0])}, which is no token; fetch the model again"
+        )
+    return tuple(file.added[name] for name in names)
+
+
+def _list_prefix(step: Mapping[str, Any]) -> list[str]:
     for part in [step, *(step.get("processors") or ())]:
-        if part.get("type") != "TemplateProcessing":
-            continue
-        before = list(takewhile(lambda piece: "Sequence" not in piece, part.get("single") or ()))
-        names = [str(piece.get("SpecialToken", {}).get("id")) for piece in before]
-        unknown = [name for name in names if name not in file.added]
-        if unknown:
-            raise ModelUnusable(
-                f"{TOKENIZER_FILE} begins texts with {_show_token(unknown[0])}, which is no token; fetch the model again"
-            )
-        return tuple(file.added[name] for name in names)
-    return ()
+        if part.get("type") == "TemplateProcessing":
+            before = takewhile(lambda piece: "Sequence" not in piece, part.get("single") or ())
+            return [str(piece.get("SpecialToken", {}).get("id")) for piece in before]
+    return []
 
 
 def _require_one_id_each(entries: list[Any], vocab: Mapping[str, int], added: Mapping[str, int]) -> None:

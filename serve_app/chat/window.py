@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from serve_app.conversation import Chat, Ending, Message
+from serve_app.types import InvalidValue
 
 _KEPT_ROLES = ("system", "developer")
 
@@ -17,8 +18,8 @@ async def fit_to_window(
 ) -> tuple[tuple[int, ...], int]:
     """Return the prompt's token ids and how many messages were dropped, the fewest that make it shorter than `window` tokens.
 
-    The kept turns begin with a user's turn, or are the last message alone; where even that is too long, its ids are returned.
-    Raises what `render` raises.
+    The kept turns begin with a user's turn, or are the last message alone; where even that is too long, its ids are returned, and
+    the whole prompt's where the format takes no such message alone. Raises what `render` raises.
     """
     ids = await render(chat)
     if len(ids) < window:
@@ -29,7 +30,12 @@ async def fit_to_window(
     while low <= high:  # the later the start, the shorter the prompt
         middle = (low + high) // 2
         kept = _keep_from(chat.messages, starts[middle])
-        rendered = await render(replace(chat, messages=kept))
+        try:
+            rendered = await render(replace(chat, messages=kept))
+        except InvalidValue:
+            if chat.messages[starts[middle]].role == "user":
+                raise
+            break  # the format takes no last message alone
         if len(rendered) < window or middle == len(starts) - 1:
             ids, shortest = rendered, len(chat.messages) - len(kept)
         if len(rendered) < window:

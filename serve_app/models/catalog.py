@@ -102,10 +102,11 @@ class Catalog:
         return self._routing.auto_unnamed if name is None else normalize_name(name) == AUTO
 
     def _configure_variant(self, name: str, wanted: VariantSettings) -> Variant:
-        if normalize_name(name) in self._configured:
-            raise InvalidRequest(f"variants: '{name}' and '{self._configured[normalize_name(name)].name}' are the same name")
         changes = wanted.model_dump(exclude={"parent"}, exclude_unset=True)
-        parent = self._find_parent(wanted.parent or self._settings.default_model)
+        # A configured parent comes first: no model that a client made may change what the operator configured, or stop the start.
+        given = wanted.parent or self._settings.default_model
+        known = self._configured.get(normalize_name(given))
+        parent = self._find_parent(given) if known is None else known
         variant = replace(parent.derive(self._require_free(name), changes, self.created), stored=False)
         if variant.root in self._models:  # else nothing can count its tokens, and no request reaches it
             require_usable(variant, self._models[variant.root].count_least)
@@ -115,7 +116,7 @@ class Catalog:
     def variants(self) -> tuple[Variant, ...]:
         """Every name that can be served, with what it adds to its model, the models' own first."""
         names = self._own | self._configured | dict(self._stored()) | self._own
-        return tuple(variant for variant in names.values() if self._find_root(variant) in self._models)
+        return tuple(each for key, each in names.items() if self._find_root(each) in self._models and not self.is_auto(key))
 
     def resolve(self, name: str | None) -> Resolved:
         """Return the model, variant and groups behind a client's `name`, None meaning the default model.
@@ -126,6 +127,10 @@ class Catalog:
         model = self._find_owner(variant)
         held_by = tuple(group for group in self._settings.engines if self._settings.model_of(group) == model.name)
         return Resolved(model, variant, held_by, self._restrict(name, model, held_by))
+
+    def find_model(self, name: str | None) -> str:
+        """Return the own name of the model behind a client's `name`, whether it can be served or not; raises `ModelNotFound`."""
+        return self._find_root(self._find(name))
 
     def list(self, measure: Callable[[str], int]) -> tuple[ModelInfo, ...]:
         """Return the description of every name; `measure` returns the context in tokens of a model, by its own name."""
@@ -140,7 +145,7 @@ class Catalog:
         return bool(self._routing.auto) and self._is_usable(self._routing.find_auto_model(Task.GENERAL))
 
     def _is_usable(self, name: str | None) -> bool:
-        return self._find_root(self._find(name)) in self._models
+        return self.find_model(name) in self._models
 
     def _describe_auto(self, measure: Callable[[str], int]) -> ModelInfo:
         """Describe `auto` by the model for general tasks; its context is that of the model with the shortest one."""
@@ -211,8 +216,8 @@ class Catalog:
 
     def delete(self, name: str) -> None:
         """Delete a variant made through the API; raises `ModelNotFound`, `InvalidRequest` for configured ones, `StorageFailed`."""
-        found = self._own[normalize_name(self._settings.default_model)] if self.is_auto(name) else self._find(name)
-        if not found.stored:
+        found = self._stored().get(normalize_name(name)) if self.is_auto(name) else self._find(name)
+        if found is None or not found.stored:
             raise InvalidRequest(f"'{name}' is part of the configuration; the operator removes it there", param="model")
         self._require_store().remove(found.name)
 

@@ -30,6 +30,9 @@ def test_named_fields_change_and_the_others_stay() -> None:
         ({"routing": {"prefer": {"math": ["c"]}}}, "no engine group 'c'"),
         ({"routing": {"overrule_factor": 0.5}}, "overrule_factor"),
         ({"routing": {"stale_after_s": 3}}, "read at start only"),
+        ({"routing": 5}, "routing is a mapping"),
+        ({"routing": [1]}, "routing is a mapping"),
+        ({1: 2}, "unknown: 1"),
     ],
 )
 def test_what_is_wrong_is_said(config: dict[str, object], fault: str) -> None:

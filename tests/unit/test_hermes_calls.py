@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve_app.chat.answer_parser import AnswerParser, Part, Thought
 from serve_app.chat.constraint import parse_tools
 from serve_app.chat.formats.hermes.syntax import HermesCallSyntax
 from serve_app.chat.formats.hermes.tokens import CALL_BEGIN, CALL_END, MARKERS
@@ -111,6 +112,18 @@ def test_a_marker_in_a_string_is_its_spelling() -> None:
 
 def test_code_points_in_text_are_no_markers() -> None:
     assert parse_pieces(SPELLED.build_call_parser(TOOLS, begun=False), [f"\ufdd0{TWO}\ufdd1"]) == (f"\ufffd{TWO}\ufffd", [])
+
+
+def test_a_marker_in_a_thought_is_its_spelling() -> None:
+    text = _mark(f"<think>Use <tool_call>{TWO}</tool_call>?</think>\n<tool_call>{TWO}</tool_call>")
+    for pieces in cut_everywhere(text):
+        parser = AnswerParser(
+            lambda begun: TOKENS.build_call_parser(TOOLS, begun=begun), TOKENS.markers, think_tags=("<think>", "</think>")
+        )
+        parts: list[Part] = [part for piece in pieces for part in parser.push(piece)] + parser.finish()
+        thoughts = "".join(part.text for part in parts if isinstance(part, Thought))
+        assert thoughts == f"Use <tool_call>{TWO}</tool_call>?"
+        assert [part for part in parts if not isinstance(part, Thought)]
 
 
 @pytest.mark.parametrize("text", [ONE, f"```json\n{ONE}\n```"])

@@ -256,6 +256,14 @@ def test_other_tokenizers_are_refused_with_their_kind(tmp_path: Path) -> None:
         read_tokenizer_file(tmp_path)
 
 
+@pytest.mark.parametrize("step", [5, ["x"], {"type": "Sequence", "processors": [5]}, {"type": "TemplateProcessing", "single": [5]}])
+def test_a_post_processor_of_no_known_form_is_refused(tmp_path: Path, step: object) -> None:
+    path = write_model(FAMILIES["chatml"], tmp_path) / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": step}))
+    with pytest.raises(ModelUnusable, match=r"^tokenizer\.json has a post_processor of no known form"):
+        Tokenizer.load(tmp_path)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_byte_level_tokenizers_of_other_families_encode_as_their_library(name: str, tmp_path: Path) -> None:
     family = FAMILIES[name]
@@ -323,3 +331,22 @@ def test_the_clients_system_message_stays_before_the_tools() -> None:
     assert second == chat.messages[1]
     plain = Chat(messages=chat.messages)
     assert write_tools_as_text(plain) == plain
+
+
+def test_a_users_turn_after_results_is_one_turn_with_them() -> None:
+    """Templates whose turns must alternate take no two turns of the user; the name is one as JSON."""
+    call = ToolCall(name='get"weather', arguments="", id="1")
+    chat = Chat(
+        messages=(
+            Message(role="user", content="Weather?"),
+            Message(role="assistant", tool_calls=(call,)),
+            Message(role="tool", content="sunny"),
+            Message(role="user", content="And tomorrow?"),
+        ),
+    )
+    roles = [(message.role, message.content) for message in write_tools_as_text(chat).messages]
+    assert roles == [
+        ("user", "Weather?"),
+        ("assistant", '<tool_call>\n{"name": "get\\"weather", "arguments": {}}\n</tool_call>'),
+        ("user", "<tool_response>\nsunny\n</tool_response>\n\nAnd tomorrow?"),
+    ]

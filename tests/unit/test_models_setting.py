@@ -76,6 +76,14 @@ def test_several_models_each_have_their_groups() -> None:
         ({"routing": {"auto_fallback": ["smol"]}}, "routing.auto: is empty"),
         ({"routing": {"auto": {"math": "smol"}}, "variants": {"Auto": {}}}, "is called 'auto' too"),
         ({"routing": {"auto": {"math": "smol"}, "auto_switch": 2}}, "auto_switch"),
+        ({"routing": {"models": {"P:latest": ["b"]}}}, "routing.models.P:latest: the group 'b' serves the model 'smol', not this"),
+        *(({"engines": {name: {"kind": "fake"}}}, "is no name of a group") for name in ("\u4e16", "a b", "a\nb", "", "x" * 101)),
+        ({"variants": {"PHI:latest": {}}}, "variants.PHI:latest: 'phi' is the same name"),
+        ({"variants": {"p": {}}}, "variants.p: 'p' is the same name"),
+        ({"variants": {"X": {}, "x:latest": {}}}, "variants.x:latest: 'X' is the same name"),
+        ({"models": {"phi": {"aliases": [""]}, "smol": {}}}, "models.phi: '' is no name"),
+        ({"models": {"phi": {}, "smol": {"aliases": ["a\nb"]}}}, "models.smol: 'a\\nb' is no name"),
+        ({"models": {"phi": {}, "smol": {"aliases": ["a b"]}}}, "models.smol: 'a b' is no name"),
     ],
 )
 def test_names_that_contradict_each_other_are_refused(changes: dict[str, Any], fault: str) -> None:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.errors import InvalidRequest
 from tests.unit.app import running
 from tests.unit.test_ollama_models import HI, _names, _served
 
@@ -63,7 +62,7 @@ async def test_the_verbs_take_names_written_out(tmp_path: Path) -> None:
         for name in (full("mine"), "Library/Other:LATEST"):
             assert (await app.client.request("DELETE", "/api/delete", json={"model": name})).status_code == 200
         assert not {"Mine", "mine", "other"} & await _names(app)
-    with pytest.raises(InvalidRequest, match="'library/x' and 'X' are the same name"):
+    with pytest.raises(ValueError, match=r"variants\.library/x: 'X' is the same name"):
         async with _served(tmp_path, variants={"X": {}, "library/x": {}}):
             pass
 

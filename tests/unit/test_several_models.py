@@ -3,12 +3,14 @@
 import json
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from serve_app.accounting import REQUEST_LOG
+from serve_app.config import RoutingSettings
 from serve_app.errors import ModelUnusable
 from serve_app.models.catalog import Catalog
 from tests.unit.app import App, running, served_models
@@ -225,6 +227,44 @@ async def test_another_model_answers_only_where_that_is_allowed(fault: str, stre
     assert wrong.status_code == 400
 
 
+async def test_a_model_that_stands_in_and_refuses_does_not_make_the_request_a_faulty_one() -> None:
+    routing = {"auto": {"coding": "smol", "general": "phi"}, "auto_fallback": ["phi"]}
+    async with _two(routing=routing, b={"absent": True}) as app:
+        thinking = await _ask(app, "auto", CODE, path="/api/chat", think=True, stream=False)
+        too_long = await _ask(app, "auto", CODE * 60)
+        own = await _ask(app, "phi", path="/api/chat", think=True, stream=False)
+    assert [answer.status_code for answer in (thinking, own)] == [503, 400]
+    assert "b is starting" in thinking.json()["error"]
+    assert too_long.status_code == 200
+    models = {"phi": {}, "smol": {"think_tags": ["<think>", "</think>"]}, "third": {"think_tags": ["<think>", "</think>"]}}
+    more = {"c": {"model": "third"}}
+    settings = {"models": models, "routing": routing | {"auto_fallback": ["phi", "third"]}}
+    async with running(settings, a={}, b={"model": "smol", "absent": True}, **more) as app:
+        answer = await _ask(app, "auto", CODE, path="/api/chat", think=True, stream=False)
+    assert (answer.status_code, answer.headers["x-model"], answer.headers["x-engine"]) == (200, "third", "c")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_all_models_together_have_the_time_of_one_request(stream: bool) -> None:
+    routing = AUTO | {"auto_fallback": ["phi"]}
+    slow = {"tokens_per_second": 0.2}
+    async with _two(routing=routing, a=slow, b=slow) as app:
+        answer = await _ask(app, "auto", CODE, headers={"x-timeout-s": "0.5"}, stream=stream)
+        assert (answer.status_code, answer.headers["x-model"]) == (504, "smol")
+        assert not app.engines["a"].requests
+
+
+async def test_a_model_under_another_of_its_names_does_not_stand_in_for_itself() -> None:
+    routing = {"auto": {"coding": "smol", "general": "phi"}, "auto_fallback": ["SMOL:latest", "tutor"]}
+    variants = {"tutor": {"from": "smol", "system": "S"}}
+    async with _two({"variants": variants}, routing=routing, b={"fault": "fail_first"}) as app:
+        named = await _ask(app, "smol", CODE)
+        requests = len(app.engines["b"].requests)
+        answer = await _ask(app, "auto", CODE)
+        assert len(app.engines["b"].requests) <= 2 * requests
+    assert (named.status_code, answer.status_code) == (500, 500)
+
+
 async def test_auto_is_listed_as_a_model_in_every_api() -> None:
     async with _two(routing=AUTO, b={"max_model_len": 100}) as app:
         listed = (await app.client.get("/v1/models")).json()["data"][-1]
@@ -239,3 +279,28 @@ async def test_auto_is_listed_as_a_model_in_every_api() -> None:
     assert tags["name"] == "auto:latest"
     assert shown.status_code == counted.status_code == load.status_code == 200
     assert (derived.status_code, removed.status_code) == (400, 400)
+
+
+async def test_a_model_called_auto_that_was_made_before_is_hidden_and_can_be_deleted(tmp_path: Path) -> None:
+    async with _two({"models_dir": str(tmp_path)}) as app:
+        assert (await app.client.post("/api/create", json={"model": "auto", "from": "smol"})).status_code == 200
+        app.gateway.configure(RoutingSettings.model_validate(AUTO))
+        names = [model["id"] for model in (await app.client.get("/v1/models")).json()["data"]]
+        chosen = await _ask(app, "auto", STORY)
+        removed = [(await app.client.request("DELETE", "/api/delete", json={"model": "auto"})).status_code for _ in range(2)]
+    assert names == ["phi", "p", "smol", "auto"]
+    assert chosen.headers["x-model"] == "phi"
+    assert removed == [200, 400]
+    assert not list(tmp_path.glob("*.json"))
+
+
+async def test_a_clients_model_is_no_parent_of_a_configured_one(tmp_path: Path) -> None:
+    """Else a client could write system prompts into the operator's variants, or keep the ingress from starting again."""
+    variants = {"base": {"from": "smol", "system": "Mine."}, "tutor": {"from": "base", "parameters": {"num_ctx": 100}}}
+    settings = {"models_dir": str(tmp_path), "variants": variants}
+    async with _two(settings) as app:
+        hiding = await app.client.post("/api/create", json={"model": "base", "from": "phi", "system": "word " * 200})
+        assert hiding.status_code == 200
+    async with _two(settings) as app:
+        tutor = app.gateway.catalog.resolve("tutor")
+    assert (tutor.model.name, tutor.variant.settings.system) == ("smol", "Mine.")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.config import AppSettings
-from serve_app.errors import InvalidRequest, ModelNotFound, StorageFailed
+from serve_app.errors import ModelNotFound, StorageFailed
 from serve_app.models.catalog import Catalog
 from tests.unit.app import served_models
 
@@ -137,5 +137,5 @@ def test_a_configured_variant_of_nothing_is_refused() -> None:
         _configured(settings)
     with pytest.raises(ValueError, match="colour"):
         AppSettings.model_validate(settings | {"variants": {"x": {"parameters": {"colour": 1}}}})
-    with pytest.raises(InvalidRequest, match="served model's own name"):
+    with pytest.raises(ValueError, match=r"variants\.phi4-mini: 'phi4-mini' is the same name"):
         _configured(settings | {"variants": {"phi4-mini": {}}})

@@ -6,6 +6,7 @@ from serve_app.chat.formats.phi4.render import Phi4Template
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.chat.window import fit_to_window
 from serve_app.conversation import Chat, Message
+from tests.unit.templated_models import build_with
 from tests.unit.app import App, running
 
 CHAT, GENERATE = "/api/chat", "/api/generate"
@@ -45,6 +46,16 @@ async def test_a_tools_result_may_be_all_that_stays(tokenizer: Tokenizer) -> Non
     template = Phi4Template(tokenizer)
     ids, dropped = await fit_to_window(template.render, Chat(messages=messages), 20)
     assert (ids, dropped) == (await template.render(Chat(messages=messages[2:])), 2)
+
+
+async def test_where_a_template_takes_no_last_message_alone_the_prompt_is_too_long_and_not_refused() -> None:
+    made = build_with(
+        "{% if messages[0].role != 'user' %}{{ raise_exception('no') }}{% endif %}{% for m in messages %}"
+        "{{ m.content }}{% endfor %}"
+    )
+    messages = [Message(role=role, content=f"{role} words") for role in ("user", "assistant", "user", "assistant", "tool")]
+    ids, dropped = await fit_to_window(made.render, Chat(messages=tuple(messages)), 3)
+    assert (ids, dropped) == (await made.render(Chat(messages=tuple(messages))), 0)
 
 
 async def test_num_ctx_leaves_out_old_turns_and_says_so() -> None:

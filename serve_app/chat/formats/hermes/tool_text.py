@@ -1,5 +1,6 @@
 """Writes tools, calls and results as text of messages, for a chat template that knows no tools. Knows Hermes' tags only."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,7 +13,8 @@ _SYSTEM_ROLES = ("system", "developer")
 def write_tools_as_text(chat: Chat) -> Chat:
     """Return the chat without tools, calls and messages of the role `tool`: their content is text of the other messages.
 
-    The first system message lists the tools and says how to call one. Neighbouring results become one message of the user's.
+    The first system message lists the tools and says how to call one. Neighbouring results become one message of the user's, with
+    the user's own text where that follows: many templates want the turns of user and assistant to alternate.
     """
     messages: list[Message] = []
     results: list[str] = []
@@ -20,9 +22,11 @@ def write_tools_as_text(chat: Chat) -> Chat:
         if message.role == "tool":
             results.append(f"<tool_response>\n{message.content}\n</tool_response>")
             continue
-        if results:
+        if results and message.role == "user":
+            message = replace(message, content="\n".join(results) + f"\n\n{message.content}")
+        elif results:
             messages.append(Message(role="user", content="\n".join(results)))
-            results = []
+        results = []
         messages.append(_write_calls(message))
     if results:
         messages.append(Message(role="user", content="\n".join(results)))
@@ -39,7 +43,8 @@ def _write_calls(message: Message) -> Message:
 
 
 def _write_call(call: ToolCall) -> str:
-    return f'{CALL_BEGIN}\n{{"name": "{call.name}", "arguments": {call.arguments or "{}"}}}\n{CALL_END}'
+    name = json.dumps(call.name, ensure_ascii=False)
+    return f'{CALL_BEGIN}\n{{"name": {name}, "arguments": {call.arguments or "{}"}}}\n{CALL_END}'
 
 
 def _add_to_system(messages: list[Message], text: str) -> list[Message]:
