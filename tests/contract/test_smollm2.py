@@ -160,6 +160,7 @@ async def test_the_published_file_is_served_as_it_comes(folder: Path, theirs: An
         assert told == (half,) * 5
 
 
+@pytest.mark.slow
 async def test_the_exports_give_equal_tokens(folder: Path, prompts: list[tuple[int, ...]]) -> None:
     """A small part of the slow test of every engine, which says what they must be equal to."""
     answers = []
