@@ -6,8 +6,8 @@ from serve_app.chat.formats.phi4.render import Phi4Template
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.chat.window import fit_to_window
 from serve_app.conversation import Chat, Message
-from tests.unit.templated_models import build_with
 from tests.unit.app import App, running
+from tests.unit.templated_models import build_with
 
 CHAT, GENERATE = "/api/chat", "/api/generate"
 SYSTEM = {"role": "system", "content": "Be brief."}
