@@ -18,7 +18,7 @@ from deployments.wait_for_reports import WaitForReports
 from serve_app.accounting import REQUEST_LOG
 from serve_app.config import AppSettings, RoutingSettings, require_names
 from serve_app.dialects import ollama, openai, reasoning
-from serve_app.errors import ModelUnusable, RequestError
+from serve_app.errors import ModelUnusable, RequestError, explain
 from serve_app.gateway import Gateway
 from serve_app.http.app import create_app, create_unusable_app
 from serve_app.metrics import IngressMetrics
@@ -96,12 +96,12 @@ class Ingress:
                 continue
             try:
                 self._models[name] = ServedModel.load(name, settings, locate(settings, weights=False))
-            except ModelUnusable as error:
-                faults[name] = error
-                if self._reasons.get(name) != error.message:
-                    self._reasons[name] = error.message
+            except Exception as error:  # a folder with a fault that nobody foresaw must not take the other models down
+                faults[name] = fault = error if isinstance(error, ModelUnusable) else ModelUnusable(explain(error))
+                if self._reasons.get(name) != fault.message:
+                    self._reasons[name] = fault.message
                     logger.exception("the model %s cannot be served", name)
-                    print(f"\nThe model {name} cannot be served: {error.message}", flush=True)
+                    print(f"\nThe model {name} cannot be served: {fault.message}", flush=True)
         return [self._models[name] for name in self._settings.models if name in self._models], faults
 
     async def _retry(self) -> None:

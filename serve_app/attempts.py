@@ -167,7 +167,7 @@ class Attempts:
 
     def _record_attempt(self, generation: Generation, attempt: int, group: str) -> None:
         record = generation.record
-        record.attempts = max(record.attempts, attempt)
+        record.attempts = max(record.attempts, record.earlier_attempts + attempt)
         record.group = group
         if group != generation.candidates[0]:
             record.reason = "failover"

@@ -112,7 +112,7 @@ class Gateway:
                     if self.catalog.find_model(name) in tried:
                         continue
                     request = replace(request, timeout_s=max(0.001, round(deadline - time.monotonic(), 3)))
-                    record.falls_back, record.group = True, None
+                    record.falls_back, record.group, record.earlier_attempts = True, None, record.attempts
                 try:
                     async with aclosing(self._generate_by(name, request, record)) as events:
                         async for event in events:
@@ -169,7 +169,7 @@ class Gateway:
 
         Raises `ModelNotFound`, `ModelUnusable`, and `InvalidRequest` where the client names a group of another model.
         """
-        resolved = self.catalog.resolve(name)
+        resolved = self.catalog.resolve(name, by_operator=name != request.model)
         record.served_model = resolved.model.name
         if name != request.model:  # the client left the choice to us, and learns it
             record.model = resolved.variant.name
@@ -247,7 +247,27 @@ class Gateway:
     async def preview_route(self, request: GenerateRequest, record: RequestRecord) -> RoutePreview:
         """Return the route that `request` would take now, without asking an engine; raises the errors of the request itself."""
         choice = self._choose_models(request)
-        resolved = self._resolve(choice.names[0], request, record)
+        preview, failure = None, None
+        for at, name in enumerate(choice.names):
+            try:
+                found = await self._preview_route_to(name, request, record, choice.reason if at == 0 else "auto-fallback")
+            except ServeError as error:
+                failure = failure if preview is not None else _choose_failure(failure, error, record)
+                continue
+            preview = found if preview is None or found.candidates else preview
+            if preview.candidates:
+                break
+        if preview is None:
+            assert failure is not None
+            raise failure
+        record.served_model = preview.model
+        return preview
+
+    async def _preview_route_to(
+        self, name: str | None, request: GenerateRequest, record: RequestRecord, model_reason: str
+    ) -> RoutePreview:
+        """Return the route to one model."""
+        resolved = self._resolve(name, request, record)
         request = resolved.apply_to(request)
         decision, fleet = self._classify(request), self._attempts.survey(resolved.model.name, resolved.held_by)
         with client_faults():
@@ -258,7 +278,7 @@ class Gateway:
         except NoEngine as error:
             candidates, reason = (), error.code
         return RoutePreview(
-            decision=decision, model=resolved.model.name, model_reason=choice.reason, candidates=candidates, reason=reason
+            decision=decision, model=resolved.model.name, model_reason=model_reason, candidates=candidates, reason=reason
         )
 
     def render_exposition(self) -> bytes:

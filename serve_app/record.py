@@ -44,6 +44,8 @@ class RequestRecord:
     started: bool = False
     """Whether an engine has produced output."""
     attempts: int = 0
+    earlier_attempts: int = 0
+    """Attempts at the models that another one stands in for."""
     candidates: tuple[Candidate, ...] = ()
     """Every group, with the policy's estimates."""
     show_candidates: bool = False

@@ -26,16 +26,17 @@ def mount_status(app: FastAPI, gateway: Gateway) -> None:
     """Add the status endpoints of a gateway."""
 
     async def health(request: Request) -> Response:
-        fleet = gateway.fleet()
+        fleet, faults = gateway.fleet(), gateway.catalog.faults
+        ready = fleet.ready and not faults
         body = {
-            "status": _summarize_status(fleet),
+            "status": "degraded" if fleet.ready and faults else _summarize_status(fleet),
             "model": gateway.settings.default_model,
             "capabilities": [str(task) for task in (Task.REASONING, Task.MATH, Task.CODING)],
             "active_requests": gateway.active,
-            "models": _show_models(gateway.settings, fleet, gateway.catalog.faults),
+            "models": _show_models(gateway.settings, fleet, faults),
             "groups": _show_groups(fleet, gateway.settings),
         }
-        return json_response(body, 200 if fleet.ready else 503, {} if fleet.ready else {"retry-after": "5"})
+        return json_response(body, 200 if ready else 503, {} if ready else {"retry-after": "5"})
 
     async def metrics(request: Request) -> Response:
         return Response(gateway.render_exposition(), media_type=CONTENT_TYPE)

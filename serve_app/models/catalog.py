@@ -22,6 +22,9 @@ from serve_app.models.variant import Variant
 from serve_app.models.variant_store import VariantStore
 from serve_app.types import Task
 
+_MOST_SHOWN = 20
+"""Names that the error about an unknown model lists."""
+
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
@@ -118,19 +121,22 @@ class Catalog:
         names = self._own | self._configured | dict(self._stored()) | self._own
         return tuple(each for key, each in names.items() if self._find_root(each) in self._models and not self.is_auto(key))
 
-    def resolve(self, name: str | None) -> Resolved:
-        """Return the model, variant and groups behind a client's `name`, None meaning the default model.
+    def resolve(self, name: str | None, *, by_operator: bool = False) -> Resolved:
+        """Return the model, variant and groups behind a `name`, None meaning the default model.
+
+        The client wrote it, or with `by_operator` the configuration: a variant made through the API hides a configured one from
+        clients, but does not change which model `auto` means.
 
         Raises `ModelNotFound`, and `ModelUnusable` for a configured model that cannot be served.
         """
-        variant = self._find(name)
+        variant = self._find(name, by_operator=by_operator)
         model = self._find_owner(variant)
         held_by = tuple(group for group in self._settings.engines if self._settings.model_of(group) == model.name)
         return Resolved(model, variant, held_by, self._restrict(name, model, held_by))
 
     def find_model(self, name: str | None) -> str:
-        """Return the own name of the model behind a client's `name`, whether it can be served or not; raises `ModelNotFound`."""
-        return self._find_root(self._find(name))
+        """Return the own name of the model behind a configured `name`, whether it can be served or not; raises `ModelNotFound`."""
+        return self._find_root(self._find(name, by_operator=True))
 
     def list(self, measure: Callable[[str], int]) -> tuple[ModelInfo, ...]:
         """Return the description of every name; `measure` returns the context in tokens of a model, by its own name."""
@@ -150,9 +156,9 @@ class Catalog:
     def _describe_auto(self, measure: Callable[[str], int]) -> ModelInfo:
         """Describe `auto` by the model for general tasks; its context is that of the model with the shortest one."""
         names = {task: self._routing.find_auto_model(task) for task in Task}
-        general = self.resolve(names[Task.GENERAL])
-        others = [self.resolve(name).model for name in names.values() if self._is_usable(name)]
-        tools = self.resolve(names[Task.TOOLS]).model if self._is_usable(names[Task.TOOLS]) else general.model
+        general = self.resolve(names[Task.GENERAL], by_operator=True)
+        others = [self.resolve(name, by_operator=True).model for name in names.values() if self._is_usable(name)]
+        tools = self.resolve(names[Task.TOOLS], by_operator=True).model if self._is_usable(names[Task.TOOLS]) else general.model
         capabilities = [each for each in general.model.capabilities if each != "tools"]
         return replace(
             self._describe(general.variant, measure),
@@ -221,17 +227,16 @@ class Catalog:
             raise InvalidRequest(f"'{name}' is part of the configuration; the operator removes it there", param="model")
         self._require_store().remove(found.name)
 
-    def _find(self, name: str | None) -> Variant:
+    def _find(self, name: str | None, *, by_operator: bool = False) -> Variant:
+        """Return the variant behind a name; a name that the operator wrote is a configured one before one made through the API."""
         if name is None:
             return self._own[normalize_name(self._settings.default_model)]
-        found = (
-            self._own.get(normalize_name(name))
-            or self._stored().get(normalize_name(name))
-            or self._configured.get(normalize_name(name))
-        )
+        key = normalize_name(name)
+        found = self._own.get(key) or (self._configured.get(key) if by_operator else None)
+        found = found or self._stored().get(key) or self._configured.get(key)
         if found is None:
-            served = ", ".join(variant.name for variant in self.variants)
-            shown = shorten_name(name)
+            shown, names = shorten_name(name), [variant.name for variant in self.variants]
+            served = ", ".join(names[:_MOST_SHOWN]) + (f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else "")
             raise ModelNotFound(f"The model '{shown}' does not exist. Served here: {served}.", model=shown, param="model")
         return found
 

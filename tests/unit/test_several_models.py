@@ -158,12 +158,14 @@ async def test_a_model_that_cannot_be_loaded_leaves_the_others_alone() -> None:
         fine, broken, derived = await _ask(app, "phi"), await _ask(app, "smol"), await _ask(app, "tutor")
         instead = await _ask(app, "auto", CODE)
         names = [model["id"] for model in (await app.client.get("/v1/models")).json()["data"]]
-        health = (await app.client.get("/health")).json()["models"]
+        state = await app.client.get("/health")
+        health = state.json()["models"]
         loaded = (await app.client.get("/api/ps")).json()["models"]
     assert [answer.status_code for answer in (fine, broken, derived)] == [200, 503, 503]
     assert broken.json()["error"]["message"] == derived.json()["error"]["message"] == fault.message
     assert (instead.headers["x-model"], instead.headers["x-route-reason"]) == ("phi", "auto-fallback")
     assert names == ["phi", "p", "auto"]
+    assert (state.status_code, state.json()["status"]) == (503, "degraded")
     assert health["phi"] == {"status": "healthy", "groups": ["a", "c"]}
     assert health["smol"] == {"status": "failed", "groups": ["b"], "reason": fault.message}
     assert [model["name"] for model in loaded] == ["phi:latest"]
@@ -304,3 +306,28 @@ async def test_a_clients_model_is_no_parent_of_a_configured_one(tmp_path: Path) 
     async with _two(settings) as app:
         tutor = app.gateway.catalog.resolve("tutor")
     assert (tutor.model.name, tutor.variant.settings.system) == ("smol", "Mine.")
+
+
+async def test_the_preview_names_the_model_that_stands_in() -> None:
+    async with _two(routing=AUTO | {"auto_fallback": ["phi"]}, b={"absent": True}) as app:
+        shown = (await app.client.post("/v1/route", json={"messages": [{"role": "user", "content": CODE}], "model": "auto"})).json()
+    async with _two(routing=AUTO, b={"absent": True}) as app:
+        alone = (await app.client.post("/v1/route", json={"messages": [{"role": "user", "content": CODE}], "model": "auto"})).json()
+    assert (shown["model"], shown["model_reason"], shown["candidates"]) == ("phi", "auto-fallback", ["a", "c"])
+    assert (alone["model"], alone["model_reason"], alone["candidates"], alone["reason"]) == ("smol", "task", [], "no_engine_ready")
+
+
+async def test_a_clients_model_does_not_change_what_auto_means(tmp_path: Any) -> None:
+    settings = {"models_dir": str(tmp_path), "variants": {"coder": {"from": "smol", "system": "S"}}}
+    async with _two(settings, routing={"auto": {"coding": "coder", "general": "phi"}}) as app:
+        hidden = await app.client.post("/api/create", json={"model": "coder", "from": "phi", "system": "Mine", "stream": False})
+        assert hidden.status_code == 200, hidden.text
+        auto, named = await _ask(app, "auto", CODE), await _ask(app, "coder", CODE)
+    assert (auto.headers["x-model"], named.headers["x-model"]) == ("smol", "phi")
+
+
+async def test_an_unknown_model_is_answered_with_some_names() -> None:
+    variants = {f"v{at}": {"from": "phi"} for at in range(30)}
+    async with _two({"variants": variants}) as app:
+        message = (await _ask(app, "other")).json()["error"]["message"]
+    assert message.endswith("v16 and 13 more.")
