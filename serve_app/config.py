@@ -6,6 +6,7 @@ checked here, before anything starts. Knows no engine and no Ray.
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -278,12 +279,27 @@ class AppSettings(Settings):
             if normalize_name(name) in taken:
                 raise ValueError(f"variants.{name}: '{taken[normalize_name(name)]}' is the same name; names must differ")
             taken[normalize_name(name)] = name
+        self._check_parents(taken)
         for name, variant in self.variants.items():
             try:
                 ollama.require_usable(variant.parameters)
             except InvalidValue as error:
                 raise ValueError(f"variants.{name}.parameters: {error}") from error
         return self
+
+    def _check_parents(self, names: Mapping[str, str]) -> None:
+        """Raise `ValueError` for a variant whose parents lead to no model; `names` are all configured names by their keys."""
+        parents = {normalize_name(name): normalize_name(variant.parent) for name, variant in self.variants.items()}
+        for name, variant in self.variants.items():
+            key, seen = normalize_name(name), set[str]()
+            while key in parents and key not in seen:
+                seen.add(key)
+                key = parents[key] or normalize_name(self.default_model)
+            if key in seen:
+                raise ValueError(f"variants.{name}.from: derives from itself: {' <- '.join(names[each] for each in seen)}")
+            if key not in names:
+                known = ", ".join(names.values())
+                raise ValueError(f"variants.{name}.from: no model or variant '{variant.parent}'; configured are: {known}")
 
     @property
     def default_model(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from serve_app.config import AUTO, AppSettings, RoutingSettings, VariantSettings
+from serve_app.config import AUTO, AppSettings, RoutingSettings
 from serve_app.conversation import GenerateRequest
 from serve_app.errors import InvalidRequest, ModelNotFound, ModelUnusable, Unsupported
 from serve_app.faults import client_faults
@@ -80,8 +80,8 @@ class Catalog:
                 self._owners.setdefault(normalize_name(name), owner)
         self.configure(settings.routing)
         self._configured: dict[str, Variant] = {}
-        for name, variant in settings.variants.items():
-            self._configured[normalize_name(name)] = self._configure_variant(name, variant)
+        for name in settings.variants:
+            self._configure_variant(name)
 
     @property
     def default(self) -> ServedModel:
@@ -104,15 +104,19 @@ class Catalog:
             return False
         return self._routing.auto_unnamed if name is None else normalize_name(name) == AUTO
 
-    def _configure_variant(self, name: str, wanted: VariantSettings) -> Variant:
+    def _configure_variant(self, name: str) -> Variant:
+        """Return a configured variant, made with its parents at the first call."""
+        key = normalize_name(name)
+        if key in self._configured:
+            return self._configured[key]
+        written, wanted = next(each for each in self._settings.variants.items() if normalize_name(each[0]) == key)
         changes = wanted.model_dump(exclude={"parent"}, exclude_unset=True)
-        # A configured parent comes first: no model that a client made may change what the operator configured, or stop the start.
-        given = wanted.parent or self._settings.default_model
-        known = self._configured.get(normalize_name(given))
-        parent = self._find_parent(given) if known is None else known
-        variant = replace(parent.derive(self._require_free(name), changes, self.created), stored=False)
+        given = normalize_name(wanted.parent or self._settings.default_model)
+        parent = self._own.get(given) or self._configure_variant(given)
+        variant = replace(parent.derive(self._require_free(written), changes, self.created), stored=False)
         if variant.root in self._models:  # else nothing can count its tokens, and no request reaches it
             require_usable(variant, self._models[variant.root].count_least)
+        self._configured[key] = variant
         return variant
 
     @property

@@ -133,9 +133,19 @@ def test_names_of_several_parts_are_files_of_one_folder(tmp_path: Path) -> None:
 
 def test_a_configured_variant_of_nothing_is_refused() -> None:
     settings = {"engines": {"a": {"kind": "fake"}}, "models_dir": None, "variants": {"x": {"from": "nope"}}}
-    with pytest.raises(ModelNotFound, match="nope"):
+    with pytest.raises(ValueError, match=r"variants\.x\.from: no model or variant 'nope'; configured are: phi-4-mini-instruct"):
         _configured(settings)
+    circle = {"x": {"from": "y"}, "y": {"from": "library/X"}}
+    with pytest.raises(ValueError, match=r"variants\.x\.from: derives from itself"):
+        _configured(settings | {"variants": circle})
     with pytest.raises(ValueError, match="colour"):
         AppSettings.model_validate(settings | {"variants": {"x": {"parameters": {"colour": 1}}}})
     with pytest.raises(ValueError, match=r"variants\.phi4-mini: 'phi4-mini' is the same name"):
         _configured(settings | {"variants": {"phi4-mini": {}}})
+
+
+def test_variants_may_be_configured_in_any_order() -> None:
+    variants = {"child": {"from": "Parent:latest", "parameters": {"seed": 1}}, "library/Parent": {"system": "S"}}
+    catalog = _configured({"engines": {"a": {"kind": "fake"}}, "models_dir": None, "variants": variants})
+    child = catalog.resolve("child").variant
+    assert (child.settings.system, child.settings.parameters, child.parent) == ("S", {"seed": 1}, "Parent")
