@@ -62,6 +62,8 @@ class RedisStore:
         self._prefix = f"{prefix}:{VERSION}:"
         self._checked = False
         self._closed = False
+        self._trouble = ""
+        """Why the last call failed; one line is logged for each change, not for each call."""
         try:
             pool = client.BlockingConnectionPool.from_url(
                 url,
@@ -179,16 +181,24 @@ class RedisStore:
             async with asyncio.timeout(self._timeout_s):
                 if not self._checked:
                     await self._check_version()
-                return await begin()
+                result = await begin()
         except (failures.RedisError, OSError) as error:  # TimeoutError is an OSError
             self._checked = False
-            # No text of the error: it may hold the address, and with it a password.
-            logger.warning("store: Redis: %s", type(error).__name__)
-            raise _translate(error) from error
+            unavailable = _translate(error)
+            if self._trouble != unavailable.reason:
+                self._trouble = unavailable.reason
+                # No text of the error: it may hold the address, and with it a password.
+                logger.warning("store: Redis is %s: %s", unavailable.reason, type(error).__name__)
+            raise unavailable from error
+        if self._trouble:
+            self._trouble = ""
+            logger.warning("store: Redis answers again")
+        return result
 
     async def _check_version(self) -> None:
-        await self._client.set(self._schema, VERSION, nx=True)
-        found = int(await self._client.get(self._schema) or VERSION)
+        found = int(await self._client.get(self._schema) or 0)
+        if found == 0:
+            await self._client.set(self._schema, VERSION, nx=True)
         if found > VERSION:
             raise StoreUnavailable(
                 f"Redis has version {found} of the store's schema, and this phi-serve knows {VERSION} at most. "
@@ -211,8 +221,15 @@ def _read_tally(row: Sequence[bytes]) -> Tally:
     return Tally(int(row[0]), int(row[1]), math.inf if left_ms < 0 else left_ms / 1000)
 
 
+def _is_refused(error: BaseException | None) -> bool:
+    """Return whether the server did not accept the user; the client wraps that in a lost connection."""
+    while error is not None and not isinstance(error, failures.AuthenticationError | failures.NoPermissionError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def _translate(error: Exception) -> StoreUnavailable:
-    if isinstance(error, failures.AuthenticationError | failures.NoPermissionError):
+    if _is_refused(error):
         return StoreUnavailable("Redis refuses the store's password or user; the operator must correct the URL", reason="broken")
     if isinstance(error, failures.OutOfMemoryError) or "OOM" in str(error)[:80]:
         return StoreUnavailable("the store is full; the operator must give Redis more memory", reason="full")

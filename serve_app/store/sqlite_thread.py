@@ -128,7 +128,8 @@ class SqliteThread:
         writes = any(call.writes for call in calls)
         database.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         try:
-            results = [call.run(database, now, *call.arguments) for call in calls]
+            # Their callers may have been answered while this waited for the lock.
+            results = [None if call.given_up else call.run(database, now, *call.arguments) for call in calls]
             if writes and time.monotonic() >= self._sweep_at:
                 more = sweep(database, now)
                 self._sweep_at = time.monotonic() + (0.0 if more else _SWEEP_EVERY_S)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -32,10 +33,19 @@ class RedisServer:
             [program, *options], env=os.environ | libraries, cwd=self.socket.parent, stdout=subprocess.DEVNULL
         )
         give_up = time.monotonic() + 20
-        while not self.socket.exists():
+        while not self._answers():
             assert self._process.poll() is None, "redis-server ended at once"
             assert time.monotonic() < give_up, "redis-server does not listen"
             time.sleep(0.01)
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as connection:
+            try:
+                connection.connect(str(self.socket))
+            except OSError:
+                return False
+            connection.sendall(b"PING\r\n")
+            return bool(connection.recv(16))
 
     def kill(self) -> None:
         """End the server at once; no orderly shutdown."""
