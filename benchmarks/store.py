@@ -1,8 +1,8 @@
 """What the store costs: `python -m benchmarks.store` prints CPU and time per call of SQLite and Redis.
 
 Method: one process and one event loop, as an ingress has. CPU is that of this process' threads, not of the Redis server; time is
-from call to answer. "At once" is how many callers wait together: SQLite commits for all of them at once. A request's admission is `take`
-of three claims; its settling is a share of a batch of additions. Nothing is asserted: machines differ.
+from call to answer. "At once" is how many callers wait together: SQLite commits for all of them at once. A request's admission is
+`take` of three claims; its settling is a share of a batch of additions. Nothing is asserted: machines differ.
 """
 
 import argparse

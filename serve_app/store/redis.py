@@ -118,20 +118,19 @@ class RedisStore:
     async def add(self, additions: Sequence[Addition], *, batch: str = "") -> list[Tally]:
         """Add to counters, all in one step, once per batch."""
         require_additions(additions, batch)
-        fields: list[Any] = []
-        for each in additions:
-            fields += (each.key, each.amount, each.window_s, -1 if each.start is None else each.start, each.keep_s)
-        return [_read_tally(row) for row in await self._run("ADD", batch, BATCH_KEPT_S * 1000, *fields)]
+        fields = (
+            f"{each.key} {each.amount:d} {each.window_s:d} {-1 if each.start is None else each.start:d} {each.keep_s:d}"
+            for each in additions
+        )
+        return _read_tallies(await self._run("ADD", batch, BATCH_KEPT_S * 1000, " ".join(fields)))
 
     async def take(self, claims: Sequence[Claim]) -> Taken:
         """Reserve every claim, or none."""
         require_claims(claims)
-        fields: list[Any] = []
-        for each in claims:
-            fields += (each.key, each.amount, each.limit, each.window_s)
-        wait_ms, rows = await self._run("TAKE", *fields)
+        fields = (f"{each.key} {each.amount:d} {each.limit:d} {each.window_s:d}" for each in claims)
+        wait_ms, text = await self._run("TAKE", " ".join(fields))
         wait = int(wait_ms)
-        return Taken(wait == 0, math.inf if wait < 0 else wait / 1000, tuple(map(_read_tally, rows)))
+        return Taken(wait == 0, math.inf if wait < 0 else wait / 1000, tuple(_read_tallies(text)))
 
     async def scan_counts(self, prefix: str, *, limit: int = 100, after: str = "") -> Page[Count]:
         """Return windows whose keys begin with `prefix`."""
@@ -216,9 +215,12 @@ def _expiry(left_ms: int, now: float) -> float | None:
     return None if left_ms < 0 else now + left_ms / 1000
 
 
-def _read_tally(row: Sequence[bytes]) -> Tally:
-    left_ms = int(row[2])
-    return Tally(int(row[0]), int(row[1]), math.inf if left_ms < 0 else left_ms / 1000)
+def _read_tallies(text: bytes) -> list[Tally]:
+    numbers = iter(map(int, text.split()))
+    return [
+        Tally(start, total, math.inf if left_ms < 0 else left_ms / 1000)
+        for start, total, left_ms in zip(numbers, numbers, numbers, strict=True)
+    ]
 
 
 def _is_refused(error: BaseException | None) -> bool:

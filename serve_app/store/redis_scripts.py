@@ -53,7 +53,7 @@ local function add(key, amount, window_s, start, keep_s)
         local expires_ms = nil
         if window_s > 0 then
             expires_ms = (chosen + window_s + keep_s) * 1000
-            if expires_ms <= now_ms then return {integer(chosen), '0', '0'} end
+            if expires_ms <= now_ms then return integer(chosen) .. ' 0 0' end
             redis.call('SET', P .. name, 0, 'PXAT', integer(expires_ms))
         else
             redis.call('SET', P .. name, 0)
@@ -61,7 +61,8 @@ local function add(key, amount, window_s, start, keep_s)
         index(name, expires_ms and integer(expires_ms))
         sweep()
     end
-    return {integer(chosen), integer(redis.call('INCRBY', P .. name, amount)), integer(resets(window_s, chosen))}
+    local sum = redis.call('INCRBY', P .. name, amount)
+    return integer(chosen) .. ' ' .. integer(sum) .. ' ' .. integer(resets(window_s, chosen))
 end
 """
 
@@ -120,29 +121,31 @@ return {items, ''}
 ADD = (
     _COMMON
     + """
--- ARGV: batch, milliseconds that its name is kept, then key, amount, window, start or -1, and seconds kept of each addition.
+-- ARGV: batch, milliseconds that its name is kept, and one text of key, amount, window, start or -1, and seconds kept of each
+-- addition: the client takes much longer to send and read many short values. Returns one text of start, sum and milliseconds left.
 local counts = true
 if ARGV[2] ~= '' then counts = redis.call('SET', P .. 'b:' .. ARGV[2], 1, 'NX', 'PX', ARGV[3]) and true or false end
 local tallies = {}
-for at = 4, #ARGV, 5 do
-    local amount = counts and ARGV[at + 1] or '0'
-    table.insert(tallies, add(ARGV[at], amount, tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])))
+for key, amount, window_s, start, keep_s in string.gmatch(ARGV[4], '(%S+) (%S+) (%S+) (%S+) (%S+)') do
+    table.insert(tallies, add(key, counts and amount or '0', tonumber(window_s), tonumber(start), tonumber(keep_s)))
 end
-return tallies
+return table.concat(tallies, ' ')
 """
 )
 
 TAKE = (
     _COMMON
     + """
--- ARGV: key, amount, limit and window of each claim. Returns milliseconds to wait (0: granted, -1: for ever) and tallies.
+-- ARGV: one text of key, amount, limit and window of each claim.
+-- Returns the milliseconds to wait (0: granted, -1: no wait is long enough) and one text as ADD does.
 local tallies, wait = {}, 0
-for at = 2, #ARGV, 4 do
-    local amount, limit, window_s = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+local pattern = '(%S+) (%S+) (%S+) (%S+)'
+for key, amount_text, limit_text, window_text in string.gmatch(ARGV[2], pattern) do
+    local amount, limit, window_s = tonumber(amount_text), tonumber(limit_text), tonumber(window_text)
     local start = start_of(window_s)
-    local sum = tonumber(redis.call('GET', P .. counter(ARGV[at], window_s, start)) or '0')
+    local sum = tonumber(redis.call('GET', P .. counter(key, window_s, start)) or '0')
     local left = resets(window_s, start)
-    table.insert(tallies, {integer(start), integer(sum), integer(left)})
+    table.insert(tallies, integer(start) .. ' ' .. integer(sum) .. ' ' .. integer(left))
     if amount > limit then wait = -1 end
     if sum + amount > limit and wait >= 0 then
         if left < 0 then wait = -1 else wait = math.max(wait, left, 1) end
@@ -150,9 +153,11 @@ for at = 2, #ARGV, 4 do
 end
 if wait == 0 then
     tallies = {}
-    for at = 2, #ARGV, 4 do table.insert(tallies, add(ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 3]), -1, 0)) end
+    for key, amount, _, window_s in string.gmatch(ARGV[2], pattern) do
+        table.insert(tallies, add(key, amount, tonumber(window_s), -1, 0))
+    end
 end
-return {integer(wait), tallies}
+return {integer(wait), table.concat(tallies, ' ')}
 """
 )
 
