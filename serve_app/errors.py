@@ -11,11 +11,13 @@ bytes --decode--> request --admit, choose--> route --attempt--> events --encode-
     │   Overloaded 503 · QuotaExceeded 429 · NoEngine 503 · DeadlineExceeded 504
     ├─ EngineError       an engine failed
     │   GenerationFailed 500 · IncompleteGeneration 502 · EngineDead 503
+    ├─ StoreUnavailable 503 what outlives a process cannot be reached (serve_app/store); `reason` says why
     ├─ StorageFailed 507 data of a client could not be written
     └─ ModelUnusable 503 a model's files or settings are wrong; clients see it only where nothing can be served
 
-Foreign exceptions become one of these inside each engine and in `deployments.remote`, nowhere else. Render `exc.message`, never
-`str(exc)`: through a Ray handle the latter is the remote traceback. Only `message` is positional, or Ray loses the type.
+Foreign exceptions become one of these inside each engine, in `deployments.remote` and in `store`, nowhere else. Render
+`exc.message`, never `str(exc)`: through a Ray handle the latter is the remote traceback. Only `message` is positional, or Ray loses
+the type.
 """
 
 import re
@@ -190,6 +192,22 @@ class StorageFailed(ServeError):
     code = "storage_failed"
     status = 507
     futile_to_retry = True
+
+
+class StoreUnavailable(ServeError):
+    """The store of keys, usage and responses did not carry out a call in time, or its answer was lost.
+
+    `reason` is for the caller's decision and for metrics: `away` (nothing answers), `busy` (too slow, or locked by other
+    processes), `full` (no room is left), `broken` (files that cannot be used, or of a newer version) or `closed`.
+    """
+
+    code = "store_unavailable"
+    status = 503
+
+    def __init__(self, message: str, *, reason: str = "away", retry_after_s: float | None = None, param: str | None = None) -> None:
+        """Keep the reason beside the message."""
+        super().__init__(message, retry_after_s=retry_after_s, param=param)
+        self.reason = reason
 
 
 _ABSOLUTE_PATH = re.compile(r"(?<![\w./])(?:file://)?(?:/[^\s/'\"`,;()]+)+/([^\s/'\"`,;()]*)")

