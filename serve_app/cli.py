@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from serve_app.client.commands import add_commands
+from serve_app.client.state import state
 from serve_app.config import ModelSettings
 from serve_app.conversation import RawText
 from serve_app.errors import ServeError
@@ -28,6 +29,7 @@ from serve_app.routing.tasks import DEFAULT_THRESHOLD, classify
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 export = typer.Typer(no_args_is_help=True, help="Another form of a model, or of the configuration.")
 app.add_typer(export, name="export")
+app.add_typer(state, name="state")
 add_commands(app)
 _console = Console(stderr=True)
 

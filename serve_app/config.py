@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from serve_app import parameters as ollama
 from serve_app.engine_config import EngineSettings, Settings
 from serve_app.model_names import normalize_name
+from serve_app.store_config import SqliteSettings, StoreSettings
 from serve_app.types import InvalidValue, Task
 
 
@@ -224,6 +225,8 @@ class AppSettings(Settings):
     """More names of a model, with prompts and parameters of their own; Ollama's API adds others."""
     models_dir: str | None = "~/.local/share/phi-serve/models"
     """Folder of the variants made through Ollama's API; ingress replicas on several nodes must share it. None: none can be made."""
+    store: StoreSettings = SqliteSettings()
+    """Where usage, quotas and stored responses are kept."""
     routing: RoutingSettings = RoutingSettings()
     """Choice of groups."""
     limits: LimitSettings = LimitSettings()

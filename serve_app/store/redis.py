@@ -195,7 +195,12 @@ class RedisStore:
         return result
 
     async def _check_version(self) -> None:
-        found = int(await self._client.get(self._schema) or 0)
+        try:
+            found = int(await self._client.get(self._schema) or 0)
+        except ValueError:
+            raise StoreUnavailable(
+                f"Redis' key {self._schema} is another program's; use another store.prefix", reason="broken"
+            ) from None
         if found == 0:
             await self._client.set(self._schema, VERSION, nx=True)
         if found > VERSION:
@@ -235,7 +240,9 @@ def _translate(error: Exception) -> StoreUnavailable:
         return StoreUnavailable("Redis refuses the store's password or user; the operator must correct the URL", reason="broken")
     if isinstance(error, failures.OutOfMemoryError) or "OOM" in str(error)[:80]:
         return StoreUnavailable("the store is full; the operator must give Redis more memory", reason="full")
-    if isinstance(error, failures.BusyLoadingError | failures.MaxConnectionsError | TimeoutError | failures.TimeoutError):
+    if str(error).startswith("BUSY ") or isinstance(  # a script of somebody else runs for long
+        error, failures.BusyLoadingError | failures.MaxConnectionsError | TimeoutError | failures.TimeoutError
+    ):
         return StoreUnavailable("the store is busy or does not answer; try again", reason="busy", retry_after_s=1.0)
     if isinstance(error, failures.ReadOnlyError):
         return StoreUnavailable("Redis is a read-only replica; the operator must correct the URL", reason="broken")

@@ -80,11 +80,12 @@ async def _sums(store: Store, prefix: str) -> dict[str, int]:
     return {count.key: count.sum for count in (await store.scan_counts(prefix)).items}
 
 
-async def test_what_returned_is_kept_whatever_is_killed(shared: Store, begin: Begin, tmp_path: Path) -> None:
-    rng = random.Random(1)
+@pytest.mark.parametrize("deaths", [8, pytest.param(60, marks=pytest.mark.slow)])
+async def test_what_returned_is_kept_whatever_is_killed(shared: Store, begin: Begin, tmp_path: Path, deaths: int) -> None:
+    rng = random.Random(deaths)
     kills = 0
     running = {f"w{number}": begin("count", f"w{number}") for number in range(2)}
-    while kills < 8:
+    while kills < deaths:
         await _wait(lambda: all(_lines(tmp_path, name) for name in running))
         await asyncio.sleep(rng.uniform(0, 0.15))
         victim = rng.choice(sorted(running))

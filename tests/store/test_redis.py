@@ -125,6 +125,14 @@ async def test_a_newer_schema_is_refused_in_a_sentence(running_redis: RedisServe
     await store.close()
 
 
+async def test_another_programs_key_is_refused(running_redis: RedisServer, tmp_path: Path) -> None:
+    store = RedisStore(running_redis.url, prefix=tmp_path.name)
+    await store._client.set(f"{tmp_path.name}:schema", "theirs")
+    with pytest.raises(StoreUnavailable, match="another program's"):
+        await store.check()
+    await store.close()
+
+
 async def test_a_password_is_used_and_never_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     server = RedisServer(tmp_path, "--requirepass", "open-sesame")
     server.start()
