@@ -175,7 +175,10 @@ def test_a_killed_group_costs_no_answer_and_no_other_model(app: LiveApp, model: 
             (name, pool.submit(_chat, app, name, f"Count to {at}.", stream=True, max_tokens=tokens[name], ignore_eos=True))
             for name, at in [(model, 50), (model, 51), (model, 52), (other, 50), (other, 51)]
         ]
-        time.sleep(1)
+        deadline = time.monotonic() + 30
+        while sum(load.running for load in app.loads(victim)) < 2:  # one of the three may be done, or not there yet
+            assert time.monotonic() < deadline, "the streams did not begin"
+            time.sleep(0.05)
         for pid in replicas:
             os.kill(pid, signal.SIGKILL)
         for name, answer in answers:
