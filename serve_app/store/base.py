@@ -183,22 +183,22 @@ def settle(claim: Claim, tally: Tally, actual: int) -> Addition:
     return Addition(claim.key, actual - claim.amount, claim.window_s, start=tally.start)
 
 
-def window_start(now: float, window_s: int) -> int:
+def find_window_start(now: float, window_s: int) -> int:
     """Return where the window around `now` begins."""
     return int(now // window_s) * window_s if window_s else 0
 
 
-def resets_in(now: float, window_s: int, start: int) -> float:
+def measure_reset_s(now: float, window_s: int, start: int) -> float:
     """Return the seconds until a window ends."""
     return max(0.0, start + window_s - now) if window_s else math.inf
 
 
-def expiry_of(window_s: int, start: int, keep_s: int) -> float | None:
+def compute_expiry(window_s: int, start: int, keep_s: int) -> float | None:
     """Return until when a window is kept."""
     return float(start + window_s + keep_s) if window_s else None
 
 
-def count_cursor(key: str, window_s: int, start: int) -> str:
+def write_count_cursor(key: str, window_s: int, start: int) -> str:
     """Return a text that sorts as (key, window_s, start) does."""
     return f"{key}\0{window_s:010d}:{start:012d}"
 
@@ -250,7 +250,7 @@ def require_additions(additions: Sequence[Addition], batch: str) -> None:
         _require_counter(each.key, each.window_s)
         if not -MAX_AMOUNT <= each.amount <= MAX_AMOUNT or not 0 <= each.keep_s <= MAX_SECONDS:
             raise ValueError(f"{each.key}: amount {each.amount} or keep_s {each.keep_s} is out of range")
-        if each.start is not None and (each.start < 0 or window_start(each.start, each.window_s) != each.start):
+        if each.start is not None and (each.start < 0 or find_window_start(each.start, each.window_s) != each.start):
             raise ValueError(f"{each.key}: no window of {each.window_s} s begins at {each.start}")
 
 
@@ -284,12 +284,12 @@ def _require_counter(key: str, window_s: int) -> None:
         raise ValueError(f"{key}: a window has 0 to {MAX_SECONDS} seconds, not {window_s}")
 
 
-def refusal(now: float, claims: Sequence[Claim], sums: Sequence[int]) -> float:
+def measure_wait_s(now: float, claims: Sequence[Claim], sums: Sequence[int]) -> float:
     """Return the seconds until claims on counters with these sums may all succeed; 0: now, infinity: never."""
     wait = 0.0
     for claim, total in zip(claims, sums, strict=True):
         if claim.amount > claim.limit:
             return math.inf
         if total + claim.amount > claim.limit:
-            wait = max(wait, resets_in(now, claim.window_s, window_start(now, claim.window_s)))
+            wait = max(wait, measure_reset_s(now, claim.window_s, find_window_start(now, claim.window_s)))
     return wait

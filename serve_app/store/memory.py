@@ -17,10 +17,11 @@ from serve_app.store.base import (
     Page,
     Taken,
     Tally,
-    count_cursor,
-    expiry_of,
+    compute_expiry,
+    find_window_start,
+    measure_reset_s,
+    measure_wait_s,
     parse_count_cursor,
-    refusal,
     require_additions,
     require_claims,
     require_key,
@@ -28,8 +29,7 @@ from serve_app.store.base import (
     require_slots,
     require_ttl,
     require_value,
-    resets_in,
-    window_start,
+    write_count_cursor,
 )
 
 _Window = tuple[str, int, int]
@@ -101,14 +101,14 @@ class MemoryStore:
         require_claims(claims)
         now = self._write()
         additions = [Addition(each.key, each.amount, each.window_s) for each in claims]
-        wait = refusal(now, claims, [self._sum(each, now) for each in additions])
+        wait = measure_wait_s(now, claims, [self._sum(each, now) for each in additions])
         if wait:
-            starts = [window_start(now, each.window_s) for each in claims]
+            starts = [find_window_start(now, each.window_s) for each in claims]
             return Taken(
                 False,
                 wait,
                 tuple(
-                    Tally(start, self._sum(each, now), resets_in(now, each.window_s, start))
+                    Tally(start, self._sum(each, now), measure_reset_s(now, each.window_s, start))
                     for each, start in zip(additions, starts, strict=True)
                 ),
             )
@@ -124,7 +124,7 @@ class MemoryStore:
             if (last is not None and window <= last) or not _is_alive((count := self._counts[window]).expires_at, now):
                 continue
             if len(items) == limit:
-                return Page(tuple(items), count_cursor(items[-1].key, items[-1].window_s, items[-1].start))
+                return Page(tuple(items), write_count_cursor(items[-1].key, items[-1].window_s, items[-1].start))
             items.append(count)
         return Page(tuple(items), None)
 
@@ -160,19 +160,19 @@ class MemoryStore:
         self._closed = True
 
     def _sum(self, addition: Addition, now: float) -> int:
-        count = self._counts.get((addition.key, addition.window_s, window_start(now, addition.window_s)))
+        count = self._counts.get((addition.key, addition.window_s, find_window_start(now, addition.window_s)))
         return 0 if count is None else count.sum
 
     def _add(self, addition: Addition, amount: int, now: float) -> Tally:
-        start = window_start(now, addition.window_s) if addition.start is None else addition.start
+        start = find_window_start(now, addition.window_s) if addition.start is None else addition.start
         window = (addition.key, addition.window_s, start)
         count = self._counts.get(window)
-        until = expiry_of(addition.window_s, start, addition.keep_s) if count is None else count.expires_at
+        until = compute_expiry(addition.window_s, start, addition.keep_s) if count is None else count.expires_at
         if not _is_alive(until, now):
             return Tally(start, 0, 0.0)
         total = amount + (0 if count is None else count.sum)
         self._counts[window] = Count(*window, total, until)
-        return Tally(start, total, resets_in(now, addition.window_s, start))
+        return Tally(start, total, measure_reset_s(now, addition.window_s, start))
 
     def _now(self) -> float:
         if self._closed:

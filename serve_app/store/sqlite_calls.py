@@ -15,12 +15,12 @@ from serve_app.store.base import (
     Page,
     Taken,
     Tally,
-    count_cursor,
-    expiry_of,
+    compute_expiry,
+    find_window_start,
+    measure_reset_s,
+    measure_wait_s,
     parse_count_cursor,
-    refusal,
-    resets_in,
-    window_start,
+    write_count_cursor,
 )
 
 SWEPT_ROWS = 100
@@ -90,48 +90,38 @@ def _remember(database: sqlite3.Connection, now: float, batch: str) -> bool:
 
 
 def _add(database: sqlite3.Connection, now: float, addition: Addition, amount: int) -> Tally:
-    key, window_s = addition.key, addition.window_s
-    start = window_start(now, window_s) if addition.start is None else addition.start
-    if addition.start is not None and window_s and start + window_s <= now:
-        return _add_to_ended(database, now, addition, amount, start)
-    row = database.execute(
-        "INSERT INTO counts (key, window_s, start, sum, expires) VALUES (?, ?, ?, ?, ?) "
-        "ON CONFLICT (key, window_s, start) DO UPDATE SET sum = sum + excluded.sum RETURNING sum",
-        (key, window_s, start, amount, expiry_of(window_s, start, addition.keep_s)),
-    ).fetchone()
-    return Tally(start, row[0], resets_in(now, window_s, start))
-
-
-def _add_to_ended(database: sqlite3.Connection, now: float, addition: Addition, amount: int, start: int) -> Tally:
-    """Add to a window of the past, if it is still kept."""
+    start = find_window_start(now, addition.window_s) if addition.start is None else addition.start
     place = (addition.key, addition.window_s, start)
-    row = database.execute("SELECT expires FROM counts WHERE key = ? AND window_s = ? AND start = ?", place).fetchone()
-    expires = expiry_of(addition.window_s, start, addition.keep_s) if row is None else row[0]
-    if expires is not None and expires <= now:
-        return Tally(start, 0, 0.0)
+    expires = compute_expiry(addition.window_s, start, addition.keep_s)
+    if addition.start is not None and addition.window_s and start + addition.window_s <= now:  # it ended; is it still kept?
+        row = database.execute("SELECT expires FROM counts WHERE key = ? AND window_s = ? AND start = ?", place).fetchone()
+        expires = expires if row is None else row[0]
+        if expires is not None and expires <= now:
+            return Tally(start, 0, 0.0)
     row = database.execute(
         "INSERT INTO counts (key, window_s, start, sum, expires) VALUES (?, ?, ?, ?, ?) "
         "ON CONFLICT (key, window_s, start) DO UPDATE SET sum = sum + excluded.sum RETURNING sum",
         (*place, amount, expires),
     ).fetchone()
-    return Tally(start, row[0], 0.0)
+    return Tally(start, row[0], measure_reset_s(now, addition.window_s, start))
 
 
 def take(database: sqlite3.Connection, now: float, claims: Sequence[Claim]) -> Taken:
     """See `Store.take`."""
-    starts = [window_start(now, claim.window_s) for claim in claims]
+    starts = [find_window_start(now, claim.window_s) for claim in claims]
     sums = []
     for claim, start in zip(claims, starts, strict=True):
         row = database.execute(
             "SELECT sum FROM counts WHERE key = ? AND window_s = ? AND start = ?", (claim.key, claim.window_s, start)
         ).fetchone()
         sums.append(0 if row is None else row[0])
-    wait = refusal(now, claims, sums)
+    wait = measure_wait_s(now, claims, sums)
     if not wait:
         granted = (_add(database, now, Addition(each.key, each.amount, each.window_s), each.amount) for each in claims)
         return Taken(True, 0.0, tuple(granted))
     tallies = (
-        Tally(start, total, resets_in(now, claim.window_s, start)) for claim, start, total in zip(claims, starts, sums, strict=True)
+        Tally(start, total, measure_reset_s(now, claim.window_s, start))
+        for claim, start, total in zip(claims, starts, sums, strict=True)
     )
     return Taken(False, wait, tuple(tallies))
 
@@ -146,7 +136,7 @@ def scan_counts(database: sqlite3.Connection, now: float, prefix: str, limit: in
     ).fetchall()
     items = tuple(Count(*row) for row in rows[:limit])
     more = len(rows) > limit
-    return Page(items, count_cursor(items[-1].key, items[-1].window_s, items[-1].start) if more else None)
+    return Page(items, write_count_cursor(items[-1].key, items[-1].window_s, items[-1].start) if more else None)
 
 
 def acquire(database: sqlite3.Connection, now: float, key: str, slots: int, ttl_s: float) -> Lease | None:

@@ -81,7 +81,7 @@ def _use_wal(database: sqlite3.Connection, busy_s: float) -> None:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
                 raise
-            time.sleep(0.01)
+            time.sleep(0.01)  # on the store's own thread; the event loop does not wait
 
 
 def _migrate(database: sqlite3.Connection) -> None:

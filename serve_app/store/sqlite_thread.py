@@ -88,9 +88,7 @@ class SqliteThread:
         self._closed = True
         if self._thread is not None:
             self._queue.put(None)
-            give_up = time.monotonic() + self._timeout_s
-            while self._thread.is_alive() and time.monotonic() < give_up:
-                await asyncio.sleep(0.005)
+            await asyncio.to_thread(self._thread.join, self._timeout_s)
 
     def _work(self) -> None:
         ended = False
@@ -117,7 +115,7 @@ class SqliteThread:
             if not isinstance(error, sqlite3.Error) or error.sqlite_errorcode & 0xFF not in _BUSY:
                 self._disconnect()  # a fresh connection is the surest way out of a half-failed transaction
             return _translate(error)
-        except Exception:
+        except Exception:  # an error of ours must not end the thread: every later call would wait for nothing
             logger.exception("store: a call failed in an unforeseen way")
             self._disconnect()
             return StoreUnavailable("the store failed; its log says more", reason="broken")

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from itertools import islice
 from typing import Any
 
-from serve_app.store.base import MAX_BATCH, MAX_VALUE_BYTES, Addition, Count, Store, require_key, window_start
+from serve_app.store.base import MAX_BATCH, MAX_VALUE_BYTES, Addition, Count, Store, find_window_start, require_key
 
 VERSION = 1
 MAX_LINE_CHARS = 2 * MAX_VALUE_BYTES
@@ -93,7 +93,7 @@ async def _write_entry(store: Store, row: dict[str, Any], now: float) -> int:
 def _read_count(row: dict[str, Any]) -> Count:
     count = Count(row["count"], int(row["window_s"]), int(row["start"]), int(row["sum"]), row["expires_at"])
     require_key(count.key)
-    if window_start(count.start, count.window_s) != count.start:
+    if find_window_start(count.start, count.window_s) != count.start:
         raise ValueError("no window begins there")
     return count
 
