@@ -1,6 +1,7 @@
 """The embedded model's chat format, as suites use it: markers in texts, streams that find calls, constraints of requests."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from serve_app.chat.answer_parser import AnswerParser, CallOrText, CallParser, CallPart
@@ -52,6 +53,13 @@ def parse_pieces(parser: CallParser, pieces: list[str]) -> tuple[str, list[tuple
             calls[part.index] = (name + part.name, arguments + part.arguments)
     assert list(calls) == list(range(len(calls)))
     return "".join(part for part in parts if isinstance(part, str)), list(calls.values())
+
+
+def put_marks(markers: Mapping[str, str], text: str) -> str:
+    """Return the text that a parser reads where each marker in `text` was a token."""
+    for name, mark in markers.items():
+        text = text.replace(name, mark)
+    return text
 
 
 def cut_everywhere(text: str) -> list[list[str]]:

@@ -120,7 +120,7 @@ def test_a_replica_killed_under_32_streams_is_not_noticed(app: LiveApp, undistur
     answers = _all(app, _once_at(at, lambda: os.kill(victim, signal.SIGKILL)))
     moved = _attempts(app) - before - STREAMS
     print(f"\nkilled at {at}: {moved:g} of {STREAMS} streams moved, longest pause {max(a.longest_pause_s for a in answers):.1f} s")
-    assert moved > 0 or at > TOKENS // 2  # late, an engine may be done before a busy client has read the token
+    assert moved > 0
     _same(answers, undisturbed)
 
 

@@ -1,14 +1,12 @@
 """Calls between `<tool_call>` and `</tool_call>`, as tokens and as text: every form at every cut, and what stays text."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from serve_app.chat.answer_parser import AnswerParser, Part, Thought
 from serve_app.chat.constraint import parse_tools
 from serve_app.chat.formats.hermes.syntax import HermesCallSyntax
 from serve_app.chat.formats.hermes.tokens import CALL_BEGIN, CALL_END, MARKERS
-from tests.chat import cut_everywhere, parse_pieces
+from tests.chat import cut_everywhere, parse_pieces, put_marks
 
 NAMES = ("f", "get_weather")
 TOOLS = parse_tools([{"name": name} for name in NAMES])
@@ -60,22 +58,10 @@ TEXTS = [
     "",
     "  \n",
 ]
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_its_calls_however_it_is_cut(form: str) -> None:
-    text, said, calls = FORMS[form]
-    for pieces in cut_everywhere(text):
-        assert parse_pieces(SPELLED.build_call_parser(TOOLS, begun=False), pieces) == (said, calls)
-    for pieces in cut_everywhere(_mark(text)):
-        assert parse_pieces(TOKENS.build_call_parser(TOOLS, begun=False), pieces) == (said, calls)
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_other_text_stays_as_it_is(text: str) -> None:
-    for syntax in (SPELLED, TOKENS):
-        for pieces in cut_everywhere(text):
-            assert parse_pieces(syntax.build_call_parser(TOOLS, begun=False), pieces) == (text, [])
+PIECES = [
+    *("{", "}", "[", "]", '"', "\\", ":", ",", "; ", " ", "\n", "a", "```", "json"),
+    *(CALL_BEGIN, CALL_END, '"name"', '"f"', '"arguments"', TWO, ONE),
+]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +77,7 @@ def test_other_text_stays_as_it_is(text: str) -> None:
 def test_markers_without_a_call_are_left_out(text: str, said: str) -> None:
     for pieces in cut_everywhere(text):
         assert parse_pieces(SPELLED.build_call_parser(TOOLS, begun=False), pieces) == (said, [])
-    for pieces in cut_everywhere(_mark(text)):
+    for pieces in cut_everywhere(put_marks(MARKERS, text)):
         assert parse_pieces(TOKENS.build_call_parser(TOOLS, begun=False), pieces) == (said, [])
 
 
@@ -106,7 +92,7 @@ def test_a_marker_in_a_string_is_its_spelling() -> None:
     text = f'<tool_call>\n{{"name": "f", "arguments": {arguments}}}\n</tool_call>'
     for pieces in cut_everywhere(text):
         assert parse_pieces(SPELLED.build_call_parser(TOOLS, begun=False), pieces) == ("", [("f", arguments)])
-    for pieces in cut_everywhere(_mark(text)):
+    for pieces in cut_everywhere(put_marks(MARKERS, text)):
         assert parse_pieces(TOKENS.build_call_parser(TOOLS, begun=False), pieces) == ("", [("f", arguments)])
 
 
@@ -115,7 +101,7 @@ def test_code_points_in_text_are_no_markers() -> None:
 
 
 def test_a_marker_in_a_thought_is_its_spelling() -> None:
-    text = _mark(f"<think>Use <tool_call>{TWO}</tool_call>?</think>\n<tool_call>{TWO}</tool_call>")
+    text = put_marks(MARKERS, f"<think>Use <tool_call>{TWO}</tool_call>?</think>\n<tool_call>{TWO}</tool_call>")
     for pieces in cut_everywhere(text):
         parser = AnswerParser(
             lambda begun: TOKENS.build_call_parser(TOOLS, begun=begun), TOKENS.markers, think_tags=("<think>", "</think>")
@@ -129,30 +115,5 @@ def test_a_marker_in_a_thought_is_its_spelling() -> None:
 @pytest.mark.parametrize("text", [ONE, f"```json\n{ONE}\n```"])
 def test_only_marked_calls_count_where_a_tool_is_strict_or_the_text_has_begun(text: str) -> None:
     assert parse_pieces(TOKENS.build_call_parser(STRICT, begun=False), [text]) == (text, [])
-    assert parse_pieces(TOKENS.build_call_parser(STRICT, begun=False), [_mark(f"<tool_call>{TWO}")]) == ("", [F])
+    assert parse_pieces(TOKENS.build_call_parser(STRICT, begun=False), [put_marks(MARKERS, f"<tool_call>{TWO}")]) == ("", [F])
     assert parse_pieces(TOKENS.build_call_parser(TOOLS, begun=True), [ONE]) == (ONE, [])
-
-
-PIECES = [
-    *("{", "}", "[", "]", '"', "\\", ":", ",", "; ", " ", "\n", "a", "```", "json"),
-    *(CALL_BEGIN, CALL_END, '"name"', '"f"', '"arguments"', TWO, ONE),
-]
-
-
-@given(st.lists(st.sampled_from(PIECES), max_size=12), st.data())
-def test_parts_do_not_depend_on_how_the_text_was_cut(pieces: list[str], data: st.DataObject) -> None:
-    for syntax, text in ((SPELLED, "".join(pieces)), (TOKENS, _mark("".join(pieces)))):
-        at = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
-        cut = [text[begin:end] for begin, end in zip([0, *at], [*at, len(text)], strict=True)]
-        said, calls = parse_pieces(syntax.build_call_parser(TOOLS, begun=False), [text])
-        assert parse_pieces(syntax.build_call_parser(TOOLS, begun=False), cut) == (said, calls)
-        assert parse_pieces(syntax.build_call_parser(TOOLS, begun=False), list(text)) == (said, calls)
-        assert not {*MARKERS.values()} & {*said, *"".join(arguments for _, arguments in calls)}
-        if CALL_BEGIN not in pieces and CALL_END not in pieces and not calls:
-            assert said == text
-
-
-def _mark(text: str) -> str:
-    for name, mark in MARKERS.items():
-        text = text.replace(name, mark)
-    return text

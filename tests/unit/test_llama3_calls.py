@@ -1,13 +1,11 @@
 """Bare JSON calls, alone or after `<|python_tag|>`: every form at every cut, and what stays text."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from serve_app.chat.constraint import parse_tools
 from serve_app.chat.formats.llama3.syntax import Llama3CallSyntax
-from serve_app.chat.formats.llama3.tokens import CALLS_BEGIN, CALLS_BEGIN_MARK, MARKERS
-from tests.chat import cut_everywhere, parse_pieces
+from serve_app.chat.formats.llama3.tokens import CALLS_BEGIN, MARKERS
+from tests.chat import cut_everywhere, parse_pieces, put_marks
 
 NAMES = ("f", "get_weather")
 TOOLS = parse_tools([{"name": name} for name in NAMES])
@@ -60,22 +58,10 @@ TEXTS = [
     "",
     " \n",
 ]
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_its_calls_however_it_is_cut(form: str) -> None:
-    text, said, calls = FORMS[form]
-    for pieces in cut_everywhere(text):
-        assert parse_pieces(SPELLED.build_call_parser(TOOLS, begun=False), pieces) == (said, calls)
-    for pieces in cut_everywhere(_mark(text)):
-        assert parse_pieces(TOKENS.build_call_parser(TOOLS, begun=False), pieces) == (said, calls)
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_other_text_stays_as_it_is(text: str) -> None:
-    for syntax in (SPELLED, TOKENS):
-        for pieces in cut_everywhere(text):
-            assert parse_pieces(syntax.build_call_parser(TOOLS, begun=False), pieces) == (text, [])
+PIECES = [
+    *("{", "}", "[", "]", '"', "\\", ":", ",", "; ", " ", "\n", "a", "```", "json"),
+    *(CALLS_BEGIN, '"name"', '"f"', '"parameters"', TWO, ONE),
+]
 
 
 def test_code_after_the_marker_is_text() -> None:
@@ -91,7 +77,7 @@ def test_where_the_marker_is_a_token_its_spelling_is_text() -> None:
 
 def test_bare_calls_stand_at_the_answers_beginning_only() -> None:
     assert parse_pieces(TOKENS.build_call_parser(TOOLS, begun=True), [ONE]) == (ONE, [])
-    assert parse_pieces(TOKENS.build_call_parser(TOOLS, begun=True), [_mark(f"<|python_tag|>{ONE}")]) == ("", [G])
+    assert parse_pieces(TOKENS.build_call_parser(TOOLS, begun=True), [put_marks(MARKERS, f"<|python_tag|>{ONE}")]) == ("", [G])
 
 
 @pytest.mark.parametrize(
@@ -110,7 +96,7 @@ def test_bare_calls_stand_at_the_answers_beginning_only() -> None:
     ],
 )
 def test_with_a_strict_tool_only_what_the_grammar_writes_is_a_call(text: str, calls: Calls) -> None:
-    for pieces in cut_everywhere(_mark(text)):
+    for pieces in cut_everywhere(put_marks(MARKERS, text)):
         assert parse_pieces(TOKENS.build_call_parser(STRICT, begun=False), pieces) == ("" if calls else text, calls)
 
 
@@ -119,27 +105,3 @@ def test_arguments_come_as_they_are_written() -> None:
     assert parser.push('{"name": "f", "par') == []
     pieces = [parser.push(piece) for piece in ('ameters": {"a"', ": 1", "}}", "; ")]
     assert [[getattr(part, "arguments", part) for part in parts] for parts in pieces] == [['{"a"'], [": 1"], ["}"], []]
-
-
-PIECES = [
-    *("{", "}", "[", "]", '"', "\\", ":", ",", "; ", " ", "\n", "a", "```", "json"),
-    *(CALLS_BEGIN, '"name"', '"f"', '"parameters"', TWO, ONE),
-]
-
-
-@given(st.lists(st.sampled_from(PIECES), max_size=12), st.booleans(), st.data())
-def test_parts_do_not_depend_on_how_the_text_was_cut(pieces: list[str], strict: bool, data: st.DataObject) -> None:
-    tools = STRICT if strict else TOOLS
-    for syntax, text in ((SPELLED, "".join(pieces)), (TOKENS, _mark("".join(pieces)))):
-        at = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
-        cut = [text[begin:end] for begin, end in zip([0, *at], [*at, len(text)], strict=True)]
-        said, calls = parse_pieces(syntax.build_call_parser(tools, begun=False), [text])
-        assert parse_pieces(syntax.build_call_parser(tools, begun=False), cut) == (said, calls)
-        assert parse_pieces(syntax.build_call_parser(tools, begun=False), list(text)) == (said, calls)
-        assert CALLS_BEGIN_MARK not in said + "".join(arguments for _, arguments in calls)
-        if CALLS_BEGIN not in pieces and not calls:
-            assert said == text
-
-
-def _mark(text: str) -> str:
-    return text.replace(CALLS_BEGIN, CALLS_BEGIN_MARK)
