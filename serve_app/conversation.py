@@ -258,8 +258,8 @@ class RoutePreview:
     model: str
     """The own name of the model that would answer."""
     model_reason: str
-    """Why: `named` (by the client), `group` (the client named its group), `task`, `conversation` (an earlier turn's task), or
-    `auto-fallback` (the task's model cannot answer now)."""
+    """Why: `named` (by the client), `default` (the client named none), `group` (the client named its group), `task`,
+    `conversation` (an earlier turn's task), or `auto-fallback` (the task's model cannot answer now)."""
     candidates: tuple[str, ...]
     """Groups in the order in which they would be tried; empty when none is ready."""
     reason: str

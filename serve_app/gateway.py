@@ -46,12 +46,12 @@ from serve_app.routing.tasks import decide
 from serve_app.types import Task
 
 
-def _choose_failure(first: ServeError | None, error: ServeError, record: RequestRecord) -> ServeError:
+def _choose_failure(first: ServeError | None, error: ServeError) -> ServeError:
     """Return the failure of a request that one more model has not answered; raises `error` where no other model may be tried.
 
     That a model which only stands in refuses the request says nothing about the request: the first model would take it later.
     """
-    if record.started or isinstance(error, DeadlineExceeded):
+    if isinstance(error, DeadlineExceeded):
         raise error
     if isinstance(error, CapacityError | EngineError | ModelUnusable):
         return error
@@ -107,6 +107,7 @@ class Gateway:
         with account(request, record, self.metrics):
             failure: ServeError | None = None
             tried: set[str] = set()
+            started = False
             for name in names:
                 if failure is not None:
                     if self.catalog.find_model(name) in tried:
@@ -116,10 +117,13 @@ class Gateway:
                 try:
                     async with aclosing(self._generate_by(name, request, record)) as events:
                         async for event in events:
+                            started = True
                             yield event
                     return
                 except ServeError as error:
-                    failure = _choose_failure(failure, error, record)
+                    if started:
+                        raise
+                    failure = _choose_failure(failure, error)
                     tried.add(record.served_model)
             assert failure is not None
             raise failure
@@ -131,7 +135,7 @@ class Gateway:
             return ModelChoice(names=(self.settings.model_of(request.group),), reason="group")
         if self.catalog.is_auto(request.model):
             return choose_model(self.settings.routing, request.task, prompt)
-        return ModelChoice(names=(request.model,), reason="named")
+        return ModelChoice(names=(request.model,), reason="default" if request.model is None else "named")
 
     async def _generate_by(
         self, name: str | None, request: GenerateRequest, record: RequestRecord
@@ -144,10 +148,10 @@ class Gateway:
                 prepared, generations = await self._prepare(request, resolved, record)
             streams = [generation.read(self._attempts.run(generation)) for generation in generations]
             async with aclosing(merge(streams)) as events:
-                ended = 0
+                started, ended = False, 0
                 async for event in events:
-                    if not record.started:  # not earlier: the first event commits the headers
-                        record.started = True
+                    if not started:  # not earlier: the first event commits the headers
+                        started = True
                         yield Started(prompt_tokens=prepared.prompt_tokens)
                     if isinstance(event, ChoiceEnd):
                         task, tokens = record.task or Task.GENERAL, event.usage.completion_tokens
@@ -252,7 +256,7 @@ class Gateway:
             try:
                 found = await self._preview_route_to(name, request, record, choice.reason if at == 0 else "auto-fallback")
             except ServeError as error:
-                failure = failure if preview is not None else _choose_failure(failure, error, record)
+                failure = failure if preview is not None else _choose_failure(failure, error)
                 continue
             preview = found if preview is None or found.candidates else preview
             if preview.candidates:

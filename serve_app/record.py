@@ -41,8 +41,6 @@ class RequestRecord:
     model that the task chose for `auto` could not answer."""
     falls_back: bool = False
     """Whether another model answers than the one that the task chose."""
-    started: bool = False
-    """Whether an engine has produced output."""
     attempts: int = 0
     earlier_attempts: int = 0
     """Attempts at the models that another one stands in for."""

@@ -22,8 +22,8 @@ class ModelChoice:
     names: tuple[str | None, ...]
     """Best first; None: the first configured model."""
     reason: str
-    """Why the first is first: `named` (by the client), `group` (the client named a group of it), `task` (it is the task's model),
-    or `conversation` (an earlier turn's task chose it)."""
+    """Why the first is first: `named` (by the client), `default` (the client named none), `group` (the client named a group of
+    it), `task` (it is the task's model), or `conversation` (an earlier turn's task chose it)."""
 
 
 def choose_model(settings: RoutingSettings, given: Task | None, prompt: Prompt | None) -> ModelChoice:

@@ -1,7 +1,6 @@
 """Which chat format a model's folder gets, what its files may say, and which tokenizers are read."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -126,15 +125,15 @@ async def test_the_embedded_models_template_gives_the_phi4_formats_prompt() -> N
     assert await templated.render(chat) == await build_format(tokenizer).render(chat)
 
 
-def with_syntax(template: str, syntax: CallSyntax | None, as_text: Callable[[Chat], Chat] | None = None) -> JinjaFormat:
+def with_syntax(template: str, syntax: CallSyntax | None) -> JinjaFormat:
     made = build_with(PLAIN)
-    return JinjaFormat(made._tokenizer, TemplateSource("f", template, template), {}, syntax, tools_as_text=as_text)
+    return JinjaFormat(made._tokenizer, TemplateSource("f", template, template), {}, syntax)
 
 
 def test_tools_need_a_template_that_shows_them_and_a_syntax_of_calls() -> None:
     assert with_syntax(PLAIN + "{{ tools }}", Phi4CallSyntax()).capabilities == ("tools",)
     assert with_syntax(PLAIN, Phi4CallSyntax()).capabilities == ()
-    assert with_syntax(PLAIN, HermesCallSyntax(()), write_tools_as_text).capabilities == ("tools",)
+    assert with_syntax(PLAIN, HermesCallSyntax()).capabilities == ("tools",)
     assert with_syntax(PLAIN + "{{ tools }}", None).capabilities == ()
 
 
@@ -301,9 +300,7 @@ WEATHER = Tool(name="get_weather", function='{"name": "get_weather"}')
 
 
 async def test_a_template_without_tools_gets_them_as_text_of_its_messages() -> None:
-    made = with_syntax(
-        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}", HermesCallSyntax(()), write_tools_as_text
-    )
+    made = with_syntax("{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}", HermesCallSyntax())
     call = ToolCall(name="get_weather", arguments='{"city": "Paris"}', id="1")
     chat = Chat(
         messages=(

@@ -208,7 +208,7 @@ async def test_the_preview_explains_auto() -> None:
         ]
         debug = await _ask(app, "auto", CODE, headers={"x-debug-route": "true"})
     assert [(each["model"], each["model_reason"], each["candidates"]) for each in shown] == [
-        ("smol", "task", ["b"]), ("smol", "conversation", ["b"]), ("phi", "named", ["a", "c"]),
+        ("smol", "task", ["b"]), ("smol", "conversation", ["b"]), ("phi", "default", ["a", "c"]),
     ]  # fmt: skip
     assert [candidate["group"] for candidate in json.loads(debug.headers["x-route-candidates"])] == ["b"]
 

@@ -1,6 +1,6 @@
 """The interfaces of a chat format and of the syntax in which a model writes tool calls. Knows no model, engine or dialect."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from serve_app.chat.answer_parser import CallParser
@@ -13,6 +13,8 @@ class CallSyntax(Protocol):
 
     markers: Mapping[str, str]
     """As `ChatFormat.markers`."""
+    tools_as_text: Callable[[Chat], Chat] | None
+    """Rewrites a chat so that its messages list the tools, for a template that lists none. None: only a template can list them."""
 
     def build_constraint(self, tools: Sequence[Tool], form: AnswerForm) -> Constraint | None:
         """Return the constraint of an answer in `form`; None: any text. Raises `ValueError` for an unreadable pattern."""

@@ -206,7 +206,7 @@ class _Block:
             return self._feed_object(char)
         if self._fence:
             return self._feed_fence(char)
-        if char in SPACE or (char in self.marks.separators and not self._has_no_call):
+        if char in SPACE or (char in self.marks.separators and self._has_call):
             self.raw += char if self.raw else ""
             return _Outcome.CONTINUE
         if char == "{" and not (self._closed and self._is_over):
@@ -217,24 +217,24 @@ class _Block:
             self.raw += char
             self._listed = True
             return _Outcome.CONTINUE
-        if char == "]" and self._listed and not self._has_no_call:
+        if char == "]" and self._listed and self._has_call:
             return self._end_list()
-        if self._has_no_call and self.opener == FENCE and not self._listed and char.isalpha():
+        if not self._has_call and self.opener == FENCE and not self._listed and char.isalpha():
             self.raw += char
             return _Outcome.CONTINUE if "json".startswith(self.raw[len(FENCE) :].lower()) else self._reject_char()
         if self.marked and self._is_fence_within(char):
             self.raw += char if self.raw else ""
             return _Outcome.CONTINUE
-        if not self._has_no_call and char == self.marks.end and self.marked:
+        if self._has_call and char == self.marks.end and self.marked:
             return _Outcome.ENDED
-        if not self._has_no_call and char == FENCE[0] and self.opener == FENCE:
+        if self._has_call and char == FENCE[0] and self.opener == FENCE:
             self._fence = char
             return _Outcome.CONTINUE
         return self._end(char)
 
     def _is_fence_within(self, char: str) -> bool:
         """Return whether a character belongs to a fence around calls that stands after the marker."""
-        if not self._has_no_call:
+        if self._has_call:
             return self._fenced and char == FENCE[0]
         is_fence = _FENCED_JSON.startswith(self.raw[len(self.opener) :].lstrip(SPACE) + char)
         self._fenced = self._fenced or is_fence
@@ -246,16 +246,16 @@ class _Block:
         return self.opener == "[" or (self.opener == "{" and not self.marks.bare_sequence)
 
     @property
-    def _has_no_call(self) -> bool:
-        """Whether no call has been found yet."""
-        return bool(self.raw)
+    def _has_call(self) -> bool:
+        """Whether a call has been found: from then on no text is kept that would have to be returned."""
+        return not self.raw
 
     def _reject_char(self) -> _Outcome:
         self.raw = self.raw[:-1]
         return _Outcome.REJECTED
 
     def _end(self, leftover: str) -> _Outcome:
-        if self._has_no_call:
+        if not self._has_call:
             return _Outcome.REJECTED
         self.leftover = leftover
         return _Outcome.ENDED
@@ -287,7 +287,7 @@ class _Block:
         if is_call is None:
             return _Outcome.CONTINUE
         if not is_call:
-            if self._has_no_call and not self._object.streaming:
+            if not self._has_call and not self._object.streaming:
                 return self._reject_char()
             self._parts.append(self._object.text)
         else:

@@ -6,7 +6,6 @@ from types import MappingProxyType
 
 from serve_app.chat.formats.base import ChatFormat
 from serve_app.chat.formats.call_syntaxes import NO_CALLS, build_call_syntax, detect_call_syntax
-from serve_app.chat.formats.hermes.tool_text import write_tools_as_text
 from serve_app.chat.formats.jinja.source import find_template, read_special_tokens
 from serve_app.chat.formats.names import FORMAT_TOKENS, detect_format
 from serve_app.chat.formats.phi4.format import Phi4Format
@@ -42,14 +41,8 @@ def build_format(
         )
     from serve_app.chat.formats.jinja.format import JinjaFormat  # imports Jinja, which only models with a template need
 
-    syntax_name = call_parser or detect_call_syntax(source.tool_use, added)
-    built = JinjaFormat(
-        tokenizer,
-        source,
-        read_special_tokens(folder),
-        build_call_syntax(syntax_name, added),
-        tools_as_text=write_tools_as_text if syntax_name == "hermes" else None,
-    )
+    syntax = build_call_syntax(call_parser or detect_call_syntax(source.tool_use, added), added)
+    built = JinjaFormat(tokenizer, source, read_special_tokens(folder), syntax)
     if call_parser not in (None, NO_CALLS) and not built.capabilities:
         raise ModelUnusable(
             f"{source.file} has a chat template that lists no tools; set tool_call_parser: none, or hermes, with which the system "

@@ -60,7 +60,7 @@ def build_filters() -> dict[str, Function]:
         "escape": _escape,
         "forceescape": _escape,
         "e": _escape,
-        "safe": to_text,
+        "safe": to_text,  # prompts are no HTML: nothing is escaped that `safe` would have to exempt
         "center": lambda value, width=80: text_methods.center(to_text(value), width),
         "replace": _replace,
         "join": _join,

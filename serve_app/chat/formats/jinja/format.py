@@ -4,7 +4,7 @@ The template's text is searched for control tokens; a client's text never counts
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from serve_app.chat.answer_parser import CallOrText, CallParser
@@ -31,25 +31,19 @@ class JinjaFormat:
     keeps_text = False
 
     def __init__(
-        self,
-        tokenizer: Tokenizer,
-        source: TemplateSource,
-        special_tokens: Mapping[str, str],
-        syntax: CallSyntax | None = None,
-        *,
-        tools_as_text: Callable[[Chat], Chat] | None = None,
+        self, tokenizer: Tokenizer, source: TemplateSource, special_tokens: Mapping[str, str], syntax: CallSyntax | None = None
     ) -> None:
         """Compile the templates and try them on small conversations; `syntax` is None for a model that calls no tools.
 
-        `tools_as_text` rewrites a chat with tools for a template that lists none; without it such a model cannot call tools.
+        A template that lists no tools needs a syntax with `tools_as_text`; otherwise the model can call none.
         """
         self._tokenizer = tokenizer
         self._splitter = ControlSplitter(tokenizer.vocabulary)
         self._renderer = Renderer(source, special_tokens)
         self.go_template = source.default
         lists_tools = "tools" in self._renderer.variables
-        self._rewrite = None if lists_tools else tools_as_text
-        self._syntax = syntax if lists_tools or tools_as_text is not None else None
+        self._rewrite = None if lists_tools or syntax is None else syntax.tools_as_text
+        self._syntax = syntax if lists_tools or self._rewrite is not None else None
         self.capabilities: tuple[str, ...] = () if self._syntax is None else ("tools",)
         self.markers: Mapping[str, str] = MappingProxyType({}) if self._syntax is None else self._syntax.markers
         self.switches_thoughts = "enable_thinking" in self._renderer.variables

@@ -1,6 +1,6 @@
 """Calls as bare JSON, the whole answer or after `<|python_tag|>`. See `serve_app.chat.formats.base.CallSyntax`."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from serve_app.chat.answer_parser import CallParser
 from serve_app.chat.formats.call_markers import MarkedCallParser, select_tokens
@@ -8,7 +8,7 @@ from serve_app.chat.formats.call_parser import CallMarks, JsonCallParser
 from serve_app.chat.formats.call_rules import build_constraint
 from serve_app.chat.formats.llama3.grammar import Llama3CallForm
 from serve_app.chat.formats.llama3.tokens import CALLS_BEGIN, CALLS_BEGIN_MARK, MARKERS
-from serve_app.conversation import AnswerForm, Tool
+from serve_app.conversation import AnswerForm, Chat, Tool
 from serve_app.types import Constraint
 
 _MARKS = CallMarks(begin=CALLS_BEGIN_MARK, separators=",;", keys=("parameters", "arguments"), bare_sequence=True)
@@ -19,6 +19,8 @@ class Llama3CallSyntax:
 
     The marker counts as a token where it is one of the vocabulary, and otherwise as its spelling.
     """
+
+    tools_as_text: Callable[[Chat], Chat] | None = None
 
     def __init__(self, added: Collection[str] = ()) -> None:
         """Write calls for a vocabulary with these added tokens."""
