@@ -74,11 +74,15 @@ async def test_a_server_that_is_killed_under_load_leaves_nobody_waiting(redis: R
 
 async def test_a_server_that_does_not_answer_is_busy(tmp_path: Path) -> None:
     """It accepts the connection and says nothing."""
-    silent = await asyncio.start_unix_server(lambda reader, writer: None, tmp_path / "silent.sock")
+    writers: list[asyncio.StreamWriter] = []
+    silent = await asyncio.start_unix_server(lambda reader, writer: writers.append(writer), tmp_path / "silent.sock")
     store = RedisStore(f"unix://{tmp_path}/silent.sock", timeout_s=0.3)
     assert await _reason(store) == "busy"
     await store.close()
     silent.close()
+    for writer in writers:
+        writer.close()
+        await writer.wait_closed()
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # the client's, of connections not made in time
