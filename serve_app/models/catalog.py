@@ -83,11 +83,6 @@ class Catalog:
         for name in settings.variants:
             self._configure_variant(name)
 
-    @property
-    def default(self) -> ServedModel:
-        """The model that requests without a name get; raises `ModelUnusable` where it cannot be served."""
-        return self._require_model(self._settings.default_model)
-
     def _require_model(self, name: str) -> ServedModel:
         if name in self._models:
             return self._models[name]

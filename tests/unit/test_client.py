@@ -78,7 +78,7 @@ async def test_one_question(tmp_path: Path) -> None:
         assert code == 0
         assert told.startswith("Yes.\n\ntotal ")
         assert "answer   " in told
-        tokenizer = app.gateway.catalog.default.tokenizer
+        tokenizer = app.gateway.catalog.resolve(None).model.tokenizer
         prompts = [b"".join(map(tokenizer.raw, request.prompt)).decode() for request in app.engines["a"].requests]
     assert prompts[0] == "<|user|>How are you?<|end|><|assistant|>"
     assert prompts[1] == "<|user|>Read:\n\na file<|end|><|assistant|>"
@@ -139,11 +139,11 @@ async def _converse(url: str, *lines: str) -> tuple[Session, str]:
 async def test_a_conversation_has_a_history(tmp_path: Path) -> None:
     async with _listening(tmp_path) as (app, url):
         session, _ = await _converse(url, "one", '"""two', 'lines"""', "/bye", "never")
-        prompt = b"".join(map(app.gateway.catalog.default.tokenizer.raw, app.engines["a"].requests[-1].prompt)).decode()
+        prompt = b"".join(map(app.gateway.catalog.resolve(None).model.tokenizer.raw, app.engines["a"].requests[-1].prompt)).decode()
         assert prompt == "<|user|>one<|end|><|assistant|>Yes.<|end|><|user|>two\nlines<|end|><|assistant|>"
         assert [message["content"] for message in session.messages] == ["one", "Yes.", "two\nlines", "Yes."]
         await _converse(url, "/set nohistory", "one", "two", "/set history", "three", "/clear", "four")
-        prompt = b"".join(map(app.gateway.catalog.default.tokenizer.raw, app.engines["a"].requests[-1].prompt)).decode()
+        prompt = b"".join(map(app.gateway.catalog.resolve(None).model.tokenizer.raw, app.engines["a"].requests[-1].prompt)).decode()
         assert prompt == "<|user|>four<|end|><|assistant|>"
 
 
@@ -158,7 +158,7 @@ async def test_commands(tmp_path: Path) -> None:
         )  # fmt: skip
         session, said = await _converse(url, *script)
         request = app.engines["a"].requests[-1]
-        prompt = b"".join(map(app.gateway.catalog.default.tokenizer.raw, request.prompt)).decode()
+        prompt = b"".join(map(app.gateway.catalog.resolve(None).model.tokenizer.raw, request.prompt)).decode()
     assert prompt == "<|system|>Be\nbrief.<|end|><|user|>hi<|end|><|assistant|>"
     assert (request.sampling.temperature, request.sampling.max_tokens) == (0.25, 9)
     assert session.options == {"temperature": 0.25, "stop": ["es."], "num_predict": 9}

@@ -24,7 +24,7 @@ def _client(app: App) -> ollama.AsyncClient:
 
 
 def _prompt(app: App, at: int = -1, group: str = "a") -> str:
-    tokenizer = app.gateway.catalog.default.tokenizer
+    tokenizer = app.gateway.catalog.resolve(None).model.tokenizer
     return b"".join(map(tokenizer.raw, app.engines[group].requests[at].prompt)).decode()
 
 
@@ -47,7 +47,7 @@ async def test_streams_by_default_one_object_a_line() -> None:
         assert {line["model"] for line in lines} == {"phi4-mini"}
         last = lines[-1]
         assert last["done_reason"] == "stop"
-        assert last["eval_count"] == len(app.gateway.catalog.default.tokenizer.encode(TEXT, special=False)) + 1
+        assert last["eval_count"] == len(app.gateway.catalog.resolve(None).model.tokenizer.encode(TEXT, special=False)) + 1
         assert last["prompt_eval_count"] == len(app.engines["a"].requests[0].prompt)
         assert last["total_duration"] >= last["eval_duration"] > 0
         assert all(isinstance(last[name], int) for name in last if name.endswith(("_duration", "_count")))
@@ -97,9 +97,9 @@ async def test_generate_puts_the_prompt_into_the_models_template() -> None:
         await app.client.post(GENERATE, json=ASK | {"template": own, "system": "<|end|>S"})
         assert _prompt(app) == "<|system|><|end|>S<|end|>Q: hi\nA: "
         special = [
-            app.gateway.catalog.default.tokenizer.raw(t)
+            app.gateway.catalog.resolve(None).model.tokenizer.raw(t)
             for t in app.engines["a"].requests[-1].prompt
-            if t in app.gateway.catalog.default.tokenizer.vocabulary.control_ids
+            if t in app.gateway.catalog.resolve(None).model.tokenizer.vocabulary.control_ids
         ]
         assert special == [b"<|system|>", b"<|end|>"]
 
@@ -107,7 +107,7 @@ async def test_generate_puts_the_prompt_into_the_models_template() -> None:
 async def test_context_goes_on_where_the_last_answer_ended() -> None:
     async with running(a={"text": "Two."}) as app:
         first = (await app.client.post(GENERATE, json=ASK | {"stream": False, "system": "S"})).json()
-        assert "".join(app.gateway.catalog.default.tokenizer.raw(token).decode() for token in first["context"]) == (
+        assert "".join(app.gateway.catalog.resolve(None).model.tokenizer.raw(token).decode() for token in first["context"]) == (
             "<|system|>S<|end|><|user|>hi<|end|><|assistant|>Two."
         )
         await app.client.post(GENERATE, json=ASK | {"prompt": "and?", "context": first["context"]})

@@ -78,7 +78,7 @@ async def test_the_text_reaches_the_model_as_it_is(content: str) -> None:
         native = app.engines["a"].requests[-1].prompt
         await _openai(app, USER, {"role": "assistant", "content": content}, **CONTINUE)
         assert app.engines["a"].requests[-1].prompt == native
-        tokenizer = app.gateway.catalog.default.tokenizer
+        tokenizer = app.gateway.catalog.resolve(None).model.tokenizer
         begun = tuple(tokenizer.encode("<|user|>Hi<|end|><|assistant|>", special=True))
         assert native == (*begun, *tokenizer.encode(content, special=False))
 

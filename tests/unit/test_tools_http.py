@@ -72,7 +72,7 @@ async def test_the_prompt_holds_tools_calls_and_results_in_the_models_form() -> 
     ]
     async with running(a={}) as app:
         await app.client.post(CHAT, json=ASK | {"messages": messages})
-        tokenizer = app.gateway.catalog.default.tokenizer
+        tokenizer = app.gateway.catalog.resolve(None).model.tokenizer
         prompt = b"".join(map(tokenizer.raw, app.engines["a"].requests[0].prompt)).decode()
     function = json.dumps(CIRCLE["function"])
     assert prompt == (
@@ -94,7 +94,7 @@ async def test_markers_of_users_and_tools_stay_text() -> None:
     async with running(a={}) as app:
         response = await app.client.post(CHAT, json={"messages": messages, "tools": [tool]})
         assert response.status_code == 200
-        tokenizer = app.gateway.catalog.default.tokenizer
+        tokenizer = app.gateway.catalog.resolve(None).model.tokenizer
         special = [
             tokenizer.raw(token).decode()
             for token in app.engines["a"].requests[0].prompt
@@ -226,7 +226,7 @@ async def test_a_guide_that_cannot_be_followed_is_left_out_and_a_promise_refused
         for functions in ([CIRCLE], [{"type": "function", "function": wrong}]):
             calls.append((await app.client.post(CHAT, json=ASK | {"tools": functions})).json()["choices"][0]["finish_reason"])
         together = _constraint(tools=loose_beside_strict)
-        assert await app.gateway.catalog.default.grammars.passes(together)
+        assert await app.gateway.catalog.resolve(None).model.grammars.passes(together)
         assert [request.constraint for request in app.engines["a"].requests] == [None, None]
         unable = await app.client.post(CHAT, json=ASK | {"tools": [_strict(CIRCLE["function"])]})  # type: ignore[arg-type]
         uncompiled = await app.client.post(CHAT, json=ASK | {"tools": [_strict(wrong)]})

@@ -66,7 +66,7 @@ async def test_the_chat_template_is_applied_and_the_task_shapes_the_prompt() -> 
     async with running(a={}) as app:
         for task in ("math", "coding", "reasoning"):
             await app.client.post("/reasoning", json=BODY | {"task_type": task})
-        tokenizer = app.gateway.catalog.default.tokenizer
+        tokenizer = app.gateway.catalog.resolve(None).model.tokenizer
         prompts = [request.prompt for request in app.engines["a"].requests]
     assert all(prompt[0] == tokenizer.token_id("<|system|>") for prompt in prompts)
     assert all(prompt[-1] == tokenizer.token_id("<|assistant|>") for prompt in prompts)

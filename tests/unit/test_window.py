@@ -17,7 +17,7 @@ ASK = {"model": "phi4-mini", "messages": [SYSTEM, *TURNS, LAST], "stream": False
 
 
 def _prompt(app: App) -> str:
-    tokenizer = app.gateway.catalog.default.tokenizer
+    tokenizer = app.gateway.catalog.resolve(None).model.tokenizer
     return b"".join(map(tokenizer.raw, app.engines["a"].requests[-1].prompt)).decode()
 
 
