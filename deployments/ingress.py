@@ -12,14 +12,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.asgi import ServeShim
 from deployments.groups import INGRESS
+from deployments.listening import find_exposed_addresses
 from deployments.remote import RemoteEngine
 from deployments.second_port import listen
 from deployments.wait_for_reports import WaitForReports
+from serve_app.access.accounts import Accounts
+from serve_app.access.check import Access
 from serve_app.accounting import REQUEST_LOG
 from serve_app.config import AppSettings, RoutingSettings, require_names
 from serve_app.dialects import ollama, openai, reasoning
 from serve_app.errors import ModelUnusable, RequestError, explain
 from serve_app.gateway import Gateway
+from serve_app.http.access import AUDIT_LOG
 from serve_app.http.app import create_app, create_unusable_app
 from serve_app.metrics import IngressMetrics
 from serve_app.models.catalog import Catalog
@@ -52,6 +56,10 @@ class Ingress:
         self._reported = asyncio.Event()
         self._listening: asyncio.Task[None] | None = None
         _log_requests()
+        self._access = Access(settings.access, exposed=find_exposed_addresses(settings))
+        self._accounts = Accounts.open(settings.access, settings.store)
+        if self._access.refusal:
+            print(f"\nThe application answers nobody: {self._access.refusal}", flush=True)
         self._groups = groups
         self._gateway: Gateway | None = None
         self._faults: dict[str, ModelUnusable] = {}
@@ -85,6 +93,7 @@ class Ingress:
             },
             fleet=self._snapshot,
             metrics=IngressMetrics(serve.get_replica_context().replica_id.unique_id),
+            accounts=self._accounts,
         )
         self._gateway.configure(self._routing)
 
@@ -119,7 +128,7 @@ class Ingress:
                 self._app = self._build_app(self._gateway)
 
     def _build_app(self, gateway: Gateway) -> ASGIApp:
-        return WaitForReports(create_app(gateway, DIALECTS), self._reported)
+        return WaitForReports(create_app(gateway, DIALECTS, self._access), self._reported)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Apply `user_config` of serve_config.yaml: its `routing` replaces fields of `args.routing`, without a restart.
@@ -140,7 +149,8 @@ class Ingress:
         if self._gateway is not None:
             self._app = self._build_app(self._gateway)
         else:
-            self._app = create_unusable_app(self._settings, self._snapshot, DIALECTS, lambda: self._faults)
+            self._app = create_unusable_app(self._settings, self._snapshot, DIALECTS, lambda: self._faults, self._access)
+        self._accounts.start()
         if self._reasons:
             self._retrying = asyncio.create_task(self._retry())
 
@@ -152,6 +162,10 @@ class Ingress:
         if second is not None:
             self._listening = asyncio.create_task(listen(app, second.host, second.port))
         return ServeShim(app)
+
+    async def __del__(self) -> None:
+        """Bring usage up to date; Serve calls this when the replica stops in order."""
+        await self._accounts.close()
 
     async def report(self, report: ReplicaReport) -> None:
         """Take the report of a replica."""
@@ -201,10 +215,11 @@ def build_ingress(settings: AppSettings, groups: Mapping[str, serve.Application]
 
 
 def _log_requests() -> None:
-    """Write the gateway's line per request to Serve's log of this replica."""
-    REQUEST_LOG.setLevel(logging.INFO)
-    REQUEST_LOG.propagate = False
-    REQUEST_LOG.handlers = logging.getLogger("ray.serve").handlers
+    """Write the gateway's line per request, and the audit line, to Serve's log of this replica."""
+    for log in (REQUEST_LOG, AUDIT_LOG):
+        log.setLevel(logging.INFO)
+        log.propagate = False
+        log.handlers = logging.getLogger("ray.serve").handlers
 
 
 def _build_announcement(settings: AppSettings) -> str:

@@ -3,10 +3,11 @@
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from serve_app import tracing
+from serve_app.access.usage import UsageBook
 from serve_app.conversation import GenerateRequest
 from serve_app.errors import ServeError
 from serve_app.metrics import IngressMetrics
@@ -17,12 +18,30 @@ REQUEST_LOG = logging.getLogger("serve_app.requests")
 
 
 @contextmanager
-def account(request: GenerateRequest, record: RequestRecord, metrics: IngressMetrics) -> Iterator[None]:
-    """Account for `request` when the block ends; `record.outcome` becomes an error's code."""
+def account(
+    request: GenerateRequest, record: RequestRecord, metrics: IngressMetrics, usage: UsageBook
+) -> Iterator[Callable[[], None]]:
+    """Account for `request` when the block ends, or once the yielded function is called: before the last bytes of a whole answer.
+
+    `record.outcome` becomes an error's code.
+    """
     record.choices_per_prompt = request.n
     span, began = tracing.begin(request, record.model or record.served_model), time.monotonic()
+    is_done = False
+
+    def finish() -> None:
+        nonlocal is_done
+        if is_done:
+            return
+        is_done = True
+        record.seconds = time.monotonic() - began
+        metrics.count_request(record)
+        usage.note(record)
+        REQUEST_LOG.info("%s", json.dumps(record.log_fields(), allow_nan=False))
+        tracing.end(span, record)
+
     try:
-        yield
+        yield finish
     except ServeError as error:
         record.outcome = error.code
         raise
@@ -30,7 +49,4 @@ def account(request: GenerateRequest, record: RequestRecord, metrics: IngressMet
         record.outcome = "internal_error"
         raise
     finally:
-        record.seconds = time.monotonic() - began
-        metrics.count_request(record)
-        REQUEST_LOG.info("%s", json.dumps(record.log_fields(), allow_nan=False))
-        tracing.end(span, record)
+        finish()

@@ -15,7 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from serve_app.client.commands import add_commands
+from serve_app.client.keys import keys
 from serve_app.client.state import state
+from serve_app.client.usage import show_usage
 from serve_app.config import ModelSettings
 from serve_app.conversation import RawText
 from serve_app.errors import ServeError
@@ -30,6 +32,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 export = typer.Typer(no_args_is_help=True, help="Another form of a model, or of the configuration.")
 app.add_typer(export, name="export")
 app.add_typer(state, name="state")
+app.add_typer(keys, name="keys")
+app.command("usage")(show_usage)
 add_commands(app)
 _console = Console(stderr=True)
 

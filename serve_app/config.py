@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from serve_app import parameters as ollama
+from serve_app.access_config import AccessSettings
 from serve_app.engine_config import EngineSettings, Settings
 from serve_app.model_names import normalize_name
 from serve_app.store_config import SqliteSettings, StoreSettings
@@ -225,6 +226,8 @@ class AppSettings(Settings):
     """More names of a model, with prompts and parameters of their own; Ollama's API adds others."""
     models_dir: str | None = "~/.local/share/phi-serve/models"
     """Folder of the variants made through Ollama's API; ingress replicas on several nodes must share it. None: none can be made."""
+    access: AccessSettings = AccessSettings()
+    """Who may use the application, and how much; `open`: everybody."""
     store: StoreSettings = SqliteSettings()
     """Where usage, quotas and stored responses are kept."""
     routing: RoutingSettings = RoutingSettings()
@@ -259,6 +262,9 @@ class AppSettings(Settings):
         for model in self.models:
             if model not in served:
                 raise ValueError(f"models.{model}: no engine group serves it; give a group `model: {model}`, or remove the model")
+        for model in self.access.models:
+            if model not in self.models:
+                raise ValueError(f"access.models: no model '{model}'; configured are: {', '.join(self.models)}")
         return self
 
     @model_validator(mode="after")

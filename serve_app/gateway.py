@@ -6,11 +6,14 @@ Knows groups only as generators of token events, and clients only as `GenerateRe
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
+from serve_app.access.accounts import Accounts
 from serve_app.accounting import account
 from serve_app.attempts import Attempts, Generator
+from serve_app.caller import ANONYMOUS, Caller, Priority
 from serve_app.config import AppSettings, RoutingSettings
 from serve_app.conversation import (
     AnswerEvent,
@@ -26,6 +29,7 @@ from serve_app.errors import (
     CapacityError,
     DeadlineExceeded,
     EngineError,
+    Forbidden,
     InvalidRequest,
     ModelUnusable,
     NoEngine,
@@ -44,6 +48,9 @@ from serve_app.routing.fleet import Fleet
 from serve_app.routing.policy import Policy, Route
 from serve_app.routing.tasks import decide
 from serve_app.types import Task
+
+_PRIORITY_SHARES = MappingProxyType({Priority.HIGH: 1.0, Priority.NORMAL: 0.9, Priority.BATCH: 0.5})
+"""The shares of `max_concurrent_generations` up to which a key's requests are admitted."""
 
 
 def _choose_failure(first: ServeError | None, error: ServeError) -> ServeError:
@@ -70,6 +77,8 @@ class Gateway:
     fleet: Callable[[], Fleet]
     """Returns the current state of the groups."""
     metrics: IngressMetrics = field(default_factory=IngressMetrics)
+    accounts: Accounts = field(default_factory=Accounts.in_memory)
+    """Limits and usage of callers."""
     active_by_model: Counter[str] = field(default_factory=Counter)
     """Generations in progress, by model."""
     _policy: Policy = field(init=False)
@@ -98,13 +107,13 @@ class Gateway:
         The routing in `record` is complete when the first event is out. Without prompts it yields nothing, and raises the
         error that a generation would meet. Raises `ServeError` only.
         """
-        names = self._choose_models(request).names
+        names = self._choose_models(request, record.caller).names
         if not request.prompts:
             self._check_route(names[0], request, record)
             return
         longest_s = self.settings.limits.request_timeout_s
         deadline = time.monotonic() + min(request.timeout_s or longest_s, longest_s)
-        with account(request, record, self.metrics):
+        with account(request, record, self.metrics, self.accounts.usage) as finish:
             failure: ServeError | None = None
             tried: set[str] = set()
             started = False
@@ -118,6 +127,8 @@ class Gateway:
                     async with aclosing(self._generate_by(name, request, record)) as events:
                         async for event in events:
                             started = True
+                            if record.outcome == "ok":  # the last event: what is counted now survives this process
+                                finish()
                             yield event
                     return
                 except ServeError as error:
@@ -128,14 +139,25 @@ class Gateway:
             assert failure is not None
             raise failure
 
-    def _choose_models(self, request: GenerateRequest) -> ModelChoice:
-        """Return the names of the models to try: the client's, or for `auto` those of the task."""
+    def _choose_models(self, request: GenerateRequest, caller: Caller) -> ModelChoice:
+        """Return the names of the models to try: the client's, or for `auto` those of the task among the caller's models."""
         prompt = request.prompts[0] if request.prompts else None
         if request.group in self.settings.engines and (request.model is None or self.catalog.is_auto(request.model)):
             return ModelChoice(names=(self.settings.model_of(request.group),), reason="group")
         if self.catalog.is_auto(request.model):
-            return choose_model(self.settings.routing, request.task, prompt)
+            choice = choose_model(self.settings.routing, request.task, prompt)
+            return choice if not caller.models else self._keep_allowed(choice, caller)
         return ModelChoice(names=(request.model,), reason="default" if request.model is None else "named")
+
+    def _keep_allowed(self, choice: ModelChoice, caller: Caller) -> ModelChoice:
+        """Return the choice without the models that the caller may not use, its own ones in their place."""
+        names = tuple(name for name in choice.names if self.catalog.allows(name, caller))
+        if names:
+            return ModelChoice(names=names, reason=choice.reason)
+        others = tuple(name for name in self.settings.models if self.catalog.allows(name, caller))
+        if not others:
+            raise Forbidden(f"the API key '{caller.name}' may use none of the models among which 'auto' chooses", param="model")
+        return ModelChoice(names=others[:1], reason="key")
 
     async def _generate_by(
         self, name: str | None, request: GenerateRequest, record: RequestRecord
@@ -143,11 +165,13 @@ class Gateway:
         """Yield the events of one model's answer; `name` is the model or variant."""
         resolved = self._resolve(name, request, record)
         request = resolved.apply_to(request)
-        with self._admit(request, resolved.model.name):
+        with self._showing_allowances(resolved.model.name, record):
+            self.accounts.limiter.require_room(record.caller, resolved.model.name)
+        with self._admit(request, resolved.model.name, record.caller.priority):
             with client_faults():
                 prepared, generations = await self._prepare(request, resolved, record)
             streams = [generation.read(self._attempts.run(generation)) for generation in generations]
-            async with aclosing(merge(streams)) as events:
+            async with self._reserve(prepared, resolved.model.name, record), aclosing(merge(streams)) as events:
                 started, ended = False, 0
                 async for event in events:
                     if not started:  # not earlier: the first event commits the headers
@@ -159,6 +183,38 @@ class Gateway:
                         ended += 1  # those that leave here: others may have ended that the client does not wait for
                         record.outcome = "ok" if ended == len(generations) else record.outcome
                     yield event
+
+    @contextmanager
+    def _showing_allowances(self, model: str, record: RequestRecord) -> Iterator[None]:
+        """Let the answer show what is left of the caller's limits after the block, refusals included."""
+        try:
+            yield
+        finally:
+            record.allowances = self.accounts.limiter.show_allowances(record.caller, model)
+
+    @asynccontextmanager
+    async def _reserve(self, prepared: PreparedRequest, model: str, record: RequestRecord) -> AsyncGenerator[None, None]:
+        """Hold what a request needs of its limits, and count what it used at the end; raises `QuotaExceeded`.
+
+        A request that no engine began is not counted.
+        """
+        request = prepared.request
+        answer = self._attempts.workload.expect_answer(record.task or Task.GENERAL, model) or self.settings.routing.answer_tokens
+        with self._showing_allowances(model, record):
+            reservation = await self.accounts.limiter.reserve(
+                record.caller,
+                model,
+                prompt_tokens=prepared.prompt_tokens,
+                answer_tokens=len(request.prompts) * request.n * (request.sampling.max_tokens or round(answer)),
+            )
+        counts = True
+        try:
+            yield
+        except (CapacityError, EngineError):
+            counts = bool(record.ends or record.broken)
+            raise
+        finally:
+            reservation.settle(record.consumed, counts=counts)
 
     def _check_route(self, name: str | None, request: GenerateRequest, record: RequestRecord) -> None:
         """Raise the error that a generation would meet now, for a request without prompts."""
@@ -173,7 +229,7 @@ class Gateway:
 
         Raises `ModelNotFound`, `ModelUnusable`, and `InvalidRequest` where the client names a group of another model.
         """
-        resolved = self.catalog.resolve(name, by_operator=name != request.model)
+        resolved = self.catalog.resolve(name, by_operator=name != request.model, caller=record.caller)
         record.served_model = resolved.model.name
         if name != request.model:  # the client left the choice to us, and learns it
             record.model = resolved.variant.name
@@ -186,10 +242,13 @@ class Gateway:
         return resolved
 
     @contextmanager
-    def _admit(self, request: GenerateRequest, model: str) -> Iterator[None]:
-        """Count the generations of a request for a model while they run; raises `Overloaded` when the model has too many."""
+    def _admit(self, request: GenerateRequest, model: str, priority: Priority) -> Iterator[None]:
+        """Count the generations of a request for a model while they run; raises `Overloaded` when the model has too many.
+
+        The last places are kept for keys of higher priority.
+        """
         cost, active = len(request.prompts) * request.n, self.active_by_model[model]
-        if active and active + cost > self.settings.limits.max_concurrent_generations:
+        if active and active + cost > self.settings.limits.max_concurrent_generations * _PRIORITY_SHARES[priority]:
             raise Overloaded("too many requests are being served; try again later", retry_after_s=1.0)
         self.active_by_model[model] = active + cost
         try:
@@ -233,10 +292,10 @@ class Gateway:
             prepared.request, task, prepared.longest_prompt, fleet, allowed=resolved.groups, constraint=prepared.constraint
         )
 
-    async def render(self, model: str | None, prompt: Prompt) -> RenderedPrompt:
+    async def render(self, model: str | None, prompt: Prompt, caller: Caller = ANONYMOUS) -> RenderedPrompt:
         """Return a prompt in the form that engines would get; raises `ContextOverflow`."""
         request = GenerateRequest(request_id="", prompts=(prompt,), model=model)
-        resolved = self.catalog.resolve(self._choose_models(request).names[0])
+        resolved = self.catalog.resolve(self._choose_models(request, caller).names[0], caller=caller)
         fleet = self.fleet().select(resolved.held_by)
         with client_faults():
             ids = await resolved.model.render(resolved.variant.complete_prompt(prompt), fleet.limits())
@@ -250,7 +309,7 @@ class Gateway:
 
     async def preview_route(self, request: GenerateRequest, record: RequestRecord) -> RoutePreview:
         """Return the route that `request` would take now, without asking an engine; raises the errors of the request itself."""
-        choice = self._choose_models(request)
+        choice = self._choose_models(request, record.caller)
         preview, failure = None, None
         for at, name in enumerate(choice.names):
             try:

@@ -34,6 +34,7 @@ class Generation:
     """Generations of equal affinity share the beginning of their prompts, and go to one replica."""
     _started_s: float = 0.0
     _first_token_s: float = 0.0
+    _has_ended: bool = False
     _ids: list[int] = field(default_factory=list)
     _answer: list[str] = field(default_factory=list)
     """The text so far, kept where it must fit a schema."""
@@ -45,25 +46,29 @@ class Generation:
         """
         self._started_s = self._first_token_s = time.monotonic()
         choice, text, echo = self.choice, self.choice.text, self.choice.echo
-        async with aclosing(tokens):
-            async for event in tokens:
-                if echo:  # not before an engine has answered: the first event commits the headers
-                    yield TextDelta(text=echo, choice=text.choice)
-                    echo = ""
-                if isinstance(event, Finished):
-                    for delta in text.flush():
+        try:
+            async with aclosing(tokens):
+                async for event in tokens:
+                    if echo:  # not before an engine has answered: the first event commits the headers
+                        yield TextDelta(text=echo, choice=text.choice)
+                        echo = ""
+                    if isinstance(event, Finished):
+                        for delta in text.flush():
+                            yield self._note_text(delta)
+                        yield self._end_choice(event)
+                        return
+                    if choice.with_tokens:
+                        self._ids.extend(event.ids)
+                    if not text.tokens:
+                        self._first_token_s = time.monotonic()
+                    for delta in text.push(event):
                         yield self._note_text(delta)
-                    yield self._end_choice(event)
-                    return
-                if choice.with_tokens:
-                    self._ids.extend(event.ids)
-                if not text.tokens:
-                    self._first_token_s = time.monotonic()
-                for delta in text.push(event):
-                    yield self._note_text(delta)
-                if text.stopped:
-                    yield self._end_choice(self._finish_early())
-                    return
+                    if text.stopped:
+                        yield self._end_choice(self._finish_early())
+                        return
+        finally:
+            if not self._has_ended and text.tokens:
+                self.record.broken[text.choice] = self._count_tokens()
         raise IncompleteGeneration("the engine's stream ended before the answer did; try again")
 
     def _note_text(self, delta: AnswerDelta) -> AnswerDelta:
@@ -73,9 +78,11 @@ class Generation:
 
     def _finish_early(self) -> Finished:
         """Return the end of an answer that a stop string ended; the engine's timings and cached tokens are then unknown."""
-        usage = Usage(prompt_tokens=len(self.choice.request.prompt), completion_tokens=self.choice.text.tokens)
         timings = Timings(prefill_s=self._first_token_s - self._started_s, decode_s=time.monotonic() - self._first_token_s)
-        return Finished(reason=FinishReason.STOP, usage=usage, timings=timings)
+        return Finished(reason=FinishReason.STOP, usage=self._count_tokens(), timings=timings)
+
+    def _count_tokens(self) -> Usage:
+        return Usage(prompt_tokens=len(self.choice.request.prompt), completion_tokens=self.choice.text.tokens)
 
     def _end_choice(self, finished: Finished) -> ChoiceEnd:
         choice, text = self.choice, self.choice.text
@@ -94,6 +101,7 @@ class Generation:
             invalid_calls=find_invalid_calls(choice.tools, text.calls),
             invalid_answer=is_whole and not fits_schema("".join(self._answer), choice.schema),
         )
+        self._has_ended = True
         self.record.add_end(end)
         return end
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from serve_app.caller import ANONYMOUS, Allowance, Caller
 from serve_app.conversation import ChoiceEnd, total_usage
 from serve_app.types import Task, Usage
 
@@ -29,6 +30,8 @@ class RequestRecord:
     """Filled in while the request is served. Routing is complete with the first event of the answer, the rest with its end."""
 
     request_id: str
+    caller: Caller = ANONYMOUS
+    """Whose request it is."""
     model: str = ""
     """The name that the answer carries."""
     served_model: str = ""
@@ -61,6 +64,10 @@ class RequestRecord:
     choices_per_prompt: int = 1
     ends: list[ChoiceEnd] = field(default_factory=list)
     """The choices that have ended."""
+    broken: dict[int, Usage] = field(default_factory=dict)
+    """The tokens of choices that had begun when the client left or the engine failed, by choice."""
+    allowances: tuple[Allowance, ...] = ()
+    """What is left of the caller's limits."""
 
     def add_end(self, end: ChoiceEnd) -> None:
         """Add the end of a choice."""
@@ -73,11 +80,28 @@ class RequestRecord:
         """The tokens of the choices that have ended."""
         return total_usage(self.ends, self.choices_per_prompt)
 
+    @property
+    def consumed(self) -> Usage:
+        """The tokens that the caller's quota and usage count: those of whole and of broken choices. Each prompt counts once."""
+        choices = {end.choice: end.usage for end in self.ends} | self.broken
+        prompts = {choice // self.choices_per_prompt: usage.prompt_tokens for choice, usage in choices.items()}
+        return Usage(
+            prompt_tokens=sum(prompts.values()),
+            completion_tokens=sum(usage.completion_tokens for usage in choices.values()),
+            cached_tokens=self.usage.cached_tokens,
+        )
+
+    @property
+    def engine_s(self) -> float:
+        """Seconds that engines worked on the choices that have ended."""
+        return sum(end.timings.prefill_s + end.timings.decode_s for end in self.ends)
+
     def log_fields(self) -> dict[str, LogValue]:
         """Return the fields of the request's log line, without any of its text."""
         usage = self.usage
         return {
             "request_id": self.request_id,
+            "key": self.caller.name,
             "model": self.served_model or "none",
             "task": self.task or "none",
             "engine": self.group or "none",

@@ -148,7 +148,10 @@ def live(config: dict[str, Any], limit_s: float = START_LIMIT_S) -> Iterator[Liv
     scratch = Path(tempfile.mkdtemp(prefix="phi-", dir="/tmp"))  # short: Ray's socket paths are limited to 107 bytes
     port = free_port()
     config["http_options"]["port"] = port
-    config["applications"][0]["args"] |= {"public_url": f"http://127.0.0.1:{port}", "models_dir": str(scratch / "models")}
+    args = config["applications"][0]["args"]
+    args |= {"public_url": f"http://127.0.0.1:{port}", "models_dir": str(scratch / "models")}
+    args.setdefault("store", {"kind": "sqlite", "path": str(scratch / "state")})
+    args["access"] = {"keys_file": str(scratch / "keys.json"), "journal_dir": str(scratch / "journal")} | args.get("access", {})
     file = scratch / "config.yaml"
     file.write_text(yaml.safe_dump(config, sort_keys=False))
     app = LiveApp(f"http://127.0.0.1:{port}", scratch / "serve.log", config, scratch / "tmp")

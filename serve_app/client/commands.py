@@ -37,7 +37,7 @@ def create(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Create a model from a Modelfile."""
-    with _report_errors():
+    with report_errors():
         try:
             text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -48,12 +48,12 @@ def create(
 
 def show_list(url: Url = DEFAULT_URL) -> None:
     """List the models."""
-    with _report_errors():
+    with report_errors():
         models = Server(url).request("/api/tags").get("models", [])
     rows = [
         (model["name"], model["digest"][:12], _format_size(model["size"]), _format_age(model["modified_at"])) for model in models
     ]
-    _print_table(("NAME", "ID", "SIZE", "MODIFIED"), rows)
+    print_table(("NAME", "ID", "SIZE", "MODIFIED"), rows)
 
 
 def show(
@@ -67,7 +67,7 @@ def show(
 ) -> None:
     """Show what a model is."""
     wanted = {"modelfile": modelfile, "parameters": parameters, "system": system, "template": template, "license": license}
-    with _report_errors():
+    with report_errors():
         answer = Server(url).request("/api/show", {"model": model})
     chosen = [name for name, is_wanted in wanted.items() if is_wanted]
     if chosen:
@@ -85,19 +85,19 @@ def show(
     ]
     for name in ("parameters", "system", "license"):
         rows += [(name if at == 0 else "", line) for at, line in enumerate(str(answer.get(name, "")).splitlines())]
-    _print_table(("", ""), rows)
+    print_table(("", ""), rows)
 
 
 def copy(source: Model, destination: Annotated[str, typer.Argument(help="The new name.")], url: Url = DEFAULT_URL) -> None:
     """Copy a model to another name."""
-    with _report_errors():
+    with report_errors():
         Server(url).request("/api/copy", {"source": source, "destination": destination})
     typer.echo(f"copied {source} to {destination}")
 
 
 def remove(models: Annotated[list[str], typer.Argument(help="The models to delete.")], url: Url = DEFAULT_URL) -> None:
     """Delete models that were created."""
-    with _report_errors():
+    with report_errors():
         for model in models:
             Server(url).request("/api/delete", {"model": model}, method="DELETE")
             typer.echo(f"deleted {model}")
@@ -105,7 +105,7 @@ def remove(models: Annotated[list[str], typer.Argument(help="The models to delet
 
 def ps(url: Url = DEFAULT_URL) -> None:
     """Show which groups hold the model, and until when."""
-    with _report_errors():
+    with report_errors():
         models = Server(url).request("/api/ps").get("models", [])
     rows = []
     for entry in models:
@@ -115,7 +115,7 @@ def ps(url: Url = DEFAULT_URL) -> None:
             )
             size = _format_size(group.get("size", entry["size"]))
             rows.append((entry["name"], where, size, str(group.get("context_length", "")), _format_expiry(entry["expires_at"])))
-    _print_table(("NAME", "GROUP", "SIZE", "CONTEXT", "UNTIL"), rows)
+    print_table(("NAME", "GROUP", "SIZE", "CONTEXT", "UNTIL"), rows)
 
 
 def run(
@@ -127,7 +127,7 @@ def run(
 ) -> None:
     """Ask a model, or talk with it."""
     question = " ".join(prompt or ())
-    with _report_errors():
+    with report_errors():
         session = Session(server=Server(url), model=model, format=format, verbose=verbose)
         if not sys.stdin.isatty():
             question = "\n\n".join(part for part in (question, sys.stdin.read().strip()) if part)
@@ -150,7 +150,7 @@ def _write(text: str) -> None:
 
 
 @contextmanager
-def _report_errors() -> Iterator[None]:
+def report_errors() -> Iterator[None]:
     """Print a `ClientError` and exit with status 1."""
     try:
         yield
@@ -160,11 +160,12 @@ def _report_errors() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-def _print_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+def print_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Print rows of text under their titles."""
     table = Table(*titles, box=None, pad_edge=False, show_header=any(titles), header_style="bold")
     for row in rows:
         table.add_row(*(cell.replace("[", "\\[") for cell in row))
-    Console(soft_wrap=True).print(table)
+    Console(soft_wrap=True, width=max(Console().width, 160)).print(table)
 
 
 def _format_size(count: int) -> str:

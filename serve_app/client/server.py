@@ -3,6 +3,7 @@
 import http.client
 import ipaddress
 import json
+import os
 import re
 import urllib.error
 import urllib.request
@@ -13,6 +14,8 @@ from typing import Any
 JsonObject = dict[str, Any]
 _HOST, _PORT = "127.0.0.1", 8000
 DEFAULT_URL = f"http://{_HOST}:{_PORT}"
+KEY_VARIABLES = ("PHI_SERVE_API_KEY", "OLLAMA_API_KEY")
+"""Environment variables that may hold the key, first one first. On a command line everybody on the machine could read it."""
 _ADDRESS = re.compile(r"(?:(https?)://)?(\[[^\[\]/]*\]|[^\[\]/:]*)(?::(\d{1,5}))?(/.*)?", re.IGNORECASE)
 _WILDCARD_HOSTS = {"0.0.0.0": _HOST, "[::]": "[::1]"}
 """Wildcard addresses that servers listen on, and the loopback addresses that reach them."""
@@ -52,13 +55,20 @@ class Server:
         data = None if body is None else json.dumps(body).encode()
         method = method or ("GET" if body is None else "POST")
         try:
-            request = urllib.request.Request(self.url + path, data, {"content-type": "application/json"}, method=method)
+            headers = {"content-type": "application/json"} | _authorize()
+            request = urllib.request.Request(self.url + path, data, headers, method=method)
             return urllib.request.urlopen(request)
         except urllib.error.HTTPError as error:
             with error:
                 raise ClientError(_explain_failure(error)) from error
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise ClientError(f"nothing answers at {self.url}; start it with `make serve`, or name another with --url") from error
+
+
+def _authorize() -> dict[str, str]:
+    """Return the header with the key in the environment, if there is one."""
+    key = next((found for name in KEY_VARIABLES if (found := os.environ.get(name, "").strip())), "")
+    return {"authorization": f"Bearer {key}"} if key.isascii() and key.isprintable() and key else {}
 
 
 def parse_address(address: str) -> str:

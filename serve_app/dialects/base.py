@@ -7,6 +7,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from serve_app.caller import Scope
 from serve_app.conversation import AnswerEvent, Completion, GenerateRequest, Prompt, RenderedPrompt, RoutePreview, TaskExample
 from serve_app.dialects.faults import find_first_fault
 from serve_app.errors import InvalidRequest, ServeError
@@ -174,6 +175,8 @@ class Query:
     """Media types that its answers may have."""
     success: int = 200
     """Status of its answers."""
+    scope: Scope = Scope.USE
+    """What its caller must be allowed to do."""
     writes: bool = False
     """Whether it writes to storage, so that it may fail with 507."""
 

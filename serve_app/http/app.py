@@ -16,11 +16,14 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Scope
 
+from serve_app.access.check import Access, require_scope
+from serve_app.caller import Scope as CallerScope
 from serve_app.config import AppSettings
 from serve_app.dialects.base import Dialect, Generate, JsonObject, Query, Reply, WireBody, parse
 from serve_app.errors import MethodNotAllowed, ModelUnusable, NoEngine, NotFound, ServeError, internal_error
 from serve_app.faults import client_faults
 from serve_app.gateway import Gateway
+from serve_app.http.access import AccessLayer, find_caller, keep_record
 from serve_app.http.browsers import BrowserRules
 from serve_app.http.edge import Edge
 from serve_app.http.openapi import describe
@@ -38,10 +41,10 @@ _ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _Respond: TypeAlias = Callable[[Request, RequestRecord], Awaitable[Response]]
 
 
-def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
+def create_app(gateway: Gateway, dialects: Iterable[Dialect], access: Access) -> FastAPI:
     """Return the ASGI application: every dialect's endpoints, the status endpoints, and errors in the dialect of their path.
 
-    Where several dialects have the same path, the first dialect with an answer gives it.
+    Where several dialects have the same path, the first dialect with an answer gives it. `access` finds every request's caller.
     """
     app = FastAPI(title="phi-serve", docs_url=None, redoc_url=None)
     dialects = tuple(dialects)
@@ -55,8 +58,13 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
                 queries.setdefault((endpoint.path, endpoint.method), []).append((dialect, endpoint))
     for (path, method), queries_at_path in queries.items():
         methods = ["GET", "HEAD"] if method == "GET" else [method]
-        _mount(app, queries_at_path[0][0], path, methods, _answer_query([query for _, query in queries_at_path], gateway))
-    mount_status(app, gateway)
+        answer = _answer_query([query for _, query in queries_at_path], gateway)
+        _mount(app, queries_at_path[0][0], path, methods, answer, queries_at_path[0][1].scope)
+
+    def mount(path: str, answer: _Respond, scope: CallerScope | None) -> None:
+        _mount(app, find_dialect(path, dialects), path, ["GET", "HEAD"], answer, scope)  # load balancers send HEAD
+
+    mount_status(mount, gateway)
 
     async def refuse(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -69,12 +77,16 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect]) -> FastAPI:
         return error_response(find_dialect(path, dialects), shown, RequestRecord(request_id=request_id(request)), headers)
 
     app.add_exception_handler(HTTPException, refuse)
-    _add_edge(app, gateway.settings, dialects)
+    _add_layers(app, gateway.settings, dialects, access)
     return app
 
 
 def create_unusable_app(
-    settings: AppSettings, fleet: Callable[[], Fleet], dialects: Iterable[Dialect], faults: Callable[[], Mapping[str, ServeError]]
+    settings: AppSettings,
+    fleet: Callable[[], Fleet],
+    dialects: Iterable[Dialect],
+    faults: Callable[[], Mapping[str, ServeError]],
+    access: Access,
 ) -> FastAPI:
     """Return the application for the time in which no model can be served: GET /health and every error say why.
 
@@ -95,9 +107,12 @@ def create_unusable_app(
         record = RequestRecord(request_id=request_id(request))
         return error_response(find_dialect(request.scope["path"], dialects), reason(), record)
 
-    mount_unusable_status(app, settings, fleet, faults)
+    def mount(path: str, answer: _Respond, scope: CallerScope | None) -> None:
+        _mount(app, find_dialect(path, dialects), path, ["GET", "HEAD"], answer, scope)
+
+    mount_unusable_status(mount, settings, fleet, faults)
     app.add_api_route("/{path:path}", refuse, methods=_ALL_METHODS)
-    _add_edge(app, settings, dialects)
+    _add_layers(app, settings, dialects, access)
     return app
 
 
@@ -107,24 +122,39 @@ def _list_methods(app: FastAPI, path: str) -> str:
     return ", ".join(sorted({method for route in routes for method in route.methods}))
 
 
-def _add_edge(app: FastAPI, settings: AppSettings, dialects: tuple[Dialect, ...]) -> None:
-    """Put `serve_app.http.edge` around the application."""
-    rules = BrowserRules(settings.browsers, [urlsplit(settings.public_url).hostname or ""])
+def _add_layers(app: FastAPI, settings: AppSettings, dialects: tuple[Dialect, ...], access: Access) -> None:
+    """Put the check of callers around the application, and `serve_app.http.edge` around both."""
+    rules = BrowserRules(settings.browsers, [urlsplit(settings.public_url).hostname or ""], lambda: access.asks_for_keys)
 
     def refuse(scope: Scope, error: ServeError | None) -> Response:
         record = RequestRecord(request_id=request_id(Request(scope)))
         return error_response(find_dialect(scope["path"], dialects), error or internal_error(record.request_id), record)
 
-    app.add_middleware(Edge, rules=rules, refuse=refuse)
+    app.add_middleware(AccessLayer, access=access, refuse=refuse)
+    app.add_middleware(Edge, rules=rules, refuse=refuse)  # the outer one is added last
 
 
-def _mount(app: FastAPI, dialect: Dialect, path: str, methods: list[str], answer: _Respond) -> None:
-    """Add an endpoint whose exceptions become errors in the dialect's shape; an unforeseen exception's text is left out."""
+def _mount(
+    app: FastAPI,
+    dialect: Dialect,
+    path: str,
+    methods: list[str],
+    answer: _Respond,
+    scope: CallerScope | None = CallerScope.USE,
+) -> None:
+    """Add an endpoint whose exceptions become errors in the dialect's shape; an unforeseen exception's text is left out.
+
+    `scope` is what its caller must be allowed to do; None: it answers strangers too.
+    """
 
     async def endpoint(request: Request) -> Response:
         shows_candidates = request.headers.get("x-debug-route", "").lower() == "true"
-        record = RequestRecord(request_id=request_id(request), show_candidates=shows_candidates)
+        caller = find_caller(request.scope)
+        record = RequestRecord(request_id=request_id(request), caller=caller, show_candidates=shows_candidates)
+        keep_record(request.scope, record)
         try:
+            if scope is not None:
+                require_scope(caller, scope)
             with client_faults():
                 return await answer(request, record)
         except ServeError as error:

@@ -8,7 +8,7 @@ local origins and names are allowed, and further ones when they are configured. 
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
 from serve_app.config import BrowserSettings
@@ -27,8 +27,14 @@ _SHOWN_CHARS = 100
 class BrowserRules:
     """The allowed origins and host names: local and configured ones."""
 
-    def __init__(self, settings: BrowserSettings, own_names: Iterable[str] = ()) -> None:
-        """Allow `own_names` too, names under which clients are known to reach this server."""
+    def __init__(
+        self, settings: BrowserSettings, own_names: Iterable[str] = (), asks_for_keys: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Allow `own_names` too, names under which clients are known to reach this server.
+
+        While `asks_for_keys`, only configured names are checked: a page that was led here has no key.
+        """
+        self._asks_for_keys = asks_for_keys
         self.any_origin = "*" in settings.origins
         self._origins = tuple(_compile_pattern(each) for each in settings.origins)
         self._checks_every_address = bool(settings.hosts)
@@ -48,7 +54,7 @@ class BrowserRules:
         them where names are configured. So every name of a network or a cluster keeps working.
         """
         name = parse_host(host)
-        if self._checks_every_address or arrived_at is None or not _is_remote(arrived_at):
+        if self._checks_every_address or (not self._asks_for_keys() and (arrived_at is None or not _is_remote(arrived_at))):
             known = name in self._own_names or any(each.fullmatch(name) for each in self._hosts)
             if not (known or _is_local_name(name)):
                 raise Forbidden(

@@ -27,19 +27,37 @@ _SCHEMAS: Mapping[str, JsonObject] = MappingProxyType(
 _REFUSALS = MappingProxyType(
     {
         "400": "The request is wrong; the error says where.",
-        "403": "The page's origin or the Host header is not let in (`browsers`).",
+        "401": "No valid API key, where the server asks for one.",
+        "403": "The key may not do this, or the page's origin or the Host header is not let in (`browsers`).",
         "404": "No such endpoint or model.",
     }
 )
+_KEY_REFUSALS = ("401", "403")
 _BODY_REFUSALS = MappingProxyType({"413": "The body exceeds limits.max_body_bytes."})
 _FAILURES = MappingProxyType({"500": "An engine or the server failed.", "503": "Nothing can serve it now; see Retry-After."})
-_GENERATING_FAILURES = MappingProxyType({"502": "The generation broke off.", "504": "The time for the request is over."})
+_GENERATING_FAILURES = MappingProxyType(
+    {
+        "429": "A quota of the key or the model is used up; see Retry-After and x-ratelimit-*.",
+        "502": "The generation broke off.",
+        "504": "The time for the request is over.",
+    }
+)
 _STORING_FAILURES = MappingProxyType({"507": "It could not be written."})
 _HINTS: tuple[tuple[str, JsonObject, str], ...] = (
     ("x-engine", {"type": "string"}, "The only group that may answer."),
     ("x-task", {"type": "string", "enum": [str(task) for task in Task]}, "What the request counts as in routing."),
     ("x-session-id", {"type": "string"}, "Turns of one conversation are sent to one replica."),
     ("x-timeout-s", {"type": "number", "exclusiveMinimum": 0}, "Seconds that the answer may take."),
+)
+_SECURITY: Mapping[str, JsonObject] = MappingProxyType(
+    {
+        "bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "A key of `phi-serve keys create`, where keys are asked for.",
+        },
+        "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "The same key."},
+    }
 )
 _PLACEHOLDER = re.compile(r"\{(\w+)(?::\w+)?\}")
 
@@ -81,13 +99,14 @@ def describe(dialects: Iterable[Dialect], operations: Mapping[str, str]) -> Json
             else:
                 verbs[method] = operation
     for path, media_type in operations.items():
-        paths.setdefault(path, {})["get"] = _describe_health(path, media_type)
+        paths.setdefault(path, {})["get"] = _describe_status(path, media_type)
     summary = "One endpoint in front of GPU and CPU engines"
     return {
         "openapi": "3.1.0",
         "info": {"title": "phi-serve", "summary": summary, "version": version("phi-serve"), "license": {"name": "Apache-2.0"}},
+        "security": [{}, *({name: []} for name in _SECURITY)],
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {"schemas": schemas, "securitySchemes": dict(_SECURITY)},
     }
 
 
@@ -165,9 +184,16 @@ def _name_operation(method: str, path: str) -> str:
     )
 
 
-def _describe_health(path: str, media_type: str) -> JsonObject:
+def _describe_status(path: str, media_type: str) -> JsonObject:
     content: dict[str, Any] = {media_type: {"schema": _OPEN_OBJECT if media_type == "application/json" else {"type": "string"}}}
     answers = {"200": {"description": "The answer.", "content": content}}
     if path == "/health":
         answers["503"] = {"description": "Not every group is ready.", "content": content}
+    elif path != "/livez":
+        answers |= {
+            status: {"description": _REFUSALS[status], "content": {"application/json": {"schema": _OPEN_OBJECT}}}
+            for status in _KEY_REFUSALS
+        }
+    if path == "/v1/usage":
+        answers["400"] = {"description": _REFUSALS["400"], "content": {"application/json": {"schema": _OPEN_OBJECT}}}
     return {"operationId": _name_operation("GET", path), "tags": ["health"], "responses": answers}

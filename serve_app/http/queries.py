@@ -10,6 +10,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from serve_app.caller import Caller
 from serve_app.conversation import GenerateRequest, Prompt, RenderedPrompt, RoutePreview, TaskExample
 from serve_app.dialects.base import Models
 from serve_app.engine_config import count_gpu_layers
@@ -27,27 +28,37 @@ class CatalogModels:
     """See `dialects.base.Models`."""
 
     gateway: Gateway
+    caller: Caller
 
     def list(self) -> tuple[ModelInfo, ...]:
         """See `Models.list`."""
-        return self.gateway.catalog.list(self.gateway.measure_context)
+        return self.gateway.catalog.list(self.gateway.measure_context, self.caller)
 
     def find(self, name: str | None) -> ModelInfo:
         """See `Models.find`."""
-        return self.gateway.catalog.describe(name, self.gateway.measure_context)
+        return self.gateway.catalog.describe(name, self.gateway.measure_context, self.caller)
 
     async def create(self, name: str, parent: str, changes: dict[str, Any]) -> ModelInfo:
         """See `Models.create`."""
+        self._require_allowed(parent)
         variant = await asyncio.to_thread(self.gateway.catalog.create, name, parent, changes)
         return self.find(variant.name)
 
     async def copy(self, source: str, destination: str) -> None:
         """See `Models.copy`."""
+        self._require_allowed(source)
         await asyncio.to_thread(self.gateway.catalog.copy, source, destination)
 
     async def delete(self, name: str) -> None:
         """See `Models.delete`."""
+        if self.caller.models:  # else what cannot be resolved any more can be deleted too
+            self._require_allowed(name)
         await asyncio.to_thread(self.gateway.catalog.delete, name)
+
+    def _require_allowed(self, name: str) -> None:
+        """Raise `Forbidden` unless the caller may use the model behind a name."""
+        if self.caller.models:
+            self.gateway.catalog.resolve(name, caller=self.caller)
 
     async def has_blob(self, digest: str) -> bool:
         """See `Models.has_blob`."""
@@ -66,7 +77,7 @@ class GatewayContext:
         self._gateway = gateway
         self._request = request
         self._record = record
-        self.models: Models = CatalogModels(gateway)
+        self.models: Models = CatalogModels(gateway, record.caller)
         self.host = request.headers.get("host", "")
         self.parameters: Mapping[str, str] = request.path_params
         self.raw_body = raw_body
@@ -78,8 +89,12 @@ class GatewayContext:
         return tuple(
             self._show_loaded(group, group.info)
             for group in gateway.fleet().groups
-            if group.ready and group.info is not None and gateway.settings.model_of(group.name) not in gateway.catalog.faults
+            if group.ready and group.info is not None and self._shows(gateway.settings.model_of(group.name))
         )
+
+    def _shows(self, model: str) -> bool:
+        catalog = self._gateway.catalog
+        return model not in catalog.faults and catalog.allows(model, self._record.caller)
 
     def _show_loaded(self, group: Group, info: EngineInfo) -> LoadedGroup:
         settings = self._gateway.settings
@@ -98,7 +113,7 @@ class GatewayContext:
 
     async def render(self, model: str | None, prompt: Prompt) -> RenderedPrompt:
         """See `QueryContext.render`."""
-        return await self._gateway.render(model, prompt)
+        return await self._gateway.render(model, prompt, self._record.caller)
 
     async def preview_route(self, request: GenerateRequest) -> RoutePreview:
         """See `QueryContext.preview_route`."""

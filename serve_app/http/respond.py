@@ -141,6 +141,12 @@ def write_record_headers(record: RequestRecord) -> dict[str, str]:
         "x-route-reason": record.reason or "none",
         "x-attempts": str(record.attempts),
     }
+    for allowance in record.allowances:
+        headers |= {
+            f"x-ratelimit-limit-{allowance.kind}": str(allowance.limit),
+            f"x-ratelimit-remaining-{allowance.kind}": str(allowance.remaining),
+            f"x-ratelimit-reset-{allowance.kind}": _show_duration(allowance.resets_in_s),
+        }
     if record.dropped_messages:
         headers["x-dropped-messages"] = str(record.dropped_messages)
     if record.invalid_calls:
@@ -150,6 +156,11 @@ def write_record_headers(record: RequestRecord) -> dict[str, str]:
     if record.show_candidates:
         headers["x-route-candidates"] = json.dumps([_show_candidate(each) for each in record.candidates], separators=(",", ":"))
     return headers
+
+
+def _show_duration(seconds: float) -> str:
+    """Return a duration as OpenAI writes it: `850ms`, `12.5s`."""
+    return f"{round(seconds * 1000)}ms" if seconds < 1 else f"{round(seconds, 3):g}s"
 
 
 def _show_candidate(candidate: Candidate) -> JsonObject:

@@ -1,59 +1,83 @@
 """The status endpoints for operators: health, the cluster's state, metrics. Shows the fleet as JSON."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Protocol
 
-from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serve_app.access.usage import DAY_S, FIGURES
+from serve_app.caller import STRANGER, Scope
 from serve_app.config import AppSettings
-from serve_app.errors import ServeError
+from serve_app.errors import Forbidden, InvalidRequest, ServeError
 from serve_app.gateway import Gateway
 from serve_app.http.respond import json_response
 from serve_app.metrics import CONTENT_TYPE
+from serve_app.record import RequestRecord
 from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import Fleet, Group
 from serve_app.types import Phase, Task
 
 JsonObject = dict[str, Any]
-_GET = ["GET", "HEAD"]  # load balancers send HEAD
-STATUS_PATHS = dict.fromkeys(("/health", "/livez", "/v1/cluster"), "application/json") | {"/metrics": "text/plain"}
+STATUS_PATHS = dict.fromkeys(("/health", "/livez", "/v1/cluster", "/v1/usage"), "application/json") | {"/metrics": "text/plain"}
 """Paths of these endpoints, with the media type of their answers."""
 
 
-def mount_status(app: FastAPI, gateway: Gateway) -> None:
+_Answer = Callable[[Request, RequestRecord], Awaitable[Response]]
+
+
+class Mount(Protocol):
+    """Adds an endpoint to the application."""
+
+    def __call__(self, path: str, answer: _Answer, scope: Scope | None) -> None:
+        """Answer GET and HEAD at `path` for callers with a scope; None: for everybody."""
+
+
+def mount_status(mount: Mount, gateway: Gateway) -> None:
     """Add the status endpoints of a gateway."""
 
-    async def health(request: Request) -> Response:
+    async def health(request: Request, record: RequestRecord) -> Response:
         fleet, faults = gateway.fleet(), gateway.catalog.faults
         ready = fleet.ready and not faults
+        status = "degraded" if fleet.ready and faults else _summarize_status(fleet)
+        headers = {} if ready else {"retry-after": "5"}
+        if record.caller is STRANGER:
+            return json_response(_show_phases(status, fleet), 200 if ready else 503, headers)
         body = {
-            "status": "degraded" if fleet.ready and faults else _summarize_status(fleet),
+            "status": status,
             "model": gateway.settings.default_model,
             "capabilities": [str(task) for task in (Task.REASONING, Task.MATH, Task.CODING)],
             "active_requests": gateway.active,
             "models": _show_models(gateway.settings, fleet, faults),
             "groups": _show_groups(fleet, gateway.settings),
         }
-        return json_response(body, 200 if ready else 503, {} if ready else {"retry-after": "5"})
+        return json_response(body, 200 if ready else 503, headers)
 
-    async def metrics(request: Request) -> Response:
+    async def metrics(request: Request, record: RequestRecord) -> Response:
         return Response(gateway.render_exposition(), media_type=CONTENT_TYPE)
 
-    async def cluster(request: Request) -> Response:
+    async def cluster(request: Request, record: RequestRecord) -> Response:
         return json_response(show_cluster(gateway.fleet(), gateway.settings), 200, {})
 
-    for path, endpoint in (("/health", health), ("/livez", _livez), ("/metrics", metrics), ("/v1/cluster", cluster)):
-        app.add_api_route(path, endpoint, methods=_GET)
+    async def usage(request: Request, record: RequestRecord) -> Response:
+        return json_response(await _show_usage(gateway, request, record), 200, {})
+
+    mount("/health", health, None)
+    mount("/livez", _livez, None)
+    mount("/metrics", metrics, Scope.OPERATE)
+    mount("/v1/cluster", cluster, Scope.OPERATE)
+    mount("/v1/usage", usage, Scope.USE)
 
 
 def mount_unusable_status(
-    app: FastAPI, settings: AppSettings, fleet: Callable[[], Fleet], faults: Callable[[], Mapping[str, ServeError]]
+    mount: Mount, settings: AppSettings, fleet: Callable[[], Fleet], faults: Callable[[], Mapping[str, ServeError]]
 ) -> None:
     """Add the status endpoints of an application that can serve none of its models; health gives the reasons by model."""
 
-    async def health(request: Request) -> Response:
+    async def health(request: Request, record: RequestRecord) -> Response:
+        if record.caller is STRANGER:
+            return json_response(_show_phases("failed", fleet()), 503, {"retry-after": "10"})
         body = {
             "status": "failed",
             "model": settings.default_model,
@@ -62,12 +86,46 @@ def mount_unusable_status(
         }
         return json_response(body, 503, {"retry-after": "10"})
 
-    app.add_api_route("/health", health, methods=_GET)
-    app.add_api_route("/livez", _livez, methods=_GET)
+    mount("/health", health, None)
+    mount("/livez", _livez, None)
 
 
-async def _livez(request: Request) -> Response:
+async def _livez(request: Request, record: RequestRecord) -> Response:
     return json_response({"status": "ok"}, 200, {})
+
+
+def _show_phases(status: str, fleet: Fleet) -> JsonObject:
+    """Return what strangers may know."""
+    return {"status": status, "groups": {group.name: {"phase": group.phase} for group in fleet.groups}}
+
+
+async def _show_usage(gateway: Gateway, request: Request, record: RequestRecord) -> JsonObject:
+    """Return the usage by key, model and day: a caller's own, or everybody's for operators."""
+    since, until = (_parse_day(request, name) for name in ("since", "until"))
+    key = request.query_params.get("key")
+    if Scope.OPERATE not in record.caller.scopes:
+        if key not in (None, record.caller.name):
+            raise Forbidden(f"the API key '{record.caller.name}' may see its own usage only: it lacks the scope 'operate'")
+        key = record.caller.name
+    found = await gateway.accounts.usage.read(since=since or 0.0, until=float("inf") if until is None else until + DAY_S, key=key)
+    rows = [
+        {"key": each.key, "model": each.model, "date": datetime.fromtimestamp(each.day, UTC).date().isoformat()}
+        | {name: getattr(each, name) for name in FIGURES if name != "engine_ms"}
+        | {"engine_seconds": each.engine_ms / 1000}
+        for each in found
+    ]
+    return {"object": "list", "data": rows}
+
+
+def _parse_day(request: Request, name: str) -> float | None:
+    """Return the beginning of a date in the query, in seconds since 1970; None without one."""
+    given = request.query_params.get(name)
+    if not given:
+        return None
+    try:
+        return datetime.strptime(given, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        raise InvalidRequest(f"{name} must be a date such as 2026-11-30", param=name) from None
 
 
 def _summarize_status(fleet: Fleet) -> str:

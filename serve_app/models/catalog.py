@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from serve_app.caller import ANONYMOUS, Caller
 from serve_app.config import AUTO, AppSettings, RoutingSettings
 from serve_app.conversation import GenerateRequest
-from serve_app.errors import InvalidRequest, ModelNotFound, ModelUnusable, Unsupported
+from serve_app.errors import Forbidden, InvalidRequest, ModelNotFound, ModelUnusable, Unsupported
 from serve_app.faults import client_faults
 from serve_app.model_info import ModelInfo
 from serve_app.model_names import normalize_name, require_name, shorten_name
@@ -120,31 +121,53 @@ class Catalog:
         names = self._own | self._configured | dict(self._stored()) | self._own
         return tuple(each for key, each in names.items() if self._find_root(each) in self._models and not self.is_auto(key))
 
-    def resolve(self, name: str | None, *, by_operator: bool = False) -> Resolved:
+    def resolve(self, name: str | None, *, by_operator: bool = False, caller: Caller = ANONYMOUS) -> Resolved:
         """Return the model, variant and groups behind a `name`, None meaning the default model.
 
         The client wrote it, or with `by_operator` the configuration: a variant made through the API hides a configured one from
         clients, but does not change which model `auto` means.
 
-        Raises `ModelNotFound`, and `ModelUnusable` for a configured model that cannot be served.
+        Raises `ModelNotFound`, `Forbidden` unless `caller` may use it, and `ModelUnusable` for a configured model that cannot be
+        served.
         """
         variant = self._find(name, by_operator=by_operator)
+        if not self._is_allowed(variant, caller):
+            raise Forbidden(
+                f"the API key '{caller.name}' may not use the model '{shorten_name(name or variant.name)}'; its models are: "
+                f"{', '.join(caller.models)}",
+                param="model",
+            )
         model = self._find_owner(variant)
         held_by = tuple(group for group in self._settings.engines if self._settings.model_of(group) == model.name)
         return Resolved(model, variant, held_by, self._restrict(name, model, held_by))
+
+    def allows(self, name: str | None, caller: Caller) -> bool:
+        """Return whether `caller` may use the model behind a configured `name`; raises `ModelNotFound`."""
+        return self._is_allowed(self._find(name, by_operator=True), caller)
+
+    def _is_allowed(self, variant: Variant, caller: Caller) -> bool:
+        if not caller.models:
+            return True
+        listed, root = set(map(normalize_name, caller.models)), self._find_root(variant)
+        return normalize_name(variant.name) in listed or any(self._owners.get(each) == root for each in listed)
 
     def find_model(self, name: str | None) -> str:
         """Return the own name of the model behind a configured `name`, whether it can be served or not; raises `ModelNotFound`."""
         return self._find_root(self._find(name, by_operator=True))
 
-    def list(self, measure: Callable[[str], int]) -> tuple[ModelInfo, ...]:
-        """Return the description of every name; `measure` returns the context in tokens of a model, by its own name."""
-        found = tuple(self._describe(variant, measure) for variant in self.variants)
+    def list(self, measure: Callable[[str], int], caller: Caller = ANONYMOUS) -> tuple[ModelInfo, ...]:
+        """Return the description of every name that `caller` may use.
+
+        `measure` returns the context in tokens of a model, by its own name.
+        """
+        found = tuple(self._describe(variant, measure) for variant in self.variants if self._is_allowed(variant, caller))
         return (*found, self._describe_auto(measure)) if self._is_auto_served() else found
 
-    def describe(self, name: str | None, measure: Callable[[str], int]) -> ModelInfo:
+    def describe(self, name: str | None, measure: Callable[[str], int], caller: Caller = ANONYMOUS) -> ModelInfo:
         """Return the description of a name for clients; raises as `resolve` does."""
-        return self._describe_auto(measure) if self.is_auto(name) else self._describe(self.resolve(name).variant, measure)
+        if self.is_auto(name):
+            return self._describe_auto(measure)
+        return self._describe(self.resolve(name, caller=caller).variant, measure)
 
     def _is_auto_served(self) -> bool:
         return bool(self._routing.auto) and self._is_usable(self._routing.find_auto_model(Task.GENERAL))

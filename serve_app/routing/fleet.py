@@ -244,6 +244,11 @@ class Workload:
             mean = lengths.get(key)
             lengths[key] = tokens if mean is None else mean + _LENGTH_WEIGHT * (tokens - mean)
 
+    def expect_answer(self, task: Task, model: str) -> float | None:
+        """Return the mean length of a model's answers to a task in tokens; None before any was observed."""
+        lengths = self._lengths.get(model, {})
+        return lengths.get(task, lengths.get(None))
+
     def annotate(self, fleet: Fleet, now: float, model: str = "") -> Fleet:
         """Return the fleet with the sent work and the lengths of a model's answers."""
         return Fleet(tuple(self._with_sent(group, now) for group in fleet.groups), dict(self._lengths.get(model, {})))

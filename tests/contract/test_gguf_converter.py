@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from benchmarks import stand_in
+from serve_app.access.check import Access
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import AppSettings
 from serve_app.dialects import openai
@@ -137,6 +138,7 @@ def _app(model: Path, groups: Mapping[str, Any]) -> httpx.AsyncClient:
             "models": {"phi": {"path": str(model)}},
             "engines": {name: {"kind": "llama_cpp", "max_model_len": 512} for name in groups},
             "models_dir": None,
+            "access": "open",
         }
     )
     view = FleetView(settings.engines, 600)
@@ -148,7 +150,7 @@ def _app(model: Path, groups: Mapping[str, Any]) -> httpx.AsyncClient:
         generators=groups,
         fleet=lambda: view.snapshot(time.monotonic()),
     )
-    transport = httpx.ASGITransport(create_app(gateway, (openai.DIALECT,)))
+    transport = httpx.ASGITransport(create_app(gateway, (openai.DIALECT,), Access(settings.access)))
     return httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60)
 
 

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import httpx
 
+from serve_app.access.check import Access
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import AppSettings
 from serve_app.dialects import ollama, openai, reasoning
@@ -62,6 +63,7 @@ async def running(
             "engines": {name: {"kind": "fake", "tokens_per_second": 5000} | fields for name, fields in engines.items()},
             "routing": dict(routing),
             "models_dir": None,
+            "access": "open",
             "limits": {"max_body_bytes": 100_000, "request_timeout_s": 5},
         }
         | extra
@@ -83,7 +85,8 @@ async def running(
         fleet=lambda: view.snapshot(time.monotonic()),
     )
     transport = httpx.ASGITransport(
-        create_app(gateway, (openai.DIALECT, ollama.DIALECT, reasoning.DIALECT)), raise_app_exceptions=False
+        create_app(gateway, (openai.DIALECT, ollama.DIALECT, reasoning.DIALECT), Access(settings.access)),
+        raise_app_exceptions=False,
     )
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield App(client, transport, gateway, built)

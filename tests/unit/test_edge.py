@@ -9,6 +9,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
+from serve_app.access.check import Access
 from serve_app.config import AppSettings, BrowserSettings
 from serve_app.dialects import ollama, openai, reasoning
 from serve_app.errors import Forbidden, InvalidRequest, ModelUnusable
@@ -272,10 +273,11 @@ def test_the_machines_own_name_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_an_app_that_is_unusable_keeps_to_the_same_rules() -> None:
-    settings = AppSettings.model_validate({"engines": {"a": {"kind": "fake"}}})
+    settings = AppSettings.model_validate({"engines": {"a": {"kind": "fake"}}, "access": "open"})
     view = FleetView(settings.engines, 60)
     dialects = (openai.DIALECT, ollama.DIALECT, reasoning.DIALECT)
-    app = create_unusable_app(settings, lambda: view.snapshot(0), dialects, lambda: {"m": ModelUnusable("no model")})
+    faults = {"m": ModelUnusable("no model")}
+    app = create_unusable_app(settings, lambda: view.snapshot(0), dialects, lambda: faults, Access(settings.access))
     asked = {"origin": PAGE.encode(), "access-control-request-method": b"POST"}
     assert (await call(app, CHAT, method="OPTIONS", headers=asked)).status == 204
     seen = await call(app, CHAT, HI, headers={"origin": PAGE.encode()})

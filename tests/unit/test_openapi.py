@@ -143,6 +143,8 @@ CASES: list[tuple[str, str, Any, dict[str, str]]] = [
     ("GET", "/livez", None, {}),
     ("GET", "/metrics", None, {}),
     ("GET", "/v1/cluster", None, {}),
+    ("GET", "/v1/usage", None, {}),
+    ("GET", "/v1/usage?since=yesterday", None, {}),
     ("POST", "/reasoning", {"prompt": "x"}, {"origin": "https://evil.example"}),
     ("GET", "/api/tags", None, {"host": "evil.example"}),
     ("POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": "x" * 200_000}]}, {}),

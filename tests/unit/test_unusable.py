@@ -3,6 +3,7 @@
 import httpx
 import pytest
 
+from serve_app.access.check import Access
 from serve_app.config import AppSettings
 from serve_app.dialects import ollama, openai, reasoning
 from serve_app.errors import ModelUnusable
@@ -14,13 +15,14 @@ WHY = "tokenizer.json gives `<|end|>` the id 200020, but added_tokens.json the i
 
 @pytest.fixture
 def client() -> httpx.AsyncClient:
-    settings = AppSettings.model_validate({"engines": {"a": {"kind": "fake"}}})
+    settings = AppSettings.model_validate({"engines": {"a": {"kind": "fake"}}, "access": "open"})
     view = FleetView(settings.engines, 60)
     app = create_unusable_app(
         settings,
         lambda: view.snapshot(0),
         (openai.DIALECT, ollama.DIALECT, reasoning.DIALECT),
         lambda: {"phi-4-mini-instruct": ModelUnusable(WHY)},
+        Access(settings.access),
     )
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 

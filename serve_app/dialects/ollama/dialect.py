@@ -1,5 +1,6 @@
 """Ollama's endpoints: the generating ones, and the commands about models."""
 
+from serve_app.caller import Scope
 from serve_app.dialects.base import Dialect, Generate, JsonObject, Query, QueryContext, Reply, dump
 from serve_app.dialects.ollama import create
 from serve_app.dialects.ollama.codec import ChatCodec, GenerateCodec
@@ -156,14 +157,30 @@ DIALECT = Dialect(
         Query(path="/api/tags", answer=_tags),
         Query(path="/api/ps", answer=_ps),
         Query(path="/api/show", method="POST", body=ModelBody, answer=_show),
-        Query(path="/api/create", method="POST", body=CreateBody, answer=_create, media_types=_PROGRESS, writes=True),
-        Query(path="/api/copy", method="POST", body=CopyBody, answer=_copy, media_types=(_TEXT,), writes=True),
-        Query(path="/api/delete", method="DELETE", body=ModelBody, answer=_delete, media_types=(_TEXT,), writes=True),
+        Query(
+            path="/api/create",
+            method="POST",
+            body=CreateBody,
+            answer=_create,
+            media_types=_PROGRESS,
+            scope=Scope.OPERATE,
+            writes=True,
+        ),
+        Query(path="/api/copy", method="POST", body=CopyBody, answer=_copy, media_types=(_TEXT,), scope=Scope.OPERATE, writes=True),
+        Query(
+            path="/api/delete",
+            method="DELETE",
+            body=ModelBody,
+            answer=_delete,
+            media_types=(_TEXT,),
+            scope=Scope.OPERATE,
+            writes=True,
+        ),
         Query(path="/api/pull", method="POST", body=ModelBody, answer=_pull, media_types=_PROGRESS),
         Query(path="/api/push", method="POST", body=ModelBody, answer=_push),
         Query(path="/api/embed", method="POST", body=ModelBody, answer=_embed),
         Query(path="/api/embeddings", method="POST", body=ModelBody, answer=_embed),
-        Query(path="/api/blobs/{digest}", method="HEAD", answer=_has_blob),
+        Query(path="/api/blobs/{digest}", method="HEAD", answer=_has_blob, scope=Scope.OPERATE),
         Query(
             path="/api/blobs/{digest}",
             method="POST",
@@ -171,6 +188,7 @@ DIALECT = Dialect(
             answer=_put_blob,
             media_types=(_TEXT,),
             success=201,
+            scope=Scope.OPERATE,
             writes=True,
         ),
     ),

@@ -1,0 +1,1 @@
+"""Keys, limits and usage: who may do what, how much, and what it cost."""

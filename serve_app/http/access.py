@@ -1,0 +1,109 @@
+"""The one check of every request's caller, and the audit line of every request.
+
+An ASGI layer around the whole application, so that no path is left out: endpoints, status, unknown paths, wrong methods. Knows no
+endpoint; which scope an endpoint needs stands with the endpoint.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app.access.check import Access
+from serve_app.caller import STRANGER, Caller
+from serve_app.errors import ServeError, Unauthenticated
+from serve_app.record import RequestRecord
+
+AUDIT_LOG = logging.getLogger("serve_app.audit")
+"""One line of JSON per request: who, what, and how it ended. No text of users, no query, no key."""
+
+OPEN_PATHS = frozenset({"/livez"})
+"""Paths that answer everybody and say nothing about the application."""
+STRANGER_PATHS = frozenset({"/health"})
+"""Paths that answer everybody, with less for strangers."""
+_UNAUDITED_PATHS = OPEN_PATHS | STRANGER_PATHS | {"/metrics"}
+"""Probes ask for these all the time."""
+_CALLER, _RECORD = "phi_serve.caller", "phi_serve.record"
+_SHOWN_CHARS = 200
+
+
+class AccessLayer:
+    """Finds the caller of each request, or refuses the request; lets the application answer; writes the audit line."""
+
+    def __init__(self, app: ASGIApp, *, access: Access, refuse: Callable[[Scope, ServeError | None], Response]) -> None:
+        """Wrap `app`; `refuse` returns an error's response in the dialect of the path."""
+        self._app = app
+        self._access = access
+        self._refuse = refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            scope[_CALLER] = STRANGER
+            await self._app(scope, receive, send)
+            return
+        began, status = time.monotonic(), 0
+
+        async def note_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            scope[_CALLER] = self._identify(scope)
+        except ServeError as error:
+            scope[_CALLER] = STRANGER
+            response = self._refuse(scope, error)
+            if isinstance(error, Unauthenticated):
+                response.headers["www-authenticate"] = 'Bearer realm="phi-serve"'  # RFC 9110, section 15.5.2
+            await response(scope, receive, note_status)
+        else:
+            await self._app(scope, receive, note_status)
+        finally:
+            if scope["path"] not in _UNAUDITED_PATHS:
+                AUDIT_LOG.info("%s", json.dumps(_describe(scope, status, time.monotonic() - began), allow_nan=False))
+
+    def _identify(self, scope: Scope) -> Caller:
+        try:
+            return self._access.identify(Headers(scope=scope).items())
+        except ServeError:
+            if scope["path"] in STRANGER_PATHS:
+                return STRANGER
+            raise
+
+
+def find_caller(scope: Scope) -> Caller:
+    """Return the caller of a request; a stranger where the request passed no check."""
+    caller: Caller = scope.get(_CALLER, STRANGER)
+    return caller
+
+
+def keep_record(scope: Scope, record: RequestRecord) -> None:
+    """Let the audit line show what the record says at the request's end."""
+    scope[_RECORD] = record
+
+
+def _describe(scope: Scope, status: int, seconds: float) -> dict[str, Any]:
+    line: dict[str, Any] = {
+        "key": find_caller(scope).name,
+        "method": scope["method"],
+        "path": scope["path"][:_SHOWN_CHARS],
+        "status": status,
+        "seconds": round(seconds, 4),
+    }
+    record: RequestRecord | None = scope.get(_RECORD)
+    if record is not None:
+        used = record.consumed
+        line |= {
+            "request_id": record.request_id,
+            "model": record.served_model or "none",
+            "prompt_tokens": used.prompt_tokens,
+            "completion_tokens": used.completion_tokens,
+        }
+    return line
