@@ -169,9 +169,9 @@ class KeyFile:
             self._matches = _index(parse_keys(self.path.read_bytes()))
             self._seen = mark
         except FileNotFoundError:
-            if self._seen is not None:
+            if self._matches:
                 logger.error("the file of keys is gone, so no key is valid")
-                self._matches, self._seen = {}, None
+            self._matches, self._seen = {}, None
         except (OSError, KeysUnusable) as error:
             if not self._is_present or self._seen is not None:
                 logger.error("the file of keys cannot be used, the last good keys stay valid: %s", error)

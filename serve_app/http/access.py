@@ -43,7 +43,7 @@ class AccessLayer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+        if scope["type"] != "http" or _asks_for(scope, OPEN_PATHS):
             scope[_CALLER] = STRANGER
             await self._app(scope, receive, send)
             return
@@ -73,9 +73,13 @@ class AccessLayer:
         try:
             return self._access.identify(Headers(scope=scope).items())
         except ServeError:
-            if scope["path"] in STRANGER_PATHS:
+            if _asks_for(scope, STRANGER_PATHS):
                 return STRANGER
             raise
+
+
+def _asks_for(scope: Scope, paths: frozenset[str]) -> bool:
+    return scope["path"] in paths and scope["method"] in ("GET", "HEAD")
 
 
 def find_caller(scope: Scope) -> Caller:

@@ -13,6 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_jso
 from pydantic_core import core_schema
 
 from serve_app.dialects.base import Dialect, Endpoint, Generate, JsonObject, Query, WireBody
+from serve_app.http.wrong_paths import find_dialect
 from serve_app.types import Task
 
 _OPEN_OBJECT: JsonObject = {"type": "object", "additionalProperties": True}
@@ -32,7 +33,11 @@ _REFUSALS = MappingProxyType(
         "404": "No such endpoint or model.",
     }
 )
-_KEY_REFUSALS = ("401", "403")
+_USAGE_QUERY = (
+    ("since", "The first day (UTC), such as 2026-11-30."),
+    ("until", "The last day (UTC)."),
+    ("key", "Only the usage of this key."),
+)
 _BODY_REFUSALS = MappingProxyType({"413": "The body exceeds limits.max_body_bytes."})
 _FAILURES = MappingProxyType({"500": "An engine or the server failed.", "503": "Nothing can serve it now; see Retry-After."})
 _GENERATING_FAILURES = MappingProxyType(
@@ -83,6 +88,7 @@ def describe(dialects: Iterable[Dialect], operations: Mapping[str, str]) -> Json
 
     A path of several dialects is described once, with the answers of all of them.
     """
+    dialects = tuple(dialects)
     paths: dict[str, JsonObject] = {}
     schemas: JsonObject = {}
     for dialect in dialects:
@@ -99,7 +105,9 @@ def describe(dialects: Iterable[Dialect], operations: Mapping[str, str]) -> Json
             else:
                 verbs[method] = operation
     for path, media_type in operations.items():
-        paths.setdefault(path, {})["get"] = _describe_status(path, media_type)
+        paths.setdefault(path, {})["get"] = _describe_status(
+            path, media_type, f"{find_dialect(path, dialects).name.capitalize()}Error"
+        )
     summary = "One endpoint in front of GPU and CPU engines"
     return {
         "openapi": "3.1.0",
@@ -184,16 +192,17 @@ def _name_operation(method: str, path: str) -> str:
     )
 
 
-def _describe_status(path: str, media_type: str) -> JsonObject:
+def _describe_status(path: str, media_type: str, error: str) -> JsonObject:
     content: dict[str, Any] = {media_type: {"schema": _OPEN_OBJECT if media_type == "application/json" else {"type": "string"}}}
-    answers = {"200": {"description": "The answer.", "content": content}}
+    answers: JsonObject = {"200": {"description": "The answer.", "content": content}}
+    operation: JsonObject = {"operationId": _name_operation("GET", path), "tags": ["health"], "responses": answers}
     if path == "/health":
         answers["503"] = {"description": "Not every group is ready.", "content": content}
-    elif path != "/livez":
-        answers |= {
-            status: {"description": _REFUSALS[status], "content": {"application/json": {"schema": _OPEN_OBJECT}}}
-            for status in _KEY_REFUSALS
-        }
-    if path == "/v1/usage":
-        answers["400"] = {"description": _REFUSALS["400"], "content": {"application/json": {"schema": _OPEN_OBJECT}}}
-    return {"operationId": _name_operation("GET", path), "tags": ["health"], "responses": answers}
+    elif path == "/v1/usage":
+        operation["parameters"] = [
+            {"name": name, "in": "query", "schema": {"type": "string"}, "description": why} for name, why in _USAGE_QUERY
+        ]
+    refusals = {"/health": (), "/livez": (), "/v1/usage": ("400", "401", "403", "503")}.get(path, ("401", "403"))
+    for status in refusals:
+        answers[status] = {"description": (_REFUSALS | _FAILURES)[status]} | _describe_error(f"#/components/schemas/{error}")
+    return operation

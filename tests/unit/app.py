@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import httpx
 
@@ -46,6 +47,8 @@ class App:
     """For clients of other kinds."""
     gateway: Gateway
     engines: dict[str, FakeEngine]
+    routes: list[Any]
+    """What is mounted."""
 
 
 @asynccontextmanager
@@ -84,9 +87,7 @@ async def running(
         generators=built,
         fleet=lambda: view.snapshot(time.monotonic()),
     )
-    transport = httpx.ASGITransport(
-        create_app(gateway, (openai.DIALECT, ollama.DIALECT, reasoning.DIALECT), Access(settings.access)),
-        raise_app_exceptions=False,
-    )
+    app = create_app(gateway, (openai.DIALECT, ollama.DIALECT, reasoning.DIALECT), Access(settings.access))
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        yield App(client, transport, gateway, built)
+        yield App(client, transport, gateway, built, app.routes)

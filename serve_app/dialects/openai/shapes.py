@@ -28,7 +28,18 @@ ERROR_SCHEMA: JsonObject = {
 
 def encode_error(error: ServeError, request_id: str) -> JsonObject:
     """Return OpenAI's error object; the request id is in a header and needs no field."""
-    return {"error": {"message": error.message, "type": _error_type(error), "param": error.param, "code": error.code}}
+    return {
+        "error": {
+            "message": error.message,
+            "type": _error_type(error),
+            "param": error.param,
+            "code": _CODES.get(error.code, error.code),
+        }
+    }
+
+
+_CODES = {Unauthenticated.code: "invalid_api_key", QuotaExceeded.code: "rate_limit_exceeded"}
+"""OpenAI's own codes, which its clients' users look for, where ours differ."""
 
 
 def _error_type(error: ServeError) -> str:
