@@ -180,10 +180,10 @@ class Counters:
         for want in wants:
             block, refusal = self._blocks.get(want.key), self._refusals.get(want.key)
             total, resets_at = 0, now + WINDOW_S
-            if refusal is not None and now < refusal.until:
-                total, resets_at = refusal.sum, refusal.resets_at
-            elif block is not None and now < block.ends_at:
+            if block is not None and now < block.ends_at:
                 total, resets_at = block.sum - block.left, block.ends_at
+            if refusal is not None and now < refusal.until and refusal.sum >= total:
+                total, resets_at = refusal.sum, refusal.resets_at
             remaining = min(want.limit, max(0, want.limit - total))
             shown.append(Allowance(kind=want.kind, limit=want.limit, remaining=remaining, resets_in_s=max(0.0, resets_at - now)))
         return shown

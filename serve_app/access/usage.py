@@ -96,13 +96,13 @@ class UsageBook:
         if now - self._adopted_at >= _ADOPT_EVERY_S:
             self._adopted_at = now
             self._pending += [(segment, _read(segment)) for segment in self._journal.adopt()]
-        if self._fresh and not (self._is_away and self._pending):  # a long absence of the store makes two segments, not thousands
-            segment = self._journal.rotate()
-            assert segment is not None
-            self._pending.append((segment, self._fresh))
-            self._fresh = Counter()
         try:
-            while self._pending:
+            while self._pending or self._fresh:
+                if not self._pending:  # one at a time: while the store is away, two segments remain, not thousands
+                    segment = self._journal.rotate()
+                    assert segment is not None
+                    self._pending.append((segment, self._fresh))
+                    self._fresh = Counter()
                 await self._add(*self._pending[0])
                 self._pending.pop(0)[0].remove()
         except StoreUnavailable as error:
