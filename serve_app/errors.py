@@ -8,7 +8,7 @@ bytes --decode--> request --admit, choose--> route --attempt--> events --encode-
     │   InvalidRequest 400 · Unauthenticated 401 · Forbidden 403 · ModelNotFound 404 · NotFound 404 · MethodNotAllowed 405
     │   ContextOverflow 400 · TooLarge 413 · Unsupported 400 · ConstraintLost 400
     ├─ CapacityError     no engine can take the request now; try again
-    │   Overloaded 503 · QuotaExceeded 429 · NoEngine 503 · DeadlineExceeded 504
+    │   Overloaded 503 · QuotaExceeded 429 (BeyondQuota) · NoEngine 503 · DeadlineExceeded 504
     ├─ EngineError       an engine failed
     │   GenerationFailed 500 · IncompleteGeneration 502 · EngineDead 503
     ├─ StoreUnavailable 503 what outlives a process cannot be reached (serve_app/store); `reason` says why
@@ -134,6 +134,12 @@ class QuotaExceeded(CapacityError):
 
     code = "quota_exceeded"
     status = 429
+
+
+class BeyondQuota(QuotaExceeded):
+    """The request alone is larger than the client's whole quota."""
+
+    futile_to_retry = True
 
 
 class NoEngine(CapacityError):

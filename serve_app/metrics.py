@@ -125,6 +125,8 @@ class IngressMetrics(Collector):
         self._seconds: _Counts = defaultdict(float)
         self._attempts: _Counts = defaultdict(float)
         self._tokens: _Counts = defaultdict(float)
+        self._key_requests: _Counts = defaultdict(float)
+        self._key_tokens: _Counts = defaultdict(float)
         self.breakers: Mapping[tuple[str, str], str] = {}
         """State of each breaker by (group, replica); set before the text is rendered."""
 
@@ -136,6 +138,10 @@ class IngressMetrics(Collector):
         usage = record.usage
         self._tokens[(model, task, group, "prompt")] += usage.prompt_tokens
         self._tokens[(model, task, group, "completion")] += usage.completion_tokens
+        key, consumed = record.caller.name, record.consumed
+        self._key_requests[(key, model, record.outcome)] += 1
+        self._key_tokens[(key, model, "prompt")] += consumed.prompt_tokens
+        self._key_tokens[(key, model, "completion")] += consumed.completion_tokens
 
     def count_attempt(self, engine: str, outcome: str) -> None:
         """Count one engine's attempt at a request."""
@@ -153,6 +159,8 @@ class IngressMetrics(Collector):
             ("request_seconds", "Time from their arrival at the gateway to their end", ("model", "task", "engine"), self._seconds),
             ("attempts", "Tries of engines, each a request or the rest of one", ("engine", "outcome"), self._attempts),
             ("tokens", "Tokens of whole answers", ("model", "task", "engine", "kind"), self._tokens),
+            ("key_requests", "Requests by their key", ("key", "model", "outcome"), self._key_requests),
+            ("key_tokens", "Tokens that keys used, those of broken answers too", ("key", "model", "kind"), self._key_tokens),
         )
         for name, about, labels, counts in families:
             counter = CounterMetricFamily(f"phi_serve_{name}", about, labels=("ingress", *labels))

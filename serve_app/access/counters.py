@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from serve_app.caller import Allowance
-from serve_app.errors import QuotaExceeded
+from serve_app.errors import BeyondQuota, QuotaExceeded
 from serve_app.store.base import Addition, Claim, Store, Taken, Tally
 
 WINDOW_S = 60
@@ -208,8 +208,8 @@ class Counters:
 
 
 def _refuse(want: Want, wait_s: float) -> QuotaExceeded:
-    if math.isinf(wait_s):
-        return QuotaExceeded(
+    if want.amount > want.limit:
+        return BeyondQuota(
             f"the request needs {want.amount} {want.kind}, and {want.owner} has {want.limit} {want.kind} per minute; "
             "shorten the prompt or the answer (max_tokens)"
         )
