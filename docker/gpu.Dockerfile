@@ -38,12 +38,13 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 phi \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /home/phi --shell /usr/sbin/nologin phi \
-    && install --directory --owner 10001 --group 10001 /home/phi /cache /models
+    && install --directory --owner 10001 --group 10001 /home/phi /cache /models /state
 COPY --from=dependencies /opt/phi /opt/phi
 # A layer of its own: a change of the program is some megabytes to a node that has the gigabytes above.
 COPY --from=build /app-layer /opt/phi
 COPY --chmod=0555 docker/node.sh docker/probe.py /app/
-# Everything that is written goes to /tmp, /home/phi or /cache: tmpfs or volumes, since the root file system is read-only.
+# Everything that is written goes to /tmp, /home/phi, /cache or /state: tmpfs or volumes, since the root file system is read-only.
+# A new volume takes owner and mode of the image's folder.
 # runc gives a tmpfs the mode of the folder below it, whatever the mount asks for, and root as its owner.
 RUN chmod 1777 /home/phi /cache
 ENV PATH=/opt/phi/bin:/usr/bin:/bin HOME=/home/phi PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \

@@ -4,7 +4,7 @@ from typing import Any
 
 from serve_app.config import DEFAULT_MODELS
 from serve_app.manifests.compose import IMAGES
-from serve_app.manifests.kuberay import MODELS_CLAIM, REDIS_SECRET, ClusterOptions
+from serve_app.manifests.kuberay import KEYS_SECRET, MODELS_CLAIM, REDIS_SECRET, ClusterOptions
 from serve_app.manifests.plan import RAY_VERSION, VERSION, Plan
 from serve_app.manifests.text import dump
 
@@ -21,7 +21,8 @@ _ABOUT = {
     "pools": "Nodes for the groups. A pool with gpus takes the groups that ask for num_gpus. min and max bound the autoscaler.",
     "storage": "claim: a PersistentVolumeClaim with the model's files, mounted read-only at /models. cache: scratch space per pod.",
     "auth": "Ray's token; KubeRay creates the secret unless secretName names your own, with the key auth_token.",
-    "redis": "Keeps the head's state. enabled: false with an address of your own. You create secret, with the key password.",
+    "redis": "Keeps the head's state. enabled: false with an address of your own. You create secret; its password is hex.",
+    "keys": "Secret with the keys keys.json and api_key. create: make it; false where another program renders the chart.",
     "upgrade": "NewCluster, or NewClusterWithIncrementalUpgrade, which needs a Gateway API controller.",
     "networkPolicy": "hub: pods may fetch the model on port 443. client: label of namespaces that may send requests and scrape.",
     "monitoring": "PodMonitor, ServiceMonitor and PrometheusRule of the Prometheus operator.",
@@ -68,6 +69,7 @@ def build_values(plan: Plan, choices: ClusterOptions) -> dict[str, Any]:
         "storage": {"claim": MODELS_CLAIM if plan.needs_volume else "", "cache": "24Gi"},
         "auth": {"mode": "token", "secretName": ""},
         "redis": {"enabled": True, "image": IMAGES["redis"], "address": "", "secret": REDIS_SECRET, "storage": "1Gi"},
+        "keys": {"secret": KEYS_SECRET if plan.needs_keys else "", "create": plan.needs_keys},
         "upgrade": {"type": str(choices.upgrade), "gatewayClassName": choices.gateway_class},
         "networkPolicy": {"enabled": True, "hub": plan.needs_hub, "client": "phi-serve/client"},
         "monitoring": {"enabled": True},

@@ -8,7 +8,9 @@ from typing import Any
 from serve_app.manifests.plan import (
     AGENT_PORT,
     HTTP_PORT,
+    KEYS_FOLDER,
     OBJECT_STORE_BYTES,
+    STATE_FOLDER,
     UID,
     VERSION,
     Hardware,
@@ -26,7 +28,9 @@ IMAGES = {
     "webui": "ghcr.io/open-webui/open-webui:v0.6.34",
 }
 """Third-party images by tag; pin them by digest where you can."""
-_SECRETS = ("ray_token", "redis_password", "grafana_password")
+_SECRETS = ("ray_token", "redis_password", "grafana_password", "api_key")
+_KEYS = f"./keys:{KEYS_FOLDER}:ro"
+"""The file of keys, made by make-secrets.sh and changed by `phi-serve keys`."""
 _CONFIG = "/app/serve_config.yaml"
 _LOOPBACK = "127.0.0.1"
 
@@ -47,7 +51,7 @@ def build_compose(plan: Plan, gpu_plan: Plan) -> dict[str, Any]:
             "ray": {"internal": True},
             "front": {},
         },
-        "volumes": {"models": {}, "prometheus": {}, "grafana": {}, "redis": {}, "webui": {}},
+        "volumes": {"models": {}, "state": {}, "prometheus": {}, "grafana": {}, "redis": {}, "webui": {}},
         "secrets": {name: {"file": f"./secrets/{name}"} for name in _SECRETS},
         "configs": {
             "serve_config": {"content": _escape_variables(plan)},
@@ -97,7 +101,7 @@ def _build_container(variant: Hardware, role: str, plan: Plan, environment: dict
         },
         "secrets": ["ray_token"],
         "networks": {"ray": {}},
-        "volumes": ["models:/models:ro"],
+        "volumes": ["models:/models:ro", _KEYS, f"state:{STATE_FOLDER}"],
         # For Ray's sockets and logs. Only the cache, which may contain compiled code, is executable.
         # Writable for all users, since the container has one user and podman does not support `uid=`.
         "tmpfs": [
@@ -177,6 +181,7 @@ def _build_deploy_job() -> Service:
                 "SERVE_CONFIG": _CONFIG,
             },
             "secrets": ["ray_token"],
+            "volumes": [_KEYS],
             "configs": [{"source": "${SERVE_CONFIG_NAME:-serve_config}", "target": _CONFIG}],
             "networks": {"ray": {}},
             "tmpfs": ["/tmp:mode=1777,size=64m", "/home/phi:mode=1777,size=16m"],
@@ -219,6 +224,7 @@ def _build_prometheus() -> Service:
             "--storage.tsdb.path=/prometheus",
             "--storage.tsdb.retention.time=15d",
         ],
+        "secrets": ["api_key"],
         "volumes": ["../cluster/prometheus:/etc/prometheus:ro", "prometheus:/prometheus"],
         "networks": {"ray": {}, "front": {}},
         "ports": [f"{_LOOPBACK}:${{PROMETHEUS_PORT:-9090}}:9090"],
@@ -271,16 +277,19 @@ def _build_redis() -> Service:
 
 
 def _build_webui() -> Service:
-    """Return Open WebUI over the Ollama dialect. Its image writes to its root file system, so only this one is not read-only."""
+    """Return Open WebUI over the OpenAI dialect. Its image writes to its root file system, so only this one is not read-only."""
     service: Service = {
         "image": IMAGES["webui"],
         "profiles": ["webui"],
+        # The image takes the key from the environment only. What follows is the image's own command.
+        "entrypoint": ["bash", "-c", 'export OPENAI_API_KEY="$$(cat /run/secrets/api_key)" && exec bash start.sh'],
         "environment": {
-            "OLLAMA_BASE_URL": f"http://head:{HTTP_PORT}",
-            "ENABLE_OPENAI_API": "false",
+            "ENABLE_OLLAMA_API": "false",
+            "OPENAI_API_BASE_URL": f"http://head:{HTTP_PORT}/v1",
             "OFFLINE_MODE": "true",
             "ANONYMIZED_TELEMETRY": "false",
         },
+        "secrets": ["api_key"],
         "volumes": ["webui:/app/backend/data"],
         "networks": {"front": {}},
         "ports": [f"{_LOOPBACK}:${{WEBUI_PORT:-3001}}:8080"],

@@ -10,7 +10,7 @@ from serve_app.manifests.compose import build_compose
 from serve_app.manifests.grafana import build_dashboard
 from serve_app.manifests.kuberay import ClusterOptions
 from serve_app.manifests.kubernetes import build_objects
-from serve_app.manifests.plan import Config, Hardware, build_plan
+from serve_app.manifests.plan import Config, Hardware, Platform, build_plan
 from serve_app.manifests.text import dump, dump_all
 
 _HEADER = "# Made from serve_config.yaml by `make manifests`; change that file, or serve_app/manifests.\n"
@@ -19,12 +19,14 @@ _RULES = Path(__file__).with_name("rules.yaml")
 
 def render_compose(config: Config) -> str:
     """Return the compose file for a configuration."""
-    return dump(build_compose(build_plan(config, Hardware.CPU), build_plan(config, Hardware.GPU)))
+    cpu, gpu = (build_plan(config, variant, Platform.COMPOSE) for variant in (Hardware.CPU, Hardware.GPU))
+    return dump(build_compose(cpu, gpu))
 
 
 def render_kuberay(config: Config, variant: Hardware, choices: ClusterOptions) -> str:
     """Return the objects of a cluster on Kubernetes as a stream of documents."""
-    return dump_all(build_objects(build_plan(config, variant), choices, yaml.safe_load(_RULES.read_text())))
+    plan = build_plan(config, variant, Platform.KUBERNETES)
+    return dump_all(build_objects(plan, choices, yaml.safe_load(_RULES.read_text())))
 
 
 def render_all(root: Path) -> dict[str, str]:
@@ -39,7 +41,8 @@ def render_all(root: Path) -> dict[str, str]:
     for variant in Hardware:
         files[f"cluster/kuberay/{variant}.yaml"] = _HEADER + render_kuberay(config, variant, ClusterOptions())
         name = "values.yaml" if variant is Hardware.CPU else f"values-{variant}.yaml"
-        files[f"cluster/chart/{name}"] = f"{_HEADER}\n{render_values(build_plan(config, variant), ClusterOptions())}"
+        plan = build_plan(config, variant, Platform.KUBERNETES)
+        files[f"cluster/chart/{name}"] = f"{_HEADER}\n{render_values(plan, ClusterOptions())}"
     return files
 
 

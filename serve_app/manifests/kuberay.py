@@ -12,9 +12,11 @@ from serve_app.manifests.plan import (
     DASHBOARD_PORT,
     GCS_PORT,
     HTTP_PORT,
+    KEYS_FOLDER,
     METRICS_PORT,
     OBJECT_STORE_BYTES,
     RAY_VERSION,
+    STORE_URL_ENV,
     UID,
     VERSION,
     Plan,
@@ -27,7 +29,9 @@ Object = dict[str, Any]
 NAME = "phi-serve"
 REDIS = f"{NAME}-redis"
 REDIS_SECRET = f"{NAME}-redis"
-"""Holds `password`; made by the operator, never part of a manifest."""
+"""Holds `password`, which is a part of a URL too; made by the operator, never part of a manifest."""
+KEYS_SECRET = f"{NAME}-keys"
+"""Holds `keys.json`, the file of keys, and `api_key`, a key for Prometheus; made by the operator too."""
 MODELS_CLAIM = f"{NAME}-models"
 """A volume claim with the model's files, where the configuration names a folder under /models."""
 SECURITY: Object = {
@@ -202,16 +206,28 @@ def _build_container(name: str, variant: str, plan: Plan, choices: ClusterOption
     mounts.append({"name": "shm", "mountPath": "/dev/shm"})
     if plan.needs_volume:
         mounts.append({"name": "models", "mountPath": "/models", "readOnly": True})
+    if plan.needs_keys:
+        mounts.append({"name": "keys", "mountPath": KEYS_FOLDER, "readOnly": True})
     return {
         "name": name,
         "image": f"{choices.registry}phi-serve-{variant}:{VERSION}",
         "imagePullPolicy": "IfNotPresent",
         "securityContext": SECURITY,
-        "env": [{"name": "HF_HUB_OFFLINE", "value": "0" if plan.needs_hub else "1"}],
+        "env": _build_environment(plan),
         "volumeMounts": mounts,
         # Serve stops sending requests once the pod is unready; running requests may finish.
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", "10"]}}},
     }
+
+
+def _build_environment(plan: Plan) -> list[Object]:
+    environment: list[Object] = [{"name": "HF_HUB_OFFLINE", "value": "0" if plan.needs_hub else "1"}]
+    if plan.needs_store_url:
+        # Not REDIS_PASSWORD, which KubeRay sets itself. Kubernetes expands variables that stand before; database 0 is Ray's.
+        secret = {"secretKeyRef": {"name": REDIS_SECRET, "key": "password"}}
+        environment.append({"name": "PHI_SERVE_REDIS_PASSWORD", "valueFrom": secret})
+        environment.append({"name": STORE_URL_ENV, "value": f"redis://:$(PHI_SERVE_REDIS_PASSWORD)@{REDIS}:6379/1"})
+    return environment
 
 
 def _build_pod(component: str, container: Object, plan: Plan) -> Object:
@@ -223,6 +239,10 @@ def _build_pod(component: str, container: Object, plan: Plan) -> Object:
     ]
     if plan.needs_volume:
         volumes.append({"name": "models", "persistentVolumeClaim": {"claimName": MODELS_CLAIM, "readOnly": True}})
+    if plan.needs_keys:
+        # Hashes only: engines need no key. A folder, since Kubernetes updates no single file (subPath).
+        items = [{"key": "keys.json", "path": "keys.json"}]
+        volumes.append({"name": "keys", "secret": {"secretName": KEYS_SECRET, "items": items, "defaultMode": 0o440}})
     return {
         "metadata": {"labels": build_labels(component)},
         "spec": {

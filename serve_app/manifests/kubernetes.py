@@ -8,6 +8,7 @@ from typing import Any
 
 from serve_app.manifests.compose import IMAGES
 from serve_app.manifests.kuberay import (
+    KEYS_SECRET,
     NAME,
     REDIS,
     REDIS_SECRET,
@@ -36,7 +37,7 @@ def build_objects(plan: Plan, choices: ClusterOptions, rules: Object) -> list[Ob
         *_build_policies(plan),
         *(_build_budget(pool.name) for pool in plan.pools),
         _build_pod_monitor(),
-        _build_service_monitor(),
+        _build_service_monitor(plan),
         _build_object("monitoring.coreos.com/v1", "PrometheusRule", NAME) | {"spec": rules},
     ]
 
@@ -161,11 +162,11 @@ def _build_pod_monitor() -> Object:
     }
 
 
-def _build_service_monitor() -> Object:
+def _build_service_monitor(plan: Plan) -> Object:
     """Return the monitor of the application's metrics: any proxy leads to an ingress, and every ingress knows every replica."""
+    endpoint: Object = {"port": "serve", "path": "/metrics", "interval": "15s"}
+    if plan.needs_keys:
+        endpoint["authorization"] = {"credentials": {"name": KEYS_SECRET, "key": "api_key"}}
     return _build_object("monitoring.coreos.com/v1", "ServiceMonitor", NAME) | {
-        "spec": {
-            "selector": {"matchLabels": {"ray.io/serve": f"{NAME}-serve"}},
-            "endpoints": [{"port": "serve", "path": "/metrics", "interval": "15s"}],
-        }
+        "spec": {"selector": {"matchLabels": {"ray.io/serve": f"{NAME}-serve"}}, "endpoints": [endpoint]}
     }

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 from serve_app.config import AppSettings
+from serve_app.store_config import RedisSettings
 
 Config = dict[str, Any]
 """A whole serve_config.yaml."""
@@ -30,6 +31,12 @@ AGENT_PORT = 52365
 """Port of the node agent, which reports the node's health."""
 OBJECT_STORE_BYTES = 256 << 20
 """Small: token events are sent by value, not through Ray's store."""
+KEYS_FOLDER = "/run/phi-serve/keys"
+"""Where containers find the folder with the file of keys. The folder is mounted, not the file: changes replace the file."""
+STATE_FOLDER = "/state"
+"""Compose's volume for what the ingresses of one machine share."""
+STORE_URL_ENV = "PHI_SERVE_STORE_URL"
+"""Environment variable with the URL of the store on Kubernetes."""
 _GRACE_MARGIN_S = 30
 _MODELS = "/models"
 
@@ -39,6 +46,15 @@ class Hardware(StrEnum):
 
     CPU = "cpu"
     GPU = "gpu"
+
+
+class Platform(StrEnum):
+    """What runs the containers."""
+
+    COMPOSE = "compose"
+    """One machine, whose containers share volumes."""
+    KUBERNETES = "kubernetes"
+    """Several machines, which share Redis."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,13 +105,26 @@ class Plan:
         return any(path != "embedded" and not path.startswith("/") for path in self._model_paths)
 
     @property
+    def needs_keys(self) -> bool:
+        """Whether the application asks for keys, so that nodes must have the file of keys."""
+        return not self.settings.access.open
+
+    @property
+    def needs_store_url(self) -> bool:
+        """Whether the store is the Redis of the manifests, so that nodes must know its URL."""
+        store = self.settings.store
+        return isinstance(store, RedisSettings) and store.url_env == STORE_URL_ENV
+
+    @property
     def _model_paths(self) -> list[str]:
         return [model.path for model in self.settings.models.values()]
 
 
-def build_plan(config: Config, variant: Hardware) -> Plan:
+def build_plan(config: Config, variant: Hardware, platform: Platform) -> Plan:
     """Return the plan for a configuration; raises pydantic's `ValidationError` where `args:` is wrong."""
-    contained = _move_to_gpus(_adapt_to_containers(config)) if variant is Hardware.GPU else _adapt_to_containers(config)
+    contained = _adapt_to_containers(config, platform)
+    if variant is Hardware.GPU:
+        contained = _move_to_gpus(contained)
     application = contained["applications"][0]
     settings = AppSettings.model_validate(application["args"])
     options = {each["name"]: each for each in application["deployments"]}
@@ -107,11 +136,34 @@ def build_plan(config: Config, variant: Hardware) -> Plan:
     return Plan(config=contained, settings=settings, pools=tuple(pools))
 
 
-def _adapt_to_containers(config: Config) -> Config:
-    """Return the configuration for containers: the proxy listens on the container's own addresses."""
+def _adapt_to_containers(config: Config, platform: Platform) -> Config:
+    """Return the configuration for containers.
+
+    The proxy listens on the container's own addresses, so the application needs keys. Keys and state are where every ingress
+    reaches them; a store that the configuration names stays.
+    """
     contained = copy.deepcopy(config)
     contained["http_options"] = {**contained.get("http_options", {}), "host": "0.0.0.0", "port": HTTP_PORT}
+    args = contained["applications"][0]["args"]
+    if isinstance(args, dict):
+        args["access"] = _adapt_access(args.get("access", {}), platform)
+        args.setdefault("store", _build_store(platform))
     return contained
+
+
+def _adapt_access(given: Any, platform: Platform) -> Any:
+    """Return `args.access` for containers; what asks for no keys, or is wrong, stays."""
+    if not isinstance(given, dict) or given.get("open"):
+        return given
+    journal = {"journal_dir": f"{STATE_FOLDER}/journal"} if platform is Platform.COMPOSE else {}
+    return {**journal, **given, "keys_file": f"{KEYS_FOLDER}/keys.json"}
+
+
+def _build_store(platform: Platform) -> Config:
+    """Return `args.store` for a configuration that names none."""
+    if platform is Platform.COMPOSE:
+        return {"kind": "sqlite", "path": f"{STATE_FOLDER}/store"}
+    return {"kind": "redis", "url_env": STORE_URL_ENV}
 
 
 def _move_to_gpus(config: Config) -> Config:

@@ -114,9 +114,10 @@ def test_no_secret_is_in_a_file() -> None:
     for service in SERVICES.values():
         for key, value in service.get("environment", {}).items():
             assert not _secret(key) or value.startswith("/run/secrets/"), key
-    assert set(COMPOSE["secrets"]) == {"ray_token", "redis_password", "grafana_password"}
+    assert set(COMPOSE["secrets"]) == {"ray_token", "redis_password", "grafana_password", "api_key"}
     tracked = {path.name for path in (ROOT / "docker" / "secrets").iterdir()} - set(COMPOSE["secrets"])
     assert tracked == {".gitignore"}
+    assert {path.name for path in (ROOT / "docker" / "keys").iterdir()} - {"keys.json", "keys.json.lock"} == {".gitignore"}
 
 
 def _secret(name: str) -> bool:
@@ -149,12 +150,12 @@ def test_compose_publishes_on_loopback_and_never_ray() -> None:
     assert set(SERVICES["worker"]["networks"]) == {"ray"}
 
 
-def test_compose_nodes_ask_for_the_token_and_read_models_only() -> None:
+def test_compose_nodes_ask_for_the_token_and_write_state_only() -> None:
     for name in ("head", "worker", "gpu-worker", "deploy"):
         environment = SERVICES[name]["environment"]
         assert environment["RAY_AUTH_MODE"] == "token"
         assert environment["RAY_AUTH_TOKEN_PATH"] == "/run/secrets/ray_token"
-        assert all(volume.endswith(":ro") for volume in SERVICES[name].get("volumes", []))
+        assert all(volume.endswith(":ro") or volume == "state:/state" for volume in SERVICES[name].get("volumes", []))
     assert SERVICES["export"]["volumes"] == ["models:/models"], "the converter writes them"
 
 

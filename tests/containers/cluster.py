@@ -1,7 +1,8 @@
 """Redis, a head and two workers, each a container with an address of its own, as `phi-serve export compose` describes them."""
 
 import copy
-import secrets
+import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,8 +13,8 @@ import httpx
 import yaml
 
 from serve_app.manifests.compose import build_compose
-from serve_app.manifests.plan import Hardware, build_plan
-from tests.containers.images import REDIS
+from serve_app.manifests.plan import Hardware, Platform, build_plan
+from tests.containers.images import REDIS, ROOT
 from tests.containers.podman import PREFIX, Container, podman
 from tests.containers.services import Place, command, options
 
@@ -46,8 +47,10 @@ class Cluster:
         for name, subnet in SUBNETS.items():
             inside = ["--internal"] if name == "ray" else []
             podman("network", "create", *inside, "--subnet", f"{subnet}.0/24", PREFIX + name)
-        for secret in ("ray_token", "redis_password"):
-            (scratch / secret).write_text(secrets.token_hex(32))
+        script = shutil.copy(ROOT / "docker" / "make-secrets.sh", scratch)
+        subprocess.run(["sh", script], check=True, timeout=60)
+        self.key = (scratch / "secrets" / "api_key").read_text()
+        """The first key, which may do everything."""
 
     @property
     def url(self) -> str:
@@ -82,18 +85,19 @@ class Cluster:
         deploy.remove()
 
     def _run(self, container: Container, name: str, config: Config, image: str, host: int = 0) -> None:
-        services = build_compose(build_plan(config, Hardware.CPU), build_plan(config, Hardware.GPU))["services"]
-        service = copy.deepcopy(services[name])
+        plan, gpu_plan = (build_plan(config, variant, Platform.COMPOSE) for variant in (Hardware.CPU, Hardware.GPU))
+        service = copy.deepcopy(build_compose(plan, gpu_plan)["services"][name])
         if name == "worker":
             # In compose a worker is on the inner network only; here clients reach it too, as behind a load balancer.
             service["networks"] |= {"front": {}}
         file = self._scratch / "serve_config.yaml"
-        file.write_text(yaml.safe_dump(build_plan(config, Hardware.CPU).config))
+        file.write_text(yaml.safe_dump(plan.config))
         file.chmod(0o444)
         place = Place(
             networks={name: f"{PREFIX}{name}" + (f":ip={subnet}.{host}" if host else "") for name, subnet in SUBNETS.items()},
             hosts=HOSTS,
-            secrets=self._scratch,
+            secrets=self._scratch / "secrets",
+            folder=self._scratch,
             configs={"serve_config": file},
             environment=ENVIRONMENT,
         )
@@ -105,7 +109,7 @@ class Cluster:
             container.remove()
         for name in SUBNETS:
             podman("network", "rm", "--force", PREFIX + name, allow_failure=True)
-        for volume in ("models", "redis"):
+        for volume in ("models", "state", "redis"):
             podman("volume", "rm", "--force", PREFIX + volume, allow_failure=True)
 
     def ready(self, group: str, url: str = "") -> int:
@@ -114,7 +118,8 @@ class Cluster:
 
     def group(self, name: str, url: str = "") -> dict[str, Any]:
         """Return what an ingress knows of a group."""
-        groups = httpx.get(f"{url or self.url}/v1/cluster", timeout=10).json()["groups"]
+        headers = {"authorization": f"Bearer {self.key}"}
+        groups = httpx.get(f"{url or self.url}/v1/cluster", headers=headers, timeout=10).json()["groups"]
         return next(each for each in groups if each["name"] == name)
 
     def ids(self, *groups: str) -> set[str]:

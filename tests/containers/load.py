@@ -30,7 +30,7 @@ class Outcome:
     """Route of the answer."""
 
 
-def ask(url: str, number: int, *, tokens: int = 48, group: str = "", streamed: bool | None = None) -> Outcome:
+def ask(url: str, number: int, *, key: str, tokens: int = 48, group: str = "", streamed: bool | None = None) -> Outcome:
     """Send one chat request; every other one is streamed unless the caller decides. Never raises."""
     streamed = bool(number % 2) if streamed is None else streamed
     body: dict[str, Any] = {
@@ -41,11 +41,10 @@ def ask(url: str, number: int, *, tokens: int = 48, group: str = "", streamed: b
     }
     if streamed:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
+    headers = {"authorization": f"Bearer {key}"} | ({"x-engine": group} if group else {})
     reader = _Reader()
     try:
-        with httpx.stream(
-            "POST", f"{url}/v1/chat/completions", json=body, headers={"x-engine": group} if group else {}, timeout=_TIMEOUT
-        ) as response:
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, headers=headers, timeout=_TIMEOUT) as response:
             reader.headers = f"{response.headers.get('x-engine')} {response.headers.get('x-attempts')}"
             (reader.stream if streamed else reader.whole)(response)
     except httpx.HTTPError as error:

@@ -27,6 +27,8 @@ class Place:
     """Names on the cluster's network and their addresses; CNI has no name server."""
     secrets: Path
     """Folder with a file per secret."""
+    folder: Path
+    """Where the compose file lies: paths in it that begin with `./` are below."""
     configs: Mapping[str, Path]
     """Files by the name of the configuration."""
     environment: Mapping[str, str]
@@ -53,7 +55,7 @@ def options(service: Service, place: Place) -> list[str]:
         "--tmpfs": service.get("tmpfs", []),
         "--network": [place.networks[name] for name in service["networks"]],
         "--add-host": [f"{name}:{address}" for name, address in place.hosts.items()],
-        "--volume": [*_volumes(service), *_secrets(service, place), *_configs(service, place)],
+        "--volume": [*_volumes(service, place), *_secrets(service, place), *_configs(service, place)],
     }
     found = [flag for flag, wanted in flags.items() if wanted]
     found += [part for name, value in single.items() if value is not None for part in (name, str(value))]
@@ -78,8 +80,9 @@ def _filled(part: Any, environment: Mapping[str, str]) -> Any:
     return part
 
 
-def _volumes(service: Service) -> list[str]:
-    return [f"phi-{volume}" for volume in service.get("volumes", [])]
+def _volumes(service: Service, place: Place) -> list[str]:
+    volumes = service.get("volumes", [])
+    return [f"{place.folder}{volume[1:]}" if volume.startswith("./") else f"phi-{volume}" for volume in volumes]
 
 
 def _secrets(service: Service, place: Place) -> list[str]:

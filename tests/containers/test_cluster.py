@@ -33,7 +33,7 @@ SCALING = {
 
 def test_every_group_answers(cluster: Cluster) -> None:
     for group in GROUPS:
-        answers = [ask(cluster.url, number, tokens=16, group=group) for number in range(2)]
+        answers = [ask(cluster.url, number, key=cluster.key, tokens=16, group=group) for number in range(2)]
         assert faults(answers) == []
         assert all(answer.headers.startswith(f"{group} ") for answer in answers)
 
@@ -45,7 +45,7 @@ def test_a_killed_worker_costs_no_request(cluster: Cluster) -> None:
     victim = max(WORKERS, key=lambda number: len(held[number]))
     worker = cluster.workers[victim]
     with ThreadPoolExecutor(CLIENTS) as pool:
-        answers = [pool.submit(ask, cluster.url, number) for number in range(REQUESTS)]
+        answers = [pool.submit(ask, cluster.url, number, key=cluster.key) for number in range(REQUESTS)]
         wait(answers[: REQUESTS // 4])
         killed_s = time.monotonic()
         worker.kill()
@@ -78,7 +78,7 @@ def test_onnx_scales_with_the_backlog(cluster: Cluster, config: Config) -> None:
     until(lambda: healthy(cluster.url) and cluster.ready("onnx") == 1 and not before & cluster.ids("onnx"))
 
     def request(number: int) -> Outcome:
-        return ask(cluster.url, number, tokens=100, group="onnx")
+        return ask(cluster.url, number, key=cluster.key, tokens=100, group="onnx")
 
     loads = []
     print()
@@ -106,14 +106,15 @@ def test_a_rolling_update_cuts_nothing(cluster: Cluster, config: Config) -> None
     updated["applications"][0]["args"]["models"] = {"phi-4-mini-instruct-2": models["phi-4-mini-instruct"]}
 
     def short(number: int) -> Outcome:
-        return ask(cluster.url, number, tokens=32)
+        return ask(cluster.url, number, key=cluster.key, tokens=32)
 
     def replaced() -> bool:
         return healthy(cluster.url) and not before & cluster.ids(*GROUPS, "slow")
 
     with ThreadPoolExecutor(8) as pool, Load(4, short) as load:
         tokens = STREAM_S * SLOW_TOKENS_PER_S
-        streams = [pool.submit(ask, cluster.url, number, tokens=tokens, group="slow", streamed=True) for number in range(8)]
+        long_request = {"key": cluster.key, "tokens": tokens, "group": "slow", "streamed": True}
+        streams = [pool.submit(ask, cluster.url, number, **long_request) for number in range(8)]
         time.sleep(5)
         cluster.deploy(updated)
         took_s = until(replaced, 600)
@@ -133,7 +134,7 @@ def test_another_head_finds_the_cluster(cluster: Cluster) -> None:
     before = cluster.ids(*GROUPS, "slow")
 
     def short(number: int) -> Outcome:
-        return ask(cluster.worker_url(WORKERS[number % 2]), number, tokens=32)
+        return ask(cluster.worker_url(WORKERS[number % 2]), number, key=cluster.key, tokens=32)
 
     with Load(4, short) as load:
         time.sleep(5)

@@ -8,7 +8,8 @@ from tests.containers.cluster import Cluster
 from tests.containers.podman import limits, podman
 
 BUILD_TOOLS = ("gcc", "g++", "cc", "ld", "make", "cmake", "git", "pip", "pip3", "curl", "wget")
-_WRITES = "import pathlib\nfor path in ('/', '/app', '/opt/phi', '/models', '/etc', '/tmp', '/home/phi', '/cache', '/dev/shm'):\n"
+_FOLDERS = ("/", "/app", "/opt/phi", "/models", "/run/phi-serve/keys", "/etc", "/tmp", "/home/phi", "/cache", "/state", "/dev/shm")
+_WRITES = f"import pathlib\nfor path in {_FOLDERS}:\n"
 _WRITES += "    try:\n        pathlib.Path(path, 'probe').write_text('x'); print(path)\n    except OSError: pass"
 
 
@@ -44,7 +45,7 @@ def test_nothing_in_it_can_gain_privileges(image: str) -> None:
 def test_a_running_node_is_as_compose_says(cluster: Cluster, node: str) -> None:
     container = cluster.head if node == "head" else cluster.workers[1]
     assert container.run("id", "-u").strip() == "10001"
-    assert container.run("python3.11", "-c", _WRITES).split() == ["/tmp", "/home/phi", "/cache", "/dev/shm"]
+    assert container.run("python3.11", "-c", _WRITES).split() == ["/tmp", "/home/phi", "/cache", "/state", "/dev/shm"]
     status = container.run("grep", "-E", "CapEff|CapBnd|NoNewPrivs", "/proc/1/status").split()
     assert status[1::2] == ["0000000000000000", "0000000000000000", "1"]
     podman("healthcheck", "run", container.name)

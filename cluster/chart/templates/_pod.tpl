@@ -29,6 +29,13 @@ securityContext: {{- include "phi.security" . | nindent 2 }}
 env:
   - name: HF_HUB_OFFLINE
     value: {{ ternary "0" "1" .root.Values.networkPolicy.hub | quote }}
+  {{- if eq (dig "store" "url_env" "" .root.Values.args) "PHI_SERVE_STORE_URL" }}
+  - name: PHI_SERVE_REDIS_PASSWORD
+    valueFrom:
+      secretKeyRef: {name: {{ .root.Values.redis.secret }}, key: password}
+  - name: PHI_SERVE_STORE_URL
+    value: redis://:$(PHI_SERVE_REDIS_PASSWORD)@{{ include "phi.redis" .root }}/1
+  {{- end }}
 volumeMounts:
   - {name: tmp, mountPath: /tmp}
   - {name: home, mountPath: /home/phi}
@@ -36,6 +43,9 @@ volumeMounts:
   - {name: shm, mountPath: /dev/shm}
   {{- if .root.Values.storage.claim }}
   - {name: models, mountPath: /models, readOnly: true}
+  {{- end }}
+  {{- if .root.Values.keys.secret }}
+  - {name: keys, mountPath: /run/phi-serve/keys, readOnly: true}
   {{- end }}
 lifecycle:
   preStop:
@@ -61,6 +71,9 @@ volumes:
   - {name: shm, emptyDir: {medium: Memory, sizeLimit: 1Gi}}
   {{- if .Values.storage.claim }}
   - {name: models, persistentVolumeClaim: {claimName: {{ .Values.storage.claim }}, readOnly: true}}
+  {{- end }}
+  {{- with .Values.keys.secret }}
+  - {name: keys, secret: {secretName: {{ . }}, items: [{key: keys.json, path: keys.json}], defaultMode: 288}}
   {{- end }}
 {{- end }}
 
