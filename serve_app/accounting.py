@@ -15,6 +15,7 @@ from serve_app.record import RequestRecord
 
 REQUEST_LOG = logging.getLogger("serve_app.requests")
 """One line of JSON per request, without its text."""
+_LINES = json.JSONEncoder(allow_nan=False)
 
 
 @contextmanager
@@ -27,17 +28,15 @@ def account(
     """
     record.choices_per_prompt = request.n
     span, began = tracing.begin(request, record.model or record.served_model), time.monotonic()
-    is_done = False
 
     def finish() -> None:
-        nonlocal is_done
-        if is_done:
+        if record.is_accounted:
             return
-        is_done = True
+        record.is_accounted = True
         record.seconds = time.monotonic() - began
         metrics.count_request(record)
         usage.note(record)
-        REQUEST_LOG.info("%s", json.dumps(record.log_fields(), allow_nan=False))
+        REQUEST_LOG.info("%s", _LINES.encode(record.log_fields()))
         tracing.end(span, record)
 
     try:

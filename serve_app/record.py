@@ -57,6 +57,8 @@ class RequestRecord:
     """Tools called with arguments that violate their schema."""
     invalid_answers: tuple[int, ...] = ()
     """Choices that violate the client's schema."""
+    is_accounted: bool = False
+    """Whether its log line and counts are written."""
     outcome: str = "cancelled"
     """`ok`, `cancelled` or an error's code."""
     seconds: float = 0.0

@@ -5,7 +5,7 @@ A request's network address counts for nothing: behind a proxy everybody comes f
 
 import base64
 import binascii
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -33,27 +33,27 @@ class Access:
     @property
     def asks_for_keys(self) -> bool:
         """Whether a request needs a key."""
-        return not self._settings.open and self._keys.is_present
+        return not self._settings.open and self._keys.refresh()
 
     @property
     def refusal(self) -> str:
         """Why nobody is served, with what the operator can do; empty where somebody is."""
-        if self._settings.open or self._keys.is_present or not self._exposed:
+        if self._settings.open or self._keys.refresh() or not self._exposed:
             return ""
         return explain_exposure(self._exposed)
 
-    def identify(self, headers: Iterable[tuple[str, str]]) -> Caller:
-        """Return the owner of a request with these headers, names in lower case.
+    def identify(self, headers: Mapping[str, str]) -> Caller:
+        """Return the owner of a request with these headers, of which only `KEY_HEADERS` count.
 
         Raises `Unauthenticated` without a valid key, and `Forbidden` where no key exists and other machines could ask.
         """
         if self._settings.open:
             return ANONYMOUS
-        if not self._keys.is_present:
+        if not self._keys.refresh():
             if self._exposed:
                 raise Forbidden(self.refusal)
             return ANONYMOUS
-        presented = [key for name, value in headers if name in KEY_HEADERS for key in _read_keys(name, value)]
+        presented = [key for name in KEY_HEADERS if name in headers for key in _read_keys(name, headers[name])]
         if not presented:
             raise Unauthenticated(f"this server asks for an API key; {_WAYS}")
         refusal = Unauthenticated("Incorrect API key provided; the operator makes keys with `phi-serve keys create`")

@@ -139,15 +139,16 @@ class KeyFile:
         self._is_present = False
         self._matches: dict[str, _Match] = {}
 
-    @property
-    def is_present(self) -> bool:
-        """Whether there is, or was, a file of keys."""
-        self._refresh()
+    def refresh(self) -> bool:
+        """Read the file again if it has changed; return whether there is, or was, one. `find` answers by what this read."""
+        now = self._clock()
+        if now - self._looked_at >= _REREAD_S:
+            self._looked_at = now
+            self._read()
         return self._is_present
 
     def find(self, key: str) -> tuple[Key, Caller, datetime | None] | None:
         """Return a key's entry, its owner and its end; None for an unknown key."""
-        self._refresh()
         digest = hash_key(key)
         # Found by a part of the hash, compared as a whole in constant time. Who can choose hashes that share a part gains nothing.
         match = self._matches.get(digest[:16])
@@ -155,11 +156,7 @@ class KeyFile:
             return None
         return match.key, match.caller, match.expires
 
-    def _refresh(self) -> None:
-        now = self._clock()
-        if now - self._looked_at < _REREAD_S:
-            return
-        self._looked_at = now
+    def _read(self) -> None:
         try:
             found = os.stat(self.path)
             mark = (found.st_mtime_ns, found.st_size, found.st_ino)

@@ -20,6 +20,7 @@ from serve_app.types import Usage
 
 logger = logging.getLogger(__name__)
 
+_UNBOUND = Limits()
 _AWAY_S = 1.0
 """Seconds for which a store that failed is not asked again."""
 
@@ -88,6 +89,8 @@ class Limiter:
 
     def require_room(self, caller: Caller, model: str) -> None:
         """Raise `QuotaExceeded` where a request was refused a moment ago for a quota that is still used up; asks no store."""
+        if not self._bounds(caller, model):
+            return
         if wants := self._list_wants(caller, model, 1, 0):
             books = self._local if self._is_away else self._shared
             books.counters.require_room(wants)
@@ -97,10 +100,10 @@ class Limiter:
 
         Raises `QuotaExceeded`, and `StoreUnavailable` with `fail_closed`.
         """
+        if not self._bounds(caller, model):
+            return Reservation()
         wants = self._list_wants(caller, model, prompt_tokens, answer_tokens)
         slots = self._list_slots(caller, model)
-        if not wants and not slots:
-            return Reservation()
         if self._is_away and self._clock() < self._ask_again_at:
             return await self._reserve_locally(wants, slots)
         self._ask_again_at = self._clock() + _AWAY_S  # of the requests in this second, one finds out whether the store is back
@@ -139,6 +142,8 @@ class Limiter:
 
     def show_allowances(self, caller: Caller, model: str) -> tuple[Allowance, ...]:
         """Return what is left of a caller's limits, requests and tokens; of several for the same kind, the least."""
+        if not self._bounds(caller, model):
+            return ()
         wants = self._list_wants(caller, model, 1, 0)
         least: dict[str, Allowance] = {}
         for shown in (self._local if self._is_away else self._shared).counters.describe(wants) if wants else ():
@@ -178,7 +183,7 @@ class Limiter:
 
     def _list_wants(self, caller: Caller, model: str, prompt_tokens: int, answer_tokens: int) -> list[Want]:
         """Return what a request needs. An answer that may become longer than the quota still fits into an unused one."""
-        wants = []
+        wants: list[Want] = []
         for kind, name, owner, limits in self._find_limits(caller, model):
             path = f"{kind}/{encode_name(name)}"
             if limits.requests_per_minute is not None:
@@ -200,3 +205,7 @@ class Limiter:
         if model in self._models:
             found.append(("model", model, f"the model '{model}'", self._models[model]))
         return found
+
+    def _bounds(self, caller: Caller, model: str) -> bool:
+        """Return whether there is any limit to a caller's use of a model."""
+        return caller.limits != _UNBOUND or model in self._models

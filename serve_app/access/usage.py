@@ -7,8 +7,7 @@ store counts each segment of the journal once, however often it is sent.
 import json
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from serve_app.access.journal import Journal, Segment
@@ -25,9 +24,13 @@ KEPT_S = 400 * DAY_S
 FIGURES = ("requests", "errors", "prompt_tokens", "cached_tokens", "completion_tokens", "engine_ms")
 _PREFIX = "usage/"
 _ADOPT_EVERY_S = 30.0
+_LINES = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+"""Writes the journal's lines: key, model, day and the figures."""
 
-_Count = tuple[str, int]
-"""(counter's key, start of the day)."""
+_Owner = tuple[str, str, int]
+"""Key, model, and where the day begins."""
+_Sums = dict[_Owner, list[int]]
+"""The `FIGURES` of each owner."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +60,8 @@ class UsageBook:
         self._store = store
         self._journal = journal
         self._clock = clock
-        self._fresh: Counter[_Count] = Counter()
-        self._pending: list[tuple[Segment, Counter[_Count]]] = []
+        self._fresh: _Sums = {}
+        self._pending: list[tuple[Segment, _Sums]] = []
         """Segments that are not in the store yet."""
         self._adopted_at = float("-inf")
         self._is_away = False
@@ -67,19 +70,17 @@ class UsageBook:
     def note(self, record: RequestRecord) -> None:
         """Count a request that ends now."""
         used = record.consumed
-        figures = (
+        figures = [
             1,
             int(record.outcome not in ("ok", "cancelled")),
             used.prompt_tokens,
             used.cached_tokens,
             used.completion_tokens,
             round(1000 * record.engine_s),
-        )
-        day = find_window_start(self._clock(), DAY_S)
-        key, model = record.caller.name, record.served_model or "none"
-        entry = {"k": key, "m": model, "d": day, "f": figures}
-        self._journal.write(json.dumps(entry, allow_nan=False, separators=(",", ":")).encode())
-        _count(self._fresh, key, model, day, figures)
+        ]
+        owner = record.caller.name, record.served_model or "none", find_window_start(self._clock(), DAY_S)
+        self._journal.write(_LINES.encode([*owner, *figures]).encode())
+        _add(self._fresh, owner, figures)
 
     async def flush(self) -> None:
         """Add what was noted to the store; what cannot be added now is kept for the next call."""
@@ -102,7 +103,7 @@ class UsageBook:
                     segment = self._journal.rotate()
                     assert segment is not None
                     self._pending.append((segment, self._fresh))
-                    self._fresh = Counter()
+                    self._fresh = {}
                 await self._add(*self._pending[0])
                 self._pending.pop(0)[0].remove()
         except StoreUnavailable as error:
@@ -112,10 +113,13 @@ class UsageBook:
             return
         self._is_away = False
 
-    async def _add(self, segment: Segment, counts: Counter[_Count]) -> None:
+    async def _add(self, segment: Segment, sums: _Sums) -> None:
         """Add a segment in batches with names, so that none counts twice; the same segment always makes the same batches."""
         additions = [
-            Addition(key, amount, DAY_S, start=day, keep_s=KEPT_S) for (key, day), amount in sorted(counts.items()) if amount
+            Addition(f"{_PREFIX}{encode_name(key)}/{encode_name(model)}/{name}", amount, DAY_S, start=day, keep_s=KEPT_S)
+            for (key, model, day), figures in sorted(sums.items())
+            for name, amount in zip(FIGURES, figures, strict=True)
+            if amount
         ]
         for at in range(0, len(additions), MAX_BATCH):
             await self._store.add(additions[at : at + MAX_BATCH], batch=f"usage/{segment.name}/{at}")
@@ -148,19 +152,21 @@ class UsageBook:
             segment.release()
 
 
-def _count(counts: Counter[_Count], key: str, model: str, day: int, figures: Iterable[int]) -> None:
-    path = f"{_PREFIX}{encode_name(key)}/{encode_name(model)}"
-    for name, amount in zip(FIGURES, figures, strict=True):
-        counts[(f"{path}/{name}", day)] += amount
+def _add(sums: _Sums, owner: _Owner, figures: list[int]) -> None:
+    total = sums.setdefault(owner, [0] * len(FIGURES))
+    for at, amount in enumerate(figures):
+        total[at] += amount
 
 
-def _read(segment: Segment) -> Counter[_Count]:
+def _read(segment: Segment) -> _Sums:
     """Return the sums of a segment that another process left."""
-    counts: Counter[_Count] = Counter()
+    sums: _Sums = {}
     for line in segment.read():
         try:
-            entry = json.loads(line)
-            _count(counts, entry["k"], entry["m"], entry["d"], entry["f"])
-        except (ValueError, KeyError, TypeError):
+            key, model, day, *figures = json.loads(line)
+            if not (isinstance(key, str) and isinstance(model, str)) or len(figures) != len(FIGURES):
+                raise ValueError("no entry")
+            _add(sums, (key, model, int(day)), [int(each) for each in figures])
+        except (ValueError, TypeError):
             logger.warning("usage: a line of the journal cannot be read")
-    return counts
+    return sums

@@ -1,4 +1,4 @@
-"""The one check of every request's caller, and the audit line of every request.
+"""The one check of every request's caller, and the audit line of requests that generate nothing.
 
 An ASGI layer around the whole application, so that no path is left out: endpoints, status, unknown paths, wrong methods. Knows no
 endpoint; which scope an endpoint needs stands with the endpoint.
@@ -10,17 +10,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.access.check import Access
+from serve_app.access.check import KEY_HEADERS, Access
 from serve_app.caller import STRANGER, Caller
 from serve_app.errors import ServeError, Unauthenticated
 from serve_app.record import RequestRecord
 
 AUDIT_LOG = logging.getLogger("serve_app.audit")
-"""One line of JSON per request: who, what, and how it ended. No text of users, no query, no key."""
+"""One line of JSON for each request that has none in `serve_app.requests`: queries, changes of models, and what was refused before
+it reached the gateway. Who, what, and how it ended; no text of users, no query, no key."""
 
 OPEN_PATHS = frozenset({"/livez"})
 """Paths that answer everybody and say nothing about the application."""
@@ -29,6 +29,8 @@ STRANGER_PATHS = frozenset({"/health"})
 _UNAUDITED_PATHS = OPEN_PATHS | STRANGER_PATHS | {"/metrics"}
 """Probes ask for these all the time."""
 _CALLER, _RECORD = "phi_serve.caller", "phi_serve.record"
+_KEY_HEADERS = frozenset(name.encode() for name in KEY_HEADERS)
+_LINES = json.JSONEncoder(allow_nan=False)
 _SHOWN_CHARS = 200
 
 
@@ -66,16 +68,25 @@ class AccessLayer:
         else:
             await self._app(scope, receive, note_status)
         finally:
-            if scope["path"] not in _UNAUDITED_PATHS:
-                AUDIT_LOG.info("%s", json.dumps(_describe(scope, status, time.monotonic() - began), allow_nan=False))
+            if scope["path"] not in _UNAUDITED_PATHS and not _has_line(scope):
+                AUDIT_LOG.info("%s", _LINES.encode(_describe(scope, status, time.monotonic() - began)))
 
     def _identify(self, scope: Scope) -> Caller:
         try:
-            return self._access.identify(Headers(scope=scope).items())
+            return self._access.identify(_find_key_headers(scope))
         except ServeError:
             if _asks_for(scope, STRANGER_PATHS):
                 return STRANGER
             raise
+
+
+def _find_key_headers(scope: Scope) -> dict[str, str]:
+    """Return the headers that may hold a key; of several with one name the first counts."""
+    found: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        if name in _KEY_HEADERS:
+            found.setdefault(name.decode(), value.decode("latin-1"))
+    return found
 
 
 def _asks_for(scope: Scope, paths: frozenset[str]) -> bool:
@@ -93,6 +104,12 @@ def keep_record(scope: Scope, record: RequestRecord) -> None:
     scope[_RECORD] = record
 
 
+def _has_line(scope: Scope) -> bool:
+    """Return whether the request has a line of its own already: those that generate have one with the key and what they used."""
+    record: RequestRecord | None = scope.get(_RECORD)
+    return record is not None and record.is_accounted
+
+
 def _describe(scope: Scope, status: int, seconds: float) -> dict[str, Any]:
     line: dict[str, Any] = {
         "key": find_caller(scope).name,
@@ -103,11 +120,5 @@ def _describe(scope: Scope, status: int, seconds: float) -> dict[str, Any]:
     }
     record: RequestRecord | None = scope.get(_RECORD)
     if record is not None:
-        used = record.consumed
-        line |= {
-            "request_id": record.request_id,
-            "model": record.served_model or "none",
-            "prompt_tokens": used.prompt_tokens,
-            "completion_tokens": used.completion_tokens,
-        }
+        line |= {"request_id": record.request_id, "model": record.served_model or "none"}
     return line

@@ -120,7 +120,7 @@ sys.stdin.read()
     process.communicate()
     (file,) = tmp_path.iterdir()
     with file.open("ab") as torn:
-        torn.write(b'{"k":"bob","m":"phi","d":1')
+        torn.write(b'["bob","phi",1')
     (bob,) = await _book(store, tmp_path).read()
     assert (bob.requests, bob.completion_tokens) == (5, 35)
     assert list(tmp_path.iterdir()) == []
@@ -183,7 +183,7 @@ async def test_many_keys_make_several_batches_that_count_once(tmp_path: Path) ->
 
 
 async def test_a_line_that_nobody_can_read_costs_only_itself(tmp_path: Path) -> None:
-    good = json.dumps({"k": "bob", "m": "phi", "d": DAY, "f": [1, 0, 10, 4, 7, 750]})
+    good = json.dumps(["bob", "phi", DAY, 1, 0, 10, 4, 7, 750])
     (tmp_path / "left.jsonl").write_text(f'{good}\nnonsense\n{{"k": 3}}\n{good[:-20]}\n')
     assert await _book(MemoryStore(), tmp_path).read() == [BOB]
 

@@ -22,6 +22,7 @@ import pytest
 from serve_app.access.check import Access
 from serve_app.access.keys import FormerKey, Key, KeyList, changing_keys, hash_key, make_key, now
 from serve_app.access_config import AccessSettings
+from serve_app.accounting import REQUEST_LOG
 from serve_app.caller import ANONYMOUS, Scope
 from serve_app.errors import Forbidden, Unauthenticated
 from serve_app.http.access import AUDIT_LOG
@@ -309,31 +310,36 @@ async def test_host_names_are_checked_only_while_there_are_no_keys(tmp_path: Pat
         assert (await app.client.get("/v1/models")).status_code == 200
 
 
-async def test_the_audit_line_says_who_did_what_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_each_request_leaves_one_line_that_says_who_did_what_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with _guarded(tmp_path) as guarded:
-        with caplog.at_level(logging.INFO, AUDIT_LOG.name):
+        with caplog.at_level(logging.INFO):
             body = {"messages": [{"role": "user", "content": "a secret text"}], "model": "phi", "max_tokens": 3}
             for stream in (False, True):
                 await guarded.ask("POST", "/v1/chat/completions?q=hidden", "user", body | {"stream": stream})
             await guarded.ask("POST", "/v1/chat/completions", "sk-wrong", body)
+            await guarded.ask("POST", "/v1/chat/completions", "user", body | {"max_tokens": "many"})
             await guarded.ask("POST", "/api/create", "operator", {"model": "new", "from": "phi"})
+            await guarded.ask("POST", "/api/create", "user", {"model": "newer", "from": "phi"})
             for path in ("/livez", "/health", "/metrics"):
                 await guarded.ask("GET", path, "operator")
-    lines = [json.loads(record.getMessage()) for record in caplog.records if record.name == AUDIT_LOG.name]
-    assert [(line["key"], line["path"], line["status"]) for line in lines] == [
-        ("user", "/v1/chat/completions", 200),
-        ("user", "/v1/chat/completions", 200),
+    written = [record.getMessage() for record in caplog.records if record.name in (AUDIT_LOG.name, REQUEST_LOG.name)]
+    lines = [json.loads(each) for each in written]
+    assert [(line["key"], line.get("path"), line.get("status", line.get("outcome"))) for line in lines] == [
+        ("user", None, "ok"),
+        ("user", None, "ok"),
         ("none", "/v1/chat/completions", 401),
+        ("user", "/v1/chat/completions", 400),
         ("operator", "/api/create", 200),
+        ("user", "/api/create", 403),
     ]
-    assert [line["completion_tokens"] for line in lines[:2]] == [3, 3]
-    assert lines[0]["model"] == "phi"
-    written = json.dumps(lines)
-    assert not any(each in written for each in ("secret text", "hidden", *SECRETS.values()))
+    assert [(line["model"], line["completion_tokens"]) for line in lines[:2]] == [("phi", 3), ("phi", 3)]
+    assert not any(each in " ".join(written) for each in ("secret text", "hidden", *SECRETS.values()))
 
 
 def _identify(access: Access, key: str) -> str:
-    return access.identify([("authorization", f"Bearer {SECRETS[key]}")]).name
+    return access.identify({"authorization": f"Bearer {SECRETS[key]}"}).name
 
 
 class _Clock:
@@ -348,11 +354,11 @@ def test_a_change_of_the_file_counts_within_a_second(tmp_path: Path, monkeypatch
     file, clock = tmp_path / "keys.json", _Clock()
     access = Access(AccessSettings(keys_file=str(file)))
     monkeypatch.setattr(access._keys, "_clock", clock)
-    assert access.identify([]) is ANONYMOUS
+    assert access.identify({}) is ANONYMOUS
     file.write_text(_keys().model_dump_json())
     clock.now += 1.1
     with pytest.raises(Unauthenticated, match="asks for an API key"):
-        access.identify([])
+        access.identify({})
     assert _identify(access, "user") == "user"
     with changing_keys(file) as keys:
         at = next(at for at, key in enumerate(keys) if key.name == "user")
@@ -369,7 +375,7 @@ def test_a_faulty_file_opens_no_door(tmp_path: Path, monkeypatch: pytest.MonkeyP
     file.write_bytes(content)
     access = Access(AccessSettings(keys_file=str(file)))
     with pytest.raises(Unauthenticated):
-        access.identify([])
+        access.identify({})
     file.write_text(_keys().model_dump_json())
     monkeypatch.setattr(access._keys, "_clock", clock)
     clock.now = 1e9
@@ -387,9 +393,9 @@ def test_without_keys_only_loopback_is_served(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     exposed = Access(AccessSettings(keys_file=str(file)), exposed=["0.0.0.0:8000"])
     with pytest.raises(Forbidden, match="phi-serve keys create") as refused:
-        exposed.identify([])
+        exposed.identify({})
     assert "access: open" in refused.value.message
-    assert Access(AccessSettings(keys_file=str(file), open=True), exposed=["0.0.0.0:8000"]).identify([]) is ANONYMOUS
+    assert Access(AccessSettings(keys_file=str(file), open=True), exposed=["0.0.0.0:8000"]).identify({}) is ANONYMOUS
     file.write_text(_keys().model_dump_json())
     assert _identify(Access(AccessSettings(keys_file=str(file)), exposed=["0.0.0.0:8000"]), "user") == "user"
 
