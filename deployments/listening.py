@@ -4,6 +4,7 @@ Reads Serve's own options from Serve: they stand in the other half of the config
 """
 
 import ipaddress
+import os
 from pathlib import Path
 
 import ray
@@ -26,7 +27,7 @@ def find_exposed_addresses(settings: AppSettings) -> list[str]:
 
 def require_keys(settings: AppSettings) -> None:
     """Raise `ValueError` with both ways out where other machines would reach an application that has no keys."""
-    if settings.access.open or Path(settings.access.keys_file).expanduser().exists():
+    if settings.access.open or os.path.lexists(Path(settings.access.keys_file).expanduser()):
         return
     if exposed := find_exposed_addresses(settings):
         raise ValueError(explain_exposure(exposed))

@@ -7,13 +7,16 @@ from pydantic import Field, model_validator
 from serve_app.caller import Limits
 from serve_app.engine_config import Settings
 
+MAX_LIMIT = 2**50
+"""Bound of limits per minute: stores count exactly up to 2**53."""
+
 
 class LimitsSettings(Settings):
     """Bounds of all keys together for one model; None: no bound."""
 
-    requests_per_minute: int | None = Field(None, ge=1)
+    requests_per_minute: int | None = Field(None, ge=1, le=MAX_LIMIT)
     """Generating requests that begin within a minute of the clock."""
-    tokens_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1, le=MAX_LIMIT)
     """Tokens of prompts and answers of these requests."""
     concurrent: int | None = Field(None, ge=1, le=100_000)
     """Generating requests under way at once."""

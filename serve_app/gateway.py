@@ -123,6 +123,7 @@ class Gateway:
                         continue
                     request = replace(request, timeout_s=max(0.001, round(deadline - time.monotonic(), 3)))
                     record.falls_back, record.group, record.earlier_attempts = True, None, record.attempts
+                    record.set_aside()
                 try:
                     async with aclosing(self._generate_by(name, request, record)) as events:
                         async for event in events:
@@ -143,7 +144,10 @@ class Gateway:
         """Return the names of the models to try: the client's, or for `auto` those of the task among the caller's models."""
         prompt = request.prompts[0] if request.prompts else None
         if request.group in self.settings.engines and (request.model is None or self.catalog.is_auto(request.model)):
-            return ModelChoice(names=(self.settings.model_of(request.group),), reason="group")
+            model = self.settings.model_of(request.group)
+            if not self.catalog.allows(model, caller):
+                raise Forbidden(f"the API key '{caller.name}' may not use the engine group '{request.group}'", param="x-engine")
+            return ModelChoice(names=(model,), reason="group")
         if self.catalog.is_auto(request.model):
             choice = choose_model(self.settings.routing, request.task, prompt)
             return choice if not caller.models else self._keep_allowed(choice, caller)
@@ -175,7 +179,7 @@ class Gateway:
                 started, ended = False, 0
                 async for event in events:
                     if not started:  # not earlier: the first event commits the headers
-                        started = True
+                        started = record.has_begun = True
                         yield Started(prompt_tokens=prepared.prompt_tokens)
                     if isinstance(event, ChoiceEnd):
                         task, tokens = record.task or Task.GENERAL, event.usage.completion_tokens
@@ -196,10 +200,11 @@ class Gateway:
     async def _reserve(self, prepared: PreparedRequest, model: str, record: RequestRecord) -> AsyncGenerator[None, None]:
         """Hold what a request needs of its limits, and count what it used at the end; raises `QuotaExceeded`.
 
-        A request that no engine began is not counted.
+        A request that we failed to serve is not counted, though its tokens are.
         """
         request = prepared.request
-        answer = self._attempts.workload.expect_answer(record.task or Task.GENERAL, model) or self.settings.routing.answer_tokens
+        learned = self._attempts.workload.expect_answer(record.task or Task.GENERAL, model) or 0
+        answer = max(learned, self.settings.routing.answer_tokens)  # no less: the answers of other keys may be short
         with self._showing_allowances(model, record):
             reservation = await self.accounts.limiter.reserve(
                 record.caller,
@@ -210,11 +215,14 @@ class Gateway:
         counts = True
         try:
             yield
-        except (CapacityError, EngineError):
-            counts = bool(record.ends or record.broken)
+        except (CapacityError, EngineError) as error:
+            counts = record.has_begun or isinstance(error, DeadlineExceeded)
             raise
         finally:
-            reservation.settle(record.consumed, counts=counts)
+            used, before = record.consumed, record.aside
+            reservation.settle(
+                used.prompt_tokens + used.completion_tokens - before.prompt_tokens - before.completion_tokens, counts=counts
+            )
 
     def _check_route(self, name: str | None, request: GenerateRequest, record: RequestRecord) -> None:
         """Raise the error that a generation would meet now, for a request without prompts."""
@@ -234,9 +242,10 @@ class Gateway:
         if name != request.model:  # the client left the choice to us, and learns it
             record.model = resolved.variant.name
         if request.group in self.settings.engines and request.group not in resolved.held_by:
+            owner = self.settings.model_of(request.group)
+            served = f"serves the model '{owner}', not" if self.catalog.allows(owner, record.caller) else "does not serve"
             raise InvalidRequest(
-                f"engine group '{request.group}' serves the model '{self.settings.model_of(request.group)}', not "
-                f"'{resolved.model.name}', whose groups are: {', '.join(resolved.held_by)}",
+                f"engine group '{request.group}' {served} '{resolved.model.name}', whose groups are: {', '.join(resolved.held_by)}",
                 param="x-engine",
             )
         return resolved

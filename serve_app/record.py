@@ -68,6 +68,10 @@ class RequestRecord:
     """The choices that have ended."""
     broken: dict[int, Usage] = field(default_factory=dict)
     """The tokens of choices that had begun when the client left or the engine failed, by choice."""
+    aside: Usage = field(default_factory=lambda: Usage(prompt_tokens=0, completion_tokens=0))
+    """The tokens of models that another one stood in for."""
+    has_begun: bool = False
+    """Whether the client got any part of the answer."""
     allowances: tuple[Allowance, ...] = ()
     """What is left of the caller's limits."""
 
@@ -77,6 +81,12 @@ class RequestRecord:
         self.invalid_calls += end.invalid_calls
         self.invalid_answers += (end.choice,) * end.invalid_answer
 
+    def set_aside(self) -> None:
+        """Keep what a model used that another one stands in for from now on."""
+        self.aside = self.consumed
+        self.ends.clear()
+        self.broken.clear()
+
     @property
     def usage(self) -> Usage:
         """The tokens of the choices that have ended."""
@@ -84,13 +94,13 @@ class RequestRecord:
 
     @property
     def consumed(self) -> Usage:
-        """The tokens that the caller's quota and usage count: those of whole and of broken choices. Each prompt counts once."""
+        """The tokens that quota and usage count: those of whole and of broken choices. Each prompt counts once a model."""
         choices = {end.choice: end.usage for end in self.ends} | self.broken
         prompts = {choice // self.choices_per_prompt: usage.prompt_tokens for choice, usage in choices.items()}
         return Usage(
-            prompt_tokens=sum(prompts.values()),
-            completion_tokens=sum(usage.completion_tokens for usage in choices.values()),
-            cached_tokens=self.usage.cached_tokens,
+            prompt_tokens=self.aside.prompt_tokens + sum(prompts.values()),
+            completion_tokens=self.aside.completion_tokens + sum(usage.completion_tokens for usage in choices.values()),
+            cached_tokens=self.aside.cached_tokens + self.usage.cached_tokens,
         )
 
     @property

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,10 +57,12 @@ class Accounts:
         self._tending = asyncio.create_task(self._tend())
 
     async def _tend(self) -> None:
+        flush_at = 0.0
         while True:
             try:
                 await self.limiter.tend()
-                if not self.limiter.wake.is_set():
+                if (now := time.monotonic()) >= flush_at:  # not with each place that is given back
+                    flush_at = now + _TEND_EVERY_S
                     await self.usage.flush()
             except Exception:  # a fault here must not end the counting for good
                 logger.exception("limits and usage are not up to date")

@@ -13,6 +13,7 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 _ENDING = ".jsonl"
+_TRIES = 3
 
 
 @dataclass(slots=True)
@@ -24,6 +25,8 @@ class Segment:
     path: Path | None
     """None: without a file, in memory only."""
     file: int = -1
+    is_torn: bool = False
+    """Whether its last line is not whole."""
 
     def read(self) -> list[bytes]:
         """Return its whole lines; one that was being written when its process was killed is left out."""
@@ -36,6 +39,12 @@ class Segment:
         """Delete the file, and let go of the lock."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+        self.release()
+
+    def set_aside(self) -> None:
+        """Keep the file for the operator under another ending, since nothing can be done with it."""
+        if self.path is not None:
+            self.path.replace(self.path.with_suffix(".unusable"))
         self.release()
 
     def release(self) -> None:
@@ -61,9 +70,9 @@ class Journal:
             segment = self._own = self._begin()
         if segment.file < 0:
             return
+        written = (b"\n" if segment.is_torn else b"") + line + b"\n"
         try:
-            if os.write(segment.file, line + b"\n") != len(line) + 1:
-                raise OSError("the disk is full")
+            segment.is_torn = os.write(segment.file, written) != len(written)
             self._is_faulty = False
         except OSError as error:
             self._note_fault(error)
@@ -83,35 +92,43 @@ class Journal:
         name = uuid.uuid4().hex
         if self._folder is None:
             return Segment(name, None)
-        path = self._folder / (name + _ENDING)
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            for _ in range(_TRIES):
+                name = uuid.uuid4().hex
+                path = self._folder / (name + _ENDING)
+                file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                if _is_locked(file):
+                    return Segment(name, path, file)
+                os.close(file)  # another process adopted it before it was locked
+            raise OSError("files there cannot be locked")
         except OSError as error:
             self._note_fault(error)
             return Segment(name, None)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return Segment(name, path, file)
 
     def _note_fault(self, error: OSError) -> None:
         if not self._is_faulty:
             self._is_faulty = True
-            logger.error(
-                "the journal of usage cannot be written (%s); until it can, a killed ingress loses a second", error.strerror
-            )
+            reason = error.strerror or str(error)
+            logger.error("the journal of usage cannot be written (%s); until it can, a killed ingress loses a second", reason)
 
 
 def _lock(path: Path) -> Segment | None:
     """Return the segment at `path`, None where a living process has it."""
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(file).st_nlink:  # else another process was done with it a moment ago
-            return Segment(path.name.removesuffix(_ENDING), path, file)
-    except OSError:
-        pass
+    if _is_locked(file):
+        return Segment(path.name.removesuffix(_ENDING), path, file)
     os.close(file)
     return None
+
+
+def _is_locked(file: int) -> bool:
+    """Lock a file, and return whether this process has it now, and it is still there."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return os.fstat(file).st_nlink > 0

@@ -4,6 +4,7 @@ A key is shown once, when it is made; the file has its SHA-256 only. That suffic
 random: 256 bits cannot be guessed from a hash.
 """
 
+import errno
 import fcntl
 import hashlib
 import hmac
@@ -19,9 +20,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AwareDatetime, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, Field, ValidationError, field_validator, model_validator
 
-from serve_app.caller import Caller, Limits, Priority, Scope
+from serve_app.access_config import MAX_LIMIT
+from serve_app.caller import ANONYMOUS, STRANGER, Caller, Limits, Priority, Scope
 from serve_app.engine_config import Settings
 
 logger = logging.getLogger(__name__)
@@ -52,15 +54,22 @@ class Key(Settings):
     """What it may do."""
     models: tuple[str, ...] = ()
     """Models that it may use; empty: all."""
-    requests_per_minute: int | None = Field(None, ge=1)
-    tokens_per_minute: int | None = Field(None, ge=1)
+    requests_per_minute: int | None = Field(None, ge=1, le=MAX_LIMIT)
+    tokens_per_minute: int | None = Field(None, ge=1, le=MAX_LIMIT)
     concurrent: int | None = Field(None, ge=1, le=100_000)
     priority: Priority = Priority.NORMAL
     created: AwareDatetime | None = None
     expires: AwareDatetime | None = None
     revoked: AwareDatetime | None = None
-    former: FormerKey | None = None
-    """The key that this one replaced, while it is still taken."""
+    former: tuple[FormerKey, ...] = ()
+    """The keys that this one replaced, while they are still taken."""
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if name in (ANONYMOUS.name, STRANGER.name):
+            raise ValueError(f"'{name}' stands for those without a key in logs and usage; choose another name")
+        return name
 
     def build_caller(self) -> Caller:
         """Return the key's owner."""
@@ -80,8 +89,8 @@ class KeyList(Settings):
 
     @model_validator(mode="after")
     def _check_names(self) -> "KeyList":
-        names, hashes = {key.name for key in self.keys}, {key.sha256 for key in self.keys}
-        if not len(names) == len(hashes) == len(self.keys):
+        hashes = [digest for key in self.keys for digest in (key.sha256, *(each.sha256 for each in key.former))]
+        if len({key.name for key in self.keys}) != len(self.keys) or len(set(hashes)) != len(hashes):
             raise ValueError("two keys have the same name or the same hash")
         return self
 
@@ -136,6 +145,7 @@ class KeyFile:
         self._clock = clock
         self._looked_at = -_REREAD_S
         self._seen: tuple[int, int, int] | None = None
+        self._fault: str | None = None
         self._is_present = False
         self._matches: dict[str, _Match] = {}
 
@@ -169,10 +179,16 @@ class KeyFile:
             if self._matches:
                 logger.error("the file of keys is gone, so no key is valid")
             self._matches, self._seen = {}, None
-        except (OSError, KeysUnusable) as error:
-            if not self._is_present or self._seen is not None:
-                logger.error("the file of keys cannot be used, the last good keys stay valid: %s", error)
-            self._is_present, self._seen = True, None
+            self._is_present = self._is_present or os.path.lexists(self.path)  # a link to a file that is not there yet
+        except KeysUnusable as error:
+            self._is_present, self._seen = True, mark
+            logger.error("the file of keys cannot be used, the last good keys stay valid: %s", error)
+        except OSError as error:
+            if self._fault != error.strerror:
+                logger.error("the file of keys cannot be read, the last good keys stay valid: %s", error.strerror)
+            self._is_present, self._seen, self._fault = True, None, error.strerror
+        else:
+            self._fault = None
 
 
 def _index(keys: KeyList) -> dict[str, _Match]:
@@ -180,9 +196,9 @@ def _index(keys: KeyList) -> dict[str, _Match]:
     matches: dict[str, _Match] = {}
     for key in keys.keys:
         caller = key.build_caller()
-        if key.former is not None:
-            ends = [each for each in (key.expires, key.former.expires) if each is not None]
-            matches[key.former.sha256[:16]] = _Match(key, caller, key.former.sha256, min(ends))
+        for former in key.former:
+            ends = [each for each in (key.expires, former.expires) if each is not None]
+            matches[former.sha256[:16]] = _Match(key, caller, former.sha256, min(ends))
         matches[key.sha256[:16]] = _Match(key, caller, key.sha256, key.expires)
     return matches
 
@@ -199,8 +215,12 @@ def read_keys(path: Path) -> KeyList:
 def changing_keys(path: Path) -> Iterator[list[Key]]:
     """Yield the keys as a list to change, and write it when the block ends without an error.
 
-    One process at a time; readers see the old file or the new one. Raises `KeysUnusable` and `OSError`.
+    One process at a time; readers see the old file or the new one, with the rights and owner of the old one. Raises `KeysUnusable`
+    and `OSError`.
     """
+    path = path.resolve()  # a link stays one
+    if not path.name or path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(path.with_name(path.name + ".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -208,11 +228,14 @@ def changing_keys(path: Path) -> Iterator[list[Key]]:
         yield keys
         changed = KeyList(keys=tuple(keys))
         fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+        before = path.stat() if path.exists() else None
+        mode = 0o600 if before is None else before.st_mode & 0o777
         try:
             with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
                 file.write(json.dumps(changed.model_dump(mode="json", exclude_defaults=True) | {"version": 1}, indent=1) + "\n")
                 file.flush()
+                if before is not None and (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(file.fileno(), before.st_uid, before.st_gid)
                 os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())
             fresh.replace(path)

@@ -16,7 +16,6 @@ from serve_app.errors import QuotaExceeded, StoreUnavailable
 from serve_app.store.base import Store
 from serve_app.store.memory import MemoryStore
 from serve_app.store.names import encode_name
-from serve_app.types import Usage
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +40,11 @@ class Reservation:
     places: list[Place] = field(default_factory=list)
     _books: _Books | None = None
     _wake: Callable[[], None] = lambda: None
-    _clock: Callable[[], float] = time.monotonic
 
-    def settle(self, used: Usage, *, counts: bool = True) -> None:
+    def settle(self, tokens: int, *, counts: bool = True) -> None:
         """Count the used tokens instead of the reserved ones, and give the places back; `counts`: whether it was a request."""
-        now, tokens = self._clock(), used.prompt_tokens + used.completion_tokens
         for grant in self.grants:
-            grant.settle(tokens if grant.want.kind == "tokens" else int(counts), now)
+            grant.settle(tokens if grant.want.kind == "tokens" else int(counts))
         for place in self.places:
             assert self._books is not None
             self._books.places.give_back(place)
@@ -73,7 +70,6 @@ class Limiter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Bound `models` by these limits; `share`: see `Counters`; `clock` gives monotonic seconds."""
-        self._store = store
         self._models = models
         self._fail_open = fail_open
         self._clock = clock
@@ -108,6 +104,8 @@ class Limiter:
             return await self._reserve_locally(wants, slots)
         self._ask_again_at = self._clock() + _AWAY_S  # of the requests in this second, one finds out whether the store is back
         try:
+            if self._is_away:  # first what it missed
+                await self._shared.counters.settle()
             reservation = await self._reserve(self._shared, wants, slots)
         except StoreUnavailable as error:
             self.note_failure(error)
@@ -124,7 +122,7 @@ class Limiter:
         return await self._reserve(self._local, wants, slots)
 
     async def _reserve(self, books: _Books, wants: list[Want], slots: Mapping[str, tuple[int, str]]) -> Reservation:
-        held = Reservation(_books=books, _wake=self._request_wake, _clock=self._clock)
+        held = Reservation(_books=books, _wake=self._request_wake)
         try:
             for key, (count, owner) in slots.items():
                 place = await books.places.take(key, count)
@@ -136,7 +134,7 @@ class Limiter:
             if wants:
                 held.grants = await books.counters.take(wants)
         except BaseException:
-            held.settle(Usage(prompt_tokens=0, completion_tokens=0), counts=False)
+            held.settle(0, counts=False)
             raise
         return held
 
@@ -160,7 +158,6 @@ class Limiter:
         self._ask_again_at = self._clock() + _AWAY_S
         if not self._is_away:
             self._is_away = True
-            self._shared.counters.forget()
             logger.error("limits: the store is %s; %s", error.reason, "counting locally" if self._fail_open else "refusing")
 
     def _note_success(self) -> None:
@@ -173,11 +170,10 @@ class Limiter:
         """Bring the store up to date; call it every second, and when `wake` is set."""
         self.wake.clear()
         await self._local.places.tend()
-        self._local.counters.collect()
+        await self._local.counters.settle()
         try:
-            if additions := self._shared.counters.collect():
-                await self._store.add(additions)
             await self._shared.places.tend()
+            await self._shared.counters.settle()
         except StoreUnavailable as error:
             self.note_failure(error)
 

@@ -4,16 +4,20 @@ A note is in the journal before the request's last bytes leave, so a killed proc
 store counts each segment of the journal once, however often it is sent.
 """
 
+import asyncio
 import json
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from serve_app.access.journal import Journal, Segment
 from serve_app.errors import StoreUnavailable
 from serve_app.record import RequestRecord
-from serve_app.store.base import MAX_BATCH, Addition, Store, find_window_start
+from serve_app.store.base import MAX_AMOUNT, MAX_BATCH, Addition, Store, find_window_start
 from serve_app.store.names import decode_name, encode_name
 
 logger = logging.getLogger(__name__)
@@ -24,6 +28,13 @@ KEPT_S = 400 * DAY_S
 FIGURES = ("requests", "errors", "prompt_tokens", "cached_tokens", "completion_tokens", "engine_ms")
 _PREFIX = "usage/"
 _ADOPT_EVERY_S = 30.0
+_Text = Annotated[str, Field(min_length=1, max_length=1000)]
+_Figure = Annotated[int, Field(ge=0, le=MAX_AMOUNT // 2**20)]
+_Day = Annotated[int, Field(ge=0, le=2**40, multiple_of=DAY_S)]
+_ENTRY: TypeAdapter[tuple[str, str, int, int, int, int, int, int, int]] = TypeAdapter(
+    tuple[_Text, _Text, _Day, _Figure, _Figure, _Figure, _Figure, _Figure, _Figure]
+)
+"""A line of the journal."""
 _LINES = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 """Writes the journal's lines: key, model, day and the figures."""
 
@@ -65,7 +76,7 @@ class UsageBook:
         """Segments that are not in the store yet."""
         self._adopted_at = float("-inf")
         self._is_away = False
-        self._is_flushing = False
+        self._flushing = asyncio.Lock()
 
     def note(self, record: RequestRecord) -> None:
         """Count a request that ends now."""
@@ -84,19 +95,14 @@ class UsageBook:
 
     async def flush(self) -> None:
         """Add what was noted to the store; what cannot be added now is kept for the next call."""
-        if self._is_flushing:
-            return
-        self._is_flushing = True
-        try:
+        async with self._flushing:
             await self._flush()
-        finally:
-            self._is_flushing = False
 
     async def _flush(self) -> None:
         now = time.monotonic()
         if now - self._adopted_at >= _ADOPT_EVERY_S:
             self._adopted_at = now
-            self._pending += [(segment, _read(segment)) for segment in self._journal.adopt()]
+            await self._adopt()
         try:
             while self._pending or self._fresh:
                 if not self._pending:  # one at a time: while the store is away, two segments remain, not thousands
@@ -112,6 +118,15 @@ class UsageBook:
             self._is_away = True
             return
         self._is_away = False
+
+    async def _adopt(self) -> None:
+        """Take over what killed processes left; a file that cannot be read costs only itself."""
+        for segment in await asyncio.to_thread(self._journal.adopt):
+            try:
+                self._pending.append((segment, await asyncio.to_thread(_read, segment)))
+            except OSError as error:
+                logger.error("usage: a file of the journal cannot be read (%s)", error.strerror)
+                segment.release()
 
     async def _add(self, segment: Segment, sums: _Sums) -> None:
         """Add a segment in batches with names, so that none counts twice; the same segment always makes the same batches."""
@@ -161,12 +176,13 @@ def _add(sums: _Sums, owner: _Owner, figures: list[int]) -> None:
 def _read(segment: Segment) -> _Sums:
     """Return the sums of a segment that another process left."""
     sums: _Sums = {}
+    unreadable = 0
     for line in segment.read():
         try:
-            key, model, day, *figures = json.loads(line)
-            if not (isinstance(key, str) and isinstance(model, str)) or len(figures) != len(FIGURES):
-                raise ValueError("no entry")
-            _add(sums, (key, model, int(day)), [int(each) for each in figures])
-        except (ValueError, TypeError):
-            logger.warning("usage: a line of the journal cannot be read")
+            entry = _ENTRY.validate_json(line)
+            _add(sums, entry[:3], list(entry[3:]))
+        except ValidationError:
+            unreadable += bool(line)
+    if unreadable:
+        logger.warning("usage: %d lines of the journal cannot be read", unreadable)
     return sums

@@ -116,12 +116,16 @@ def rotate(
     file: _File = None,
     config: _Config = Path("serve_config.yaml"),
 ) -> None:
-    """Replace a key by a new one with the same rights, and print it."""
+    """Replace a key by a new one with the same rights, and print it; a revoked key is so replaced by a valid one."""
     with _reporting() as path_of, changing_keys(path_of(file, config)) as entries:
         at, secret = _find(entries, name), make_key()
-        ends = now() + _parse_duration(keep)
-        former = FormerKey(sha256=entries[at].sha256, expires=ends) if ends > now() else None
-        entries[at] = _build(**(entries[at].model_dump() | {"sha256": hash_key(secret), "former": former, "revoked": None}))
+        old = entries[at]
+        if old.expires is not None and old.expires <= now():
+            raise _Mistake(f"the key '{name}' expired, and a new one would have too; `change {name} --expires ...` comes first")
+        former = [each for each in old.former if each.expires > now()]
+        if (ends := now() + _parse_duration(keep)) > now() and old.revoked is None:  # what was revoked stays so
+            former.append(FormerKey(sha256=old.sha256, expires=ends))
+        entries[at] = _build(**(old.model_dump() | {"sha256": hash_key(secret), "former": former, "revoked": None}))
     typer.echo(secret)
 
 
@@ -130,7 +134,7 @@ def revoke(name: _Name, file: _File = None, config: _Config = Path("serve_config
     """End a key. Requests under way are finished; the next one is refused within seconds."""
     with _reporting() as path_of, changing_keys(path_of(file, config)) as entries:
         at = _find(entries, name)
-        entries[at] = _build(**(entries[at].model_dump() | {"revoked": now(), "former": None}))
+        entries[at] = _build(**(entries[at].model_dump() | {"revoked": now(), "former": ()}))
 
 
 def _find(entries: list[Key], name: str) -> int:
@@ -160,8 +164,10 @@ def _read_wishes(
 ) -> dict[str, Any]:
     """Return the fields of a key that the operator gave."""
     wishes: dict[str, Any] = {}
-    if models:
+    if models is not None:
         names = [name.strip() for each in models for name in each.split(",") if name.strip()]
+        if not names:  # an empty variable of a script must not mean all models
+            raise _Mistake("--models: no model is named; `--models all` means all")
         wishes["models"] = () if names == ["all"] else tuple(names)
     if scope:
         wishes["scopes"] = tuple(dict.fromkeys(scope))
@@ -212,6 +218,8 @@ def _reporting() -> Iterator[Any]:
         problem = f"{error.filename or 'the file of keys'}: {error.strerror}"
     except _Mistake as error:
         problem = str(error)
+    except ValueError:
+        problem = "--file: this is no name of a file"
     _console.print("error:", style="red", end=" ")
     _console.print(problem, highlight=False, markup=False)
     raise typer.Exit(1)
@@ -226,7 +234,7 @@ def _find_file(file: Path | None, config: Path) -> Path:
         try:
             given = yaml.safe_load(config.read_text(encoding="utf-8"))["applications"][0]["args"].get("access", {})
             settings = AccessSettings.model_validate(given)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise _Mistake(f"{config} is not YAML: {str(error).splitlines()[0]}") from None
         except ValidationError as error:
             raise _Mistake(f"{config}: args.access: {error.errors()[0]['msg']}") from None

@@ -66,7 +66,11 @@ class AccessLayer:
                 response.headers["www-authenticate"] = 'Bearer realm="phi-serve"'  # RFC 9110, section 15.5.2
             await response(scope, receive, note_status)
         else:
-            await self._app(scope, receive, note_status)
+            try:
+                await self._app(scope, receive, note_status)
+            except Exception:  # the layer around this one answers it
+                status = status or 500
+                raise
         finally:
             if scope["path"] not in _UNAUDITED_PATHS and not _has_line(scope):
                 AUDIT_LOG.info("%s", _LINES.encode(_describe(scope, status, time.monotonic() - began)))

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from serve_app.access.check import Access, require_scope
+from serve_app.caller import Caller
 from serve_app.caller import Scope as CallerScope
 from serve_app.config import AppSettings
 from serve_app.dialects.base import Dialect, Generate, JsonObject, Query, Reply, WireBody, parse
@@ -95,8 +96,10 @@ def create_unusable_app(
     app = FastAPI(title="phi-serve", docs_url=None, redoc_url=None, openapi_url=None)
     dialects = tuple(dialects)
 
-    def reason() -> ServeError:
+    def reason(caller: Caller) -> ServeError:
         found = faults()
+        if caller.models:
+            return ModelUnusable("no model can be served; the operator's log says why")
         if not found:
             return NoEngine("the model is about to be served; try again", retry_after_s=1.0)
         if len(found) == 1:
@@ -105,7 +108,7 @@ def create_unusable_app(
 
     async def refuse(request: Request) -> Response:
         record = RequestRecord(request_id=request_id(request))
-        return error_response(find_dialect(request.scope["path"], dialects), reason(), record)
+        return error_response(find_dialect(request.scope["path"], dialects), reason(find_caller(request.scope)), record)
 
     def mount(path: str, answer: _Respond, scope: CallerScope | None) -> None:
         _mount(app, find_dialect(path, dialects), path, ["GET", "HEAD"], answer, scope)

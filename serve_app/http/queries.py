@@ -40,25 +40,20 @@ class CatalogModels:
 
     async def create(self, name: str, parent: str, changes: dict[str, Any]) -> ModelInfo:
         """See `Models.create`."""
-        self._require_allowed(parent)
+        self.gateway.catalog.require_writable(name, parent, self.caller)
         variant = await asyncio.to_thread(self.gateway.catalog.create, name, parent, changes)
         return self.find(variant.name)
 
     async def copy(self, source: str, destination: str) -> None:
         """See `Models.copy`."""
-        self._require_allowed(source)
+        self.gateway.catalog.require_writable(destination, source, self.caller)
         await asyncio.to_thread(self.gateway.catalog.copy, source, destination)
 
     async def delete(self, name: str) -> None:
         """See `Models.delete`."""
-        if self.caller.models:  # else what cannot be resolved any more can be deleted too
-            self._require_allowed(name)
-        await asyncio.to_thread(self.gateway.catalog.delete, name)
-
-    def _require_allowed(self, name: str) -> None:
-        """Raise `Forbidden` unless the caller may use the model behind a name."""
-        if self.caller.models:
+        if self.caller.models:  # without that, what cannot be resolved any more can be deleted too
             self.gateway.catalog.resolve(name, caller=self.caller)
+        await asyncio.to_thread(self.gateway.catalog.delete, name)
 
     async def has_blob(self, digest: str) -> bool:
         """See `Models.has_blob`."""

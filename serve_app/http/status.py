@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serve_app.access.usage import DAY_S, FIGURES
-from serve_app.caller import STRANGER, Scope
+from serve_app.caller import Caller, Scope
 from serve_app.config import AppSettings
 from serve_app.errors import Forbidden, InvalidRequest, ServeError
 from serve_app.gateway import Gateway
@@ -42,7 +42,7 @@ def mount_status(mount: Mount, gateway: Gateway) -> None:
         ready = fleet.ready and not faults
         status = "degraded" if fleet.ready and faults else _summarize_status(fleet)
         headers = {} if ready else {"retry-after": "5"}
-        if record.caller is STRANGER:
+        if not _may_see_all(record.caller):
             return json_response(_show_phases(status, fleet), 200 if ready else 503, headers)
         body = {
             "status": status,
@@ -67,7 +67,7 @@ def mount_status(mount: Mount, gateway: Gateway) -> None:
     mount("/livez", _livez, None)
     mount("/metrics", metrics, Scope.OPERATE)
     mount("/v1/cluster", cluster, Scope.OPERATE)
-    mount("/v1/usage", usage, Scope.USE)
+    mount("/v1/usage", usage, None)
 
 
 def mount_unusable_status(
@@ -76,7 +76,7 @@ def mount_unusable_status(
     """Add the status endpoints of an application that can serve none of its models; health gives the reasons by model."""
 
     async def health(request: Request, record: RequestRecord) -> Response:
-        if record.caller is STRANGER:
+        if not _may_see_all(record.caller):
             return json_response(_show_phases("failed", fleet()), 503, {"retry-after": "10"})
         body = {
             "status": "failed",
@@ -94,8 +94,13 @@ async def _livez(request: Request, record: RequestRecord) -> Response:
     return json_response({"status": "ok"}, 200, {})
 
 
+def _may_see_all(caller: Caller) -> bool:
+    """Return whether a caller may learn which models there are and why one fails."""
+    return bool(caller.scopes) and (Scope.OPERATE in caller.scopes or not caller.models)
+
+
 def _show_phases(status: str, fleet: Fleet) -> JsonObject:
-    """Return what strangers may know."""
+    """Return what everybody may know."""
     return {"status": status, "groups": {group.name: {"phase": group.phase} for group in fleet.groups}}
 
 

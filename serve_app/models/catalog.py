@@ -130,7 +130,7 @@ class Catalog:
         Raises `ModelNotFound`, `Forbidden` unless `caller` may use it, and `ModelUnusable` for a configured model that cannot be
         served.
         """
-        variant = self._find(name, by_operator=by_operator)
+        variant = self._find(name, by_operator=by_operator, caller=caller)
         if not self._is_allowed(variant, caller):
             raise Forbidden(
                 f"the API key '{caller.name}' may not use the model '{shorten_name(name or variant.name)}'; its models are: "
@@ -144,6 +144,16 @@ class Catalog:
     def allows(self, name: str | None, caller: Caller) -> bool:
         """Return whether `caller` may use the model behind a configured `name`; raises `ModelNotFound`."""
         return self._is_allowed(self._find(name, by_operator=True), caller)
+
+    def require_writable(self, name: str, parent: str, caller: Caller) -> None:
+        """Raise `Forbidden` unless `caller` may use `parent`, what `name` is now, if anything, and what it would become."""
+        if not caller.models:
+            return
+        root = self.resolve(parent, caller=caller).model.name
+        key = normalize_name(name)
+        found = self._own.get(key) or self._stored().get(key) or self._configured.get(key)
+        if not self._is_allowed(found or Variant(name=name, root=root, modified=self.created), caller):
+            raise Forbidden(f"the API key '{caller.name}' may not use the name '{shorten_name(name)}'", param="model")
 
     def _is_allowed(self, variant: Variant, caller: Caller) -> bool:
         if not caller.models:
@@ -161,23 +171,33 @@ class Catalog:
         `measure` returns the context in tokens of a model, by its own name.
         """
         found = tuple(self._describe(variant, measure) for variant in self.variants if self._is_allowed(variant, caller))
-        return (*found, self._describe_auto(measure)) if self._is_auto_served() else found
+        return (*found, self._describe_auto(measure, caller)) if self._is_auto_served(caller) else found
 
     def describe(self, name: str | None, measure: Callable[[str], int], caller: Caller = ANONYMOUS) -> ModelInfo:
         """Return the description of a name for clients; raises as `resolve` does."""
         if self.is_auto(name):
-            return self._describe_auto(measure)
+            return self._describe_auto(measure, caller)
         return self._describe(self.resolve(name, caller=caller).variant, measure)
 
-    def _is_auto_served(self) -> bool:
-        return bool(self._routing.auto) and self._is_usable(self._routing.find_auto_model(Task.GENERAL))
+    def _is_auto_served(self, caller: Caller) -> bool:
+        names = [*self._models, *map(self._routing.find_auto_model, Task)]
+        may_use = not caller.models or any(self.allows(name, caller) for name in names)
+        return bool(self._routing.auto) and may_use and self._is_usable(self._routing.find_auto_model(Task.GENERAL))
 
     def _is_usable(self, name: str | None) -> bool:
         return self.find_model(name) in self._models
 
-    def _describe_auto(self, measure: Callable[[str], int]) -> ModelInfo:
-        """Describe `auto` by the model for general tasks; its context is that of the model with the shortest one."""
+    def _describe_auto(self, measure: Callable[[str], int], caller: Caller) -> ModelInfo:
+        """Describe `auto` by the model for general tasks; its context is that of the model with the shortest one.
+
+        In place of models that `caller` may not use stands the first one that it may.
+        """
         names = {task: self._routing.find_auto_model(task) for task in Task}
+        if caller.models:
+            own = next((name for name in (*self._models, *names.values()) if self.allows(name, caller)), None)
+            if own is None:
+                raise Forbidden(f"the API key '{caller.name}' may use no model of 'auto'", param="model")
+            names = {task: name if self.allows(name, caller) else own for task, name in names.items()}
         general = self.resolve(names[Task.GENERAL], by_operator=True)
         others = [self.resolve(name, by_operator=True).model for name in names.values() if self._is_usable(name)]
         tools = self.resolve(names[Task.TOOLS], by_operator=True).model if self._is_usable(names[Task.TOOLS]) else general.model
@@ -249,7 +269,7 @@ class Catalog:
             raise InvalidRequest(f"'{name}' is part of the configuration; the operator removes it there", param="model")
         self._require_store().remove(found.name)
 
-    def _find(self, name: str | None, *, by_operator: bool = False) -> Variant:
+    def _find(self, name: str | None, *, by_operator: bool = False, caller: Caller = ANONYMOUS) -> Variant:
         """Return the variant behind a name; a name that the operator wrote is a configured one before one made through the API."""
         if name is None:
             return self._own[normalize_name(self._settings.default_model)]
@@ -257,7 +277,7 @@ class Catalog:
         found = self._own.get(key) or (self._configured.get(key) if by_operator else None)
         found = found or self._stored().get(key) or self._configured.get(key)
         if found is None:
-            shown, names = shorten_name(name), [variant.name for variant in self.variants]
+            shown, names = shorten_name(name), [each.name for each in self.variants if self._is_allowed(each, caller)]
             served = ", ".join(names[:_MOST_SHOWN]) + (f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else "")
             raise ModelNotFound(f"The model '{shown}' does not exist. Served here: {served}.", model=shown, param="model")
         return found

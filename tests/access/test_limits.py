@@ -13,15 +13,10 @@ from serve_app.caller import Caller, Limits, Scope
 from serve_app.errors import QuotaExceeded, StoreUnavailable
 from serve_app.store.base import Claim, Store, Taken
 from serve_app.store.memory import MemoryStore
-from serve_app.types import Usage
 
 
 def _caller(name: str = "bob", **limits: int) -> Caller:
     return Caller(name=name, scopes=frozenset({Scope.USE}), limits=Limits(**limits))
-
-
-def _used(tokens: int) -> Usage:
-    return Usage(prompt_tokens=tokens, completion_tokens=0)
 
 
 class _Clock:
@@ -76,7 +71,7 @@ async def _count_granted(limiters: list[Limiter], caller: Caller, asked: int, to
     for at in range(asked):
         with suppress(QuotaExceeded):
             held = await limiters[at % len(limiters)].reserve(caller, "phi", prompt_tokens=tokens, answer_tokens=0)
-            held.settle(_used(tokens))
+            held.settle(tokens)
             granted += 1
     return granted
 
@@ -145,7 +140,7 @@ async def test_tokens_are_reserved_and_settled(clock: _Clock) -> None:
     held = await limiter.reserve(caller, "phi", prompt_tokens=100, answer_tokens=700)
     with pytest.raises(QuotaExceeded, match="1000 tokens per minute"):
         await other.reserve(caller, "phi", prompt_tokens=100, answer_tokens=200)
-    held.settle(_used(150))
+    held.settle(150)
     await limiter.tend()
     clock.now += 1.1
     (left,) = (await _reserve(other, caller, 100, 200), other.show_allowances(caller, "phi"))[1]
@@ -160,7 +155,7 @@ async def test_tokens_beyond_the_reservation_count_too(clock: _Clock) -> None:
     store = MemoryStore(clock=clock)
     limiter = _limiter(store, clock)
     caller = _caller(tokens_per_minute=1000)
-    (await _reserve(limiter, caller, 100, 100)).settle(_used(950))
+    (await _reserve(limiter, caller, 100, 100)).settle(950)
     await limiter.tend()
     with pytest.raises(QuotaExceeded):
         await _reserve(_limiter(store, clock), caller, 51, 0)
@@ -175,21 +170,23 @@ async def test_a_long_answer_needs_an_unused_quota_and_a_long_prompt_never_fits(
     assert refused.value.retry_after_s is None
     clock.now += 1.1
     held = await _reserve(limiter, caller, 10, 100_000)
-    held.settle(_used(20))
+    held.settle(20)
     clock.now += 1.1
     with pytest.raises(QuotaExceeded, match="used up"):
         await _reserve(limiter, caller, 10, 100_000)
 
 
-async def test_what_was_settled_after_the_window_changes_nothing(clock: _Clock) -> None:
+async def test_an_answer_that_outlasts_its_minute_counts_beyond_its_reservation_in_the_next(clock: _Clock) -> None:
     store = MemoryStore(clock=clock)
     limiter = _limiter(store, clock)
     caller = _caller(tokens_per_minute=100)
-    held = await _reserve(limiter, caller, 90, 0)
+    short, long = await _reserve(limiter, caller, 20, 0), await _reserve(limiter, caller, 50, 0)
     clock.now += 61
-    held.settle(_used(5000))
+    short.settle(5)
+    long.settle(90)
     await limiter.tend()
-    assert await _count_granted([limiter], caller, 1, tokens=100) == 1
+    assert await _count_granted([limiter], caller, 1, tokens=61) == 0
+    assert await _count_granted([limiter], caller, 1, tokens=60) == 1
 
 
 async def test_a_request_that_no_engine_began_costs_nothing(clock: _Clock) -> None:
@@ -197,7 +194,7 @@ async def test_a_request_that_no_engine_began_costs_nothing(clock: _Clock) -> No
     caller = _caller(requests_per_minute=1, tokens_per_minute=100)
     for _ in range(5):
         held = await _reserve(limiter, caller, 50, 50)
-        held.settle(_used(0), counts=False)
+        held.settle(0, counts=False)
     assert await _count_granted([limiter], caller, 1, tokens=100) == 1
 
 
@@ -231,15 +228,15 @@ async def test_places_are_shared_and_given_back(clock: _Clock, share: float) -> 
         with pytest.raises(QuotaExceeded, match="3 requests under way") as refused:
             await _reserve(each, caller, 1, 1)
         assert refused.value.retry_after_s == 1
-    held[0].settle(_used(1))
+    held[0].settle(1)
     assert first.wake.is_set() is (share == 0)
     clock.now += 1.1
     await first.tend()
     taken = await _reserve(second, caller, 1, 1)
-    taken.settle(_used(1))
+    taken.settle(1)
     if share:
         before = store.acquires
-        (await _reserve(second, caller, 1, 1)).settle(_used(1))
+        (await _reserve(second, caller, 1, 1)).settle(1)
         assert store.acquires == before  # the place was still here
 
 
@@ -255,7 +252,7 @@ async def test_places_of_a_killed_ingress_are_free_after_their_lease(clock: _Clo
     assert await _reserve(alive, caller, 1, 1)
     with pytest.raises(QuotaExceeded):
         await _reserve(alive, caller, 1, 1)
-    mine.settle(_used(1))
+    mine.settle(1)
 
 
 async def test_a_caller_without_limits_never_asks_the_store(clock: _Clock) -> None:
@@ -264,7 +261,7 @@ async def test_a_caller_without_limits_never_asks_the_store(clock: _Clock) -> No
     store.is_away = True
     for _ in range(10):
         limiter.require_room(_caller(), "phi")
-        (await _reserve(limiter, _caller(), 1, 1)).settle(_used(1))
+        (await _reserve(limiter, _caller(), 1, 1)).settle(1)
     await limiter.tend()
     assert store.calls == 0
 
@@ -331,7 +328,7 @@ async def test_a_real_store_counts_to_the_token(opener: Callable[[str], Store], 
         held = await asyncio.gather(*(_reserve(limiters[at % 3], caller, chance.randint(1, 99), 50) for at in range(60)))
         for each in held:
             tokens = chance.randint(0, 300)
-            each.settle(_used(tokens))
+            each.settle(tokens)
             used += tokens
         if turn % 3 == 0:
             for limiter in limiters:

@@ -1,0 +1,82 @@
+"""Limits and usage under load, in real stores and with slow ones."""
+
+import asyncio
+import json
+import random
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from serve_app.access.accounts import Accounts
+from serve_app.access.limits import Limiter
+from serve_app.access_config import AccessSettings
+from serve_app.errors import QuotaExceeded
+from serve_app.store.memory import MemoryStore
+from serve_app.store.sqlite import SqliteStore
+from tests.access.test_limits import _caller, _reserve
+from tests.access.test_usage import DAY, _book, _record
+
+
+async def test_concurrent_requests_share_no_leftover_in_sqlite(tmp_path: Path) -> None:
+    """The same with a real store, as with `reserved_share: 0` or Redis."""
+    store = SqliteStore(tmp_path)
+    limiter, caller = Limiter(store, models={}, share=0.0, fail_open=False), _caller(tokens_per_minute=1000)
+    (await _reserve(limiter, caller, 10, 490)).settle(10)
+
+    async def ask() -> int:
+        with suppress(QuotaExceeded):
+            await _reserve(limiter, caller, 10, 490)
+            return 500
+        return 0
+
+    handed_out = 10 + sum(await asyncio.gather(*(ask() for _ in range(20))))
+    await store.close()
+    assert handed_out <= 1000, handed_out
+
+
+async def test_usage_is_added_once_a_second_not_with_every_request() -> None:
+    """Each freed place wakes `_tend`, which flushes usage too: a batch's name per request stays in the store for a day."""
+    store = MemoryStore()
+    accounts = Accounts.build(AccessSettings(journal_dir=None), store, share=0.0)
+    accounts.start()
+    caller, until = _caller(concurrent=500), time.monotonic() + 2
+
+    async def work() -> None:
+        while time.monotonic() < until:
+            held = await _reserve(accounts.limiter, caller, 1, 1)
+            await asyncio.sleep(random.uniform(0.01, 0.05))
+            accounts.usage.note(_record())
+            held.settle(1)
+
+    await asyncio.gather(*(work() for _ in range(10)))
+    await accounts.close()
+    assert len(store._batches) <= 4, len(store._batches)
+
+
+async def test_adopting_a_long_segment_does_not_stop_the_loop(tmp_path: Path) -> None:
+    """What an ingress leaves after an hour without the store at 50 requests a second."""
+    line = json.dumps(["bob", "phi", DAY, 1, 0, 10, 4, 7, 750])
+    (tmp_path / "left.jsonl").write_text((line + "\n") * 180_000)
+    book = _book(MemoryStore(), tmp_path)
+    began = time.perf_counter()
+    flushing = asyncio.ensure_future(book.flush())
+    await asyncio.sleep(0)
+    blocked = time.perf_counter() - began
+    await flushing
+    assert (await book.read())[0].requests == 180_000
+    assert blocked < 0.3, blocked
+
+
+async def test_usage_read_during_a_flush_is_complete(tmp_path: Path) -> None:
+    class _SlowAdd(MemoryStore):
+        async def add(self, additions, *, batch=""):  # type: ignore[no-untyped-def]
+            await asyncio.sleep(0.05)
+            return await super().add(additions, batch=batch)
+
+    book = _book(_SlowAdd(), tmp_path)
+    book.note(_record())
+    flushing = asyncio.ensure_future(book.flush())
+    await asyncio.sleep(0.01)
+    (bob,) = await book.read() or (None,)
+    await flushing
+    assert bob is not None
