@@ -36,12 +36,14 @@ class LiveApp:
     """(seconds since `serve run`, status of /health, phase per group), one entry per change."""
     first_answer_s: dict[str, float] = field(default_factory=dict)
     """Seconds from `serve run` to the first streamed token, per group."""
+    key: str = "unused"
+    """What its clients send as their API key."""
     ended: str = ""
     """What `serve run` wrote after it was told to end."""
 
     def client(self) -> openai.OpenAI:
         """Return the official client, without retries of its own."""
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0, timeout=120)
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, timeout=120)
 
     def loads(self, group: str) -> list[Any]:
         """Ask every replica of a group for its load, past all caches."""
@@ -140,8 +142,11 @@ def _await_empty(folder: Path, limit_s: float = 10) -> None:
 
 
 @contextmanager
-def live(config: dict[str, Any], limit_s: float = START_LIMIT_S) -> Iterator[LiveApp]:
-    """Serve `config` on a free port until the block ends; ends only what it started. It must be ready within `limit_s`."""
+def live(config: dict[str, Any], limit_s: float = START_LIMIT_S, *, key: str = "unused") -> Iterator[LiveApp]:
+    """Serve `config` on a free port until the block ends; ends only what it started. It must be ready within `limit_s`.
+
+    `key` is the API key of its clients, where the configuration names a file of keys.
+    """
     import ray
     import ray.serve  # before cluster/serve.env is set: this process is a client and keeps Serve's own defaults
 
@@ -154,7 +159,7 @@ def live(config: dict[str, Any], limit_s: float = START_LIMIT_S) -> Iterator[Liv
     args["access"] = {"keys_file": str(scratch / "keys.json"), "journal_dir": str(scratch / "journal")} | args.get("access", {})
     file = scratch / "config.yaml"
     file.write_text(yaml.safe_dump(config, sort_keys=False))
-    app = LiveApp(f"http://127.0.0.1:{port}", scratch / "serve.log", config, scratch / "tmp")
+    app = LiveApp(f"http://127.0.0.1:{port}", scratch / "serve.log", config, scratch / "tmp", key=key)
     app.temporary.mkdir()
     tempfile.gettempdir()  # this process keeps its own
     lines = (ROOT / "cluster" / "serve.env").read_text().splitlines()
