@@ -176,7 +176,7 @@ class Ingress:
         if not self._is_announced and self._snapshot().ready:
             self._is_announced = True
             self._reported.set()
-            print(_build_announcement(self._settings), flush=True)
+            print(_build_announcement(self._settings, asks_for_keys=self._access.asks_for_keys), flush=True)
 
     def _snapshot(self) -> Fleet:
         return self._fleet.snapshot(time.monotonic())
@@ -222,10 +222,10 @@ def _log_requests() -> None:
         log.handlers = logging.getLogger("ray.serve").handlers
 
 
-def _build_announcement(settings: AppSettings) -> str:
+def _build_announcement(settings: AppSettings, *, asks_for_keys: bool) -> str:
     model = settings.default_model
     url = settings.public_url
-    json = "-H 'content-type: application/json'"
+    json = "-H 'content-type: application/json'" + (' -H "authorization: Bearer $PHI_SERVE_API_KEY"' if asks_for_keys else "")
     chat = f'{{"model":"{model}","messages":[{{"role":"user","content":"Who are you?"}}]'
     return "\n".join(
         (

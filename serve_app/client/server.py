@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Generator
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 JsonObject = dict[str, Any]
@@ -114,4 +115,6 @@ def _explain_failure(error: urllib.error.HTTPError) -> str:
         message = None
     if isinstance(message, dict):
         message = message.get("message")
+    if message and error.code == HTTPStatus.UNAUTHORIZED:
+        message = f"{message}. These commands take it from {' or '.join(KEY_VARIABLES)} in the environment"
     return str(message) if message else f"the server answered {error.code} {error.reason}"
