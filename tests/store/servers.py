@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -46,6 +47,16 @@ class RedisServer:
                 return False
             connection.sendall(b"PING\r\n")
             return bool(connection.recv(16))
+
+    def pause(self) -> None:
+        """Let the server answer nothing, its connections open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End the server at once; no orderly shutdown."""
