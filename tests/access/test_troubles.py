@@ -10,6 +10,7 @@ import pytest
 
 from serve_app.access.accounts import Accounts
 from serve_app.access_config import AccessSettings
+from serve_app.caller import Caller
 from serve_app.errors import QuotaExceeded, StoreUnavailable
 from serve_app.store.base import Store
 from serve_app.store.redis import RedisStore
@@ -83,6 +84,15 @@ async def _accounts(trouble: Trouble, folder: Path, policy: str) -> AsyncIterato
     await accounts.close()
 
 
+async def _is_refused(accounts: Accounts, caller: Caller) -> bool:
+    try:
+        (await _reserve(accounts.limiter, caller, 1, 1)).settle(2)
+    except StoreUnavailable as error:
+        assert "fail_closed" in error.message  # noqa: PT017  # else it was granted, which is right too
+        return True
+    return False
+
+
 @pytest.mark.parametrize("policy", ["fail_open", "fail_closed"])
 @pytest.mark.parametrize("kind", TROUBLES)
 async def test_the_configured_answer_in_time_and_nothing_lost(
@@ -95,17 +105,18 @@ async def test_the_configured_answer_in_time_and_nothing_lost(
         accounts.usage.note(_record())
         await accounts.usage.flush()
         await trouble.begin()
-        for at in range(20):
+        refused, times = 0, 100 if kind == "full" else 20
+        for at in range(times):
             began = time.monotonic()
-            caller = _caller(f"key{at}" * 20, requests_per_minute=1000)  # a full store may still add to the counters that it has
+            caller = _caller(f"key{at}" * 20, requests_per_minute=1000)  # a full store has room for some more counters
             (await _reserve(accounts.limiter, free, 1, 1)).settle(2)
             if policy == "fail_open":
                 (await _reserve(accounts.limiter, caller, 1, 1)).settle(2)
             else:
-                with pytest.raises(StoreUnavailable, match="fail_closed"):
-                    await _reserve(accounts.limiter, caller, 1, 1)
+                refused += await _is_refused(accounts, caller)
             accounts.usage.note(_record())
             assert time.monotonic() - began < TIMEOUT_S + 1.5
+        assert policy == "fail_open" or (refused > 0 if kind == "full" else refused == times)
         await accounts.limiter.tend()
         await accounts.usage.flush()
         await trouble.end()
@@ -119,5 +130,6 @@ async def test_the_configured_answer_in_time_and_nothing_lost(
                 assert time.monotonic() - began < 30
                 time.sleep(0.05)  # a test of one loop: nothing else runs on it
         # A Redis without persistence that was killed has lost what was in it; what was noted since is there.
-        assert (bob.requests, bob.completion_tokens) == ((20, 140) if kind == "gone" else (21, 147))
+        assert bob.requests == times + (kind != "gone")
+        assert bob.completion_tokens == 7 * bob.requests
         assert list((tmp_path / "journal").iterdir()) == []
