@@ -1,8 +1,11 @@
 """Quotas and usage over HTTP: what clients see when a quota is used up, and what counts when they leave."""
 
 import asyncio
+import json
+import random
 import re
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,10 @@ import pytest
 from serve_app.access.keys import Key, KeyList, hash_key
 from serve_app.caller import Caller, Priority, Scope
 from serve_app.conversation import GenerateRequest, RawText, TextDelta
+from serve_app.engines.fake import FakeEngine
+from serve_app.errors import EngineDead
 from serve_app.record import RequestRecord
+from serve_app.types import TokenDelta, TokenEvent, TokenRequest
 from tests.unit.app import App, running
 
 HI = {"messages": [{"role": "user", "content": "hi"}], "model": "phi", "max_tokens": 4}
@@ -192,3 +198,46 @@ async def test_the_quota_is_free_again_after_an_engines_failure(tmp_path: Path) 
         for _ in range(4):
             answer: httpx.Response = await app.client.post("/v1/chat/completions", json=HI, headers=_as("rpm"))
             assert answer.status_code == 503
+
+
+class _Counting:
+    """An engine that counts the tokens that left it."""
+
+    def __init__(self, engine: FakeEngine, fails: random.Random | None = None) -> None:
+        self.engine, self.tokens, self._chance = engine, 0, fails
+
+    async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
+        fails_at = self._chance.randint(0, 12) if self._chance else 10**9
+        sent = 0
+        async with aclosing(self.engine.generate(request)) as events:
+            async for event in events:
+                if sent >= fails_at:
+                    raise EngineDead("the engine of this test died")
+                if isinstance(event, TokenDelta):
+                    sent += len(event.ids)
+                    self.tokens += len(event.ids)
+                yield event
+
+
+async def test_usage_and_the_engines_agree_to_the_token_under_faults(tmp_path: Path) -> None:
+    routing = {"prefer": {"general": ["a", "b"]}, "breaker": {"failures": 10**6, "failure_ratio": 1, "min_requests": 10**6}}
+    (tmp_path / "keys.json").write_text(KeyList(keys=(Key(name="free", sha256=hash_key("free")),)).model_dump_json())
+    access = {"keys_file": str(tmp_path / "keys.json"), "journal_dir": None}
+    text = "one two three four five six seven eight nine ten " * 4
+    async with running({"access": access}, routing=routing | {"retry_reserve": 1000}, a={"text": text}, b={"text": text}) as app:
+        engines = {"a": _Counting(app.engines["a"], random.Random(5)), "b": _Counting(app.engines["b"])}
+        app.gateway._attempts._generators = engines
+        told = Counter[str]()
+        for at in range(60):
+            body = HI | {"max_tokens": at % 20 + 1, "ignore_eos": True, "n": at % 3 + 1, "model": None, "stream": at % 2 == 1}
+            body |= {"stream_options": {"include_usage": True}} if body["stream"] else {}
+            answer = await app.client.post("/v1/chat/completions", json=body, headers=_as("free"))
+            assert answer.status_code == 200, answer.text
+            told["failovers"] += answer.headers["x-engine"] == "b" or int(answer.headers["x-attempts"]) > 1
+            shown = answer.json() if not body["stream"] else json.loads(answer.text.split("data: ")[-2])
+            told.update({name: shown["usage"][name] for name in ("prompt_tokens", "completion_tokens")})
+        row = (await _usage(app, "free"))["free"]
+        assert told["failovers"] > 5
+        assert engines["a"].tokens > 0 < engines["b"].tokens
+        assert engines["a"].tokens + engines["b"].tokens == told["completion_tokens"] == row["completion_tokens"]
+        assert row["prompt_tokens"] == told["prompt_tokens"]
