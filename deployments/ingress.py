@@ -150,22 +150,26 @@ class Ingress:
             self._app = self._build_app(self._gateway)
         else:
             self._app = create_unusable_app(self._settings, self._snapshot, DIALECTS, lambda: self._faults, self._access)
-        self._accounts.start()
         if self._reasons:
             self._retrying = asyncio.create_task(self._retry())
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             assert self._app is not None
-            await self._app(scope, receive, send)
+            await (self._live(receive, send) if scope["type"] == "lifespan" else self._app(scope, receive, send))
 
         second = self._settings.ollama_port
         if second is not None:
             self._listening = asyncio.create_task(listen(app, second.host, second.port))
         return ServeShim(app)
 
-    async def __del__(self) -> None:
-        """Bring usage up to date; Serve calls this when the replica stops in order."""
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """Keep limits and usage up to date from the replica's start to its end in order."""
+        await receive()
+        self._accounts.start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
         await self._accounts.close()
+        await send({"type": "lifespan.shutdown.complete"})
 
     async def report(self, report: ReplicaReport) -> None:
         """Take the report of a replica."""

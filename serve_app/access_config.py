@@ -12,7 +12,7 @@ MAX_LIMIT = 2**50
 
 
 class LimitsSettings(Settings):
-    """Bounds of all keys together for one model; None: no bound."""
+    """Bounds of a key, or of a model for all keys together; None: no bound."""
 
     requests_per_minute: int | None = Field(None, ge=1, le=MAX_LIMIT)
     """Generating requests that begin within a minute of the clock."""
@@ -21,7 +21,7 @@ class LimitsSettings(Settings):
     concurrent: int | None = Field(None, ge=1, le=100_000)
     """Generating requests under way at once."""
 
-    def build(self) -> Limits:
+    def build_limits(self) -> Limits:
         """Return the bounds as a value."""
         return Limits(
             requests_per_minute=self.requests_per_minute,

@@ -201,7 +201,7 @@ class StorageFailed(ServeError):
 
 
 class StoreUnavailable(ServeError):
-    """The store of keys, usage and responses did not carry out a call in time, or its answer was lost.
+    """The store of quotas, usage and responses did not carry out a call in time, or its answer was lost.
 
     `reason` is for the caller's decision and for metrics: `away` (nothing answers), `busy` (too slow, or locked by other
     processes), `full` (no room is left), `broken` (files that cannot be used, or of a newer version) or `closed`.

@@ -1,4 +1,4 @@
-"""Serves every request on one path: choose and resolve the model, admit, classify, prepare, choose a group, attempt.
+"""Serves every request on one path: choose and resolve the model, admit, classify, prepare, choose a group, reserve, attempt.
 
 Knows groups only as generators of token events, and clients only as `GenerateRequest`s. No web framework, no Ray.
 """
@@ -215,7 +215,7 @@ class Gateway:
         counts = True
         try:
             yield
-        except (CapacityError, EngineError) as error:
+        except Exception as error:  # whatever it is: a request that failed before the client got anything is none
             counts = record.has_begun or isinstance(error, DeadlineExceeded)
             raise
         finally:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from serve_app.chat.arguments import find_invalid_calls, fits_schema
 from serve_app.conversation import AnswerDelta, ChoiceEnd, TextDelta
-from serve_app.errors import CapacityError, DeadlineExceeded, EngineError, IncompleteGeneration
+from serve_app.errors import DeadlineExceeded, IncompleteGeneration
 from serve_app.models.served import PreparedChoice
 from serve_app.record import RequestRecord
 from serve_app.routing.affinity import derive_affinity
@@ -46,7 +46,6 @@ class Generation:
         """
         self._started_s = self._first_token_s = time.monotonic()
         choice, text, echo = self.choice, self.choice.text, self.choice.echo
-        has_failed = False
         try:
             async with aclosing(tokens):
                 async for event in tokens:
@@ -67,14 +66,15 @@ class Generation:
                     if text.stopped:
                         yield self._end_choice(self._finish_early())
                         return
-        except (EngineError, CapacityError) as error:
-            has_failed = not isinstance(error, DeadlineExceeded)
+        except Exception as error:  # whatever it is, the client is not to blame for the time that an engine spent
+            self.record.has_failed |= not isinstance(error, DeadlineExceeded)
             raise
         finally:
             # A prompt that an engine had counts, also where the client did not wait for the first token.
-            was_read = not has_failed and self.record.attempts > self.record.earlier_attempts
+            was_read = not self.record.has_failed and self.record.attempts > self.record.earlier_attempts
             if not self._has_ended and (text.tokens or was_read):
                 self.record.broken[text.choice] = self._count_tokens()
+                self.record.broken_s += time.monotonic() - self._started_s
         raise IncompleteGeneration("the engine's stream ended before the answer did; try again")
 
     def _note_text(self, delta: AnswerDelta) -> AnswerDelta:

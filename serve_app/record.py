@@ -68,6 +68,10 @@ class RequestRecord:
     """The choices that have ended."""
     broken: dict[int, Usage] = field(default_factory=dict)
     """The tokens of choices that had begun when the client left or the engine failed, by choice."""
+    broken_s: float = 0.0
+    """Seconds that engines worked on these, and for models that another one stood in for."""
+    has_failed: bool = False
+    """Whether a choice failed, for another reason than the client's."""
     aside: Usage = field(default_factory=lambda: Usage(prompt_tokens=0, completion_tokens=0))
     """The tokens of models that another one stood in for."""
     has_begun: bool = False
@@ -83,7 +87,7 @@ class RequestRecord:
 
     def set_aside(self) -> None:
         """Keep what a model used that another one stands in for from now on."""
-        self.aside = self.consumed
+        self.aside, self.broken_s, self.has_failed = self.consumed, self.engine_s, False
         self.ends.clear()
         self.broken.clear()
 
@@ -105,12 +109,12 @@ class RequestRecord:
 
     @property
     def engine_s(self) -> float:
-        """Seconds that engines worked on the choices that have ended."""
-        return sum(end.timings.prefill_s + end.timings.decode_s for end in self.ends)
+        """Seconds that engines worked on the request."""
+        return self.broken_s + sum(end.timings.prefill_s + end.timings.decode_s for end in self.ends)
 
     def log_fields(self) -> dict[str, LogValue]:
         """Return the fields of the request's log line, without any of its text."""
-        usage = self.usage
+        usage = self.consumed
         return {
             "request_id": self.request_id,
             "key": self.caller.name,

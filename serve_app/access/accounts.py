@@ -47,7 +47,7 @@ class Accounts:
     @classmethod
     def build(cls, access: AccessSettings, store: Store, *, share: float) -> "Accounts":
         """Return accounts over a store; `share`: see `Counters`."""
-        models = {name: limits.build() for name, limits in access.models.items()}
+        models = {name: limits.build_limits() for name, limits in access.models.items()}
         journal = Journal(None if access.journal_dir is None else Path(access.journal_dir).expanduser())
         limiter = Limiter(store, models=models, share=share, fail_open=access.store_failure == "fail_open")
         return cls(limiter, UsageBook(store, journal), store)
@@ -75,6 +75,6 @@ class Accounts:
         if self._tending is not None:
             self._tending.cancel()
             await asyncio.gather(self._tending, return_exceptions=True)
-        await self.limiter.tend()
+        await self.limiter.close()
         await self.usage.close()
         await self.store.close()

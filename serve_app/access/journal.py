@@ -41,12 +41,6 @@ class Segment:
             self.path.unlink(missing_ok=True)
         self.release()
 
-    def set_aside(self) -> None:
-        """Keep the file for the operator under another ending, since nothing can be done with it."""
-        if self.path is not None:
-            self.path.replace(self.path.with_suffix(".unusable"))
-        self.release()
-
     def release(self) -> None:
         """Let go of the lock, and leave the file to others."""
         if self.file >= 0:
@@ -55,7 +49,7 @@ class Segment:
 
 
 class Journal:
-    """The segments of one folder; one is this process' own at any time. Where the folder fails, it goes on without files."""
+    """The segments of one folder; one is this process' own at any time. Where writing fails, entries are in memory only."""
 
     def __init__(self, folder: Path | None) -> None:
         """Use `folder`, made when needed; None: no files."""

@@ -22,8 +22,8 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field, ValidationError, field_validator, model_validator
 
-from serve_app.access_config import MAX_LIMIT
-from serve_app.caller import ANONYMOUS, STRANGER, Caller, Limits, Priority, Scope
+from serve_app.access_config import LimitsSettings
+from serve_app.caller import ANONYMOUS, STRANGER, Caller, Priority, Scope
 from serve_app.engine_config import Settings
 
 logger = logging.getLogger(__name__)
@@ -43,8 +43,8 @@ class FormerKey(Settings):
     """Until when it is still taken."""
 
 
-class Key(Settings):
-    """One key, without the key itself."""
+class Key(LimitsSettings):
+    """One key and its bounds, without the key itself."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Names its owner in usage, metrics and logs."""
@@ -54,9 +54,6 @@ class Key(Settings):
     """What it may do."""
     models: tuple[str, ...] = ()
     """Models that it may use; empty: all."""
-    requests_per_minute: int | None = Field(None, ge=1, le=MAX_LIMIT)
-    tokens_per_minute: int | None = Field(None, ge=1, le=MAX_LIMIT)
-    concurrent: int | None = Field(None, ge=1, le=100_000)
     priority: Priority = Priority.NORMAL
     created: AwareDatetime | None = None
     expires: AwareDatetime | None = None
@@ -73,11 +70,7 @@ class Key(Settings):
 
     def build_caller(self) -> Caller:
         """Return the key's owner."""
-        limits = Limits(
-            requests_per_minute=self.requests_per_minute,
-            tokens_per_minute=self.tokens_per_minute,
-            concurrent=self.concurrent,
-        )
+        limits = self.build_limits()
         return Caller(name=self.name, scopes=frozenset(self.scopes), models=self.models, limits=limits, priority=self.priority)
 
 

@@ -110,6 +110,9 @@ class Limiter:
         except StoreUnavailable as error:
             self.note_failure(error)
             return await self._reserve_locally(wants, slots)
+        except QuotaExceeded:
+            self._note_success()
+            raise
         self._note_success()
         return reservation
 
@@ -177,16 +180,24 @@ class Limiter:
         except StoreUnavailable as error:
             self.note_failure(error)
 
+    async def close(self) -> None:
+        """Give back what is held and not used; where the store is away, it becomes free by itself."""
+        try:
+            await self._shared.counters.settle(idle_s=0.0)
+            await self._shared.places.close()
+        except StoreUnavailable as error:
+            self.note_failure(error)
+
     def _list_wants(self, caller: Caller, model: str, prompt_tokens: int, answer_tokens: int) -> list[Want]:
         """Return what a request needs. An answer that may become longer than the quota still fits into an unused one."""
         wants: list[Want] = []
         for kind, name, owner, limits in self._find_limits(caller, model):
             path = f"{kind}/{encode_name(name)}"
-            if limits.requests_per_minute is not None:
-                wants.append(Want(key=f"requests/{path}", amount=1, limit=limits.requests_per_minute, kind="requests", owner=owner))
+            if (limit := limits.requests_per_minute) is not None:
+                wants.append(Want(counter=f"requests/{path}", amount=1, limit=limit, kind="requests", owner=owner))
             if (limit := limits.tokens_per_minute) is not None:
                 tokens = max(prompt_tokens, min(prompt_tokens + answer_tokens, limit))
-                wants.append(Want(key=f"tokens/{path}", amount=tokens, limit=limit, kind="tokens", owner=owner))
+                wants.append(Want(counter=f"tokens/{path}", amount=tokens, limit=limit, kind="tokens", owner=owner))
         return wants
 
     def _list_slots(self, caller: Caller, model: str) -> dict[str, tuple[int, str]]:

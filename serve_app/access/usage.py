@@ -102,7 +102,7 @@ class UsageBook:
         now = time.monotonic()
         if now - self._adopted_at >= _ADOPT_EVERY_S:
             self._adopted_at = now
-            await self._adopt()
+            await asyncio.shield(asyncio.ensure_future(self._adopt()))  # cancelled halfway, locked files would belong to nobody
         try:
             while self._pending or self._fresh:
                 if not self._pending:  # one at a time: while the store is away, two segments remain, not thousands

@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from pydantic import ValidationError
-from rich.console import Console
 
 from serve_app.access.keys import FormerKey, Key, KeysUnusable, changing_keys, hash_key, make_key, now, read_keys
 from serve_app.access_config import AccessSettings
 from serve_app.caller import Priority, Scope
 from serve_app.client.commands import print_table
+from serve_app.client.configuration import Mistake, print_error, read_args
 
 keys = typer.Typer(no_args_is_help=True, help="The keys that the application asks for.")
-_console = Console(stderr=True)
 _DURATION = re.compile(r"(\d{1,5})([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -39,10 +37,6 @@ _PriorityOption = Annotated[Priority | None, typer.Option("--priority", help="Wh
 _Expires = Annotated[str | None, typer.Option("--expires", help="When it ends: 12h, 30d, 2027-01-31, or never.")]
 
 
-class _Mistake(Exception):
-    """What the operator can correct."""
-
-
 @keys.command("create")
 def create(
     name: _Name,
@@ -59,10 +53,18 @@ def create(
     """Make a key and print it. It is shown this once; only its hash is kept."""
     with _reporting() as path_of, changing_keys(path_of(file, config)) as entries:
         if any(key.name == name for key in entries):
-            raise _Mistake(f"there is a key '{name}' already; `rotate` replaces it, `change` changes its limits")
+            raise Mistake(f"there is a key '{name}' already; `rotate` replaces it, `change` changes its limits")
         secret = make_key()
-        wishes = _read_wishes(models, scope, requests_per_minute, tokens_per_minute, concurrent, priority, expires)
-        entries.append(_build(name=name, sha256=hash_key(secret), created=now(), **wishes))
+        changes = _read_changes(
+            models=models,
+            scope=scope,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            concurrent=concurrent,
+            priority=priority,
+            expires=expires,
+        )
+        entries.append(_build(name=name, sha256=hash_key(secret), created=now(), **changes))
     typer.echo(secret)
 
 
@@ -82,8 +84,16 @@ def change(
     """Change what a key may do; the key itself stays. `--models all` removes the restriction."""
     with _reporting() as path_of, changing_keys(path_of(file, config)) as entries:
         at = _find(entries, name)
-        wishes = _read_wishes(models, scope, requests_per_minute, tokens_per_minute, concurrent, priority, expires)
-        entries[at] = _build(**(entries[at].model_dump() | wishes))
+        changes = _read_changes(
+            models=models,
+            scope=scope,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            concurrent=concurrent,
+            priority=priority,
+            expires=expires,
+        )
+        entries[at] = _build(**(entries[at].model_dump() | changes))
 
 
 @keys.command("list")
@@ -121,7 +131,7 @@ def rotate(
         at, secret = _find(entries, name), make_key()
         old = entries[at]
         if old.expires is not None and old.expires <= now():
-            raise _Mistake(f"the key '{name}' expired, and a new one would have too; `change {name} --expires ...` comes first")
+            raise Mistake(f"the key '{name}' expired, and a new one would have too; `change {name} --expires ...` comes first")
         former = [each for each in old.former if each.expires > now()]
         if (ends := now() + _parse_duration(keep)) > now() and old.revoked is None:  # what was revoked stays so
             former.append(FormerKey(sha256=old.sha256, expires=ends))
@@ -142,7 +152,7 @@ def _find(entries: list[Key], name: str) -> int:
         if key.name == name:
             return at
     known = ", ".join(key.name for key in entries) or "none"
-    raise _Mistake(f"there is no key '{name}'; the keys are: {known}")
+    raise Mistake(f"there is no key '{name}'; the keys are: {known}")
 
 
 def _build(**fields: Any) -> Key:
@@ -150,10 +160,11 @@ def _build(**fields: Any) -> Key:
         return Key(**fields)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        raise _Mistake(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise Mistake(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def _read_wishes(
+def _read_changes(
+    *,
     models: list[str] | None,
     scope: list[Scope] | None,
     requests_per_minute: int | None,
@@ -163,21 +174,21 @@ def _read_wishes(
     expires: str | None,
 ) -> dict[str, Any]:
     """Return the fields of a key that the operator gave."""
-    wishes: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     if models is not None:
         names = [name.strip() for each in models for name in each.split(",") if name.strip()]
         if not names:  # an empty variable of a script must not mean all models
-            raise _Mistake("--models: no model is named; `--models all` means all")
-        wishes["models"] = () if names == ["all"] else tuple(names)
+            raise Mistake("--models: no model is named; `--models all` means all")
+        changes["models"] = () if names == ["all"] else tuple(names)
     if scope:
-        wishes["scopes"] = tuple(dict.fromkeys(scope))
+        changes["scopes"] = tuple(dict.fromkeys(scope))
     bounds = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute, "concurrent": concurrent}
-    wishes |= {name: bound or None for name, bound in bounds.items() if bound is not None}
+    changes |= {name: bound or None for name, bound in bounds.items() if bound is not None}
     if priority is not None:
-        wishes["priority"] = priority
+        changes["priority"] = priority
     if expires is not None:
-        wishes["expires"] = None if expires == "never" else _parse_end(expires)
-    return wishes
+        changes["expires"] = None if expires == "never" else _parse_end(expires)
+    return changes
 
 
 def _parse_end(given: str) -> datetime:
@@ -187,14 +198,14 @@ def _parse_end(given: str) -> datetime:
     try:
         moment = datetime.fromisoformat(given)
     except ValueError:
-        raise _Mistake(f"--expires: '{given[:40]}' is neither a duration such as 30d nor a date such as 2027-01-31") from None
+        raise Mistake(f"--expires: '{given[:40]}' is neither a duration such as 30d nor a date such as 2027-01-31") from None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 def _parse_duration(given: str) -> timedelta:
     match = _DURATION.fullmatch(given)
     if match is None:
-        raise _Mistake(f"'{given[:40]}' is no duration; write 30s, 15m, 12h, 30d or 4w")
+        raise Mistake(f"'{given[:40]}' is no duration; write 30s, 15m, 12h, 30d or 4w")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
@@ -216,12 +227,11 @@ def _reporting() -> Iterator[Any]:
         problem = f"the file of keys cannot be used: {error}"
     except OSError as error:
         problem = f"{error.filename or 'the file of keys'}: {error.strerror}"
-    except _Mistake as error:
+    except Mistake as error:
         problem = str(error)
     except ValueError:
         problem = "--file: this is no name of a file"
-    _console.print("error:", style="red", end=" ")
-    _console.print(problem, highlight=False, markup=False)
+    print_error(problem)
     raise typer.Exit(1)
 
 
@@ -232,12 +242,7 @@ def _find_file(file: Path | None, config: Path) -> Path:
     settings = AccessSettings()
     if config.exists():
         try:
-            given = yaml.safe_load(config.read_text(encoding="utf-8"))["applications"][0]["args"].get("access", {})
-            settings = AccessSettings.model_validate(given)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise _Mistake(f"{config} is not YAML: {str(error).splitlines()[0]}") from None
+            settings = AccessSettings.model_validate(read_args(config).get("access", {}))
         except ValidationError as error:
-            raise _Mistake(f"{config}: args.access: {error.errors()[0]['msg']}") from None
-        except (KeyError, IndexError, TypeError, AttributeError):
-            raise _Mistake(f"{config} does not have the structure of serve_config.yaml: applications, each with args") from None
+            raise Mistake(f"{config}: args.access: {error.errors()[0]['msg']}") from None
     return Path(settings.keys_file).expanduser()

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
-import yaml
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
+from serve_app.client.configuration import Mistake, print_error, read_args
 from serve_app.errors import ServeError
 from serve_app.store.base import Store
 from serve_app.store.registry import build_store
@@ -22,10 +22,6 @@ from serve_app.store_config import RedisSettings, SqliteSettings, StoreSettings
 state = typer.Typer(no_args_is_help=True, help="What the application keeps: usage, quotas, stored responses.")
 _console = Console(stderr=True)
 _ConfigFile = Annotated[Path, typer.Option("--config", help="The configuration, whose `args.store` says where the state is.")]
-
-
-class _StateError(Exception):
-    """A mistake that the operator can correct."""
 
 
 @state.command("export")
@@ -70,10 +66,9 @@ def _run(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
         problem = error.message
     except OSError as error:
         problem = f"{error.filename or 'the file'}: {error.strerror}"
-    except (_StateError, ValueError) as error:
+    except (Mistake, ValueError) as error:
         problem = str(error)
-    _console.print("error:", style="red", end=" ")
-    _console.print(problem, highlight=False, markup=False)
+    print_error(problem)
     raise typer.Exit(1)
 
 
@@ -88,17 +83,11 @@ async def _opened(config: Path) -> AsyncIterator[Store]:
 
 def _read_settings(config: Path) -> SqliteSettings | RedisSettings:
     """Return `args.store` of the file's application."""
+    adapter: TypeAdapter[SqliteSettings | RedisSettings] = TypeAdapter(StoreSettings)
     try:
-        given = yaml.safe_load(config.read_text(encoding="utf-8"))["applications"][0]["args"].get("store", {"kind": "sqlite"})
-        adapter: TypeAdapter[SqliteSettings | RedisSettings] = TypeAdapter(StoreSettings)
-        return adapter.validate_python(given)
-    except yaml.YAMLError as error:
-        raise _StateError(f"{config} is not YAML: {str(error).splitlines()[0]}") from error
+        return adapter.validate_python(read_args(config).get("store", {"kind": "sqlite"}))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise _StateError(f"{config}: args.store: {first['msg']}") from error
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise _StateError(f"{config} does not have the structure of serve_config.yaml: applications, each with args") from error
+        raise Mistake(f"{config}: args.store: {error.errors()[0]['msg']}") from error
 
 
 @contextmanager

@@ -60,10 +60,10 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect], access: Access) ->
     for (path, method), queries_at_path in queries.items():
         methods = ["GET", "HEAD"] if method == "GET" else [method]
         answer = _answer_query([query for _, query in queries_at_path], gateway)
-        _mount(app, queries_at_path[0][0], path, methods, answer, queries_at_path[0][1].scope)
+        _mount(app, queries_at_path[0][0], path, methods, answer, scope=queries_at_path[0][1].scope)
 
     def mount(path: str, answer: _Respond, scope: CallerScope | None) -> None:
-        _mount(app, find_dialect(path, dialects), path, ["GET", "HEAD"], answer, scope)  # load balancers send HEAD
+        _mount(app, find_dialect(path, dialects), path, ["GET", "HEAD"], answer, scope=scope)  # load balancers send HEAD
 
     mount_status(mount, gateway)
 
@@ -111,7 +111,7 @@ def create_unusable_app(
         return error_response(find_dialect(request.scope["path"], dialects), reason(find_caller(request.scope)), record)
 
     def mount(path: str, answer: _Respond, scope: CallerScope | None) -> None:
-        _mount(app, find_dialect(path, dialects), path, ["GET", "HEAD"], answer, scope)
+        _mount(app, find_dialect(path, dialects), path, ["GET", "HEAD"], answer, scope=scope)
 
     mount_unusable_status(mount, settings, fleet, faults)
     app.add_api_route("/{path:path}", refuse, methods=_ALL_METHODS)
@@ -143,6 +143,7 @@ def _mount(
     path: str,
     methods: list[str],
     answer: _Respond,
+    *,
     scope: CallerScope | None = CallerScope.USE,
 ) -> None:
     """Add an endpoint whose exceptions become errors in the dialect's shape; an unforeseen exception's text is left out.

@@ -18,7 +18,7 @@ from serve_app.access.keys import Key, KeyList, hash_key
 from serve_app.caller import Caller, Priority, Scope
 from serve_app.conversation import GenerateRequest, RawText, TextDelta
 from serve_app.engines.fake import FakeEngine
-from serve_app.errors import EngineDead
+from serve_app.errors import EngineDead, InvalidRequest
 from serve_app.record import RequestRecord
 from serve_app.types import TokenDelta, TokenEvent, TokenRequest
 from tests.unit.app import App, running
@@ -241,3 +241,25 @@ async def test_usage_and_the_engines_agree_to_the_token_under_faults(tmp_path: P
         assert engines["a"].tokens > 0 < engines["b"].tokens
         assert engines["a"].tokens + engines["b"].tokens == told["completion_tokens"] == row["completion_tokens"]
         assert row["prompt_tokens"] == told["prompt_tokens"]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_a_failure_before_the_first_token_costs_no_prompt(tmp_path: Path, n: int) -> None:
+    async with _limited(tmp_path, {"fault": "fail_first"}) as app:
+        answer = await app.client.post("/v1/chat/completions", json=HI | {"n": n}, headers=_as("free"))
+        assert answer.status_code == 500
+        row = (await _usage(app))["free"]
+        assert (row["requests"], row["errors"], row["prompt_tokens"]) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("error", [InvalidRequest("a grammar that cannot be followed"), RuntimeError("unforeseen")])
+async def test_what_an_engine_refuses_costs_no_quota(tmp_path: Path, error: Exception) -> None:
+    class _Refuses:
+        async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
+            raise error
+            yield  # makes it a generator
+
+    async with _limited(tmp_path) as app:
+        app.gateway._attempts._generators = {"a": _Refuses()}
+        statuses = {(await app.client.post("/v1/chat/completions", json=HI, headers=_as("rpm"))).status_code for _ in range(4)}
+        assert 429 not in statuses

@@ -1,0 +1,32 @@
+"""Reads a part of serve_config.yaml for commands that need no server, and prints their mistakes."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+_console = Console(stderr=True)
+
+
+class Mistake(Exception):
+    """What the operator can correct, in a sentence."""
+
+
+def read_args(config: Path) -> dict[str, Any]:
+    """Return `args` of the file's application; raises `Mistake`, and `OSError` where the file cannot be read."""
+    try:
+        args = yaml.safe_load(config.read_text(encoding="utf-8"))["applications"][0]["args"]
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Mistake(f"{config} is not YAML: {str(error).splitlines()[0]}") from error
+    except (KeyError, IndexError, TypeError) as error:
+        raise Mistake(f"{config} does not have the structure of serve_config.yaml: applications, each with args") from error
+    if not isinstance(args, dict):
+        raise Mistake(f"{config} does not have the structure of serve_config.yaml: applications, each with args")
+    return args
+
+
+def print_error(problem: str) -> None:
+    """Print a problem after the word `error:`, in red."""
+    _console.print("error:", style="red", end=" ")
+    _console.print(problem, highlight=False, markup=False)
