@@ -69,7 +69,7 @@ async def _measure(accounts: Accounts, access: Access, key: str, requests: int, 
         record.add_end(_END)
         record.outcome, record.is_accounted = "ok", True
         accounts.usage.note(record)
-        held.settle(record.consumed)
+        held.settle(200)
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
     layer = AccessLayer(app, access=access, refuse=lambda scope, error: Response(status_code=500))

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from serve_app.access.journal import Journal
@@ -29,7 +29,8 @@ class Accounts:
     limiter: Limiter
     usage: UsageBook
     store: Store
-    _tending: asyncio.Task[None] | None = field(default=None)
+    _tending: asyncio.Task[None] | None = None
+    _is_closing: bool = False
 
     @classmethod
     def in_memory(cls) -> "Accounts":
@@ -66,15 +67,18 @@ class Accounts:
                     await self.usage.flush()
             except Exception:  # a fault here must not end the counting for good
                 logger.exception("limits and usage are not up to date")
+            if self._is_closing:
+                return
             with suppress(TimeoutError):
                 async with asyncio.timeout(_TEND_EVERY_S):
                     await self.limiter.wake.wait()
 
     async def close(self) -> None:
         """Bring the store up to date a last time, and disconnect."""
-        if self._tending is not None:
-            self._tending.cancel()
-            await asyncio.gather(self._tending, return_exceptions=True)
+        self._is_closing = True
+        self.limiter.wake.set()
+        if self._tending is not None:  # not cancelled: a database's client may swallow that, and the task would go on
+            await self._tending
         await self.limiter.close()
         await self.usage.close()
         await self.store.close()

@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from serve_app.access.accounts import Accounts
 from serve_app.access.limits import Limiter
 from serve_app.access_config import AccessSettings
 from serve_app.errors import QuotaExceeded
+from serve_app.store.base import Store
 from serve_app.store.memory import MemoryStore
 from serve_app.store.sqlite import SqliteStore
 from tests.access.test_limits import _caller, _reserve
@@ -80,3 +82,19 @@ async def test_usage_read_during_a_flush_is_complete(tmp_path: Path) -> None:
     (bob,) = await book.read() or (None,)
     await flushing
     assert bob is not None
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+async def test_accounts_close_at_any_moment(opener: Callable[..., Store], kind: str, tmp_path: Path) -> None:
+    """A cancelled task that keeps the store up to date went on for ever where Redis' client swallowed the cancellation."""
+    for turn in range(25):
+        accounts = Accounts.build(AccessSettings(journal_dir=str(tmp_path / "j")), opener(kind, f"s{turn % 5}"), share=0.0)
+        accounts.start()
+        caller = _caller(requests_per_minute=1000, concurrent=50)
+        held = await asyncio.gather(*(_reserve(accounts.limiter, caller, 1, 1) for _ in range(5)))
+        for each in held:
+            accounts.usage.note(_record())
+            each.settle(1)
+        await asyncio.sleep(random.uniform(0, 0.004))
+        async with asyncio.timeout(5):
+            await accounts.close()
