@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from serve_app.access.accounts import Accounts
 from serve_app.access.limits import Limiter
 from serve_app.access_config import AccessSettings
