@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from serve_app.access.journal import Journal
@@ -29,8 +29,8 @@ class Accounts:
     limiter: Limiter
     usage: UsageBook
     store: Store
-    _tending: asyncio.Task[None] | None = None
-    _is_closing: bool = False
+    _tending: list[asyncio.Task[None]] = field(default_factory=list)
+    _closing: asyncio.Event = field(default_factory=asyncio.Event)
 
     @classmethod
     def in_memory(cls) -> "Accounts":
@@ -55,30 +55,35 @@ class Accounts:
 
     def start(self) -> None:
         """Keep the store up to date until `close`."""
-        self._tending = asyncio.create_task(self._tend())
+        # Two tasks: while the store takes long for the sums, places must not run out.
+        self._tending = [
+            asyncio.create_task(self._repeat(self.limiter.tend_places, self.limiter.wake)),
+            asyncio.create_task(self._repeat(self._bring_up_to_date, self._closing)),
+        ]
 
-    async def _tend(self) -> None:
-        flush_at = 0.0
+    async def _bring_up_to_date(self) -> None:
+        await self.limiter.settle()
+        await self.usage.flush()
+
+    async def _repeat(self, work: Callable[[], Awaitable[None]], wake: asyncio.Event) -> None:
+        """Do `work` once a second, and when `wake` is set."""
         while True:
             try:
-                await self.limiter.tend()
-                if (now := time.monotonic()) >= flush_at:  # not with each place that is given back
-                    flush_at = now + _TEND_EVERY_S
-                    await self.usage.flush()
+                await work()
             except Exception:  # a fault here must not end the counting for good
                 logger.exception("limits and usage are not up to date")
-            if self._is_closing:
+            if self._closing.is_set():
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout(_TEND_EVERY_S):
-                    await self.limiter.wake.wait()
+                    await wake.wait()
 
     async def close(self) -> None:
         """Bring the store up to date a last time, and disconnect."""
-        self._is_closing = True
+        self._closing.set()
         self.limiter.wake.set()
-        if self._tending is not None:  # not cancelled: a database's client may swallow that, and the task would go on
-            await self._tending
+        for task in self._tending:  # not cancelled: a database's client may swallow that, and the task would go on
+            await task
         await self.limiter.close()
         await self.usage.close()
         await self.store.close()

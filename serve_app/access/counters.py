@@ -115,7 +115,7 @@ class Counters:
         now = self._clock()
         for want in wants:
             refusal = self._refusals.get(want.counter)
-            if refusal is None:
+            if refusal is None or self._holds(want, now):
                 continue
             if now >= refusal.until:
                 del self._refusals[want.counter]
@@ -124,9 +124,9 @@ class Counters:
 
     async def take(self, wants: Sequence[Want]) -> list[Grant]:
         """Return a grant for each want, or raise `QuotaExceeded` with none taken; raises `StoreUnavailable`."""
-        self.require_room(wants)
         grants, lacking = self._take_held(wants)
         try:
+            self.require_room(lacking)
             if lacking and self._share:
                 grants += await self._fill(lacking)
             elif lacking:
@@ -162,14 +162,19 @@ class Counters:
         now = self._clock()
         grants, lacking = [], []
         for want in wants:
-            block = self._blocks.get(want.counter)
-            if block is None or now >= block.ends_at or block.left < want.amount:
+            if not self._holds(want, now):
                 lacking.append(want)
                 continue
+            block = self._blocks[want.counter]
             block.left -= want.amount
             block.used_at = now
             grants.append(Grant(self, block, want))
         return grants, lacking
+
+    def _holds(self, want: Want, now: float) -> bool:
+        """Return whether a block held here suffices."""
+        block = self._blocks.get(want.counter)
+        return block is not None and now < block.ends_at and block.left >= want.amount
 
     async def _claim(self, wants: Sequence[Want]) -> list[Grant]:
         """Take the wants from the store, more of each where that is allowed; what is more stays here."""
@@ -298,14 +303,19 @@ class Counters:
                     self._note_late(addition.key, addition.amount, limit)
 
     def _carry(self, batch: _Batch, tallies: Sequence[Tally]) -> None:
-        """Add to the next window what this batch added beyond the limit: the part of each addition that stands above it."""
+        """Add to the next window what this batch changed above the limit.
+
+        Excess counts there too, and what another request gives back afterwards takes that back.
+        """
         carried = []
         for addition, limit, tally in zip(batch.additions, batch.limits, tallies, strict=True):
             if tally.resets_in_s == 0:  # the window was over, and counted nothing
                 if addition.amount > 0:
                     self._note_late(addition.key, addition.amount, limit)
-            elif (beyond := min(addition.amount, tally.sum - limit)) > 0 and tally.resets_in_s < _LONGEST_DEBT_S:
-                carried.append((Addition(addition.key, beyond, WINDOW_S, start=tally.start + WINDOW_S), limit))
+                continue
+            change = max(0, tally.sum - limit) - max(0, tally.sum - addition.amount - limit)
+            if change and tally.resets_in_s < _LONGEST_DEBT_S:
+                carried.append((Addition(addition.key, change, WINDOW_S, start=tally.start + WINDOW_S), limit))
         self._send_later(carried)
 
     def _collect(self, now: float, idle_s: float) -> list[tuple[Addition, int]]:

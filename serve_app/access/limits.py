@@ -6,8 +6,9 @@ Knows callers and the store; no key, no HTTP, no engine.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from serve_app.access.counters import Counters, Grant, Want
 from serve_app.access.places import Place, Places
@@ -70,6 +71,7 @@ class Limiter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Bound `models` by these limits; `share`: see `Counters`; `clock` gives monotonic seconds."""
+        self._store = store
         self._models = models
         self._fail_open = fail_open
         self._clock = clock
@@ -104,8 +106,8 @@ class Limiter:
             return await self._reserve_locally(wants, slots)
         self._ask_again_at = self._clock() + _AWAY_S  # of the requests in this second, one finds out whether the store is back
         try:
-            if self._is_away:  # first what it missed
-                await self._shared.counters.settle()
+            if self._is_away:
+                await self._catch_up()
             reservation = await self._reserve(self._shared, wants, slots)
         except StoreUnavailable as error:
             self.note_failure(error)
@@ -116,6 +118,15 @@ class Limiter:
         self._note_success()
         return reservation
 
+    async def _catch_up(self) -> None:
+        """Find out whether the store is back, and tell it first what it missed."""
+        try:
+            async with asyncio.timeout(_AWAY_S):
+                await self._store.check()
+                await self._shared.counters.settle()
+        except TimeoutError:
+            raise StoreUnavailable("the store is slow", reason="busy", retry_after_s=_AWAY_S) from None
+
     async def _reserve_locally(self, wants: list[Want], slots: Mapping[str, tuple[int, str]]) -> Reservation:
         if not self._fail_open:
             raise StoreUnavailable(
@@ -125,21 +136,41 @@ class Limiter:
         return await self._reserve(self._local, wants, slots)
 
     async def _reserve(self, books: _Books, wants: list[Want], slots: Mapping[str, tuple[int, str]]) -> Reservation:
+        """Return what a request needs, or raise with nothing held."""
         held = Reservation(_books=books, _wake=self._request_wake)
+
+        async def take_place(key: str, count: int, owner: str) -> None:
+            place = await books.places.take(key, count)
+            if place is None:
+                raise QuotaExceeded(f"{owner} may have {count} requests under way at once; wait until one ends", retry_after_s=1.0)
+            held.places.append(place)
+
+        async def take_counters() -> None:
+            held.grants = await books.counters.take(wants)
+
+        calls = [take_place(key, count, owner) for key, (count, owner) in slots.items()]
+        if wants:
+            calls.append(take_counters())
         try:
-            for key, (count, owner) in slots.items():
-                place = await books.places.take(key, count)
-                if place is None:
-                    raise QuotaExceeded(
-                        f"{owner} may have {count} requests under way at once; wait until one ends", retry_after_s=1.0
-                    )
-                held.places.append(place)
-            if wants:
-                held.grants = await books.counters.take(wants)
+            await self._wait_for(calls)
         except BaseException:
             held.settle(0, counts=False)
             raise
         return held
+
+    async def _wait_for(self, calls: list[Coroutine[Any, Any, None]]) -> None:
+        """Run the calls, and raise the first one's error: together where each asks the store, else one after the other."""
+        if self._wakes_at_once and len(calls) > 1:
+            errors = [each for each in await asyncio.gather(*calls, return_exceptions=True) if each is not None]
+            if errors:
+                raise errors[0]
+            return
+        try:
+            for call in calls:
+                await call
+        finally:
+            for call in calls:
+                call.close()  # those that an error left out
 
     def show_allowances(self, caller: Caller, model: str) -> tuple[Allowance, ...]:
         """Return what is left of a caller's limits, requests and tokens; of several for the same kind, the least."""
@@ -169,16 +200,27 @@ class Limiter:
             self._local.counters.forget()
             logger.warning("limits: the store answers again")
 
-    async def tend(self) -> None:
-        """Bring the store up to date; call it every second, and when `wake` is set."""
+    async def tend_places(self) -> None:
+        """Renew places and give back free ones; call it every second, and when `wake` is set."""
         self.wake.clear()
         await self._local.places.tend()
-        await self._local.counters.settle()
         try:
             await self._shared.places.tend()
+        except StoreUnavailable as error:
+            self.note_failure(error)
+
+    async def settle(self) -> None:
+        """Bring the store's sums up to date; call it every second."""
+        await self._local.counters.settle()
+        try:
             await self._shared.counters.settle()
         except StoreUnavailable as error:
             self.note_failure(error)
+
+    async def tend(self) -> None:
+        """Do both."""
+        await self.tend_places()
+        await self.settle()
 
     async def close(self) -> None:
         """Give back what is held and not used; where the store is away, it becomes free by itself."""

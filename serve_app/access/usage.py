@@ -77,6 +77,7 @@ class UsageBook:
         self._adopted_at = float("-inf")
         self._is_away = False
         self._flushing = asyncio.Lock()
+        self._failures = 0
 
     def note(self, record: RequestRecord) -> None:
         """Count a request that ends now."""
@@ -95,8 +96,10 @@ class UsageBook:
 
     async def flush(self) -> None:
         """Add what was noted to the store; what cannot be added now is kept for the next call."""
+        failures = self._failures
         async with self._flushing:
-            await self._flush()
+            if failures == self._failures:  # else the store failed while this one waited, and would again
+                await self._flush()
 
     async def _flush(self) -> None:
         now = time.monotonic()
@@ -116,6 +119,7 @@ class UsageBook:
             if not self._is_away:
                 logger.error("usage: the store is %s; it is kept here until the store answers", error.reason)
             self._is_away = True
+            self._failures += 1
             return
         self._is_away = False
 

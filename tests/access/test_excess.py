@@ -162,3 +162,46 @@ async def test_a_cancelled_look_at_usage_loses_no_segment(tmp_path: Path) -> Non
     await asyncio.gather(looking, return_exceptions=True)
     await asyncio.sleep(0.2)
     assert BOB in await book.read()
+
+
+@SHARES
+@pytest.mark.parametrize("ingresses", [1, 2])
+async def test_what_is_given_back_later_takes_carried_excess_back(clock: _Clock, share: float, ingresses: int) -> None:
+    """One request's excess stands above the limit only because of another one's reservation, of which little is used."""
+    store = MemoryStore(clock=clock)
+    limiters = [_limiter(store, clock, share) for _ in range(ingresses)]
+    caller = _caller(tokens_per_minute=1000)
+    large = await _reserve(limiters[0], caller, 800, 0)
+    small = await _reserve(limiters[-1], caller, 200, 0)
+    small.settle(700)
+    await limiters[-1].tend()
+    large.settle(10)
+    clock.now += 1.1
+    for limiter in limiters:
+        await limiter.tend()
+    assert await _sum(store) == 710
+    clock.now += 60
+    assert await _sum(store) == 0
+
+
+async def test_a_wake_settles_no_counters(clock: _Clock) -> None:
+    store = MemoryStore(clock=clock)
+    limiter, caller = _limiter(store, clock), _caller(tokens_per_minute=1000, concurrent=5)
+    for _ in range(5):
+        (await _reserve(limiter, caller, 1, 1)).settle(1)
+        assert limiter.wake.is_set()
+        await limiter.tend_places()
+    assert not store._batches
+
+
+async def test_only_an_answer_shows_that_the_store_is_back(clock: _Clock, caplog: pytest.LogCaptureFixture) -> None:
+    store = _Failing(clock=clock)
+    limiter, caller = _limiter(store, clock, 0.05), _caller(requests_per_minute=1000)
+    held = [await _reserve(limiter, caller, 1, 1) for _ in range(3)]
+    store.is_away = True
+    limiter.note_failure(StoreUnavailable("x", reason="away"))
+    for each in held:
+        clock.now += 1.1
+        each.settle(1, counts=False)  # its block could serve the next request
+        await _reserve(limiter, caller, 1, 1)
+    assert not [record for record in caplog.records if "again" in record.getMessage()]
