@@ -118,11 +118,10 @@ def describe(dialects: Iterable[Dialect], operations: Mapping[str, str]) -> Json
     }
 
 
-def _add_answers(described: JsonObject, more: JsonObject) -> None:
+def _add_answers(described: dict[str, JsonObject], more: dict[str, JsonObject]) -> None:
     """Add the answers of another dialect at the same path: any of the schemas where both have one of a media type."""
     for status, answer in more.items():
-        known_answer: JsonObject = described.setdefault(status, answer)
-        content: JsonObject = known_answer.setdefault("content", {})
+        content = described.setdefault(status, answer).setdefault("content", {})
         for media_type, shown in answer.get("content", {}).items():
             known = content.setdefault(media_type, shown)
             if known["schema"] != shown["schema"]:
