@@ -15,6 +15,13 @@ from typer.testing import CliRunner
 from serve_app.cli import app as command
 from tests.unit.app import running
 
+
+@pytest.fixture(autouse=True)
+def rereads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let changes of the file count after 50 ms instead of a second."""
+    monkeypatch.setattr("serve_app.access.keys._REREAD_S", 0.05)
+
+
 HI = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 
 
@@ -66,7 +73,7 @@ async def test_from_no_keys_to_usage(tmp_path: Path) -> None:
         assert await _ask(console, "") == 200
         alice = await console.keys("create", "alice", "--requests-per-minute", "100")
         root = await console.keys("create", "root", "--scope", "use", "--scope", "operate")
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(0.1)
         assert [await _ask(console, key) for key in ("", alice, alice, root)] == [401, 200, 200, 200]
         code, _, errors = await console.run(None, "list")
         assert (code, "PHI_SERVE_API_KEY" in errors) == (1, True)
@@ -102,16 +109,16 @@ async def test_a_keys_life(tmp_path: Path) -> None:
         assert "priority: batch" in shown
         assert first not in shown
         second = await console.keys("rotate", "bob", "--keep", "1h")
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(0.1)
         assert [await _ask(console, key) for key in (first, second)] == [200, 200]
         await console.keys("change", "bob", "--requests-per-minute", "1", "--expires", "never")
         third = await console.keys("rotate", "bob")
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(0.1)
         statuses = [await _ask(console, key) for key in (second, first, third, third)]
         assert statuses[0] == 401
         assert sorted(statuses[1:]) == [200, 429, 429]
         await console.keys("revoke", "bob")
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(0.1)
         assert [await _ask(console, key) for key in (first, second, third)] == [401, 401, 401]
         assert "revoked" in await console.keys("list")
 
