@@ -20,7 +20,7 @@ from serve_app.access.accounts import Accounts
 from serve_app.access.check import Access
 from serve_app.accounting import REQUEST_LOG
 from serve_app.config import AppSettings, RoutingSettings, require_names
-from serve_app.dialects import ollama, openai, reasoning
+from serve_app.dialects import anthropic, ollama, openai, reasoning
 from serve_app.errors import ModelUnusable, RequestError, explain
 from serve_app.gateway import Gateway
 from serve_app.http.access import AUDIT_LOG
@@ -39,7 +39,7 @@ _QUESTION = "A train travels 240 km in 3 hours. If it increases its speed by 20 
 
 _RETRY_S = 10.0
 """Seconds between attempts to load a model whose files are missing or unusable."""
-DIALECTS = (openai.DIALECT, ollama.DIALECT, reasoning.DIALECT)
+DIALECTS = (anthropic.DIALECT, openai.DIALECT, ollama.DIALECT, reasoning.DIALECT)
 
 
 @serve.ingress()

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from serve_app.caller import Scope
 from serve_app.conversation import AnswerEvent, Completion, GenerateRequest, Prompt, RenderedPrompt, RoutePreview, TaskExample
 from serve_app.dialects.faults import find_first_fault
+from serve_app.dialects.limit_headers import write_limits
 from serve_app.errors import InvalidRequest, ServeError
 from serve_app.model_info import LoadedGroup, ModelInfo
 from serve_app.record import RequestRecord
@@ -129,6 +130,8 @@ class QueryContext(Protocol):
     models: Models
     host: str
     """The request's Host header."""
+    headers: Mapping[str, str]
+    """The request's headers; names in any case."""
     parameters: Mapping[str, str]
     """Path parameters by name."""
     raw_body: bytes
@@ -200,6 +203,10 @@ class Dialect:
     """(error, request id) -> body."""
     error_schema: JsonObject
     """JSON schema of the error bodies."""
+    show_status: Callable[[ServeError], int] = lambda error: error.status
+    """error -> HTTP status, where this API has statuses of its own."""
+    write_headers: Callable[[RequestRecord], dict[str, str]] = write_limits
+    """record -> headers that its clients read, beside our own."""
 
 
 def parse(body_type: type[Body], raw: bytes) -> Body:

@@ -54,13 +54,13 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect], access: Access) ->
     for dialect in dialects:
         for endpoint in dialect.endpoints:
             if isinstance(endpoint, Generate):
-                _mount(app, dialect, endpoint.path, ["POST"], _answer_generating(endpoint, gateway))
+                _mount(app, dialect, endpoint.path, ["POST"], _answer_generating(endpoint, dialect, gateway))
             else:
                 queries.setdefault((endpoint.path, endpoint.method), []).append((dialect, endpoint))
     for (path, method), queries_at_path in queries.items():
         methods = ["GET", "HEAD"] if method == "GET" else [method]
-        answer = _answer_query([query for _, query in queries_at_path], gateway)
-        _mount(app, queries_at_path[0][0], path, methods, answer, scope=queries_at_path[0][1].scope)
+        answer = _answer_query(queries_at_path, gateway)
+        _mount(app, find_dialect(path, dialects), path, methods, answer, scope=queries_at_path[0][1].scope)
 
     def mount(path: str, answer: _Respond, scope: CallerScope | None) -> None:
         _mount(app, find_dialect(path, dialects), path, ["GET", "HEAD"], answer, scope=scope)  # load balancers send HEAD
@@ -172,23 +172,28 @@ def _mount(
     app.add_api_route(path, endpoint, methods=methods, name=f"{methods[0]} {path}")
 
 
-def _answer_generating(endpoint: Generate, gateway: Gateway) -> _Respond:
+def _answer_generating(endpoint: Generate, dialect: Dialect, gateway: Gateway) -> _Respond:
     async def answer(request: Request, record: RequestRecord) -> Response:
-        return await respond(endpoint.codec, gateway, request, record)
+        return await respond(endpoint.codec, dialect, gateway, request, record)
 
     return answer
 
 
-def _answer_query(queries: list[Query], gateway: Gateway) -> _Respond:
-    """Return an endpoint that gives the answer of the first query that has one."""
+def _answer_query(queries: list[tuple[Dialect, Query]], gateway: Gateway) -> _Respond:
+    """Return an endpoint that gives the answer of the first query that has one; errors of a query have its dialect's shape."""
 
     async def answer(request: Request, record: RequestRecord) -> Response:
-        raw = b"" if queries[0].body is None else await read_body(request, gateway.settings.limits.max_body_bytes)
+        raw = b"" if queries[0][1].body is None else await read_body(request, gateway.settings.limits.max_body_bytes)
         context = GatewayContext(gateway, request, record, raw)
-        for query in queries:
-            if (result := await query.answer(context, _parse_body(query, raw))) is not None:
-                return _encode_reply(result, record)
-        raise NotFound(f"nothing is served at {queries[0].path}")
+        for dialect, query in queries:
+            try:
+                with client_faults():
+                    result = await query.answer(context, _parse_body(query, raw))
+            except ServeError as error:
+                return error_response(dialect, error, record)
+            if result is not None:
+                return _encode_reply(result, record, dialect)
+        raise NotFound(f"nothing is served at {queries[0][1].path}")
 
     return answer
 
@@ -199,7 +204,7 @@ def _parse_body(query: Query, raw: bytes) -> Any:
     return parse(query.body, raw) if issubclass(query.body, WireBody) else raw
 
 
-def _encode_reply(answer: JsonObject | Reply, record: RequestRecord) -> Response:
+def _encode_reply(answer: JsonObject | Reply, record: RequestRecord, dialect: Dialect) -> Response:
     if isinstance(answer, Reply):
-        return Response(answer.body, answer.status, write_record_headers(record), answer.media_type)
-    return json_response(answer, 200, write_record_headers(record))
+        return Response(answer.body, answer.status, write_record_headers(record, dialect), answer.media_type)
+    return json_response(answer, 200, write_record_headers(record, dialect))

@@ -22,8 +22,9 @@ _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _PREFLIGHT_S = 12 * 3600
 """How long a browser may remember that it may call, as with Ollama."""
 _HEADER_NAMES = re.compile(r"[\w!#$%&'*+.^`|~, -]{0,2000}", re.ASCII)
-_EXPOSED = frozenset({"retry-after", "www-authenticate"})
-"""Headers that pages may read, beside those that begin with x-."""
+_EXPOSED = frozenset({"retry-after", "www-authenticate", "request-id"})
+_EXPOSED_PREFIXES = ("x-", "anthropic-")
+"""Headers that pages may read."""
 _PROBE_PATHS = frozenset({"/livez", "/health", "/metrics"})
 """Paths of probes, which may use any host name."""
 
@@ -123,7 +124,7 @@ class Edge:
                 headers["access-control-allow-origin"] = "*" if self._rules.any_origin else origin
                 if not self._rules.any_origin:
                     headers.add_vary_header("Origin")
-                exposed = [name for name in dict.fromkeys(headers.keys()) if name.startswith("x-") or name in _EXPOSED]
+                exposed = [name for name in dict.fromkeys(headers.keys()) if name.startswith(_EXPOSED_PREFIXES) or name in _EXPOSED]
                 if exposed:
                     headers["access-control-expose-headers"] = ", ".join(exposed)
             await send(message)

@@ -101,7 +101,7 @@ def describe(dialects: Iterable[Dialect], operations: Mapping[str, str]) -> Json
             method = _find_method(endpoint).lower()
             operation = _describe_operation(endpoint, dialect, f"{prefix}Error", bodies)
             if method in verbs:
-                verbs[method]["responses"]["200"]["content"] |= operation["responses"]["200"]["content"]
+                _add_answers(verbs[method]["responses"], operation["responses"])
             else:
                 verbs[method] = operation
     for path, media_type in operations.items():
@@ -116,6 +116,16 @@ def describe(dialects: Iterable[Dialect], operations: Mapping[str, str]) -> Json
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": dict(_SECURITY)},
     }
+
+
+def _add_answers(described: dict[str, JsonObject], more: dict[str, JsonObject]) -> None:
+    """Add the answers of another dialect at the same path: any of the schemas where both have one of a media type."""
+    for status, answer in more.items():
+        content = described.setdefault(status, answer).setdefault("content", {})
+        for media_type, shown in answer.get("content", {}).items():
+            known = content.setdefault(media_type, shown)
+            if known["schema"] != shown["schema"]:
+                content[media_type] = {"schema": {"anyOf": [*known["schema"].get("anyOf", [known["schema"]]), shown["schema"]]}}
 
 
 def _find_method(endpoint: Endpoint) -> str:

@@ -74,6 +74,7 @@ class GatewayContext:
         self._record = record
         self.models: Models = CatalogModels(gateway, record.caller)
         self.host = request.headers.get("host", "")
+        self.headers: Mapping[str, str] = request.headers
         self.parameters: Mapping[str, str] = request.path_params
         self.raw_body = raw_body
         self.request_id = record.request_id

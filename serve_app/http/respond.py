@@ -41,7 +41,7 @@ class _EventResponse(StreamingResponse):
             await self._events.aclose()
 
 
-async def respond(codec: Codec[Any], gateway: Gateway, http_request: Request, record: RequestRecord) -> Response:
+async def respond(codec: Codec[Any], dialect: Dialect, gateway: Gateway, http_request: Request, record: RequestRecord) -> Response:
     """Answer one generating request, streamed or whole: decode, generate, encode.
 
     The first event is awaited before the headers go out, so that early errors keep their status. Raises `ServeError`.
@@ -62,14 +62,14 @@ async def respond(codec: Codec[Any], gateway: Gateway, http_request: Request, re
     events = gateway.generate(request, record)
     if not stream:
         completion = await _fold_while_connected(http_request, events)
-        return json_response(codec.encode(completion, context), 200, write_record_headers(record))
+        return json_response(codec.encode(completion, context), 200, write_record_headers(record, dialect))
     try:
         first = await anext(events)
         encoder = codec.encoder(context)  # not earlier: only now the answering model is certain
     except BaseException:
         await events.aclose()
         raise
-    headers = write_record_headers(record) | {"cache-control": "no-cache", "x-accel-buffering": "no"}
+    headers = write_record_headers(record, dialect) | {"cache-control": "no-cache", "x-accel-buffering": "no"}
     chunks = _encode(first, events, encoder, record)
     return _EventResponse(events, chunks, media_type=encoder.media_type, headers=headers)
 
@@ -131,8 +131,8 @@ def request_id(request: Request) -> str:
     return choose_request_id(request.headers.get("x-request-id", ""))
 
 
-def write_record_headers(record: RequestRecord) -> dict[str, str]:
-    """Return the response headers with the request's id and routing."""
+def write_record_headers(record: RequestRecord, dialect: Dialect) -> dict[str, str]:
+    """Return the response headers with the request's id and routing, and those of the dialect."""
     headers = {
         "x-request-id": record.request_id,
         "x-model": quote(record.served_model, safe="/:") or "none",
@@ -141,12 +141,6 @@ def write_record_headers(record: RequestRecord) -> dict[str, str]:
         "x-route-reason": record.reason or "none",
         "x-attempts": str(record.attempts),
     }
-    for allowance in record.allowances:
-        headers |= {
-            f"x-ratelimit-limit-{allowance.kind}": str(allowance.limit),
-            f"x-ratelimit-remaining-{allowance.kind}": str(allowance.remaining),
-            f"x-ratelimit-reset-{allowance.kind}": _show_duration(allowance.resets_in_s),
-        }
     if record.dropped_messages:
         headers["x-dropped-messages"] = str(record.dropped_messages)
     if record.invalid_calls:
@@ -155,12 +149,7 @@ def write_record_headers(record: RequestRecord) -> dict[str, str]:
         headers["x-invalid-answer"] = ",".join(map(str, record.invalid_answers))
     if record.show_candidates:
         headers["x-route-candidates"] = json.dumps([_show_candidate(each) for each in record.candidates], separators=(",", ":"))
-    return headers
-
-
-def _show_duration(seconds: float) -> str:
-    """Return a duration as OpenAI writes it: `850ms`, `12.5s`."""
-    return f"{round(seconds * 1000)}ms" if seconds < 1 else f"{round(seconds, 3):g}s"
+    return headers | dialect.write_headers(record)
 
 
 def _show_candidate(candidate: Candidate) -> JsonObject:
@@ -183,9 +172,9 @@ def json_response(body: JsonObject, status: int, headers: dict[str, str]) -> Res
 
 def error_response(dialect: Dialect, error: ServeError, record: RequestRecord, extra: dict[str, str] | None = None) -> Response:
     """Return an error in the dialect's shape; `extra` headers come on top."""
-    headers = write_record_headers(record) | (extra or {})
+    headers = write_record_headers(record, dialect) | (extra or {})
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after_s)))
     if error.futile_to_retry:
         headers["x-should-retry"] = "false"  # read by OpenAI's libraries, and by others from the same generator
-    return json_response(dialect.encode_error(error, record.request_id), error.status, headers)
+    return json_response(dialect.encode_error(error, record.request_id), dialect.show_status(error), headers)

@@ -30,7 +30,7 @@ def find_dialect(path: str, dialects: Sequence[Dialect]) -> Dialect:
     right_path = find_right_path(path, dialects)
     if right_path is not None:
         return right_path.dialect
-    return max(dialects, key=lambda each: len(each.prefix) if f"{path}/".startswith(each.prefix) else -len(each.prefix))
+    return max(dialects, key=lambda each: _measure_fit(path, each))
 
 
 def suggest_path(path: str, dialects: Sequence[Dialect]) -> str:
@@ -46,7 +46,7 @@ def suggest_path(path: str, dialects: Sequence[Dialect]) -> str:
 
 def find_right_path(path: str, dialects: Sequence[Dialect]) -> RightPath | None:
     """Return the path that a request to `path` meant; None where no endpoint is similar."""
-    roots = {dialect.prefix.strip("/"): dialect for dialect in dialects if dialect.prefix != "/"}
+    roots = {root: dialect for dialect in dialects if (root := dialect.prefix.strip("/")) and "/" not in root}
     segments = [segment for segment in path.split("/") if segment]
     at = [index for index, segment in enumerate(segments) if segment.casefold() in roots or segment.casefold() in _ALIASES]
     rest = segments[at[-1] + 1 :] if at else segments
@@ -63,12 +63,19 @@ def find_right_path(path: str, dialects: Sequence[Dialect]) -> RightPath | None:
 
 
 def _find_served(path: str, dialects: Sequence[Dialect]) -> RightPath | None:
-    for dialect in dialects:
-        for endpoint in dialect.endpoints:
-            if _compile_template(endpoint.path).fullmatch(path):
-                right = path if "{" in endpoint.path else endpoint.path
-                return RightPath(dialect=dialect, path=right, served=True)
-    return None
+    """Return the endpoint at `path`; of several dialects that have it, the one whose prefix fits best."""
+    found = [
+        RightPath(dialect=dialect, path=path if "{" in endpoint.path else endpoint.path, served=True)
+        for dialect in dialects
+        for endpoint in dialect.endpoints
+        if _compile_template(endpoint.path).fullmatch(path)
+    ]
+    return max(found, key=lambda each: _measure_fit(path, each.dialect), default=None)
+
+
+def _measure_fit(path: str, dialect: Dialect) -> int:
+    """Return the length of a dialect's prefix where the path is below it, else less than that of any such dialect."""
+    return len(dialect.prefix) if f"{path}/".startswith(dialect.prefix) else -len(dialect.prefix)
 
 
 def _compile_template(template: str) -> re.Pattern[str]:

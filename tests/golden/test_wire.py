@@ -17,7 +17,7 @@ from serve_app.conversation import (
     ToolCallDelta,
     fold,
 )
-from serve_app.dialects import ollama, openai, reasoning
+from serve_app.dialects import anthropic, ollama, openai, reasoning
 from serve_app.dialects.base import AnswerContext, Dialect, Generate, dump, parse
 from serve_app.errors import ContextOverflow, EngineDead, Overloaded, ServeError
 from serve_app.record import RequestRecord
@@ -26,6 +26,7 @@ from serve_app.types import FinishReason, Timings, TokenDelta, Usage
 HERE = Path(__file__).parent / "bytes"
 BODIES = {
     "/v1/chat/completions": b'{"messages":[{"role":"user","content":"hi"}],"stream_options":{"include_usage":true},"stream":true}',
+    "/v1/messages": b'{"messages":[{"role":"user","content":"hi"}],"max_tokens":50,"stream":true}',
     "/v1/completions": b'{"prompt":"hi","stream":true}',
     "/api/chat": b'{"model":"phi4-mini","messages":[{"role":"user","content":"hi"}]}',
     "/api/generate": b'{"model":"phi4-mini","prompt":"hi"}',
@@ -62,7 +63,7 @@ CASES: dict[str, list[AnswerEvent]] = {
 }
 THOUGHTS = [ThoughtDelta(text="hm"), TextDelta(text="Six."), _end(FinishReason.STOP, 5)]
 LOGPROBS = TextDelta(text="Hi", logprobs=(TextLogprob(token="Hi", raw=b"Hi", logprob=-0.5, top=(("Hi", b"Hi", -0.5),)),))
-DIALECTS = {"openai": openai.DIALECT, "ollama": ollama.DIALECT, "reasoning": reasoning.DIALECT}
+DIALECTS = {"anthropic": anthropic.DIALECT, "openai": openai.DIALECT, "ollama": ollama.DIALECT, "reasoning": reasoning.DIALECT}
 ENDPOINTS = [
     (dialect, endpoint) for dialect in DIALECTS.values() for endpoint in dialect.endpoints if isinstance(endpoint, Generate)
 ]
@@ -114,7 +115,7 @@ async def test_split_characters(dialect: Dialect, endpoint: Generate, tokenizer:
     await _both(endpoint, _call(endpoint, BODIES[endpoint.path]), _split_utf8(tokenizer), "split-utf8")
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat", "/api/generate", "/reasoning"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/api/chat", "/api/generate", "/reasoning"])
 async def test_thoughts(path: str) -> None:
     endpoint = next(endpoint for _, endpoint in ENDPOINTS if endpoint.path == path)
     await _both(endpoint, _call(endpoint, BODIES[path]), THOUGHTS, "thoughts")
@@ -134,7 +135,7 @@ async def test_logprobs(path: str, extra: bytes) -> None:
     await _both(endpoint, _call(endpoint, BODIES[path][:-1] + extra), [LOGPROBS, CASES["empty"][0]], "logprobs")
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/api/chat", "/api/generate"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/completions", "/api/chat", "/api/generate"])
 def test_an_error_midway(path: str) -> None:
     endpoint = next(endpoint for _, endpoint in ENDPOINTS if endpoint.path == path)
     encoder = endpoint.codec.encoder(_call(endpoint, BODIES[path]))

@@ -12,7 +12,7 @@ import httpx
 from serve_app.access.check import Access
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import AppSettings
-from serve_app.dialects import ollama, openai, reasoning
+from serve_app.dialects import anthropic, ollama, openai, reasoning
 from serve_app.engines.fake import FakeEngine
 from serve_app.engines.registry import build_engine
 from serve_app.gateway import Gateway
@@ -87,7 +87,7 @@ async def running(
         generators=built,
         fleet=lambda: view.snapshot(time.monotonic()),
     )
-    app = create_app(gateway, (openai.DIALECT, ollama.DIALECT, reasoning.DIALECT), Access(settings.access))
+    app = create_app(gateway, (anthropic.DIALECT, openai.DIALECT, ollama.DIALECT, reasoning.DIALECT), Access(settings.access))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield App(client, transport, gateway, built, app.routes)

@@ -12,7 +12,6 @@ ABSENT = (
     "files",
     "fine_tuning",
     "images",
-    "messages",
     "moderations",
     "rerank",
     "responses",
