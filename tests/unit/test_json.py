@@ -9,6 +9,7 @@ from typing import Any
 import ollama
 import pytest
 
+from serve_app.dialects import openai
 from serve_app.dialects.base import dump
 from serve_app.http.respond import write_record_headers
 from serve_app.record import RequestRecord
@@ -114,7 +115,8 @@ async def test_health_stays_readable_whatever_an_engine_reports(path: str) -> No
 
 def test_the_header_of_candidates_is_strict_json() -> None:
     odd = Candidate(group="a", obstacle="", ahead=0, wait_s=math.inf, finish_s=math.nan)
-    header = write_record_headers(RequestRecord(request_id="r", show_candidates=True, candidates=(odd,)))["x-route-candidates"]
+    record = RequestRecord(request_id="r", show_candidates=True, candidates=(odd,))
+    header = write_record_headers(record, openai.DIALECT)["x-route-candidates"]
     assert _strict(header) == [{"group": "a", "obstacle": None, "ahead": 0, "wait_s": None, "finish_s": None}]
 
 
