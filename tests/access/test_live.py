@@ -22,6 +22,7 @@ from serve_app.access.keys import Key, KeyList, hash_key
 from serve_app.caller import Scope
 from tests.live import LiveApp, free_port, live, shipped_config
 from tests.store.servers import RedisServer
+from tests.unit.test_openapi import CASES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -30,6 +31,12 @@ HI: dict[str, Any] = {"messages": [{"role": "user", "content": "Who are you?"}],
 QUOTAS = {"few": 10, "some": 37, "many": 120}
 WORKERS = ("kim", "lee", "max")
 KILLS = 20
+UNKNOWN: list[tuple[str, str, Any, dict[str, str]]] = [
+    ("GET", "/nowhere", None, {}),
+    ("PUT", "/v1/chat/completions", None, {}),
+    ("GET", "/openapi.json", None, {}),
+    ("HEAD", "/", None, {}),
+]
 
 
 @dataclass
@@ -118,17 +125,24 @@ def test_concurrent_requests_are_bounded_across_ingresses(guarded: Guarded) -> N
     assert guarded.ask("three").status_code == 200
 
 
-GUARDED = ("/v1/models", "/metrics", "/v1/cluster", "/v1/usage", "/api/tags", "/api/version", "/", "/nowhere", "/openapi.json")
-
-
-def test_no_key_no_answer_on_either_port(guarded: Guarded) -> None:
+def test_no_valid_key_no_answer_on_any_route_of_either_port(guarded: Guarded) -> None:
+    asked: Counter[str] = Counter()
     for url in (guarded.app.url, guarded.second):
-        for path in GUARDED:
-            for headers in ({}, {"authorization": "Bearer sk-wrong"}):
-                assert httpx.get(url + path, headers=headers, timeout=10).status_code == 401, (url, path)
-            assert httpx.get(url + path, headers={"x-api-key": "op"}, timeout=10).status_code in (200, 404), (url, path)
-        assert httpx.get(url + "/livez", timeout=10).status_code == 200
-        assert set(httpx.get(url + "/health", timeout=10).json()) == {"status", "groups"}
+        with httpx.Client(base_url=url, timeout=30) as client:
+            for method, path, body, headers in [*CASES, *UNKNOWN]:
+                if path in ("/livez", "/health") or headers:
+                    continue
+                sent: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body} if body is not None else {}
+                for state, key in (("none", None), ("wrong", "sk-wrong"), ("ended", "ended"), ("expired", "expired")):
+                    header = {} if key is None else {"authorization": f"Bearer {key}"}
+                    answer = client.request(method, path, headers=header, **sent)
+                    assert answer.status_code == 401, (url, method, path, state, answer.text)
+                    asked[state] += 1
+                answer = client.request(method, path, headers={"x-api-key": "op"}, **sent)
+                assert answer.status_code not in (401, 403), (url, method, path, answer.text)
+            assert client.get("/livez").status_code == 200
+            assert set(client.get("/health").json()) == {"status", "groups"}
+    print(f"\nrequests refused with 401: {dict(asked)}")
     assert httpx.get(guarded.app.url + "/-/healthz", timeout=10).status_code == 200  # Serve's proxy answers this itself
 
 

@@ -51,7 +51,12 @@ def nodes(scratch: str) -> Iterator[tuple[str, Cluster, list[Any]]]:
     ray.init(address=cluster.address, namespace="serve", log_to_driver=False)
     port = free_port()
     settings = AppSettings.model_validate(
-        {"engines": {"pair": ENGINE, "scaled": ENGINE, "sleeper": ENGINE}, "routing": {"sleeping": ["sleeper"]}}
+        {
+            "engines": {"pair": ENGINE, "scaled": ENGINE, "sleeper": ENGINE},
+            "routing": {"sleeping": ["sleeper"]},
+            "store": {"kind": "sqlite", "path": f"{scratch}/state"},
+            "access": {"keys_file": f"{scratch}/keys.json", "journal_dir": f"{scratch}/journal"},
+        }
     )
     app = build_app(settings)
     try:

@@ -38,7 +38,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 
 def _build(**more: Any) -> Any:
-    models = {"models": {"phi": {}, "smol": {}}, "engines": ENGINES, "models_dir": None}
+    models = {"models": {"phi": {}, "smol": {}}, "engines": ENGINES, "models_dir": None, "access": "open"}
     return Ingress(AppSettings.model_validate(models | more), {})
 
 
