@@ -127,7 +127,7 @@ async def test_requests_do_not_wait_for_a_hanging_store_one_after_the_other(cloc
     limiter, caller = _limiter(_Hangs(), clock, share), _caller(tokens_per_minute=100_000)
     began = time.monotonic()
     await asyncio.gather(*(_reserve(limiter, caller, 1, 1) for _ in range(20)))
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20 * 0.2 / 2
 
 
 async def test_a_late_answer_of_an_old_window_changes_nothing(clock: _Clock) -> None:

@@ -19,7 +19,7 @@ from tests.access.test_limits import _caller, _reserve
 from tests.access.test_usage import _record
 from tests.store.servers import RedisServer
 
-TIMEOUT_S = 0.5
+TIMEOUT_S = 0.25
 TROUBLES = ("busy", "full", "gone", "silent")
 
 

@@ -114,14 +114,13 @@ def test_a_faulty_big_file_is_not_parsed_every_second_on_the_loop(tmp_path: Path
     file.write_text(good[:-2] + ',{"name":"x"}]}')
     times = [0.0]
     found = KeyFile(file, clock=lambda: times[0])
-    assert found.refresh()
     spent = []
-    for at in range(1, 4):
+    for at in range(4):
         times[0] = 2.0 * at
         began = time.perf_counter()
         assert found.refresh()
         spent.append(time.perf_counter() - began)
-    assert max(spent) < 0.02, spent
+    assert max(spent[1:]) < spent[0] / 5, spent  # only the first look parses it
 
 
 def test_the_door_stays_shut_for_a_dangling_link(tmp_path: Path) -> None:
