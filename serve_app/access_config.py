@@ -44,8 +44,8 @@ class AccessSettings(Settings):
     """What becomes of limited requests while the store is away: `fail_open` counts in each ingress for itself, `fail_closed`
     answers 503."""
     reserved_share: float | None = Field(None, ge=0, le=0.5)
-    """Largest share of a quota that an ingress takes from the store at once. 0 asks the store for every request. None: 0.05 with
-    SQLite, whose single calls cost more than they are worth, and 0 with Redis."""
+    """The share of a quota that an ingress may take from the store ahead of requests. With 0 each request is a call of the store.
+    None: 0.05 with SQLite, where such a call is expensive, and 0 with Redis."""
     journal_dir: str | None = "~/.local/share/phi-serve/journal"
     """Folder for the usage of the last seconds, which a killed ingress leaves to the next one. None: it is lost."""
 

@@ -225,7 +225,10 @@ def changing_keys(path: Path) -> Iterator[list[Key]]:
         mode = 0o600 if before is None else before.st_mode & 0o777
         try:
             with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
-                file.write(json.dumps(changed.model_dump(mode="json", exclude_defaults=True) | {"version": 1}, indent=1) + "\n")
+                file.write(
+                    json.dumps(changed.model_dump(mode="json", exclude_defaults=True) | {"version": 1}, indent=1, allow_nan=False)
+                    + "\n"
+                )
                 file.flush()
                 if before is not None and (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
                     os.fchown(file.fileno(), before.st_uid, before.st_gid)

@@ -217,11 +217,6 @@ class Limiter:
         except StoreUnavailable as error:
             self.note_failure(error)
 
-    async def tend(self) -> None:
-        """Do both."""
-        await self.tend_places()
-        await self.settle()
-
     async def close(self) -> None:
         """Give back what is held and not used; where the store is away, it becomes free by itself."""
         try:

@@ -19,6 +19,9 @@ from serve_app.strict_json import require_finite
 from serve_app.types import InvalidValue, Sampling, Task
 
 JsonObject = dict[str, Any]
+_MAX_STOPS = 16
+_MAX_STOP_CHARS = 1000
+_MAX_SESSION_CHARS = 200
 
 
 class WireBody(BaseModel):
@@ -238,6 +241,19 @@ def decode_sampling(names: Mapping[str, str] = MappingProxyType({}), /, **fields
     except InvalidValue as error:
         field = names.get(error.field, error.field)
         raise InvalidRequest(f"{field} {error.fault}", param=field) from error
+
+
+def decode_stops(stops: Sequence[str] | None, field: str) -> tuple[str, ...]:
+    """Return the strings that end an answer; raises `InvalidRequest` naming the dialect's `field`."""
+    given = tuple(stops or ())
+    if len(given) > _MAX_STOPS or any(not text or len(text) > _MAX_STOP_CHARS for text in given):
+        raise InvalidRequest(f"{field} takes at most {_MAX_STOPS} strings of 1 to {_MAX_STOP_CHARS} characters", param=field)
+    return given
+
+
+def decode_session(name: str | None) -> str | None:
+    """Return the client's name of the conversation, cut to a bounded length; None without one."""
+    return (name or "")[:_MAX_SESSION_CHARS] or None
 
 
 def given_fields(fields: Mapping[str, Any]) -> frozenset[str]:

@@ -30,7 +30,7 @@ from serve_app.http.edge import Edge
 from serve_app.http.openapi import describe
 from serve_app.http.queries import GatewayContext
 from serve_app.http.respond import error_response, json_response, read_body, request_id, respond, write_record_headers
-from serve_app.http.status import STATUS_PATHS, mount_status, mount_unusable_status
+from serve_app.http.status import STATUS_PATHS, Mount, mount_status, mount_unusable_status
 from serve_app.http.wrong_paths import find_dialect, suggest_path
 from serve_app.record import RequestRecord
 from serve_app.routing.fleet import Fleet
@@ -62,10 +62,7 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect], access: Access) ->
         answer = _answer_query(queries_at_path, gateway)
         _mount(app, find_dialect(path, dialects), path, methods, answer, scope=queries_at_path[0][1].scope)
 
-    def mount(path: str, answer: _Respond, scope: CallerScope | None) -> None:
-        _mount(app, find_dialect(path, dialects), path, ["GET", "HEAD"], answer, scope=scope)  # load balancers send HEAD
-
-    mount_status(mount, gateway)
+    mount_status(_mount_status_paths(app, dialects), gateway)
 
     async def refuse(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -110,10 +107,7 @@ def create_unusable_app(
         record = RequestRecord(request_id=request_id(request))
         return error_response(find_dialect(request.scope["path"], dialects), reason(find_caller(request.scope)), record)
 
-    def mount(path: str, answer: _Respond, scope: CallerScope | None) -> None:
-        _mount(app, find_dialect(path, dialects), path, ["GET", "HEAD"], answer, scope=scope)
-
-    mount_unusable_status(mount, settings, fleet, faults)
+    mount_unusable_status(_mount_status_paths(app, dialects), settings, fleet, faults)
     app.add_api_route("/{path:path}", refuse, methods=_ALL_METHODS)
     _add_layers(app, settings, dialects, access)
     return app
@@ -170,6 +164,15 @@ def _mount(
             return error_response(dialect, internal_error(record.request_id), record)
 
     app.add_api_route(path, endpoint, methods=methods, name=f"{methods[0]} {path}")
+
+
+def _mount_status_paths(app: FastAPI, dialects: tuple[Dialect, ...]) -> Mount:
+    """Return the function that adds a status endpoint, its errors in the dialect of its path."""
+
+    def mount(path: str, answer: _Respond, scope: CallerScope | None) -> None:
+        _mount(app, find_dialect(path, dialects), path, ["GET", "HEAD"], answer, scope=scope)  # load balancers send HEAD
+
+    return mount
 
 
 def _answer_generating(endpoint: Generate, dialect: Dialect, gateway: Gateway) -> _Respond:

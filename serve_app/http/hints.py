@@ -5,10 +5,9 @@ from dataclasses import replace
 from starlette.requests import Request
 
 from serve_app.conversation import GenerateRequest
+from serve_app.dialects.base import decode_session
 from serve_app.errors import InvalidRequest
 from serve_app.types import Task
-
-_MAX_SESSION_CHARS = 200
 
 
 def apply_header_hints(request: GenerateRequest, http_request: Request) -> GenerateRequest:
@@ -18,7 +17,7 @@ def apply_header_hints(request: GenerateRequest, http_request: Request) -> Gener
         request,
         task=_parse_task(headers.get("x-task")) or request.task,
         group=headers.get("x-engine") or request.group,
-        session=headers.get("x-session-id", "")[:_MAX_SESSION_CHARS] or request.session,
+        session=decode_session(headers.get("x-session-id")) or request.session,
         timeout_s=_parse_timeout_s(headers.get("x-timeout-s")) or request.timeout_s,
     )
 

@@ -31,7 +31,7 @@ class Mount(Protocol):
     """Adds an endpoint to the application."""
 
     def __call__(self, path: str, answer: _Answer, scope: Scope | None) -> None:
-        """Answer GET and HEAD at `path` for callers with a scope; None: for everybody."""
+        """Answer GET and HEAD at `path`. Callers need `scope`; None: they need none."""
 
 
 def mount_status(mount: Mount, gateway: Gateway) -> None:

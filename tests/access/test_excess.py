@@ -13,7 +13,7 @@ from serve_app.access.usage import UsageBook
 from serve_app.errors import QuotaExceeded, StoreUnavailable
 from serve_app.store.base import Claim, Taken, Tally
 from serve_app.store.memory import MemoryStore
-from tests.access.test_limits import _caller, _Clock, _Failing, _limiter, _reserve
+from tests.access.test_limits import _caller, _Clock, _Failing, _limiter, _reserve, tend
 from tests.access.test_usage import BOB, _book, _record
 
 SHARES = pytest.mark.parametrize("share", [0.0, 0.05])
@@ -46,15 +46,15 @@ async def test_excess_of_a_minutes_last_second_counts(clock: _Clock, share: floa
     used = 0
     for minute in range(10):
         clock.now = _Clock().now + 60 * minute + 20
-        await limiter.tend()
+        await tend(limiter)
         with suppress(QuotaExceeded):
             held = await _reserve(limiter, caller, 100, 128)
             clock.now += 39.5
-            await limiter.tend()
+            await tend(limiter)
             held.settle(5000)
             used += 5000
             clock.now += 1
-            await limiter.tend()
+            await tend(limiter)
     assert used <= 2 * 10 * 1000, used
 
 
@@ -69,14 +69,14 @@ async def test_a_burst_at_a_minutes_beginning_meets_the_excess_of_the_last_one(c
             for _ in range(5):
                 held.append(await _reserve(limiter, caller, 100, 100))
         clock.now += 0.3
-        await limiter.tend()
+        await tend(limiter)
         clock.now += 20
         for each in held:
             each.settle(600)
             used += 600
         for _ in range(3):
             clock.now += 1
-            await limiter.tend()
+            await tend(limiter)
     assert used <= 1.2 * 20 * 1000, used
 
 
@@ -86,18 +86,18 @@ async def test_excess_whose_answer_was_lost_counts_at_least_once(clock: _Clock) 
     clock.now += 58
     (await _reserve(limiter, caller, 100, 100)).settle(5000)
     store.loses = True
-    await limiter.tend()
+    await tend(limiter)
     store.loses = False
     clock.now += 3
-    await limiter.tend()
-    await limiter.tend()
+    await tend(limiter)
+    await tend(limiter)
     assert await _sum(store) >= 4000
 
 
 async def test_excess_is_forgiven_after_an_hour(clock: _Clock) -> None:
     limiter, caller = _limiter(MemoryStore(clock=clock), clock), _caller(tokens_per_minute=1000)
     (await _reserve(limiter, caller, 100, 100)).settle(10**9)
-    await limiter.tend()
+    await tend(limiter)
     clock.now += 59 * 60
     with pytest.raises(QuotaExceeded):
         await _reserve(limiter, caller, 1, 1)
@@ -174,11 +174,11 @@ async def test_what_is_given_back_later_takes_carried_excess_back(clock: _Clock,
     large = await _reserve(limiters[0], caller, 800, 0)
     small = await _reserve(limiters[-1], caller, 200, 0)
     small.settle(700)
-    await limiters[-1].tend()
+    await tend(limiters[-1])
     large.settle(10)
     clock.now += 1.1
     for limiter in limiters:
-        await limiter.tend()
+        await tend(limiter)
     assert await _sum(store) == 710
     clock.now += 60
     assert await _sum(store) == 0

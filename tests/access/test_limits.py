@@ -19,6 +19,12 @@ def _caller(name: str = "bob", **limits: int) -> Caller:
     return Caller(name=name, scopes=frozenset({Scope.USE}), limits=Limits(**limits))
 
 
+async def tend(limiter: Limiter) -> None:
+    """Do what the application does with its limiter once a second."""
+    await limiter.tend_places()
+    await limiter.settle()
+
+
 class _Clock:
     """Wall clock and monotonic clock in one, at the beginning of a minute."""
 
@@ -94,7 +100,7 @@ async def test_with_blocks_they_grant_no_more_and_the_rest_after_a_second(clock:
     assert quota - 3 * 0.05 * quota - 1 <= granted <= quota
     clock.now += 1.1
     for limiter in limiters:
-        await limiter.tend()
+        await tend(limiter)
     clock.now += 1.1
     assert granted + await _count_granted(limiters, caller, quota) == quota
     if quota == 1000:
@@ -141,7 +147,7 @@ async def test_tokens_are_reserved_and_settled(clock: _Clock) -> None:
     with pytest.raises(QuotaExceeded, match="1000 tokens per minute"):
         await other.reserve(caller, "phi", prompt_tokens=100, answer_tokens=200)
     held.settle(150)
-    await limiter.tend()
+    await tend(limiter)
     clock.now += 1.1
     (left,) = (await _reserve(other, caller, 100, 200), other.show_allowances(caller, "phi"))[1]
     assert left.remaining == 1000 - 150 - 300
@@ -156,7 +162,7 @@ async def test_tokens_beyond_the_reservation_count_too(clock: _Clock) -> None:
     limiter = _limiter(store, clock)
     caller = _caller(tokens_per_minute=1000)
     (await _reserve(limiter, caller, 100, 100)).settle(950)
-    await limiter.tend()
+    await tend(limiter)
     with pytest.raises(QuotaExceeded):
         await _reserve(_limiter(store, clock), caller, 51, 0)
     await _reserve(_limiter(store, clock), caller, 50, 0)
@@ -184,7 +190,7 @@ async def test_an_answer_that_outlasts_its_minute_counts_beyond_its_reservation_
     clock.now += 61
     short.settle(5)
     long.settle(90)
-    await limiter.tend()
+    await tend(limiter)
     assert await _count_granted([limiter], caller, 1, tokens=61) == 0
     assert await _count_granted([limiter], caller, 1, tokens=60) == 1
 
@@ -231,7 +237,7 @@ async def test_places_are_shared_and_given_back(clock: _Clock, share: float) -> 
     held[0].settle(1)
     assert first.wake.is_set() is (share == 0)
     clock.now += 1.1
-    await first.tend()
+    await tend(first)
     taken = await _reserve(second, caller, 1, 1)
     taken.settle(1)
     if share:
@@ -248,7 +254,7 @@ async def test_places_of_a_killed_ingress_are_free_after_their_lease(clock: _Clo
     mine = await _reserve(alive, caller, 1, 1)
     for _ in range(4):
         clock.now += 5
-        await alive.tend()
+        await tend(alive)
     assert await _reserve(alive, caller, 1, 1)
     with pytest.raises(QuotaExceeded):
         await _reserve(alive, caller, 1, 1)
@@ -262,7 +268,7 @@ async def test_a_caller_without_limits_never_asks_the_store(clock: _Clock) -> No
     for _ in range(10):
         limiter.require_room(_caller(), "phi")
         (await _reserve(limiter, _caller(), 1, 1)).settle(1)
-    await limiter.tend()
+    await tend(limiter)
     assert store.calls == 0
 
 
@@ -309,7 +315,7 @@ async def test_a_failed_reservation_leaves_nothing_behind(clock: _Clock) -> None
         with pytest.raises(StoreUnavailable):
             await _reserve(limiter, caller, 1, 1)
         clock.now += 1.1
-        await limiter.tend()
+        await tend(limiter)
     assert await store.acquire("places/key/bob", slots=1, ttl_s=1) is not None
 
 
@@ -332,7 +338,7 @@ async def test_a_real_store_counts_to_the_token(opener: Callable[[str], Store], 
             used += tokens
         if turn % 3 == 0:
             for limiter in limiters:
-                await limiter.tend()
+                await tend(limiter)
     for limiter in limiters:
         await limiter.close()
     taken = await stores[0].take([Claim("tokens/key/random", 0, 2_000_000, 60)])

@@ -121,7 +121,7 @@ def test_concurrent_requests_are_bounded_across_ingresses(guarded: Guarded) -> N
     with ThreadPoolExecutor(12) as pool:
         answers = list(pool.map(lambda _: guarded.ask("three", HI | {"max_tokens": 400}), range(12)))
     assert Counter(answer.status_code for answer in answers) == {200: 3, 429: 9}
-    time.sleep(1.5)
+    time.sleep(1.5)  # places go back to the store within a second
     assert guarded.ask("three").status_code == 200
 
 
@@ -151,7 +151,7 @@ def test_a_revoked_key_is_refused_within_seconds(guarded: Guarded) -> None:
     command = [str(Path(sys.executable).parent / "phi-serve"), "keys", "revoke", "revoked", "--file", str(guarded.file)]
     subprocess.run(command, check=True, timeout=60)
     began = time.monotonic()
-    time.sleep(2)
+    time.sleep(2)  # an ingress looks at the file once a second
     for _ in range(20):  # both ingresses
         assert guarded.ask("revoked").status_code == 401
     assert time.monotonic() - began < 60
@@ -182,7 +182,7 @@ def _work(guarded: Guarded, key: str, tally: Tally, stop: threading.Event) -> No
             used = None
         if used is None:
             tally.broken += 1
-            time.sleep(0.05)
+            time.sleep(0.05)  # what answers is being started again
         else:
             tally.whole += 1
             tally.tokens += used["prompt_tokens"] + used["completion_tokens"]
@@ -215,7 +215,7 @@ def test_usage_is_the_sum_of_the_answers_after_twenty_kills(guarded: Guarded) ->
     chance, killed = random.Random(11), Counter[str]()
     try:
         for _ in range(KILLS):
-            time.sleep(chance.uniform(2, 4))
+            time.sleep(chance.uniform(2, 4))  # lets answers end between kills
             group = chance.choice(["ingress", "ingress", "onnx", "llama_cpp"])
             while not (pids := guarded.app.pids(group)):
                 time.sleep(0.2)

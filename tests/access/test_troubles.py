@@ -1,5 +1,6 @@
 """What limits and usage do while a real store is busy, full or gone: the configured answer in time, and nothing lost."""
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
@@ -15,7 +16,7 @@ from serve_app.errors import QuotaExceeded, StoreUnavailable
 from serve_app.store.base import Store
 from serve_app.store.redis import RedisStore
 from serve_app.store.sqlite import SqliteStore
-from tests.access.test_limits import _caller, _reserve
+from tests.access.test_limits import _caller, _reserve, tend
 from tests.access.test_usage import _record
 from tests.store.servers import RedisServer
 
@@ -117,7 +118,7 @@ async def test_the_configured_answer_in_time_and_nothing_lost(
             accounts.usage.note(_record())
             assert time.monotonic() - began < TIMEOUT_S + 1.5
         assert policy == "fail_open" or (refused > 0 if kind == "full" else refused == times)
-        await accounts.limiter.tend()
+        await tend(accounts.limiter)
         await accounts.usage.flush()
         await trouble.end()
         while True:  # the store is asked again within a second
@@ -128,7 +129,7 @@ async def test_the_configured_answer_in_time_and_nothing_lost(
                 break
             except (StoreUnavailable, QuotaExceeded):
                 assert time.monotonic() - began < 30
-                time.sleep(0.05)  # a test of one loop: nothing else runs on it
+                await asyncio.sleep(0.05)
         # A Redis without persistence that was killed has lost what was in it; what was noted since is there.
         assert bob.requests == times + (kind != "gone")
         assert bob.completion_tokens == 7 * bob.requests

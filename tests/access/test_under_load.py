@@ -5,7 +5,6 @@ import json
 import random
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,27 +12,17 @@ import pytest
 from serve_app.access.accounts import Accounts
 from serve_app.access.limits import Limiter
 from serve_app.access_config import AccessSettings
-from serve_app.errors import QuotaExceeded
 from serve_app.store.base import Store
 from serve_app.store.memory import MemoryStore
 from serve_app.store.sqlite import SqliteStore
+from tests.access.test_limit_faults import hand_out_at_once
 from tests.access.test_limits import _caller, _reserve
 from tests.access.test_usage import DAY, _book, _record
 
 
 async def test_concurrent_requests_share_no_leftover_in_sqlite(tmp_path: Path) -> None:
-    """The same with a real store, as with `reserved_share: 0` or Redis."""
     store = SqliteStore(tmp_path)
-    limiter, caller = Limiter(store, models={}, share=0.0, fail_open=False), _caller(tokens_per_minute=1000)
-    (await _reserve(limiter, caller, 10, 490)).settle(10)
-
-    async def ask() -> int:
-        with suppress(QuotaExceeded):
-            await _reserve(limiter, caller, 10, 490)
-            return 500
-        return 0
-
-    handed_out = 10 + sum(await asyncio.gather(*(ask() for _ in range(20))))
+    handed_out = await hand_out_at_once(Limiter(store, models={}, share=0.0, fail_open=False))
     await store.close()
     assert handed_out <= 1000, handed_out
 
@@ -89,7 +78,7 @@ async def test_usage_read_during_a_flush_is_complete(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 async def test_accounts_close_at_any_moment(opener: Callable[..., Store], kind: str, tmp_path: Path) -> None:
-    """A cancelled task that keeps the store up to date went on for ever where Redis' client swallowed the cancellation."""
+    """`close` once cancelled its task. Redis' client caught the cancellation, the task went on, and `close` never returned."""
     for turn in range(25):
         accounts = Accounts.build(AccessSettings(journal_dir=str(tmp_path / "j")), opener(kind, f"s{turn % 5}"), share=0.0)
         accounts.start()

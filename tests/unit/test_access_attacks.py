@@ -15,6 +15,7 @@ from serve_app.conversation import GenerateRequest, RawText
 from serve_app.errors import ServeError
 from serve_app.record import RequestRecord
 from serve_app.store.memory import MemoryStore
+from tests.access.test_limits import tend
 from tests.unit.app import running
 from tests.unit.test_access_faults import OPERATE, _write
 from tests.unit.test_quotas import HI, _as, _limited, _usage
@@ -152,7 +153,7 @@ async def test_sound_cancelling_anywhere_leaks_nothing_with_a_quick_store(tmp_pa
                 await task
             await events.aclose()
             used += record.consumed.prompt_tokens + record.consumed.completion_tokens
-            await app.gateway.accounts.limiter.tend()
+            await tend(app.gateway.accounts.limiter)
         assert app.gateway.active == 0
         store = app.gateway.accounts.store
         assert isinstance(store, MemoryStore)

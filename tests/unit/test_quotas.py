@@ -21,6 +21,7 @@ from serve_app.engines.fake import FakeEngine
 from serve_app.errors import EngineDead, InvalidRequest
 from serve_app.record import RequestRecord
 from serve_app.types import TokenDelta, TokenEvent, TokenRequest
+from tests.access.test_limits import tend
 from tests.unit.app import App, running
 
 HI = {"messages": [{"role": "user", "content": "hi"}], "model": "phi", "max_tokens": 4}
@@ -121,7 +122,7 @@ async def test_one_request_at_a_time(tmp_path: Path) -> None:
         refused = await app.client.post("/v1/chat/completions", json=HI, headers=_as("one"))
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
         assert (await slow).status_code == 200
-        await app.gateway.accounts.limiter.tend()
+        await tend(app.gateway.accounts.limiter)
         assert (await app.client.post("/v1/chat/completions", json=HI, headers=_as("one"))).status_code == 200
 
 

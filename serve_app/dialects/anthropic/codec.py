@@ -6,12 +6,17 @@ from serve_app.dialects.anthropic.shapes import show_content, show_head, show_st
 from serve_app.dialects.anthropic.stream import MessagesEncoder
 from serve_app.dialects.anthropic.tools import decode_tools
 from serve_app.dialects.anthropic.wire import MessagesBody
-from serve_app.dialects.base import AnswerContext, JsonObject, StreamEncoder, decode_sampling, given_fields
+from serve_app.dialects.base import (
+    AnswerContext,
+    JsonObject,
+    StreamEncoder,
+    decode_sampling,
+    decode_session,
+    decode_stops,
+    given_fields,
+)
 from serve_app.dialects.shared_wire import show_invalid
-from serve_app.errors import InvalidRequest
 
-_MAX_STOPS = 16
-_MAX_SESSION_CHARS = 200
 _THINKS = {"enabled": True, "disabled": False}
 
 
@@ -31,9 +36,9 @@ class MessagesCodec:
             sampling=decode_sampling(**given),
             explicit=given_fields(given | {"stop": body.stop_sequences}),
             model=body.model,
-            stop=_decode_stops(body.stop_sequences),
+            stop=decode_stops(body.stop_sequences, "stop_sequences"),
             think=None if body.thinking is None else _THINKS.get(body.thinking.type),
-            session=((body.metadata.user_id if body.metadata else None) or "")[:_MAX_SESSION_CHARS] or None,
+            session=decode_session(body.metadata.user_id if body.metadata else None),
         )
         return request, bool(body.stream)
 
@@ -46,10 +51,3 @@ class MessagesCodec:
     def encoder(self, context: AnswerContext[MessagesBody]) -> StreamEncoder:
         """See `Codec.encoder`."""
         return MessagesEncoder(context)
-
-
-def _decode_stops(stops: list[str] | None) -> tuple[str, ...]:
-    given = tuple(stops or ())
-    if len(given) > _MAX_STOPS or any(not text or len(text) > 1000 for text in given):
-        raise InvalidRequest(f"stop_sequences takes at most {_MAX_STOPS} strings of 1 to 1000 characters", param="stop_sequences")
-    return given

@@ -11,7 +11,6 @@ from serve_app.errors import ServeError
 from serve_app.types import Usage
 
 MEDIA_TYPE = "text/event-stream"
-_NO_TOKENS = Usage(prompt_tokens=0, completion_tokens=0)
 
 
 class MessagesEncoder:

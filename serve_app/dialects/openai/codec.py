@@ -23,6 +23,7 @@ from serve_app.dialects.base import (
     QueryContext,
     StreamEncoder,
     decode_sampling,
+    decode_stops,
     given_fields,
 )
 from serve_app.dialects.openai.constraints import decode_form, decode_tools
@@ -46,7 +47,6 @@ from serve_app.model_info import ModelInfo
 from serve_app.types import Sampling
 
 _DEFAULT_COMPLETION_TOKENS = 16
-_MAX_STOPS = 16
 
 
 class ChatCodec:
@@ -71,7 +71,7 @@ class ChatCodec:
             ),
             explicit=_list_explicit(body) | ({"max_tokens"} if body.max_completion_tokens is not None else frozenset()),
             model=body.model,
-            stop=_decode_stops(body.stop),
+            stop=decode_stops([body.stop] if isinstance(body.stop, str) else body.stop, "stop"),
             n=body.n or 1,
             one_call=bool(body.functions),
         )
@@ -120,7 +120,7 @@ class CompletionCodec:
             ),
             explicit=_list_explicit(body),
             model=body.model,
-            stop=_decode_stops(body.stop),
+            stop=decode_stops([body.stop] if isinstance(body.stop, str) else body.stop, "stop"),
             n=body.n or 1,
             echo=bool(body.echo),
         )
@@ -178,13 +178,6 @@ def _decode_text(text: str) -> RawText:
 
 def _decode_ids(item: int | list[int]) -> list[int]:
     return [item] if isinstance(item, int) else item
-
-
-def _decode_stops(stop: str | list[str] | None) -> tuple[str, ...]:
-    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if len(stops) > _MAX_STOPS or any(not text or len(text) > 1000 for text in stops):
-        raise InvalidRequest(f"stop takes at most {_MAX_STOPS} strings of 1 to 1000 characters", param="stop")
-    return stops
 
 
 def _decode_sampling(body: GenerationBody, max_tokens: int | None, logprobs: int | None) -> Sampling:
