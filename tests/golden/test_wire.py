@@ -26,6 +26,7 @@ from serve_app.types import FinishReason, Timings, TokenDelta, Usage
 HERE = Path(__file__).parent / "bytes"
 BODIES = {
     "/v1/chat/completions": b'{"messages":[{"role":"user","content":"hi"}],"stream_options":{"include_usage":true},"stream":true}',
+    "/v1/responses": b'{"input":"hi","max_output_tokens":50,"stream":true}',
     "/v1/messages": b'{"messages":[{"role":"user","content":"hi"}],"max_tokens":50,"stream":true}',
     "/v1/completions": b'{"prompt":"hi","stream":true}',
     "/api/chat": b'{"model":"phi4-mini","messages":[{"role":"user","content":"hi"}]}',
@@ -115,7 +116,9 @@ async def test_split_characters(dialect: Dialect, endpoint: Generate, tokenizer:
     await _both(endpoint, _call(endpoint, BODIES[endpoint.path]), _split_utf8(tokenizer), "split-utf8")
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/api/chat", "/api/generate", "/reasoning"])
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/responses", "/v1/messages", "/api/chat", "/api/generate", "/reasoning"]
+)
 async def test_thoughts(path: str) -> None:
     endpoint = next(endpoint for _, endpoint in ENDPOINTS if endpoint.path == path)
     await _both(endpoint, _call(endpoint, BODIES[path]), THOUGHTS, "thoughts")
@@ -135,7 +138,9 @@ async def test_logprobs(path: str, extra: bytes) -> None:
     await _both(endpoint, _call(endpoint, BODIES[path][:-1] + extra), [LOGPROBS, CASES["empty"][0]], "logprobs")
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/completions", "/api/chat", "/api/generate"])
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/completions", "/api/chat", "/api/generate"]
+)
 def test_an_error_midway(path: str) -> None:
     endpoint = next(endpoint for _, endpoint in ENDPOINTS if endpoint.path == path)
     encoder = endpoint.codec.encoder(_call(endpoint, BODIES[path]))

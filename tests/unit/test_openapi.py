@@ -90,7 +90,7 @@ async def test_every_endpoint_is_described_and_nothing_else(document: Any) -> No
 
 
 async def test_streams_have_their_media_type(document: Any) -> None:
-    streamed = {path: "text/event-stream" for path in ("/v1/chat/completions", "/v1/completions", "/v1/messages")}
+    streamed = {path: "text/event-stream" for path in ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses")}
     streamed |= {path: "application/x-ndjson" for path in ("/api/chat", "/api/generate", "/api/create", "/api/pull")}
     for path, method, operation in _operations(document):
         content = {
@@ -105,6 +105,10 @@ CASES: list[tuple[str, str, Any, dict[str, str]]] = [
     ("POST", "/v1/chat/completions", HI | {"stream": True}, {}),
     ("POST", "/v1/chat/completions", {}, {}),
     ("POST", "/v1/chat/completions", HI | {"model": "none"}, {}),
+    ("POST", "/v1/responses", {"input": "x", "max_output_tokens": 4}, {}),
+    ("POST", "/v1/responses", {"input": "x", "stream": True}, {}),
+    ("POST", "/v1/responses", {"input": 3}, {}),
+    ("POST", "/v1/responses/input_tokens", {"input": "x"}, {}),
     ("POST", "/v1/messages", HI | {"max_tokens": 4}, {}),
     ("POST", "/v1/messages", HI | {"max_tokens": 4, "stream": True}, {}),
     ("POST", "/v1/messages", HI, {}),

@@ -63,7 +63,7 @@ async def test_a_path_that_is_like_none_is_answered_where_it_is(path: str) -> No
     async with running(a={}) as app:
         error = (await app.client.get(path)).json()["error"]
         assert error["message"] == f"no endpoint GET {path}; GET /openapi.json lists them"
-        for ollamas in ("/api/nope", "/api/responses", "/api"):
+        for ollamas in ("/api/nope", "/api/rerank", "/api"):
             told = (await app.client.get(ollamas)).json()
             assert told == {"error": f"no endpoint GET {ollamas}; GET /openapi.json lists them"}
         assert (await app.client.get("/nope/chat/completion")).json()["code"] == "not_found"

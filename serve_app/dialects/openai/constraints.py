@@ -20,7 +20,7 @@ def decode_tools(body: ChatBody) -> tuple[tuple[Tool, ...], AnswerForm]:
         if body.functions or body.function_call is not None:
             return _decode_legacy(body, format)
         tools = parse_tools([tool.function for tool in body.tools or ()])
-        return _decode(tools, body.tool_choice, body.parallel_tool_calls, format)
+        return decode_choice(tools, body.tool_choice, body.parallel_tool_calls, format)
 
 
 def decode_form(body: CompletionBody) -> AnswerForm:
@@ -38,9 +38,10 @@ def _decode_format(body: ChatBody | CompletionBody) -> Constraint | None:
     return _decode_response_format(body.response_format)
 
 
-def _decode(
+def decode_choice(
     tools: tuple[Tool, ...], choice: str | wire.ToolChoice | None, parallel: bool | None, format: Constraint | None
 ) -> tuple[tuple[Tool, ...], AnswerForm]:
+    """Return the tools to offer and the form of the answer that a `tool_choice` means; raises `InvalidValue`."""
     if choice is None:
         choice = "auto" if tools else "none"
     if choice == "none":
@@ -89,7 +90,7 @@ def _decode_legacy(body: ChatBody, format: Constraint | None) -> tuple[tuple[Too
     else:
         choice = body.function_call
     try:
-        return _decode(parse_tools(body.functions or ()), choice, None, format)
+        return decode_choice(parse_tools(body.functions or ()), choice, None, format)
     except InvalidValue as error:
         field = _LEGACY_NAMES.get(error.field, _TOOL_FIELD.sub(r"functions.\1", error.field))
         raise InvalidValue(field, error.fault) from error

@@ -1,0 +1,167 @@
+"""OpenAI's Responses API without stored state, driven by its own SDK over the whole application in-process."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import openai
+import pytest
+from openai.types.responses import ResponseStreamEvent
+from pydantic import TypeAdapter
+
+from tests.unit.app import App, running
+
+CALL = '<|tool_call|>[{"name": "area", "arguments": {"radius": 5}}]<|/tool_call|>'
+TOOL: Any = {
+    "type": "function",
+    "name": "area",
+    "description": "The area of a circle",
+    "parameters": {"type": "object", "properties": {"radius": {"type": "integer"}}, "required": ["radius"]},
+}
+EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+
+
+@asynccontextmanager
+async def _sdk(extra: dict[str, Any] | None = None, **engine: Any) -> AsyncIterator[tuple[openai.AsyncOpenAI, App]]:
+    async with running({"models": {"phi": {}}} | (extra or {}), a=engine) as app:
+        yield openai.AsyncOpenAI(base_url="http://test/v1", api_key="x", http_client=app.client, max_retries=0), app
+
+
+def _shown(app: App) -> str:
+    return app.gateway.catalog.resolve(None).model.decode_ids(app.engines["a"].requests[-1].prompt)
+
+
+async def _stream(app: App, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the events of a stream, each of which must fit the SDK's types."""
+    answer = await app.client.post("/v1/responses", json=body | {"stream": True})
+    assert answer.status_code == 200, answer.text
+    events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
+    names = [line[7:] for line in answer.text.splitlines() if line.startswith("event: ")]
+    assert names == [event["type"] for event in events]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    for event in events:
+        EVENT.validate_python(event)
+    return events
+
+
+async def test_a_response() -> None:
+    async with _sdk(text="Hello, you.") as (client, app):
+        response = await client.responses.create(model="phi", input="hi", instructions="Be brief.", max_output_tokens=50)
+        assert (response.status, response.output_text, response.model) == ("completed", "Hello, you.", "phi")
+        assert response.usage is not None
+        assert response.usage.total_tokens == response.usage.input_tokens + response.usage.output_tokens
+        assert "Be brief." in _shown(app)
+        cut = await client.responses.create(model="phi", input="hi", max_output_tokens=2)
+        assert cut.incomplete_details is not None
+        assert (cut.status, cut.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+
+
+async def test_a_stream_is_the_same_response() -> None:
+    async with _sdk(text="Hello, you.") as (client, app):
+        events = await _stream(app, {"model": "phi", "input": "hi", "max_output_tokens": 50})
+        assert list(dict.fromkeys(event["type"] for event in events)) == [
+            "response.created",
+            "response.in_progress",
+            "response.output_item.added",
+            "response.content_part.added",
+            "response.output_text.delta",
+            "response.output_text.done",
+            "response.content_part.done",
+            "response.output_item.done",
+            "response.completed",
+        ]
+        whole = (await app.client.post("/v1/responses", json={"model": "phi", "input": "hi", "max_output_tokens": 50})).json()
+        last = events[-1]["response"]
+        for name in ("output", "usage", "status", "tools", "text"):
+            shown, other = (json.dumps(each[name]).replace(each["id"][5:], "ID") for each in (last, whole))
+            assert shown == other, name
+        async with client.responses.stream(model="phi", input="hi") as stream:
+            texts = "".join([event.delta async for event in stream if event.type == "response.output_text.delta"])
+            final = await stream.get_final_response()
+        assert texts == final.output_text == "Hello, you."
+
+
+async def test_calls_and_their_outputs() -> None:
+    async with _sdk(text="Let me see. " + CALL) as (client, app):
+        body: Any = {"model": "phi", "input": "How large?", "tools": [TOOL, {"type": "web_search"}], "max_output_tokens": 100}
+        response = await client.responses.create(**body)
+        message, call = response.output
+        assert (message.type, call.type) == ("message", "function_call")
+        assert (call.name, json.loads(call.arguments)) == ("area", {"radius": 5})  # type: ignore[union-attr]
+        events = await _stream(app, body)
+        streamed = events[-1]["response"]["output"]
+        assert [(item["type"], item.get("name"), item.get("arguments")) for item in streamed] == [
+            ("message", None, None),
+            ("function_call", "area", call.arguments),  # type: ignore[union-attr]
+        ]
+        deltas = "".join(event["delta"] for event in events if event["type"] == "response.function_call_arguments.delta")
+        assert deltas == call.arguments  # type: ignore[union-attr]
+        said = [item.model_dump() for item in response.output]
+        output = {"type": "function_call_output", "call_id": call.call_id, "output": "78.5"}  # type: ignore[union-attr]
+        again = [{"role": "user", "content": "How large?"}, *said, output]
+        await client.responses.create(**body | {"input": again})
+        assert all(word in _shown(app) for word in ("Let me see.", '"area"', "78.5", "How large?"))
+
+
+async def test_thoughts_are_items_and_are_not_shown_again() -> None:
+    thinking = {"models": {"phi": {"think_tags": ["<think>", "</think>"]}}}
+    async with _sdk(thinking, text="<think>Hm.</think>So 4.") as (client, app):
+        response = await client.responses.create(model="phi", input="2+2?", max_output_tokens=50)
+        assert [item.type for item in response.output] == ["reasoning", "message"]
+        assert response.output_text == "So 4."
+        events = await _stream(app, {"model": "phi", "input": "2+2?", "max_output_tokens": 50})
+        assert [item["type"] for item in events[-1]["response"]["output"]] == ["reasoning", "message"]
+        said = [item.model_dump() for item in response.output]
+        items: Any = [{"role": "user", "content": "2+2?"}, *said, {"role": "user", "content": "Sure?"}]
+        await client.responses.create(model="phi", input=items)
+        assert "Hm." not in _shown(app)
+
+
+async def test_logprobs_formats_and_counts() -> None:
+    async with _sdk(text="Hello.") as (client, app):
+        include: Any = ["message.output_text.logprobs"]
+        response = await client.responses.create(model="phi", input="hi", include=include, top_logprobs=1)
+        part = response.output[0].content[0]  # type: ignore[union-attr, index]
+        assert part.logprobs[0].token  # type: ignore[union-attr, index]
+        events = await _stream(app, {"model": "phi", "input": "hi", "include": include})
+        assert any(event.get("logprobs") for event in events if event["type"] == "response.output_text.delta")
+        counted = await client.responses.input_tokens.count(model="phi", input="hi", instructions="Be brief.")
+        told = await client.responses.create(model="phi", input="hi", instructions="Be brief.")
+        assert told.usage is not None
+        assert counted.input_tokens == told.usage.input_tokens
+
+
+FAULTS: list[tuple[dict[str, Any], str]] = [
+    ({"input": []}, "input"),
+    ({"input": ""}, ""),
+    ({"input": [{"type": "item_reference", "id": "x"}]}, "item_reference"),
+    ({"input": [{"type": "local_shell_call"}]}, "local_shell_call"),
+    ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "images are not served"),
+    ({"previous_response_id": "resp_1"}, "previous_response_id"),
+    ({"background": True}, "background"),
+    ({"tools": [{"type": "web_search"}]}, "web_search"),
+    ({"tool_choice": "required"}, "tools"),
+    ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "other"}}, "other"),
+    ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format"),
+    ({"max_output_tokens": 0}, "max_output_tokens"),
+    ({"temperature": 9}, "temperature"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), FAULTS, ids=[str(change)[:40] for change, _ in FAULTS])
+async def test_wrong_bodies_name_the_field(change: dict[str, Any], said: str) -> None:
+    async with _sdk() as (_, app):
+        answer = await app.client.post("/v1/responses", json={"model": "phi", "input": "hi"} | change)
+        if change == {"input": ""}:
+            assert answer.status_code == 200  # as an empty message in a chat
+            return
+        assert answer.status_code == 400, answer.text
+        assert said in answer.json()["error"]["message"]
+
+
+async def test_a_stream_that_breaks_off_ends_with_a_failed_response() -> None:
+    async with _sdk(text="one two three four", fault="die_midway", fault_at=2) as (_, app):
+        events = await _stream(app, {"model": "phi", "input": "hi"})
+        assert events[-1]["type"] == "response.failed"
+        assert events[-1]["response"]["error"]["code"] == "server_error"
