@@ -15,7 +15,7 @@ from serve_app import parameters as ollama
 from serve_app.access_config import AccessSettings
 from serve_app.engine_config import EngineSettings, Settings
 from serve_app.model_names import normalize_name
-from serve_app.store_config import SqliteSettings, StoreSettings
+from serve_app.store_config import ResponsesSettings, SqliteSettings, StoreSettings
 from serve_app.types import InvalidValue, Task
 
 
@@ -230,6 +230,8 @@ class AppSettings(Settings):
     """Who may use the application, and how much; `open`: everybody."""
     store: StoreSettings = SqliteSettings()
     """Where usage, quotas and stored responses are kept."""
+    responses: ResponsesSettings = ResponsesSettings()
+    """Which answers are kept."""
     routing: RoutingSettings = RoutingSettings()
     """Choice of groups."""
     limits: LimitSettings = LimitSettings()

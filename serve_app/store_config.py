@@ -53,4 +53,17 @@ class RedisSettings(Settings):
             raise ValueError("store.url_file: the file cannot be read") from None
 
 
+class ResponsesSettings(Settings):
+    """Answers that are kept in the store for later requests of the same key (`/v1/responses`). They contain users' text."""
+
+    keep: bool = True
+    """Whether any is kept; clients leave out single ones with `store: false`."""
+    days: float = Field(30.0, gt=0, le=365)
+    """How long each is kept."""
+    max_count: int = Field(10_000, ge=1, le=1 << 24)
+    """How many are kept; newer ones replace the oldest."""
+    max_bytes: int = Field(1 << 30, ge=1 << 20)
+    """How much they take together; one may take a quarter of it."""
+
+
 StoreSettings = Annotated[SqliteSettings | RedisSettings, Field(discriminator="kind")]

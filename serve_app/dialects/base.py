@@ -3,12 +3,21 @@
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from serve_app.caller import Scope
-from serve_app.conversation import AnswerEvent, Completion, GenerateRequest, Prompt, RenderedPrompt, RoutePreview, TaskExample
+from serve_app.conversation import (
+    AnswerEvent,
+    ChoiceEnd,
+    Completion,
+    GenerateRequest,
+    Prompt,
+    RenderedPrompt,
+    RoutePreview,
+    TaskExample,
+)
 from serve_app.dialects.faults import find_first_fault
 from serve_app.dialects.limit_headers import write_limits
 from serve_app.errors import InvalidRequest, ServeError
@@ -85,6 +94,58 @@ class Codec(Protocol[Body]):
         ...
 
 
+class Archive(Protocol):
+    """The kept answers of one caller; those of others do not exist for it. A key has 128 random bits."""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether answers are kept here at all."""
+        ...
+
+    async def reserve(self) -> str:
+        """Return the key of a new answer; empty where none can be kept now."""
+        ...
+
+    async def write(self, key: str, value: bytes) -> bool:
+        """Keep an answer under a reserved key, replacing what is there; return False where that is impossible now."""
+        ...
+
+    async def read(self, key: str) -> bytes | None:
+        """Return a kept answer, None where there is none; raises `StoreUnavailable`."""
+        ...
+
+    async def delete(self, key: str) -> bool:
+        """Delete a kept answer; return False where there is none. Raises `StoreUnavailable`."""
+        ...
+
+
+@runtime_checkable
+class RecallingCodec(Protocol):
+    """A codec whose requests may refer to kept answers, and whose own answers may be kept."""
+
+    async def recall(self, body: Any, archive: Archive) -> "tuple[Any, KeepingCodec]":
+        """Return the body with what it refers to put in, and the codec of this one request; raises `ServeError`."""
+        ...
+
+
+@runtime_checkable
+class KeepingCodec(Codec[Any], Protocol):
+    """The codec of one request, whose answer may be kept."""
+
+    async def keep(self, answer: JsonObject, context: AnswerContext[Any]) -> JsonObject:
+        """Keep a whole answer, if the client wants that; return it as the client gets it."""
+        ...
+
+
+@runtime_checkable
+class KeepingEncoder(StreamEncoder, Protocol):
+    """The encoder of a stream whose answer may be kept."""
+
+    async def keep(self, ending: ChoiceEnd | ServeError) -> None:
+        """Keep the answer that ends so. Comes before the `push` or `fail` that returns the last bytes."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Generate:
     """POST endpoint that generates."""
@@ -137,6 +198,10 @@ class QueryContext(Protocol):
     """The request's headers; names in any case."""
     parameters: Mapping[str, str]
     """Path parameters by name."""
+    query: Mapping[str, str]
+    """Query parameters by name; of several with one name the last."""
+    archive: Archive
+    """The caller's kept answers."""
     raw_body: bytes
     request_id: str
 
@@ -173,6 +238,8 @@ class Query:
     path: str
     method: str = "GET"
     """GET answers HEAD too."""
+    query: tuple[str, ...] = ()
+    """Names of the query parameters that it reads, for the OpenAPI document."""
     body: type[WireBody] | type[bytes] | None = None
     """Type of the request's body: a `WireBody`, or `bytes` for raw bytes; None: no body."""
     answer: Callable[[QueryContext, Any], Awaitable[JsonObject | Reply | None]]

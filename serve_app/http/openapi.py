@@ -160,6 +160,8 @@ def _describe_operation(
     if isinstance(endpoint, Generate):
         failures = failures | _GENERATING_FAILURES
         parameters += [{"name": name, "in": "header", "schema": schema, "description": why} for name, schema, why in _HINTS]
+    if isinstance(endpoint, Query):
+        parameters += [{"name": name, "in": "query", "schema": {"type": "string"}} for name in endpoint.query]
     if isinstance(endpoint, Query) and endpoint.writes:
         failures = failures | _STORING_FAILURES
     operation: JsonObject = {"operationId": _name_operation(method, endpoint.path), "tags": [dialect.name]}

@@ -12,10 +12,11 @@ from starlette.requests import Request
 
 from serve_app.caller import Caller
 from serve_app.conversation import GenerateRequest, Prompt, RenderedPrompt, RoutePreview, TaskExample
-from serve_app.dialects.base import Models
+from serve_app.dialects.base import Archive, Models
 from serve_app.engine_config import count_gpu_layers
 from serve_app.gateway import Gateway
 from serve_app.http.hints import apply_header_hints
+from serve_app.http.respond import open_archive
 from serve_app.model_info import LoadedGroup, ModelInfo
 from serve_app.record import RequestRecord
 from serve_app.routing.fleet import Group
@@ -76,6 +77,8 @@ class GatewayContext:
         self.host = request.headers.get("host", "")
         self.headers: Mapping[str, str] = request.headers
         self.parameters: Mapping[str, str] = request.path_params
+        self.query: Mapping[str, str] = request.query_params
+        self.archive: Archive = open_archive(gateway, record)
         self.raw_body = raw_body
         self.request_id = record.request_id
 

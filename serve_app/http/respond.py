@@ -16,8 +16,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from serve_app.conversation import AnswerEvent, Completion, fold
-from serve_app.dialects.base import AnswerContext, Codec, Dialect, JsonObject, StreamEncoder, dump, parse
+from serve_app.archive import Archive, OwnArchive
+from serve_app.conversation import AnswerEvent, ChoiceEnd, Completion, fold
+from serve_app.dialects.base import (
+    AnswerContext,
+    Codec,
+    Dialect,
+    JsonObject,
+    KeepingCodec,
+    KeepingEncoder,
+    RecallingCodec,
+    StreamEncoder,
+    dump,
+    parse,
+)
 from serve_app.errors import ServeError, TooLarge, internal_error
 from serve_app.gateway import Gateway
 from serve_app.http.hints import apply_header_hints
@@ -48,6 +60,8 @@ async def respond(codec: Codec[Any], dialect: Dialect, gateway: Gateway, http_re
     """
     arrived, created = time.monotonic(), time.time()
     body = parse(codec.body, await read_body(http_request, gateway.settings.limits.max_body_bytes))
+    if isinstance(codec, RecallingCodec):
+        body, codec = await codec.recall(body, open_archive(gateway, record))
     request, stream = codec.decode(body, record.request_id)
     request = apply_header_hints(request, http_request)
     record.model = request.model or gateway.settings.default_model
@@ -62,7 +76,10 @@ async def respond(codec: Codec[Any], dialect: Dialect, gateway: Gateway, http_re
     events = gateway.generate(request, record)
     if not stream:
         completion = await _fold_while_connected(http_request, events)
-        return json_response(codec.encode(completion, context), 200, write_record_headers(record, dialect))
+        answer = codec.encode(completion, context)
+        if isinstance(codec, KeepingCodec):
+            answer = await codec.keep(answer, context)
+        return json_response(answer, 200, write_record_headers(record, dialect))
     try:
         first = await anext(events)
         encoder = codec.encoder(context)  # not earlier: only now the answering model is certain
@@ -102,13 +119,26 @@ async def _encode(
         if opening := b"".join(encoder.push(first)):
             yield opening
         async for event in events:
+            if isinstance(event, ChoiceEnd):
+                await _keep(encoder, event)
             if chunk := b"".join(encoder.push(event)):
                 yield chunk
     except ServeError as error:
+        await _keep(encoder, error)
         yield b"".join(encoder.fail(error))
     except Exception:  # no text of an unforeseen error may reach a client
         logger.exception("request %s failed midway", record.request_id)
         yield b"".join(encoder.fail(internal_error(record.request_id)))
+
+
+async def _keep(encoder: StreamEncoder, ending: ChoiceEnd | ServeError) -> None:
+    if isinstance(encoder, KeepingEncoder):
+        await encoder.keep(ending)
+
+
+def open_archive(gateway: Gateway, record: RequestRecord) -> OwnArchive:
+    """Return the kept answers of the request's caller."""
+    return Archive(gateway.accounts.store, gateway.settings.responses).belonging_to(record.caller.name)
 
 
 async def read_body(request: Request, limit: int) -> bytes:

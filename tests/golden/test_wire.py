@@ -26,7 +26,7 @@ from serve_app.types import FinishReason, Timings, TokenDelta, Usage
 HERE = Path(__file__).parent / "bytes"
 BODIES = {
     "/v1/chat/completions": b'{"messages":[{"role":"user","content":"hi"}],"stream_options":{"include_usage":true},"stream":true}',
-    "/v1/responses": b'{"input":"hi","max_output_tokens":50,"stream":true}',
+    "/v1/responses": b'{"model":"phi4-mini","input":"hi","max_output_tokens":50,"stream":true}',
     "/v1/messages": b'{"messages":[{"role":"user","content":"hi"}],"max_tokens":50,"stream":true}',
     "/v1/completions": b'{"prompt":"hi","stream":true}',
     "/api/chat": b'{"model":"phi4-mini","messages":[{"role":"user","content":"hi"}]}',

@@ -1,4 +1,4 @@
-"""OpenAI's Responses API without stored state, driven by its own SDK over the whole application in-process."""
+"""OpenAI's Responses API, driven by its own SDK over the whole application in-process."""
 
 import json
 from collections.abc import AsyncIterator
@@ -135,10 +135,13 @@ async def test_logprobs_formats_and_counts() -> None:
 FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"input": []}, "input"),
     ({"input": ""}, ""),
-    ({"input": [{"type": "item_reference", "id": "x"}]}, "item_reference"),
+    ({"input": [{"type": "item_reference", "id": "x"}]}, "input.0: no item 'x' is kept"),
+    ({"input": [{"id": "msg_1"}]}, "input.0: no item 'msg_1' is kept"),
+    ({"model": None}, "model"),
+    ({"conversation": "conv_1"}, "conversation"),
     ({"input": [{"type": "local_shell_call"}]}, "local_shell_call"),
     ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "images are not served"),
-    ({"previous_response_id": "resp_1"}, "previous_response_id"),
+    ({"previous_response_id": "resp_1"}, "no response 'resp_1' is kept"),
     ({"background": True}, "background"),
     ({"tools": [{"type": "web_search"}]}, "web_search"),
     ({"tool_choice": "required"}, "tools"),

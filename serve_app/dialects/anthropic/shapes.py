@@ -90,6 +90,8 @@ def show_head(context: AnswerContext[MessagesBody], usage: JsonObject) -> JsonOb
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
+        "stop_details": None,
+        "container": None,
         "usage": usage,
     }
 
@@ -99,8 +101,13 @@ def show_usage(usage: Usage) -> JsonObject:
     return {
         "input_tokens": usage.prompt_tokens - usage.cached_tokens,
         "cache_creation_input_tokens": 0,
+        "cache_creation": None,
         "cache_read_input_tokens": usage.cached_tokens,
         "output_tokens": usage.completion_tokens,
+        "output_tokens_details": None,
+        "inference_geo": None,
+        "server_tool_use": None,
+        "service_tier": None,
     }
 
 
@@ -118,7 +125,7 @@ def show_content(choice: CompletedChoice) -> list[JsonObject]:
     if choice.thoughts:
         blocks.append({"type": "thinking", "thinking": choice.thoughts, "signature": ""})
     if choice.text or not choice.tool_calls:
-        blocks.append({"type": "text", "text": choice.text})
+        blocks.append({"type": "text", "text": choice.text, "citations": None})
     return blocks + [show_call(call) for call in choice.tool_calls]
 
 

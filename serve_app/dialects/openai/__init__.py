@@ -5,6 +5,7 @@ from dataclasses import replace
 from serve_app.dialects.base import Generate
 from serve_app.dialects.openai import codec
 from serve_app.dialects.openai.responses.codec import COUNT, ResponsesCodec
+from serve_app.dialects.openai.responses.stored import STORED
 from serve_app.dialects.openai.route import ROUTE
 from serve_app.dialects.openai.stream import MEDIA_TYPE
 
@@ -22,7 +23,7 @@ ABSENT = (
 """First path segments that OpenAI's API or vLLM's additions have, and this server lacks; other APIs use some of them too."""
 DIALECT = replace(
     codec.DIALECT,
-    endpoints=(*codec.DIALECT.endpoints, Generate("/v1/responses", ResponsesCodec(), MEDIA_TYPE), COUNT, ROUTE),
+    endpoints=(*codec.DIALECT.endpoints, Generate("/v1/responses", ResponsesCodec(), MEDIA_TYPE), COUNT, *STORED, ROUTE),
     base_url="the base URL of an OpenAI client ends in /v1",
     absent=frozenset(ABSENT),
 )

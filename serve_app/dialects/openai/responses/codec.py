@@ -1,31 +1,59 @@
-"""The Responses API without stored state: decodes bodies into requests, encodes completions. Pure."""
+"""The Responses API: decodes bodies into requests, encodes completions, and keeps both where the client wants that."""
 
 from serve_app.conversation import Completion, GenerateRequest
-from serve_app.dialects.base import AnswerContext, JsonObject, Query, QueryContext, StreamEncoder, decode_sampling, given_fields
+from serve_app.dialects.base import (
+    AnswerContext,
+    Archive,
+    JsonObject,
+    Query,
+    QueryContext,
+    StreamEncoder,
+    decode_sampling,
+    decode_session,
+    given_fields,
+)
 from serve_app.dialects.openai.responses import shapes
+from serve_app.dialects.openai.responses.exchange import Exchange, fill_in, name_items
 from serve_app.dialects.openai.responses.items import decode_chat
 from serve_app.dialects.openai.responses.stream import ResponsesEncoder
 from serve_app.dialects.openai.responses.tools import decode_tools
 from serve_app.dialects.openai.responses.wire import CountBody, ResponsesBody
 from serve_app.dialects.shared_wire import show_invalid
 from serve_app.errors import Unsupported
+from serve_app.types import MAX_TOKENS
 
-_MAX_SESSION_CHARS = 200
 _THINKS = {"none": False}
 
 
 class ResponsesCodec:
-    """POST /v1/responses."""
+    """POST /v1/responses. With a key it is the codec of one request, whose answer is kept under it."""
 
     body = ResponsesBody
+
+    def __init__(self, key: str = "", archive: Archive | None = None) -> None:
+        """Keep the answer in `archive` under `key`; with the empty key keep nothing."""
+        self._key = key
+        self._archive = archive
+
+    async def recall(self, body: ResponsesBody, archive: Archive) -> "tuple[ResponsesBody, ResponsesCodec]":
+        """See `RecallingCodec.recall`."""
+        items = await fill_in(body.input, body.previous_response_id, archive)
+        key = "" if body.store is False else await archive.reserve()
+        return body.model_copy(update={"input": name_items(items, key) if key else items}), ResponsesCodec(key, archive)
 
     def decode(self, body: ResponsesBody, request_id: str) -> tuple[GenerateRequest, bool]:
         """See `Codec.decode`."""
         if body.background:
-            raise Unsupported("background: responses are not stored here, so none can be fetched later", param="background")
+            raise Unsupported("background: responses are made while the client waits; leave it out", param="background")
         tools, form = decode_tools(body)
-        given = {"temperature": body.temperature, "top_p": body.top_p, "max_tokens": body.max_output_tokens}
-        wants_logprobs = body.top_logprobs is not None or shapes.LOGPROBS in (body.include or ())
+        given = {
+            "temperature": body.temperature,
+            "top_p": body.top_p,
+            "presence_penalty": body.presence_penalty,
+            "frequency_penalty": body.frequency_penalty,
+            "max_tokens": body.max_output_tokens,
+        }
+        wants_logprobs = shapes.wants_logprobs(body)
         request = GenerateRequest(
             request_id=request_id,
             prompts=(decode_chat(body, tools),),
@@ -35,25 +63,35 @@ class ResponsesCodec:
             ),
             explicit=given_fields(given),
             model=body.model,
+            window=MAX_TOKENS if body.truncation == "auto" else None,
             think=_THINKS.get(body.reasoning.effort or "") if body.reasoning else None,
-            session=(body.prompt_cache_key or "")[:_MAX_SESSION_CHARS] or None,
+            session=decode_session(body.prompt_cache_key),
         )
         return request, bool(body.stream)
 
     def encode(self, completion: Completion, context: AnswerContext[ResponsesBody]) -> JsonObject:
         """See `Codec.encode`."""
         (choice,) = completion.choices
-        status = shapes.find_status(choice.end)
-        output = shapes.show_output(choice, context)
-        return shapes.show_response(context, status, output, choice.end) | show_invalid(choice.end)
+        exchange = self._build_exchange(context)
+        response = shapes.show_response(exchange, shapes.find_status(choice.end), shapes.show_output(choice, exchange), choice.end)
+        return response | show_invalid(choice.end)
 
     def encoder(self, context: AnswerContext[ResponsesBody]) -> StreamEncoder:
         """See `Codec.encoder`."""
-        return ResponsesEncoder(context)
+        return ResponsesEncoder(self._build_exchange(context))
+
+    async def keep(self, answer: JsonObject, context: AnswerContext[ResponsesBody]) -> JsonObject:
+        """See `KeepingCodec.keep`."""
+        return answer | {"store": await self._build_exchange(context).keep(answer)}
+
+    def _build_exchange(self, context: AnswerContext[ResponsesBody]) -> Exchange:
+        return Exchange(context, self._key, self._archive)
 
 
 async def _count_tokens(context: QueryContext, body: CountBody) -> JsonObject:
-    rendered = await context.render(body.model, decode_chat(body, decode_tools(body)[0]))
+    items = await fill_in(body.input, body.previous_response_id, context.archive)
+    whole = body.model_copy(update={"input": items})
+    rendered = await context.render(body.model, decode_chat(whole, decode_tools(whole)[0]))
     return {"object": "response.input_tokens", "input_tokens": len(rendered.ids)}
 
 

@@ -10,9 +10,8 @@ _MEDIA_PHRASES = {"input_image": "images are", "input_file": "files are", "input
 
 def decode_chat(body: CountBody, tools: tuple[Tool, ...]) -> Chat:
     """Return the conversation; raises `InvalidRequest` or `Unsupported` naming the item at fault."""
-    for field in ("previous_response_id", "conversation"):
-        if getattr(body, field) is not None:
-            raise Unsupported(f"{field}: responses are not stored here; send the whole conversation as input", param=field)
+    if body.conversation is not None:
+        raise Unsupported("conversation: use previous_response_id, or send the whole conversation as input", param="conversation")
     turns = [Message(role="system", content=body.instructions)] if body.instructions else []
     if isinstance(body.input, str):
         turns.append(Message(role="user", content=body.input))
@@ -44,8 +43,6 @@ def _add_item(turns: list[Message], item: Item, place: str) -> None:
         if not item.call_id or item.output is None:
             raise InvalidRequest(f"{place}: a function_call_output needs call_id and output", param=place)
         turns.append(Message(role="tool", content=_read_text(item.output, f"{place}.output")))
-    elif kind == "item_reference":
-        raise Unsupported(f"{place}: an item_reference needs stored responses, which are not kept here; send the item", param=place)
     elif kind != "reasoning":  # thoughts of earlier turns are not shown again
         raise Unsupported(f"{place}.type: items of the type '{kind[:40]}' are not served", param=f"{place}.type")
 

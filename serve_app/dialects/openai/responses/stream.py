@@ -4,11 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from serve_app.conversation import AnswerEvent, ChoiceEnd, Started, TextDelta, TextLogprob, ThoughtDelta, ToolCallDelta
-from serve_app.dialects.base import AnswerContext, JsonObject, dump
+from serve_app.dialects.base import JsonObject, dump
 from serve_app.dialects.openai.responses import shapes
-from serve_app.dialects.openai.responses.wire import ResponsesBody
+from serve_app.dialects.openai.responses.exchange import Exchange
 from serve_app.dialects.openai.shapes import show_chat_logprobs
 from serve_app.dialects.openai.stream import MEDIA_TYPE
+from serve_app.dialects.shared_wire import show_invalid
 from serve_app.errors import ServeError
 
 
@@ -31,24 +32,27 @@ class ResponsesEncoder:
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, context: AnswerContext[ResponsesBody]) -> None:
-        """Encode the answer to `context`."""
-        self._context = context
+    def __init__(self, exchange: Exchange) -> None:
+        """Encode the answer of `exchange`."""
+        self._exchange = exchange
         self._events = 0
         self._open: _OpenItem | None = None
         self._done: list[JsonObject] = []
-        self._with_logprobs = shapes.wants_logprobs(context)
+        self._closing: list[bytes] = []
+        self._last: JsonObject | None = None
+        """The final response object, once it is made."""
+        self._with_logprobs = shapes.wants_logprobs(exchange.context.body)
 
     def push(self, event: AnswerEvent) -> Iterable[bytes]:
         """See `StreamEncoder.push`."""
         if not self._events:
-            opening = shapes.show_response(self._context, "in_progress")
+            opening = shapes.show_response(self._exchange, "in_progress")
             yield self._event("response.created", {"response": opening})
             yield self._event("response.in_progress", {"response": opening})
         if isinstance(event, Started):
             return
         if isinstance(event, ChoiceEnd):
-            yield from self._end(event)
+            yield from self._finish(event)
         elif isinstance(event, ToolCallDelta):
             yield from self._push_call(event)
         elif event.text:
@@ -56,8 +60,27 @@ class ResponsesEncoder:
 
     def fail(self, error: ServeError) -> Iterable[bytes]:
         """See `StreamEncoder.fail`."""
-        failed = shapes.show_response(self._context, "failed", self._done) | {"error": shapes.show_error(error)}
-        yield self._event("response.failed", {"response": failed})
+        yield from self._finish(error)
+
+    async def keep(self, ending: ChoiceEnd | ServeError) -> None:
+        """See `KeepingEncoder.keep`."""
+        response = self._make_last(ending)
+        self._last = response | {"store": await self._exchange.keep(response)}
+
+    def _finish(self, ending: ChoiceEnd | ServeError) -> Iterable[bytes]:
+        last = self._last or self._make_last(ending)
+        yield from self._closing
+        yield self._event(f"response.{last['status']}", {"response": last})
+
+    def _make_last(self, ending: ChoiceEnd | ServeError) -> JsonObject:
+        """Return the final response object; `_closing` are the events before it."""
+        if isinstance(ending, ServeError):
+            return shapes.show_response(self._exchange, "failed", self._done) | {"error": shapes.show_error(ending)}
+        status = shapes.find_status(ending)
+        if self._open is None and not self._done:
+            self._closing += self._switch("text", "msg")
+        self._closing += self._close(status)
+        return shapes.show_response(self._exchange, status, self._done, ending) | show_invalid(ending)
 
     def _event(self, kind: str, fields: JsonObject) -> bytes:
         data = {"type": kind, "sequence_number": self._events} | fields
@@ -93,7 +116,7 @@ class ResponsesEncoder:
         if self._open is not None and self._open.kind == kind:
             return
         yield from self._close("completed")
-        item_id = shapes.name_item(prefix, self._context, len(self._done))
+        item_id = shapes.name_item(prefix, self._exchange, len(self._done))
         self._open = _OpenItem(kind, item_id, call_id, name)
         added = self._show(self._open, "in_progress", whole=False)
         yield self._event("response.output_item.added", {"output_index": len(self._done), "item": added})
@@ -133,11 +156,3 @@ class ResponsesEncoder:
         yield self._event("response.output_item.done", {"output_index": len(self._done), "item": shown})
         self._done.append(shown)
         self._open = None
-
-    def _end(self, end: ChoiceEnd) -> Iterable[bytes]:
-        if self._open is None and not self._done:
-            yield from self._switch("text", "msg")
-        status = shapes.find_status(end)
-        yield from self._close(status)
-        response = shapes.show_response(self._context, status, self._done, end)
-        yield self._event(f"response.{status}", {"response": response})

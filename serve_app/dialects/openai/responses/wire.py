@@ -2,14 +2,16 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from serve_app.dialects.base import WireBody
 from serve_app.dialects.openai.wire import ToolChoice
 
 
 class Part(WireBody):
-    """A content part; of all types only texts and refusals are served."""
+    """A content part; of all types only texts and refusals are served. Other fields are kept as they are."""
+
+    model_config = ConfigDict(extra="allow")
 
     type: str
     text: str | None = None
@@ -17,10 +19,13 @@ class Part(WireBody):
 
 
 class Item(WireBody):
-    """An input item: a message, a call of a function, its output, or a thought."""
+    """An input item: a message, a call of a function, its output, a thought, or a reference. Other fields are kept as they are."""
+
+    model_config = ConfigDict(extra="allow")
 
     type: str | None = None
-    """Left out it is a message."""
+    """Left out it is a message, or a reference where there is an id and no role."""
+    id: str | None = None
     role: Literal["user", "assistant", "system", "developer"] | None = None
     content: str | list[Part] | None = None
     call_id: str | None = None
@@ -58,6 +63,7 @@ class TextConfig(WireBody):
     """`text`."""
 
     format: Format | None = None
+    verbosity: str | None = None
 
 
 class Reasoning(WireBody):
@@ -85,10 +91,15 @@ class CountBody(WireBody):
 class ResponsesBody(CountBody):
     """POST /v1/responses."""
 
+    model: str
     stream: bool | None = None
     max_output_tokens: int | None = Field(None, ge=1)
     temperature: float | None = None
     top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    max_tool_calls: int | None = None
+    """Bounds calls of tools that the server runs, of which there are none."""
     top_logprobs: int | None = Field(None, ge=0, le=20)
     truncation: Literal["auto", "disabled"] | None = None
     metadata: dict[str, str] | None = Field(None, max_length=16)

@@ -1,0 +1,150 @@
+"""Keeps answers for later requests of the same caller, in the store: bounded in number and bytes, and for a bounded time.
+
+Two rings, each turned by a counter of the store, so that several ingresses share them without a lock. A kept answer has one place
+in the ring of heads, which its id names, and its bytes lie in consecutive places of the ring of units. What is kept later takes the
+oldest places, so the bounds hold whatever happens, and nothing has to be swept. A head says whose the answer is and where its
+bytes lie; bytes begin with their answer's id, so that a place which was taken since is noticed. Knows no dialect.
+"""
+
+import asyncio
+import hmac
+import logging
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from serve_app.errors import StoreUnavailable
+from serve_app.store.base import Addition, Store
+from serve_app.store_config import ResponsesSettings
+
+logger = logging.getLogger(__name__)
+
+UNIT_BYTES = 64 << 10
+_KEY = re.compile(r"[0-9a-f]{32}([0-9a-f]{6})")
+_HEADS, _UNITS = "responses/heads", "responses/units"
+_LARGEST_SHARE = 4
+"""An answer may take one in so many of all units."""
+
+
+class _Head(BaseModel):
+    """Whose an answer is, and where its bytes lie."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    owner: str
+    first: int
+    """Its first unit."""
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """The kept answers of every caller."""
+
+    store: Store
+    settings: ResponsesSettings
+    make_token: Callable[[], str] = lambda: secrets.token_hex(16)
+    """Returns 128 random bits in hexadecimal digits."""
+
+    def belonging_to(self, owner: str) -> "OwnArchive":
+        """Return the view of one caller."""
+        return OwnArchive(self, owner)
+
+    @property
+    def units(self) -> int:
+        """Places in the ring of units."""
+        return max(_LARGEST_SHARE, self.settings.max_bytes // UNIT_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnArchive:
+    """See `dialects.base.Archive`: the kept answers of one caller; those of others do not exist for it."""
+
+    archive: Archive
+    owner: str
+
+    @property
+    def keeps(self) -> bool:
+        """Whether answers are kept here at all."""
+        return self.archive.settings.keep
+
+    async def reserve(self) -> str:
+        """Return the key of a new answer; empty where none can be kept now."""
+        if not self.keeps:
+            return ""
+        try:
+            (tally,) = await self.archive.store.add([Addition(_HEADS, 1)])
+        except StoreUnavailable as error:
+            logger.warning("an answer is not kept: %s", error.message)
+            return ""
+        return f"{self.archive.make_token()}{tally.sum % self.archive.settings.max_count:06x}"
+
+    async def write(self, key: str, value: bytes) -> bool:
+        """Keep an answer under a reserved key, replacing what is there; return False where that is impossible now."""
+        place = _find_place(key)
+        mark = key.encode()
+        parts = [mark + value[at : at + UNIT_BYTES] for at in range(0, len(value), UNIT_BYTES)]
+        if place is None or not self.keeps or len(parts) > self.archive.units // _LARGEST_SHARE:
+            return False
+        store, ttl_s = self.archive.store, self.archive.settings.days * 86400.0
+        try:
+            (tally,) = await store.add([Addition(_UNITS, len(parts))])
+            head = _Head(key=key, owner=self.owner, first=tally.sum - len(parts), units=len(parts))
+            for at, part in enumerate(parts):
+                await store.put(self._name_unit(head, at), part, ttl_s=ttl_s)
+            await store.put(place, head.model_dump_json().encode(), ttl_s=ttl_s)
+        except StoreUnavailable as error:
+            logger.warning("an answer is not kept: %s", error.message)
+            return False
+        return True
+
+    async def read(self, key: str) -> bytes | None:
+        """Return a kept answer of this caller, None where there is none; raises `StoreUnavailable`."""
+        head = await self._find(key)
+        if head is None:
+            return None
+        parts = await asyncio.gather(*(self.archive.store.get(self._name_unit(head, at)) for at in range(head.units)))
+        mark = key.encode()
+        if any(part is None or not part.startswith(mark) for part in parts):
+            return None  # newer answers took its places
+        return b"".join(part[len(mark) :] for part in parts if part is not None)
+
+    async def delete(self, key: str) -> bool:
+        """Delete a kept answer of this caller; return False where there is none. Raises `StoreUnavailable`."""
+        head = await self._find(key)
+        if head is None:
+            return False
+        there = await self.read(key) is not None
+        for at in range(head.units):
+            name = self._name_unit(head, at)
+            part = await self.archive.store.get(name)
+            if part is not None and part.startswith(key.encode()):
+                await self.archive.store.delete(name)
+        place = _find_place(key)
+        assert place is not None
+        return await self.archive.store.delete(place) and there
+
+    async def _find(self, key: str) -> _Head | None:
+        place = _find_place(key)
+        found = None if place is None or not self.keeps else await self.archive.store.get(place)
+        if found is None:
+            return None
+        try:
+            head = _Head.model_validate_json(found)
+        except ValidationError:
+            return None
+        owns = hmac.compare_digest(head.key, key) and head.owner == self.owner
+        return head if owns else None
+
+    def _name_unit(self, head: _Head, at: int) -> str:
+        return f"responses/unit/{(head.first + at) % self.archive.units}"
+
+
+def _find_place(key: str) -> str | None:
+    """Return where the head of a key lies; None for what is no key."""
+    found = _KEY.fullmatch(key)
+    return None if found is None else f"responses/head/{int(found[1], 16)}"

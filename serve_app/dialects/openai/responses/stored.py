@@ -1,0 +1,63 @@
+"""The endpoints of kept responses: fetch, delete, list the input. Pure."""
+
+from serve_app.dialects.base import JsonObject, Query, QueryContext
+from serve_app.dialects.openai.responses.exchange import require_kept
+from serve_app.errors import InvalidRequest, NotFound, Unsupported
+
+_DEFAULT_PAGE, _LONGEST_PAGE = 20, 100
+PATH = "/v1/responses/{response_id}"
+
+
+async def _fetch(context: QueryContext, body: None) -> JsonObject:
+    if context.query.get("stream", "").lower() == "true":
+        raise Unsupported("stream: a kept response is not streamed again; fetch it without stream", param="stream")
+    response: JsonObject = (await require_kept(context.parameters["response_id"], context.archive))["response"]
+    return response
+
+
+async def _delete(context: QueryContext, body: None) -> JsonObject:
+    response_id = context.parameters["response_id"]
+    await require_kept(response_id, context.archive)
+    if not await context.archive.delete(response_id.removeprefix("resp_")):
+        raise NotFound(f"the response '{response_id}' is deleted already", param="id")
+    return {"id": response_id, "object": "response", "deleted": True}
+
+
+async def _list_input(context: QueryContext, body: None) -> JsonObject:
+    kept = await require_kept(context.parameters["response_id"], context.archive)
+    items: list[JsonObject] = kept["input"]
+    order = context.query.get("order", "desc")
+    if order not in ("asc", "desc"):
+        raise InvalidRequest("order must be asc or desc", param="order")
+    if order == "desc":
+        items = items[::-1]
+    after = context.query.get("after")
+    if after is not None:
+        at = next((at for at, item in enumerate(items) if item["id"] == after), None)
+        if at is None:
+            raise InvalidRequest(f"after: the input has no item '{after[:100]}'", param="after")
+        items = items[at + 1 :]
+    limit = _read_limit(context.query.get("limit"))
+    page = items[:limit]
+    return {
+        "object": "list",
+        "data": page,
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+        "has_more": len(items) > limit,
+    }
+
+
+def _read_limit(text: str | None) -> int:
+    if text is None:
+        return _DEFAULT_PAGE
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= _LONGEST_PAGE:
+        raise InvalidRequest(f"limit must be a whole number from 1 to {_LONGEST_PAGE}", param="limit")
+    return int(text)
+
+
+STORED = (
+    Query(path=PATH, answer=_fetch, query=("include", "stream")),
+    Query(path=PATH, method="DELETE", answer=_delete),
+    Query(path=f"{PATH}/input_items", answer=_list_input, query=("after", "include", "limit", "order")),
+)
