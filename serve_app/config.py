@@ -118,6 +118,9 @@ class RoutingSettings(Settings):
     `general`, and where that is not listed either, the first model. Empty: there is no model `auto`."""
     auto_unnamed: bool = False
     """Whether requests without a model's name are requests for `auto`; otherwise they get the first model."""
+    require_model: bool = False
+    """Refuse a request without a model's name where its API demands one, as OpenAI's and Anthropic's servers do. Otherwise such
+    requests get the first model, or `auto`. `/v1/responses` always demands a name."""
     auto_fallback: tuple[str, ...] = ()
     """Models that may answer requests for `auto`, in this order, while no group of the task's model can. Empty: no other model."""
     auto_switch: float = Field(0.95, ge=0, le=1)

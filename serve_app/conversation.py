@@ -311,6 +311,8 @@ class GenerateRequest:
     """Fields of `sampling`, and `stop`, that the client set; a model variant's parameters fill in the other fields."""
     model: str | None = None
     """The model's name as the client wrote it; None: the default model."""
+    demands_model: bool = False
+    """Whether the client's API demands a model's name."""
     stop: tuple[str, ...] = ()
     n: int = 1
     window: int | None = None

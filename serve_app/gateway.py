@@ -151,6 +151,9 @@ class Gateway:
         if self.catalog.is_auto(request.model):
             choice = choose_model(self.settings.routing, request.task, prompt)
             return choice if not caller.models else self._keep_allowed(choice, caller)
+        if request.model is None and request.demands_model and self.settings.routing.require_model:
+            known = ", ".join(name for name in self.settings.models if self.catalog.allows(name, caller))
+            raise InvalidRequest(f"model: name the model that answers; served here: {known}", param="model")
         return ModelChoice(names=(request.model,), reason="default" if request.model is None else "named")
 
     def _keep_allowed(self, choice: ModelChoice, caller: Caller) -> ModelChoice:

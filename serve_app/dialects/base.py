@@ -267,7 +267,8 @@ class Dialect:
     base_url: str = ""
     """A sentence about the base URL of its clients, shown to a client whose path is slightly wrong."""
     absent: frozenset[str] = frozenset()
-    """First path segments below `prefix` of endpoints that other servers of this API have, and this one lacks."""
+    """First path segments below `prefix`, or whole paths below it, of endpoints that other servers of this API have, and this one
+    lacks."""
     endpoints: tuple[Endpoint, ...]
     encode_error: Callable[[ServeError, str], JsonObject]
     """(error, request id) -> body."""

@@ -31,7 +31,7 @@ from serve_app.http.openapi import describe
 from serve_app.http.queries import GatewayContext
 from serve_app.http.respond import error_response, json_response, read_body, request_id, respond, write_record_headers
 from serve_app.http.status import STATUS_PATHS, Mount, mount_status, mount_unusable_status
-from serve_app.http.wrong_paths import find_dialect, suggest_path
+from serve_app.http.wrong_paths import find_dialect, is_absent, suggest_path
 from serve_app.record import RequestRecord
 from serve_app.routing.fleet import Fleet
 
@@ -69,7 +69,7 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect], access: Access) ->
         path = request.scope["path"]
         shown: ServeError = NotFound(f"no endpoint {request.method} {path[:200]}; {suggest_path(path, dialects)}")
         headers = {name.lower(): value for name, value in (error.headers or {}).items()}
-        if error.status_code == 405:
+        if error.status_code == 405 and not is_absent(path, dialects):
             shown = MethodNotAllowed(f"{path[:200]} does not take {request.method}")
             headers["allow"] = _list_methods(app, path)
         return error_response(find_dialect(path, dialects), shown, RequestRecord(request_id=request_id(request)), headers)

@@ -44,6 +44,11 @@ def suggest_path(path: str, dialects: Sequence[Dialect]) -> str:
     return f"the right path is {shown}: {right_path.dialect.base_url}"
 
 
+def is_absent(path: str, dialects: Sequence[Dialect]) -> bool:
+    """Return whether other servers of its API have an endpoint at `path` and this one lacks it, though a template here fits."""
+    return any(path == f"{dialect.prefix}{absent}" for dialect in dialects for absent in dialect.absent if "/" in absent)
+
+
 def find_right_path(path: str, dialects: Sequence[Dialect]) -> RightPath | None:
     """Return the path that a request to `path` meant; None where no endpoint is similar."""
     roots = {root: dialect for dialect in dialects if (root := dialect.prefix.strip("/")) and "/" not in root}

@@ -1,6 +1,7 @@
 """Names of one model, written in different ways, in every API and verb."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,3 +94,28 @@ async def test_a_models_groups_hold_for_all_its_names(tmp_path: Path) -> None:
         assert (await app.client.post("/api/create", json={"model": "mine", "from": "coder"})).status_code == 200
         free = await app.client.post("/api/chat", json={"model": "mine", "messages": HI})
         assert free.headers["x-engine"] == "a"
+
+
+UNNAMED = [
+    ("/v1/chat/completions", {"messages": HI}, 400),
+    ("/v1/completions", {"prompt": "x"}, 400),
+    ("/v1/messages", {"messages": HI, "max_tokens": 4}, 400),
+    ("/v1/responses", {"input": "x"}, 400),
+    ("/reasoning", {"prompt": "x"}, 200),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "status"), UNNAMED)
+async def test_a_model_must_be_named_where_that_is_configured(path: str, body: dict[str, Any], status: int) -> None:
+    async with running(a={}, routing={"require_model": True}) as app:
+        answer = await app.client.post(path, json=body)
+        assert answer.status_code == status
+        if status == 400:
+            assert "model" in answer.json()["error"]["message"]
+        elif path != "/v1/responses":
+            assert answer.json()
+        grouped = await app.client.post(path, json=body, headers={"x-engine": "a"})
+        assert grouped.status_code == (400 if path == "/v1/responses" else 200)
+        auto = {"require_model": True, "auto": {"general": "phi-4-mini-instruct"}, "auto_unnamed": True}
+    async with running(a={}, routing=auto) as app:
+        assert (await app.client.post(path, json=body)).status_code == (400 if path == "/v1/responses" else 200)

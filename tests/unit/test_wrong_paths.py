@@ -41,6 +41,14 @@ OLLAMAS = {
 }
 
 
+async def test_an_endpoint_that_others_have_is_no_wrong_method_of_a_template() -> None:
+    async with running(a={}) as app:
+        absent = await app.client.post("/v1/responses/compact", json={"input": "x"})
+        assert (absent.status_code, absent.json()["error"]["code"]) == (404, "not_found")
+        wrong = await app.client.post("/v1/responses/resp_1", json={})
+        assert (wrong.status_code, wrong.headers["allow"]) == (405, "DELETE, GET, HEAD")
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("path", [*RIGHT, *OLLAMAS])
 async def test_a_path_that_is_a_little_wrong_is_told_the_right_one(path: str, method: str) -> None:

@@ -36,6 +36,7 @@ class MessagesCodec:
             sampling=decode_sampling(**given),
             explicit=given_fields(given | {"stop": body.stop_sequences}),
             model=body.model,
+            demands_model=True,
             stop=decode_stops(body.stop_sequences, "stop_sequences"),
             think=None if body.thinking is None else _THINKS.get(body.thinking.type),
             session=decode_session(body.metadata.user_id if body.metadata else None),

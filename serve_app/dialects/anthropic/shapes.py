@@ -131,7 +131,12 @@ def show_content(choice: CompletedChoice) -> list[JsonObject]:
 
 def show_call(call: ToolCall) -> JsonObject:
     """Return a call; arguments that are no object, or were cut off, stand as text under `_raw`."""
-    return {"type": "tool_use", "id": call.id, "name": call.name, "input": _read_arguments(call.arguments)}
+    return show_call_start(call.id, call.name) | {"input": _read_arguments(call.arguments)}
+
+
+def show_call_start(call_id: str, name: str) -> JsonObject:
+    """Return a call without arguments."""
+    return {"type": "tool_use", "id": call_id, "name": name, "input": {}, "caller": {"type": "direct"}}
 
 
 def _read_arguments(text: str) -> JsonObject:

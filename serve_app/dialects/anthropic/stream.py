@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from serve_app.conversation import AnswerEvent, ChoiceEnd, Started, ThoughtDelta, ToolCallDelta
-from serve_app.dialects.anthropic.shapes import encode_error, encode_event, show_head, show_stop, show_usage
+from serve_app.dialects.anthropic.shapes import encode_error, encode_event, show_call_start, show_head, show_stop, show_usage
 from serve_app.dialects.anthropic.wire import MessagesBody
 from serve_app.dialects.base import AnswerContext, JsonObject
 from serve_app.dialects.shared_wire import show_invalid
@@ -36,7 +36,7 @@ class MessagesEncoder:
         if isinstance(event, ChoiceEnd):
             yield from self._end(event)
         elif isinstance(event, ToolCallDelta):
-            yield from self._switch(event.index, {"type": "tool_use", "id": event.id, "name": event.name, "input": {}})
+            yield from self._switch(event.index, show_call_start(event.id, event.name))
             if event.arguments:
                 yield self._delta({"type": "input_json_delta", "partial_json": event.arguments})
         elif isinstance(event, ThoughtDelta):

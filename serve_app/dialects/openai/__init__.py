@@ -18,9 +18,10 @@ ABSENT = (
     "images",
     "moderations",
     "rerank",
+    "responses/compact",
     "score",
 )
-"""First path segments that OpenAI's API or vLLM's additions have, and this server lacks; other APIs use some of them too."""
+"""First path segments, or paths, that OpenAI's API or vLLM's additions have, and this server lacks; other APIs use some too."""
 DIALECT = replace(
     codec.DIALECT,
     endpoints=(*codec.DIALECT.endpoints, Generate("/v1/responses", ResponsesCodec(), MEDIA_TYPE), COUNT, *STORED, ROUTE),

@@ -63,6 +63,7 @@ class ResponsesCodec:
             ),
             explicit=given_fields(given),
             model=body.model,
+            demands_model=True,
             window=MAX_TOKENS if body.truncation == "auto" else None,
             think=_THINKS.get(body.reasoning.effort or "") if body.reasoning else None,
             session=decode_session(body.prompt_cache_key),
