@@ -168,6 +168,8 @@ class Ingress:
         self._accounts.start()
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        if self._gateway is not None:
+            await self._gateway.background.close()
         await self._accounts.close()
         await send({"type": "lifespan.shutdown.complete"})
 

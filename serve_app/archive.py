@@ -23,6 +23,9 @@ from serve_app.store_config import ResponsesSettings
 logger = logging.getLogger(__name__)
 
 UNIT_BYTES = 64 << 10
+ALIVE_S = 6.0
+"""How long work counts as alive after its mark."""
+_ASKED_S = 60.0
 _KEY = re.compile(r"[0-9a-f]{32}([0-9a-f]{6})")
 _HEADS, _UNITS = "responses/heads", "responses/units"
 _LARGEST_SHARE = 4
@@ -127,6 +130,27 @@ class OwnArchive:
         place = _find_place(key)
         assert place is not None
         return await self.archive.store.delete(place) and there
+
+    async def mark_alive(self, key: str) -> None:
+        """Say that the answer of this key is being made; holds for `ALIVE_S`. Raises `StoreUnavailable`."""
+        await self.archive.store.put(f"responses/alive/{key}", b"1", ttl_s=ALIVE_S)
+
+    async def unmark(self, key: str) -> None:
+        """Say that nobody makes the answer of this key any more; raises `StoreUnavailable`."""
+        await self.archive.store.delete(f"responses/alive/{key}")
+        await self.archive.store.delete(f"responses/end/{key}")
+
+    async def is_alive(self, key: str) -> bool:
+        """Return whether somebody makes the answer of this key; raises `StoreUnavailable`."""
+        return await self.archive.store.get(f"responses/alive/{key}") is not None
+
+    async def ask_to_end(self, key: str) -> None:
+        """Ask whoever makes the answer of this key to end; raises `StoreUnavailable`."""
+        await self.archive.store.put(f"responses/end/{key}", b"1", ttl_s=_ASKED_S)
+
+    async def is_asked_to_end(self, key: str) -> bool:
+        """Return whether the work at this key should end; raises `StoreUnavailable`."""
+        return await self.archive.store.get(f"responses/end/{key}") is not None
 
     async def _find(self, key: str) -> _Head | None:
         place = _find_place(key)

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from serve_app.access.accounts import Accounts
 from serve_app.accounting import account
 from serve_app.attempts import Attempts, Generator
+from serve_app.background import BackgroundWork
 from serve_app.caller import ANONYMOUS, Caller, Priority
 from serve_app.config import AppSettings, RoutingSettings
 from serve_app.conversation import (
@@ -79,6 +80,8 @@ class Gateway:
     metrics: IngressMetrics = field(default_factory=IngressMetrics)
     accounts: Accounts = field(default_factory=Accounts.in_memory)
     """Limits and usage of callers."""
+    background: BackgroundWork = field(default_factory=BackgroundWork)
+    """Requests whose clients do not wait."""
     active_by_model: Counter[str] = field(default_factory=Counter)
     """Generations in progress, by model."""
     _policy: Policy = field(init=False)

@@ -118,6 +118,14 @@ class Archive(Protocol):
         """Delete a kept answer; return False where there is none. Raises `StoreUnavailable`."""
         ...
 
+    async def is_alive(self, key: str) -> bool:
+        """Return whether somebody makes the answer of this key; raises `StoreUnavailable`."""
+        ...
+
+    async def ask_to_end(self, key: str) -> None:
+        """Ask whoever makes the answer of this key to end; raises `StoreUnavailable`."""
+        ...
+
 
 @runtime_checkable
 class RecallingCodec(Protocol):
@@ -132,8 +140,19 @@ class RecallingCodec(Protocol):
 class KeepingCodec(Codec[Any], Protocol):
     """The codec of one request, whose answer may be kept."""
 
+    @property
+    def detached_key(self) -> str:
+        """The key under which the answer is fetched later, where the client does not wait for it; else empty."""
+        ...
+
     async def keep(self, answer: JsonObject, context: AnswerContext[Any]) -> JsonObject:
         """Keep a whole answer, if the client wants that; return it as the client gets it."""
+        ...
+
+    def encode_unfinished(
+        self, context: AnswerContext[Any], error: ServeError | None = None, *, cancelled: bool = False
+    ) -> JsonObject:
+        """Return the answer without its content: being made, failed with `error`, or cancelled."""
         ...
 
 

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -30,7 +31,7 @@ from serve_app.dialects.base import (
     dump,
     parse,
 )
-from serve_app.errors import ServeError, TooLarge, internal_error
+from serve_app.errors import ServeError, StoreUnavailable, TooLarge, internal_error
 from serve_app.gateway import Gateway
 from serve_app.http.hints import apply_header_hints
 from serve_app.http.request_ids import choose_request_id
@@ -73,6 +74,9 @@ async def respond(codec: Codec[Any], dialect: Dialect, gateway: Gateway, http_re
         created=created,
         elapsed=lambda: time.monotonic() - arrived,
     )
+    if isinstance(codec, KeepingCodec) and codec.detached_key:
+        answer = await _begin(codec, context, gateway)
+        return json_response(answer, 200, write_record_headers(record, dialect))
     events = gateway.generate(request, record)
     if not stream:
         completion = await _fold_while_connected(http_request, events)
@@ -89,6 +93,38 @@ async def respond(codec: Codec[Any], dialect: Dialect, gateway: Gateway, http_re
     headers = write_record_headers(record, dialect) | {"cache-control": "no-cache", "x-accel-buffering": "no"}
     chunks = _encode(first, events, encoder, record)
     return _EventResponse(events, chunks, media_type=encoder.media_type, headers=headers)
+
+
+async def _begin(codec: KeepingCodec, context: AnswerContext[Any], gateway: Gateway) -> JsonObject:
+    """Begin a request whose client does not wait, and return its answer so far.
+
+    Raises the errors of the request itself, `StoreUnavailable`.
+    """
+    key, archive = codec.detached_key, open_archive(gateway, context.record)
+    await gateway.preview_route(context.request, replace(context.record))
+
+    async def work() -> None:
+        try:
+            answer = codec.encode(await fold(gateway.generate(context.request, context.record)), context)
+        except ServeError as error:
+            answer = codec.encode_unfinished(context, error)
+        except Exception:  # no text of an unforeseen error may reach a client
+            logger.exception("request %s failed", context.record.request_id)
+            answer = codec.encode_unfinished(context, internal_error(context.record.request_id))
+        await finish(answer)
+
+    async def finish(answer: JsonObject) -> None:
+        try:
+            if await archive.read(key) is not None:  # else the client deleted it meanwhile
+                await codec.keep(answer, context)
+        except StoreUnavailable as error:
+            logger.warning("a response made in the background is lost: %s", error.message)
+
+    begun = await codec.keep(codec.encode_unfinished(context), context)
+    if await archive.read(key) is None:
+        raise StoreUnavailable("the response cannot be kept, so it cannot be fetched later; try again", reason="away")
+    await gateway.background.start(key, archive, work(), lambda: finish(codec.encode_unfinished(context, cancelled=True)))
+    return begun
 
 
 async def _fold_while_connected(request: Request, events: AsyncGenerator[AnswerEvent, None]) -> Completion:

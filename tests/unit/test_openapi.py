@@ -112,6 +112,7 @@ CASES: list[tuple[str, str, Any, dict[str, str]]] = [
     ("GET", "/v1/responses/none", None, {}),
     ("DELETE", "/v1/responses/none", None, {}),
     ("GET", "/v1/responses/none/input_items", None, {}),
+    ("POST", "/v1/responses/none/cancel", None, {}),
     ("POST", "/v1/messages", HI | {"max_tokens": 4}, {}),
     ("POST", "/v1/messages", HI | {"max_tokens": 4, "stream": True}, {}),
     ("POST", "/v1/messages", HI, {}),

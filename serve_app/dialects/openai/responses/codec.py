@@ -19,7 +19,7 @@ from serve_app.dialects.openai.responses.stream import ResponsesEncoder
 from serve_app.dialects.openai.responses.tools import decode_tools
 from serve_app.dialects.openai.responses.wire import CountBody, ResponsesBody
 from serve_app.dialects.shared_wire import show_invalid
-from serve_app.errors import Unsupported
+from serve_app.errors import InvalidRequest, ServeError, StoreUnavailable, Unsupported
 from serve_app.types import MAX_TOKENS
 
 _THINKS = {"none": False}
@@ -30,21 +30,23 @@ class ResponsesCodec:
 
     body = ResponsesBody
 
-    def __init__(self, key: str = "", archive: Archive | None = None) -> None:
-        """Keep the answer in `archive` under `key`; with the empty key keep nothing."""
+    def __init__(self, key: str = "", archive: Archive | None = None, *, detached: bool = False) -> None:
+        """Keep the answer in `archive` under `key`; with the empty key keep nothing. `detached`: the client does not wait."""
         self._key = key
         self._archive = archive
+        self.detached_key = key if detached else ""
 
     async def recall(self, body: ResponsesBody, archive: Archive) -> "tuple[ResponsesBody, ResponsesCodec]":
         """See `RecallingCodec.recall`."""
         items = await fill_in(body.input, body.previous_response_id, archive)
         key = "" if body.store is False else await archive.reserve()
-        return body.model_copy(update={"input": name_items(items, key) if key else items}), ResponsesCodec(key, archive)
+        if body.background:
+            _check_background(body, key, archive)
+        whole = body.model_copy(update={"input": name_items(items, key) if key else items})
+        return whole, ResponsesCodec(key, archive, detached=bool(body.background))
 
     def decode(self, body: ResponsesBody, request_id: str) -> tuple[GenerateRequest, bool]:
         """See `Codec.decode`."""
-        if body.background:
-            raise Unsupported("background: responses are made while the client waits; leave it out", param="background")
         tools, form = decode_tools(body)
         given = {
             "temperature": body.temperature,
@@ -85,8 +87,30 @@ class ResponsesCodec:
         """See `KeepingCodec.keep`."""
         return answer | {"store": await self._build_exchange(context).keep(answer)}
 
+    def encode_unfinished(
+        self, context: AnswerContext[ResponsesBody], error: ServeError | None = None, *, cancelled: bool = False
+    ) -> JsonObject:
+        """See `KeepingCodec.encode_unfinished`."""
+        exchange = self._build_exchange(context)
+        if error is not None:
+            return shapes.show_response(exchange, "failed") | {"error": shapes.show_error(error)}
+        return shapes.show_response(exchange, "cancelled" if cancelled else "in_progress")
+
     def _build_exchange(self, context: AnswerContext[ResponsesBody]) -> Exchange:
         return Exchange(context, self._key, self._archive)
+
+
+def _check_background(body: ResponsesBody, key: str, archive: Archive) -> None:
+    """Raise `ServeError` where a response cannot be fetched later."""
+    if body.stream:
+        raise Unsupported("background: such a response is fetched with GET, and not streamed; leave out stream", param="stream")
+    if body.store is False or not archive.keeps:
+        reason = "the operator turned that off (responses.keep)" if not archive.keeps else "store is false"
+        raise InvalidRequest(f"background: a response is fetched later only where it is kept, and {reason}", param="background")
+    if not key:
+        raise StoreUnavailable(
+            "the store is away, so no response can be fetched later; try again", reason="away", retry_after_s=1.0
+        )
 
 
 async def _count_tokens(context: QueryContext, body: CountBody) -> JsonObject:

@@ -24,7 +24,7 @@ def show_response(exchange: Exchange, status: str, output: Sequence[JsonObject] 
         "created_at": int(context.created),
         "completed_at": None if end is None else int(context.created + context.elapsed()),
         "status": status,
-        "background": False,
+        "background": bool(body.background),
         "error": None,
         "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
         "instructions": body.instructions,

@@ -1,23 +1,52 @@
-"""The endpoints of kept responses: fetch, delete, list the input. Pure."""
+"""The endpoints of kept responses: fetch, delete, cancel, list the input."""
+
+import asyncio
 
 from serve_app.dialects.base import JsonObject, Query, QueryContext
 from serve_app.dialects.openai.responses.exchange import require_kept
 from serve_app.errors import InvalidRequest, NotFound, Unsupported
 
 _DEFAULT_PAGE, _LONGEST_PAGE = 20, 100
+_CANCEL_LOOKS, _CANCEL_LOOK_S = 20, 0.2
+_LOST = {"code": "server_error", "message": "the server that made this response has ended; ask again"}
 PATH = "/v1/responses/{response_id}"
 
 
 async def _fetch(context: QueryContext, body: None) -> JsonObject:
     if context.query.get("stream", "").lower() == "true":
         raise Unsupported("stream: a kept response is not streamed again; fetch it without stream", param="stream")
-    response: JsonObject = (await require_kept(context.parameters["response_id"], context.archive))["response"]
+    return await _read_response(context)
+
+
+async def _read_response(context: QueryContext) -> JsonObject:
+    """Return a kept response; one that nobody makes any more has failed."""
+    response_id = context.parameters["response_id"]
+    response: JsonObject = (await require_kept(response_id, context.archive))["response"]
+    if response["status"] != "in_progress" or await context.archive.is_alive(response_id.removeprefix("resp_")):
+        return response
+    response = (await require_kept(response_id, context.archive))["response"]  # it may have ended between the two readings
+    return response | {"status": "failed", "error": _LOST} if response["status"] == "in_progress" else response
+
+
+async def _cancel(context: QueryContext, body: None) -> JsonObject:
+    response = await _read_response(context)
+    if not response["background"]:
+        raise InvalidRequest("only a response that was made with background: true can be cancelled", param="id")
+    if response["status"] != "in_progress":
+        return response
+    await context.archive.ask_to_end(context.parameters["response_id"].removeprefix("resp_"))
+    for _ in range(_CANCEL_LOOKS):
+        await asyncio.sleep(_CANCEL_LOOK_S)  # whoever makes the response looks every second
+        response = await _read_response(context)
+        if response["status"] != "in_progress":
+            break
     return response
 
 
 async def _delete(context: QueryContext, body: None) -> JsonObject:
     response_id = context.parameters["response_id"]
-    await require_kept(response_id, context.archive)
+    if (await _read_response(context))["status"] == "in_progress":
+        await context.archive.ask_to_end(response_id.removeprefix("resp_"))
     if not await context.archive.delete(response_id.removeprefix("resp_")):
         raise NotFound(f"the response '{response_id}' is deleted already", param="id")
     return {"id": response_id, "object": "response", "deleted": True}
@@ -59,5 +88,6 @@ def _read_limit(text: str | None) -> int:
 STORED = (
     Query(path=PATH, answer=_fetch, query=("include", "stream")),
     Query(path=PATH, method="DELETE", answer=_delete),
+    Query(path=f"{PATH}/cancel", method="POST", answer=_cancel),
     Query(path=f"{PATH}/input_items", answer=_list_input, query=("after", "include", "limit", "order")),
 )

@@ -1,0 +1,131 @@
+"""Responses that are made in the background, driven by OpenAI's SDK over the whole application in-process."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import openai
+import pytest
+
+from serve_app import archive
+from serve_app.errors import StoreUnavailable
+from tests.unit.app import App, running
+
+MODEL = {"models": {"phi": {}}}
+SLOW = {"text": "one two three four five six seven eight nine ten " * 50, "tokens_per_second": 20}
+
+
+@asynccontextmanager
+async def _sdk(extra: dict[str, Any] | None = None, **engine: Any) -> AsyncIterator[tuple[openai.AsyncOpenAI, App]]:
+    async with running(MODEL | (extra or {}), a={"text": "Noted."} | engine) as app:
+        yield openai.AsyncOpenAI(base_url="http://test/v1", api_key="x", http_client=app.client, max_retries=0), app
+
+
+async def _wait(client: openai.AsyncOpenAI, response_id: str) -> Any:
+    give_up = time.monotonic() + 20
+    while (response := await client.responses.retrieve(response_id)).status == "in_progress":
+        assert time.monotonic() < give_up
+        await asyncio.sleep(0.05)
+    return response
+
+
+async def test_it_is_fetched_later_and_continued() -> None:
+    async with _sdk(tokens_per_second=50) as (client, app):
+        begun = await client.responses.create(model="phi", input="My name is Ada.", background=True)
+        assert (begun.status, begun.background, begun.output, begun.usage) == ("in_progress", True, [], None)
+        assert app.gateway.background.active == 1
+        done = await _wait(client, begun.id)
+        assert (done.status, done.output_text, done.id) == ("completed", "Noted.", begun.id)
+        assert done.usage is not None
+        assert done.usage.total_tokens > 0
+        await asyncio.sleep(0.05)
+        assert app.gateway.background.active == 0
+        await client.responses.create(model="phi", input="Who am I?", previous_response_id=begun.id)
+        prompt = app.engines["a"].requests[-1].prompt
+        assert "Ada" in app.gateway.catalog.resolve(None).model.decode_ids(prompt)
+        again = await client.responses.cancel(begun.id)
+        assert again.status == "completed"
+
+
+async def test_it_is_cancelled() -> None:
+    async with _sdk(**SLOW) as (client, app):
+        begun = await client.responses.create(model="phi", input="hi", background=True)
+        cancelled = await client.responses.cancel(begun.id)
+        assert (cancelled.status, cancelled.output) == ("cancelled", [])
+        assert (await client.responses.retrieve(begun.id)).status == "cancelled"
+        assert app.gateway.active == 0
+        waited = await client.responses.create(model="phi", input="hi", max_output_tokens=3)
+        with pytest.raises(openai.BadRequestError, match="background"):
+            await client.responses.cancel(waited.id)
+        with pytest.raises(openai.NotFoundError):
+            await client.responses.cancel("resp_none")
+
+
+async def test_a_deleted_one_ends_and_does_not_come_back() -> None:
+    async with _sdk(**SLOW) as (client, app):
+        begun = await client.responses.create(model="phi", input="hi", background=True)
+        await client.responses.delete(begun.id)
+        give_up = time.monotonic() + 10
+        while app.gateway.background.active:
+            assert time.monotonic() < give_up
+            await asyncio.sleep(0.05)
+        with pytest.raises(openai.NotFoundError):
+            await client.responses.retrieve(begun.id)
+
+
+async def test_what_an_ended_process_made_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "ALIVE_S", 0.3)
+    async with _sdk(**SLOW) as (client, app):
+        begun = await client.responses.create(model="phi", input="hi", background=True)
+
+        async def mark_nothing(*_: Any) -> None:
+            pass
+
+        monkeypatch.setattr(archive.OwnArchive, "mark_alive", mark_nothing)
+        give_up = time.monotonic() + 5
+        while (response := await client.responses.retrieve(begun.id)).status == "in_progress":
+            assert time.monotonic() < give_up
+            await asyncio.sleep(0.05)
+        assert response.status == "failed"
+        assert response.error is not None
+        assert (await client.responses.cancel(begun.id)).status == "failed"
+        await app.gateway.background.close()
+
+
+async def test_an_ordered_end_breaks_it_off() -> None:
+    async with _sdk(**SLOW) as (client, app):
+        begun = await client.responses.create(model="phi", input="hi", background=True)
+        await app.gateway.background.close()
+        assert (await client.responses.retrieve(begun.id)).status == "failed"
+        assert app.gateway.active == 0
+
+
+@pytest.mark.parametrize("change", [{"model": "none"}, {"input": "word " * 5000}, {"temperature": 9}, {"tool_choice": "required"}])
+async def test_a_wrong_request_is_refused_at_once(change: dict[str, Any]) -> None:
+    async with _sdk() as (_, app):
+        answer = await app.client.post("/v1/responses", json={"model": "phi", "input": "hi", "background": True} | change)
+        assert answer.status_code in (400, 404)
+        assert app.gateway.background.active == 0
+
+
+async def test_a_failure_is_told_when_fetched() -> None:
+    async with _sdk(fault="fail_first") as (client, _):
+        begun = await client.responses.create(model="phi", input="hi", background=True)
+        failed = await _wait(client, begun.id)
+        assert (failed.status, failed.error.code) == ("failed", "server_error")
+
+
+async def test_nothing_begins_while_the_store_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with _sdk() as (_, app):
+
+        async def fail(*args: Any, **kwargs: Any) -> Any:
+            raise StoreUnavailable("the store is away; try again", reason="away", retry_after_s=1.0)
+
+        monkeypatch.setattr(app.gateway.accounts.store, "put", fail)
+        body = {"model": "phi", "input": "hi", "background": True}
+        assert (await app.client.post("/v1/responses", json=body)).status_code == 503
+        monkeypatch.setattr(app.gateway.accounts.store, "add", fail)
+        assert (await app.client.post("/v1/responses", json=body)).status_code == 503
+        assert app.gateway.background.active == 0
