@@ -136,12 +136,23 @@ class LlamaCppSettings(GroupSettings):
         return self
 
 
+class FakeReply(Settings):
+    """Another answer of a scripted group."""
+
+    when: str = Field(min_length=1)
+    """Text, control tokens included, in the prompts that get it."""
+    text: str
+    """The answer."""
+
+
 class FakeSettings(GroupSettings):
     """A scripted group for tests and dry runs: no model, real everything else."""
 
     kind: Literal[EngineKind.FAKE] = EngineKind.FAKE
     text: str = "Hello from the fake engine."
-    """The answer to every request."""
+    """The answer to every request that none of `replies` answers."""
+    replies: tuple[FakeReply, ...] = ()
+    """Answers to certain prompts; the first whose text occurs in the prompt counts."""
     tokens_per_second: float = Field(200.0, gt=0)
     """Speed of the answer."""
     load_s: float = Field(0.0, ge=0)

@@ -32,7 +32,7 @@ _tokenizer = lru_cache(2)(Tokenizer.load)
 
 
 class FakeEngine:
-    """Answers every request with the configured text, at the configured pace, with the configured fault.
+    """Answers every request with a configured text, at the configured pace, with the configured fault.
 
     Where the prompt ends with a beginning of that text, the answer continues it.
     """
@@ -42,6 +42,7 @@ class FakeEngine:
         self._settings = settings
         self._model_dir = model_dir
         self._script: tuple[int, ...] = ()
+        self._replies: list[tuple[str, tuple[int, ...]]] = []
         self._slots = asyncio.Semaphore(settings.slots)
         self._running = 0
         self._waiting = 0
@@ -65,7 +66,18 @@ class FakeEngine:
         await asyncio.sleep(self._settings.load_s)
         if self._settings.fault == "fail_start":
             raise EngineDead("the fake engine is configured to fail at start; set fault: none")
-        self._script = tuple(_tokenizer(self._model_dir).encode(self._settings.text, special=True))
+        self._script = self._tokenize(self._settings.text)
+        self._replies = [(reply.when, self._tokenize(reply.text)) for reply in self._settings.replies]
+
+    def _tokenize(self, text: str) -> tuple[int, ...]:
+        return tuple(_tokenizer(self._model_dir).encode(text, special=True))
+
+    def _choose_script(self, prompt: tuple[int, ...]) -> tuple[int, ...]:
+        if not self._replies:
+            return self._script
+        tokenizer = _tokenizer(self._model_dir)
+        text = b"".join(map(tokenizer.raw, prompt)).decode(errors="replace")
+        return next((script for when, script in self._replies if when in text), self._script)
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
         """Generate the script; see `Engine.generate`."""
@@ -95,10 +107,10 @@ class FakeEngine:
         if room < 1:
             raise ContextOverflow(f"the prompt has {len(request.prompt)} tokens, the context {self._settings.max_model_len}")
         limit = min(room, request.sampling.max_tokens or room)
-        position = self._find_script_position(request.prompt)
-        wanted = self._script[position:]
+        script = self._choose_script(request.prompt)
+        wanted = script[_find_position(script, request.prompt) :]
         if request.sampling.ignore_eos:
-            wanted += self._script * (limit // max(1, len(self._script)) + 1)
+            wanted += script * (limit // max(1, len(script)) + 1)
         for count, token in enumerate((*wanted[:limit], None)):
             if token is not None:
                 await asyncio.sleep(1 / self._settings.tokens_per_second)
@@ -121,13 +133,6 @@ class FakeEngine:
             timings=Timings(queue_s=queue_s, decode_s=time.monotonic() - started),
         )
 
-    def _find_script_position(self, prompt: tuple[int, ...]) -> int:
-        """Return how many tokens of the script the prompt ends with; the answer continues from there, as a model's would."""
-        for count in range(min(len(self._script), len(prompt)), 0, -1):
-            if prompt[-count:] == self._script[:count]:
-                return count
-        return 0
-
     async def check_health(self) -> None:
         """Be healthy."""
 
@@ -142,3 +147,11 @@ class FakeEngine:
 
     async def close(self) -> None:
         """Release nothing."""
+
+
+def _find_position(script: tuple[int, ...], prompt: tuple[int, ...]) -> int:
+    """Return how many tokens of the script the prompt ends with; the answer continues from there, as a model's would."""
+    for count in range(min(len(script), len(prompt)), 0, -1):
+        if prompt[-count:] == script[:count]:
+            return count
+    return 0
