@@ -154,6 +154,8 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": None}, "max_tokens"),
     ({"messages": []}, "messages"),
     ({"messages": [{"role": "user", "content": []}]}, "messages.0.content"),
+    ({"messages": [*HI, {"role": "system", "content": []}]}, "messages.1.content"),
+    ({"messages": [*HI, {"role": "tool", "content": "x"}]}, "messages.1.role"),
     ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "images are not served"),
     ({"messages": [{"role": "user", "content": [{"type": "tool_use", "name": "x", "input": {}}]}]}, "tool_use"),
     ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "web_search_20250305"),
@@ -172,6 +174,14 @@ async def test_wrong_bodies_are_400_in_shape(change: dict[str, Any], said: str) 
         assert (answer.status_code, shown["type"], shown["error"]["type"]) == (400, "error", "invalid_request_error")
         assert said in shown["error"]["message"]
         assert shown["request_id"] == answer.headers["request-id"]
+
+
+async def test_instructions_between_the_turns_are_shown_in_their_place() -> None:
+    async with _claude(text="Yes.") as (client, app):
+        rule: Any = {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
+        await client.messages.create(**BODY | {"messages": [*HI, rule, {"role": "user", "content": "now?"}]})  # type: ignore[call-overload]
+        shown = app.gateway.catalog.resolve(None).model.decode_ids(app.engines["a"].requests[-1].prompt)
+        assert shown.index("hi") < shown.index("Be brief.") < shown.index("now?")
 
 
 async def test_errors_have_anthropics_types_statuses_and_headers(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def _decode_turn(message: wire.Message, field: str) -> list[Message]:
             raise _refuse_block(block, place, message.role)
     if not texts and not calls and results:
         return results
-    if not texts and not calls and message.role == "user":
+    if not texts and not calls and message.role != "assistant":
         raise InvalidRequest(f"{field}: must not be empty", param=field)
     return [*results, Message(role=message.role, content="".join(texts), tool_calls=tuple(calls))]
 

@@ -24,7 +24,8 @@ class Block(WireBody):
 class Message(WireBody):
     """One turn."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "system"]
+    """Claude Code sends instructions between the turns."""
     content: str | list[Block]
 
 
