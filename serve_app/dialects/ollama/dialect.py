@@ -13,7 +13,7 @@ from serve_app.model_names import add_tag, shorten_name
 
 PORT = 11434
 """Where Ollama listens; a request that names it in its Host header gets Ollama's own `GET /`."""
-API_VERSION = "0.12.6"
+API_VERSION = "0.13.4"
 """The version of Ollama whose API this is; clients query it to learn which features they may use."""
 _TEXT = "text/plain"
 _PROGRESS = ("application/json", MEDIA_TYPE)
