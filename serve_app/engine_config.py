@@ -153,6 +153,8 @@ class FakeSettings(GroupSettings):
     """The answer to every request that none of `replies` answers."""
     replies: tuple[FakeReply, ...] = ()
     """Answers to certain prompts; the first whose text occurs in the prompt counts."""
+    structured: bool = False
+    """Whether it takes requests that constrain the answer; the script is trusted to keep to them."""
     tokens_per_second: float = Field(200.0, gt=0)
     """Speed of the answer."""
     load_s: float = Field(0.0, ge=0)

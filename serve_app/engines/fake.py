@@ -56,7 +56,7 @@ class FakeEngine:
         return EngineInfo(
             kind=EngineKind.FAKE,
             context_length=self._settings.max_model_len,
-            capabilities=frozenset(Capability) - _UNSUPPORTED,
+            capabilities=frozenset(Capability) - (frozenset() if self._settings.structured else _UNSUPPORTED),
             max_concurrency=self._settings.slots,
             precision="none",
         )
