@@ -83,7 +83,7 @@ class Encoded:
     """The vectors of one request, as an encoder returns them."""
 
     vectors: Vectors
-    timings: Timings = Timings()
+    timings: Timings = field(default_factory=Timings)
     """`queue_s` until its first input was computed, `prefill_s` from then to the end."""
 
 

@@ -147,8 +147,9 @@ class OnnxEncoderSettings(GroupSettings):
     """Execution provider; cuda needs the `gpu` extra."""
     max_model_len: int = Field(512, ge=16)
     """Most tokens of one input, special tokens included; the model's own limit, where it is lower, counts."""
-    max_batch_tokens: int = Field(4096, ge=16)
-    """Tokens computed at once, padding included; an input that is longer is computed alone."""
+    max_batch_tokens: int = Field(512, ge=16)
+    """Tokens computed at once, padding included; an input that is longer is computed alone. On CPUs larger batches are slower; on
+    GPUs set 16384 or more."""
     max_waiting: int = Field(8192, ge=0)
     """Inputs that may wait before new requests are refused. A request is taken whole, of whatever size, when none waits."""
     pooling: Literal["mean", "cls"] | None = None

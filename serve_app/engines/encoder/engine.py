@@ -86,10 +86,8 @@ class OnnxEncoder:
         settings, about = self._settings, EncoderFolder.read(self._model_dir)
         pooling = settings.pooling or about.pooling
         if pooling not in ("mean", "cls"):
-            raise ModelUnusable(f"1_Pooling/config.json asks for the pooling {pooling[:60]}; set pooling to mean or cls to serve it so")
-        graph = EncoderGraph(
-            self._model_dir, about, pooling=pooling, provider=settings.provider, threads=settings.threads or 1
-        )
+            raise ModelUnusable(f"1_Pooling/config.json asks for the pooling {pooling[:60]}; set pooling to mean or cls")
+        graph = EncoderGraph(self._model_dir, about, pooling=pooling, provider=settings.provider, threads=settings.threads or 1)
         return about, graph
 
     async def encode(self, request: EncodeRequest) -> Encoded:

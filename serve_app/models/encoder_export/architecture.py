@@ -114,8 +114,8 @@ def read_shape(config: Mapping[str, Any]) -> EncoderShape:
             raise ModelUnusable(f"{key} in config.json is {_show(config[key])}; the export writes encoders only: {_INSTEAD}")
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise ModelUnusable(
-            f"position_embedding_type in config.json is {_show(config['position_embedding_type'])}; the export knows absolute only: "
-            f"{_INSTEAD}"
+            f"position_embedding_type in config.json is {_show(config['position_embedding_type'])}; the export knows absolute "
+            f"only: {_INSTEAD}"
         )
     activation = config.get("activation" if kind == "distilbert" else "hidden_act", "gelu")
     if activation not in _ACTIVATIONS:
@@ -167,7 +167,9 @@ class EncoderCheckpoint:
         """Return a tensor in float32; raises `ModelUnusable` for values that are not finite."""
         values = self._tensors.read_rows(self._prefix + name, 0, self._shapes[name][0])
         if not math.isfinite(float(values.sum(dtype="float64"))):
-            raise ModelUnusable(f"the checkpoint's tensor {self._prefix}{name} has values that are not finite; fetch the model again")
+            raise ModelUnusable(
+                f"the checkpoint's tensor {self._prefix}{name} has values that are not finite; fetch the model again"
+            )
         return values
 
 
@@ -180,8 +182,12 @@ def find_layer(shape: EncoderShape, layer: int) -> LayerNames:
 def _list_shapes(shape: EncoderShape) -> list[tuple[str, tuple[int, ...]]]:
     """Return every tensor that the export reads, with its shape."""
     hidden, inner = shape.hidden, shape.inner
-    tables = {"word": shape.vocabulary, "position": shape.positions} | ({"token_type": shape.token_types} if shape.token_types else {})
-    found: list[tuple[str, tuple[int, ...]]] = [(f"embeddings.{each}_embeddings.weight", (rows, hidden)) for each, rows in tables.items()]
+    tables = {"word": shape.vocabulary, "position": shape.positions} | (
+        {"token_type": shape.token_types} if shape.token_types else {}
+    )
+    found: list[tuple[str, tuple[int, ...]]] = [
+        (f"embeddings.{each}_embeddings.weight", (rows, hidden)) for each, rows in tables.items()
+    ]
     vectors = ["embeddings.LayerNorm"]
     if shape.buckets:
         found.append((RELATIVE_BIAS, (shape.buckets, shape.heads)))

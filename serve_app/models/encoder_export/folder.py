@@ -21,7 +21,7 @@ def write_encoder(model_dir: Path, folder: Path, report: Callable[[float], None]
 
     about = EncoderFolder.read(model_dir)
     shape = read_shape(about.config)
-    save_graph(folder, shape, EncoderCheckpoint(model_dir, shape), report, version("phi-serve"))
+    save_graph(folder, shape, EncoderCheckpoint(model_dir, shape), version("phi-serve"), report)
     for pattern in COPIED:
         for file in model_dir.glob(pattern):
             target = folder / file.relative_to(model_dir)

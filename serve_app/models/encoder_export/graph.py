@@ -21,7 +21,9 @@ _MAX_DISTANCE = 128
 """MPNet's distances above this share a bucket."""
 
 
-def save_graph(folder: Path, shape: EncoderShape, checkpoint: EncoderCheckpoint, report: Callable[[float], None], version: str) -> None:
+def save_graph(
+    folder: Path, shape: EncoderShape, checkpoint: EncoderCheckpoint, version: str, report: Callable[[float], None]
+) -> None:
     """Write graph and data file into `folder`; `report` gets the fraction of the weights that are written."""
     graph = _GraphBuilder(shape, checkpoint, report).build()
     model = ir.Model(graph, ir_version=_IR_VERSION, producer_name="phi-serve", producer_version=version)
@@ -68,7 +70,7 @@ class _GraphBuilder:
         positions = shape.positions - shape.first_position
 
         def read_positions() -> NDArray[np.float32]:
-            table = read("embeddings.position_embeddings.weight")[shape.first_position :]
+            table: NDArray[np.float32] = read("embeddings.position_embeddings.weight")[shape.first_position :]
             return table + read("embeddings.token_type_embeddings.weight")[0] if shape.token_types else table
 
         words = self._weights("words", (shape.vocabulary, shape.hidden), lambda: read("embeddings.word_embeddings.weight"))
@@ -92,12 +94,11 @@ class _GraphBuilder:
         inputs = [stream, projections, biases, mask, *([None, bias] if bias is not None else [])]
         attended = self._add("Attention", f"{at}/attention", inputs, _CONTRIB, num_heads=shape.heads)
         stream = self._add_residual(f"{at}/attended", attended, stream, names.attended, names.attention_norm)
-        wide = self._add_activation(f"{at}/up", self._add("MatMul", f"{at}/up", [stream, self._matrix(names.up, hidden, shape.inner)]))
+        product = self._add("MatMul", f"{at}/up", [stream, self._matrix(names.up, hidden, shape.inner)])
+        wide = self._add_activation(f"{at}/up", product, self._vector(f"{names.up}.bias"))
         return self._add_residual(f"{at}/down", wide, stream, names.down, names.output_norm)
 
-    def _add_activation(self, at: str, product: ir.Value) -> ir.Value:
-        layer = at.split("/")[0].removeprefix("layers.")
-        bias = self._vector(f"{find_layer(self._shape, int(layer)).up}.bias")
+    def _add_activation(self, at: str, product: ir.Value, bias: ir.Value) -> ir.Value:
         if self._shape.activation == "gelu":
             return self._add("BiasGelu", f"{at}/gelu", [product, bias], _CONTRIB)
         total = self._add("Add", f"{at}/bias", [product, bias])
@@ -110,9 +111,7 @@ class _GraphBuilder:
         rows = self._shape.inner if at.endswith("down") else self._shape.hidden
         product = self._add("MatMul", f"{at}/product", [value, self._matrix(dense, rows, self._shape.hidden)])
         vectors = [self._vector(name) for name in (f"{norm}.weight", f"{norm}.bias", f"{dense}.bias")]
-        return self._add(
-            "SkipLayerNormalization", f"{at}/norm", [product, stream, *vectors], _CONTRIB, epsilon=self._shape.epsilon
-        )
+        return self._add("SkipLayerNormalization", f"{at}/norm", [product, stream, *vectors], _CONTRIB, epsilon=self._shape.epsilon)
 
     def _add_distance_bias(self, length: ir.Value) -> ir.Value:
         """Add attention's bias by distance: (1, heads, S, S)."""
@@ -149,7 +148,7 @@ class _GraphBuilder:
     def _weights(self, name: str, shape: tuple[int, ...], read: Callable[[], NDArray[np.float32]]) -> ir.Value:
         """Return a constant whose content is read only when it is written."""
 
-        def load() -> ir.Tensor:
+        def load() -> ir.TensorProtocol:
             values = np.ascontiguousarray(read(), np.float32)
             self._written += values.size
             self._report(min(1.0, self._written / self._shape.weights))
@@ -174,7 +173,8 @@ class _GraphBuilder:
 
     def _keep(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
         if name not in self._constants:
-            self._constants[name] = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+            shape = ir.Shape(tuple(tensor.shape))
+            self._constants[name] = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
         return self._constants[name]
 
 

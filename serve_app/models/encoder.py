@@ -1,0 +1,124 @@
+"""A served embedding model: its tokenizer and its facts. Knows no group, engine or dialect.
+
+Texts become token ids here, as for models that generate. The special tokens of the model come from its tokenizer alone: a text
+that spells one is ordinary text.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer as RustTokenizer
+
+from serve_app.chat.vocabulary import TOKENIZER_FILE
+from serve_app.config import ModelSettings
+from serve_app.conversation import Chat
+from serve_app.encoding import Ids
+from serve_app.errors import ContextOverflow, InvalidRequest, ModelUnusable
+from serve_app.files.encoder_folder import EncoderFolder
+from serve_app.models.encoder_export.architecture import read_shape
+from serve_app.models.weights import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderModel:
+    """One embedding model under its own name."""
+
+    name: str
+    settings: ModelSettings
+    about: EncoderFolder
+    weights: Weights
+    tokenizer: RustTokenizer
+    closing: int
+    """Special tokens that the tokenizer puts after a text."""
+
+    @classmethod
+    def load(cls, name: str, settings: ModelSettings, folder: Path) -> "EncoderModel":
+        """Read tokenizer and configuration in `folder`; raises `ModelUnusable` where they cannot be used."""
+        about = EncoderFolder.read(folder)
+        tokenizer = _load_tokenizer(folder, about)
+        special = tokenizer.encode("a").special_tokens_mask
+        closing = next((at for at, each in enumerate(reversed(special)) if not each), 0)
+        return cls(name, settings, about, Weights.read_encoder(folder, _count_weights(about)), tokenizer, closing)
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What it can do, in Ollama's words."""
+        return ("embedding",)
+
+    @property
+    def go_template(self) -> str:
+        """It has no prompt template."""
+        return ""
+
+    def count_least(self, chat: Chat) -> int:
+        """Return 0: it takes no chats."""
+        return 0
+
+    async def tokenize(self, inputs: Sequence[str | Ids], limit: int, *, truncate: bool) -> tuple[Ids, ...]:
+        """Return the token ids of each input, special tokens included.
+
+        Inputs of more than `limit` tokens are cut with `truncate`, their last special tokens kept; otherwise they raise
+        `ContextOverflow`. Raises `InvalidRequest` for ids outside the vocabulary.
+        """
+        texts = [self._prepare(each) for each in inputs if isinstance(each, str)]
+        encoded = iter(await asyncio.to_thread(self._encode, texts) if texts else [])
+        found = []
+        for at, given in enumerate(inputs):
+            ids, closing = (next(encoded), self.closing) if isinstance(given, str) else (given, 0)
+            if not isinstance(given, str):
+                self._require_known(at, given)
+            if len(ids) > limit:
+                if not truncate:
+                    raise ContextOverflow(
+                        f"This model's maximum input length is {limit} tokens, but input {at} has {len(ids)} tokens, special "
+                        "tokens included. Shorten or split it.",
+                        param="input",
+                    )
+                ids = (*ids[: limit - closing], *ids[len(ids) - closing :])
+            found.append(ids)
+        return tuple(found)
+
+    def _prepare(self, text: str) -> str:
+        """Return a text as the model's library gives it to the tokenizer."""
+        text = f"{self.about.prefix}{text}".strip()
+        return text.lower() if self.about.lowercase else text
+
+    def _encode(self, texts: list[str]) -> list[Ids]:
+        return [tuple(each.ids) for each in self.tokenizer.encode_batch_fast(texts)]
+
+    def _require_known(self, at: int, ids: Ids) -> None:
+        wrong = next((token for token in ids if not 0 <= token < self.about.vocabulary), None)
+        if wrong is not None:
+            raise InvalidRequest(
+                f"input {at} has the token id {wrong if abs(wrong) < 10**18 else 'of a large number'}; this model's ids are 0 to "
+                f"{self.about.vocabulary - 1}. Ids of another model's tokenizer mean other texts here: send the text itself.",
+                param="input",
+            )
+
+
+def _load_tokenizer(folder: Path, about: EncoderFolder) -> RustTokenizer:
+    try:
+        tokenizer = RustTokenizer.from_file(str(folder / TOKENIZER_FILE))
+    except Exception as error:  # the library raises no narrower type
+        raise ModelUnusable(
+            f"the tokenizers library cannot read {TOKENIZER_FILE} ({str(error)[:200]}); fetch the model again"
+        ) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+    if highest >= about.vocabulary:
+        raise ModelUnusable(
+            f"{TOKENIZER_FILE} has the id {highest}, but config.json says vocab_size: {about.vocabulary}, and ids must be below it"
+        )
+    return tokenizer
+
+
+def _count_weights(about: EncoderFolder) -> int:
+    """Return the number of weights; for a model that the export does not know, those of its embeddings."""
+    try:
+        return read_shape(about.config).weights
+    except ModelUnusable:
+        return about.vocabulary * about.dimensions
