@@ -34,8 +34,6 @@ class EmbedRequest:
     """Cut inputs that are too long; without it they are an error."""
     group: str | None = None
     """The only group that may answer."""
-    session: str | None = None
-    """The client's name of the conversation; without effect, since encoders keep nothing."""
     timeout_s: float | None = None
     """Most seconds that the answer may take."""
 

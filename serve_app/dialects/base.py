@@ -1,4 +1,7 @@
-"""The interface of a dialect: endpoints of two kinds, `Generate` and `Query`. Knows no web framework, gateway, model or engine."""
+"""The interface of a dialect: endpoints of three kinds, `Generate`, `Embed` and `Query`.
+
+Knows no web framework, gateway, model or engine.
+"""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +14,7 @@ from serve_app.caller import Scope
 from serve_app.conversation import AnswerEvent, Completion, GenerateRequest, Prompt, RenderedPrompt, RoutePreview, TaskExample
 from serve_app.dialects.faults import find_first_fault
 from serve_app.dialects.limit_headers import write_limits
+from serve_app.encoding import Embedding, EmbedRequest
 from serve_app.errors import InvalidRequest, ServeError
 from serve_app.model_info import LoadedGroup, ModelInfo
 from serve_app.record import RequestRecord
@@ -93,6 +97,39 @@ class Generate:
     codec: Codec[Any]
     streams: str | None = None
     """Media type of its streamed answers; None: it does not stream."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedContext(Generic[Body]):
+    """A decoded request for embeddings, with everything that its answer repeats."""
+
+    body: Body
+    model: str
+    """The name that the answer carries."""
+    elapsed_s: float
+    """Seconds since the request arrived."""
+
+
+class EmbedCodec(Protocol[Body]):
+    """One endpoint for embeddings. Stateless."""
+
+    body: type[Body]
+
+    def decode(self, body: Body, request_id: str) -> EmbedRequest:
+        """Return the request; raises `ServeError`."""
+        ...
+
+    def encode(self, embedding: Embedding, context: EmbedContext[Body]) -> JsonObject:
+        """Return the answer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """POST endpoint that makes embeddings."""
+
+    path: str
+    codec: EmbedCodec[Any]
 
 
 class Models(Protocol):
@@ -187,7 +224,7 @@ class Query:
     """Whether it writes to storage, so that it may fail with 507."""
 
 
-Endpoint: TypeAlias = Generate | Query
+Endpoint: TypeAlias = Generate | Embed | Query
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -173,7 +173,7 @@ class _GraphBuilder:
 
     def _keep(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
         if name not in self._constants:
-            shape = ir.Shape(tuple(tensor.shape))
+            shape = ir.Shape(tensor.shape.numpy())
             self._constants[name] = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
         return self._constants[name]
 
