@@ -189,11 +189,13 @@ async def test_the_first_embedding_model_answers_requests_without_a_name() -> No
 
 
 async def test_each_kind_of_model_names_the_endpoints_of_the_other() -> None:
-    chat = {"messages": [{"role": "user", "content": "hi"}], "prompt": "hi", "input": "hi", "max_tokens": 5}
+    chat: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "input": "hi", "max_tokens": 5}
+    text = {"prompt": "hi"}
     paths = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/api/chat", "/api/generate")
     async with _serving() as app:
         for path in (*paths, "/tokenize", "/v1/route"):
-            refused = await app.client.post(path, json=chat | {"model": "mini"})
+            body = text if path in ("/v1/completions", "/api/generate", "/tokenize") else chat
+            refused = await app.client.post(path, json=body | {"model": "mini"})
             assert refused.status_code == 400, (path, refused.text)
             assert "'mini' is an embedding model" in refused.text
             assert "POST /v1/embeddings and POST /api/embed" in refused.text

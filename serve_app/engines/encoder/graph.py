@@ -27,7 +27,8 @@ class EncoderGraph:
         name = find_graph(folder)
         if name is None:
             raise ModelUnusable("the model's folder has neither model.onnx nor onnx/model.onnx; run `phi-serve export encoder`")
-        self._session = open_session(folder, name, provider=provider, threads=threads)
+        file = folder / name  # data files lie beside the graph
+        self._session = open_session(file.parent, file.name, provider=provider, threads=threads)
         self._inputs = {each.name for each in self._session.get_inputs()}
         outputs = {each.name: each.shape for each in self._session.get_outputs()}
         self._output = next((each for each in _TOKENS if each in outputs), "")
