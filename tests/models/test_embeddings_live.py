@@ -83,5 +83,8 @@ def test_a_replica_killed_under_eight_requests_is_not_noticed(app: LiveApp) -> N
     assert len(answers) == CLIENTS * ROUNDS
     for answer in answers:
         np.testing.assert_allclose(answer, expected, atol=1e-5)
+    lines = httpx.get(f"{app.url}/metrics").text.splitlines()
+    failed = [each for each in lines if each.startswith("phi_serve_attempts_total") and "encoder" in each and '"ok"' not in each]
+    assert failed  # else the replica had nothing under way
     app.await_replicas("encoder", 2)
     assert _embed(app, TEXTS[:3]) == expected[:3]
