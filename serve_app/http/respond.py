@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from serve_app.conversation import AnswerEvent, Completion, fold
 from serve_app.dialects.base import AnswerContext, Codec, Dialect, EmbedCodec, EmbedContext, JsonObject, StreamEncoder, dump, parse
 from serve_app.embeddings import embed
+from serve_app.encoding import EmbedRequest
 from serve_app.errors import ServeError, TooLarge, internal_error
 from serve_app.gateway import Gateway
 from serve_app.http.hints import apply_header_hints, apply_placing_hints
@@ -29,6 +30,8 @@ from serve_app.strict_json import dump_in_pieces
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+_LARGE_BYTES = 200_000
+"""Bytes of a body with inputs above which it is read on a thread: a million token ids take seconds."""
 _LARGE_NUMBERS = 50_000
 """Numbers of an answer above which it is written on a thread, in pieces: as a whole it would stop all streams meanwhile."""
 
@@ -85,8 +88,14 @@ async def respond_embedding(
 ) -> Response:
     """Answer one request for embeddings; raises `ServeError`."""
     arrived = time.monotonic()
-    body = parse(codec.body, await read_body(http_request, gateway.settings.limits.max_body_bytes))
-    request = apply_placing_hints(codec.decode(body, record.request_id), http_request)
+    raw = await read_body(http_request, gateway.settings.limits.max_body_bytes)
+
+    def decode() -> tuple[Any, EmbedRequest]:
+        body = parse(codec.body, raw)
+        return body, codec.decode(body, record.request_id)
+
+    body, request = decode() if len(raw) <= _LARGE_BYTES else await asyncio.to_thread(decode)
+    request = apply_placing_hints(request, http_request)
     record.model = request.model or ""
     embedding = await _await_while_connected(http_request, embed(gateway, request, record))
     context = EmbedContext(body=body, model=record.model, elapsed_s=time.monotonic() - arrived)
