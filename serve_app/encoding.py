@@ -23,7 +23,7 @@ class EmbedRequest:
 
     request_id: str
     inputs: tuple[str | Ids, ...]
-    """Texts, or token ids exactly as the model reads them, its special tokens among them."""
+    """Texts, or token ids of the model's own tokenizer, with or without its special tokens."""
     model: str | None = None
     """The name that the client uses; None: the first embedding model."""
     dimensions: int | None = None

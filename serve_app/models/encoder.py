@@ -33,17 +33,19 @@ class EncoderModel:
     about: EncoderFolder
     weights: Weights
     tokenizer: RustTokenizer
-    closing: int
-    """Special tokens that the tokenizer puts after a text."""
+    opening: Ids
+    """Special tokens that the tokenizer puts before a text."""
+    closing: Ids
+    """Special tokens that it puts after a text."""
 
     @classmethod
     def load(cls, name: str, settings: ModelSettings, folder: Path) -> "EncoderModel":
         """Read tokenizer and configuration in `folder`; raises `ModelUnusable` where they cannot be used."""
         about = EncoderFolder.read(folder)
         tokenizer = _load_tokenizer(folder, about)
-        special = tokenizer.encode("a").special_tokens_mask
-        closing = next((at for at, each in enumerate(reversed(special)) if not each), 0)
-        return cls(name, settings, about, Weights.read_encoder(folder, _count_weights(about)), tokenizer, closing)
+        opening, closing = _find_special_ids(tokenizer)
+        weights = Weights.read_encoder(folder, _count_weights(about))
+        return cls(name, settings, about, weights, tokenizer, opening, closing)
 
     @property
     def capabilities(self) -> tuple[str, ...]:
@@ -60,7 +62,7 @@ class EncoderModel:
         return 0
 
     async def tokenize(self, inputs: Sequence[str | Ids], limit: int, *, truncate: bool) -> tuple[Ids, ...]:
-        """Return the token ids of each input, special tokens included.
+        """Return the token ids of each input, special tokens included; ids of a client get them unless they begin with them.
 
         Inputs of more than `limit` tokens are cut with `truncate`, their last special tokens kept; otherwise they raise
         `ContextOverflow`. Raises `InvalidRequest` for ids outside the vocabulary.
@@ -70,9 +72,7 @@ class EncoderModel:
         encoded = iter(self._encode(texts) if is_short else await asyncio.to_thread(self._encode, texts))
         found = []
         for at, given in enumerate(inputs):
-            ids, closing = (next(encoded), self.closing) if isinstance(given, str) else (given, 0)
-            if not isinstance(given, str):
-                self._require_known(at, given)
+            ids = next(encoded) if isinstance(given, str) else self._complete(at, given)
             if len(ids) > limit:
                 if not truncate:
                     raise ContextOverflow(
@@ -80,7 +80,7 @@ class EncoderModel:
                         "tokens included. Shorten or split it.",
                         param="input",
                     )
-                ids = (*ids[: limit - closing], *ids[len(ids) - closing :])
+                ids = (*ids[: limit - len(self.closing)], *self.closing)
             found.append(ids)
         return tuple(found)
 
@@ -91,6 +91,12 @@ class EncoderModel:
 
     def _encode(self, texts: list[str]) -> list[Ids]:
         return [tuple(each.ids) for each in self.tokenizer.encode_batch_fast(texts)]
+
+    def _complete(self, at: int, ids: Ids) -> Ids:
+        """Return a client's token ids with special tokens, as a text of these tokens would have them."""
+        self._require_known(at, ids)
+        has_special = self.opening and ids[: len(self.opening)] == self.opening
+        return ids if has_special else (*self.opening, *ids, *self.closing)
 
     def _require_known(self, at: int, ids: Ids) -> None:
         wrong = next((token for token in ids if not 0 <= token < self.about.vocabulary), None)
@@ -118,6 +124,13 @@ def _load_tokenizer(folder: Path, about: EncoderFolder) -> RustTokenizer:
             f"{TOKENIZER_FILE} has the id {highest}, but config.json says vocab_size: {about.vocabulary}, and ids must be below it"
         )
     return tokenizer
+
+
+def _find_special_ids(tokenizer: RustTokenizer) -> tuple[Ids, Ids]:
+    """Return the special tokens that the tokenizer puts before and after a text."""
+    read = tokenizer.encode("a")
+    text = [at for at, special in enumerate(read.special_tokens_mask) if not special] or [len(read.ids)]
+    return tuple(read.ids[: text[0]]), tuple(read.ids[text[-1] + 1 :])
 
 
 def _count_weights(about: EncoderFolder) -> int:

@@ -80,9 +80,10 @@ async def test_texts_ids_and_lists_of_ids_are_the_same_inputs() -> None:
         ids = app.encoders["e"].requests[-1].inputs[0]
         assert ids == (2, 5, 32, 3)  # the special tokens are the tokenizer's
         assert (await _post(app, input=list(ids))).json()["data"][0]["embedding"] == text
-        several = (await _post(app, input=[list(ids), [5]])).json()
-    assert several["data"][0]["embedding"] == text
-    assert several["usage"] == {"prompt_tokens": 5, "total_tokens": 5}
+        several = (await _post(app, input=[list(ids), list(ids[1:-1]), [5]])).json()
+        assert app.encoders["e"].requests[-1].inputs == (ids, ids, (2, 5, 3))  # special tokens are added where there are none
+    assert [each["embedding"] == text for each in several["data"]] == [True, True, False]
+    assert several["usage"] == {"prompt_tokens": 11, "total_tokens": 11}
 
 
 async def test_a_special_token_that_a_text_spells_is_ordinary_text() -> None:
@@ -141,7 +142,7 @@ async def test_bodies_that_are_no_json_or_nested_without_end() -> None:
             assert (await app.client.post(EMBEDDINGS, content=raw)).status_code == 400, raw[:40]
         assert (await app.client.post(EMBEDDINGS, content=b'{"input":[' + b"1," * 60_000 + b"1]}")).status_code == 413
         ids = await app.client.post(EMBEDDINGS, content=b'{"input":[' + b"1," * 40_000 + b"1]}")
-    assert "input 0 has 40001 tokens" in ids.json()["error"]["message"]
+    assert "input 0 has 40003 tokens" in ids.json()["error"]["message"]
 
 
 async def test_dimensions_cut_and_scale_again() -> None:
