@@ -101,7 +101,7 @@ async def running(
     for name, engine_settings in settings.engines.items():
         engine: Any
         if engine_settings.kind in ENCODERS:
-            engine = encoders[name] = FakeEncoder()
+            engine = encoders[name] = FakeEncoder(context=min(48, engine_settings.max_model_len))
         else:
             engine = built[name] = build_engine(engine_settings, EMBEDDED)
         await engine.start()

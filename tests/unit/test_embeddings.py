@@ -16,8 +16,9 @@ import openai
 import pytest
 
 from serve_app.accounting import REQUEST_LOG
-from serve_app.errors import EngineDead, EngineError, InvalidRequest, Overloaded
-from tests.unit.app import App, running
+from serve_app.errors import EngineDead, EngineError, InvalidRequest, ModelUnusable, Overloaded
+from serve_app.models.catalog import Catalog
+from tests.unit.app import App, running, served_models
 
 EMBEDDINGS = "/v1/embeddings"
 MODELS: dict[str, Any] = {"models": {"phi": {}, "mini": {"aliases": ["small"]}}}
@@ -276,3 +277,52 @@ async def test_the_log_and_the_metrics_count_the_tokens(caplog: pytest.LogCaptur
     fields = [(each["model"], each["engine"], each["outcome"], each["prompt_tokens"], each["completion_tokens"]) for each in lines]
     assert fields == [("mini", "e", "ok", 8, 0), ("none", "none", "model_not_found", 0, 0)]
     assert 'phi_serve_tokens_total{engine="e",ingress="",kind="prompt",model="mini",task="none"} 8.0' in metrics
+
+
+async def test_an_input_goes_to_a_group_that_takes_its_length() -> None:
+    groups: dict[str, Any] = {"a": {}, "short": ENCODER | {"max_model_len": 16}, "long": dict(ENCODER)}
+    async with running(MODELS, **groups) as app:
+        for length, group in ((14, "short"), (15, "long"), (46, "long")):
+            answer = await _post(app, input="a" * length)
+            assert (answer.status_code, answer.headers["x-engine"]) == (200, group), length
+        refused = await _post(app, input="a" * 15, headers={"x-engine": "short"})
+        assert (refused.status_code, "maximum input length is 16 tokens" in refused.text) == (400, True)
+        cut = await _post(app, "/api/embed", input="a" * 100, headers={"x-engine": "short"})
+        assert (cut.json()["prompt_eval_count"], cut.headers["x-engine"]) == (16, "short")
+        unknown = await _post(app, input="a", headers={"x-engine": "none"})
+        assert (unknown.status_code, "no engine group 'none'; configured are: short, long" in unknown.text) == (400, True)
+
+
+async def test_names_may_be_kept_to_groups() -> None:
+    async with _serving(routing={"models": {"small": ["f"]}}) as app:
+        assert (await _post(app, input="a", model="small")).headers["x-engine"] == "f"
+        assert not app.encoders["e"].requests
+
+
+async def test_a_group_that_is_not_ready_is_a_503() -> None:
+    async with running(MODELS, a={}, e=ENCODER | {"absent": True}) as app:
+        for path, fields in ((EMBEDDINGS, {"input": "a"}), ("/api/embed", {"input": "a " * 100}), ("/api/embed", {"input": ""})):
+            refused = await _post(app, path, **fields)
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "5"), refused.text
+
+
+async def test_a_model_that_cannot_be_served_says_why() -> None:
+    async with _serving() as app:
+        served = [model for model in served_models(app.gateway.settings) if model.name != "mini"]
+        faults = {"mini": ModelUnusable("tokenizer.json is missing")}
+        app.gateway.use(Catalog(app.gateway.settings, served, created=1, faults=faults))
+        for body in ({"input": "a"}, {"input": "a", "model": None}):
+            refused = await _post(app, **body)
+            assert (refused.status_code, refused.json()["error"]["message"]) == (503, "tokenizer.json is missing")
+        assert "mini" not in (await app.client.get("/api/tags")).text
+        assert (await app.client.get("/health")).status_code == 503
+        assert (await _post(app, input="a", model="phi")).status_code == 400
+
+
+async def test_a_large_answer_and_a_large_body_are_as_small_ones() -> None:
+    async with _serving({"limits": {"max_embedding_inputs": 10_000}}) as app:
+        small, large = await _post(app, input="ab"), await _post(app, input=["ab"] * 8000)
+        long = await _post(app, "/api/embed", input="ab " * 80_000)
+    expected = small.json()["data"][0]["embedding"]
+    assert [each["embedding"] for each in large.json()["data"]] == [expected] * 8000
+    assert long.json()["prompt_eval_count"] == 48
