@@ -19,7 +19,7 @@ from deployments.wait_for_reports import WaitForReports
 from serve_app.access.accounts import Accounts
 from serve_app.access.check import Access
 from serve_app.accounting import REQUEST_LOG
-from serve_app.config import AppSettings, RoutingSettings, require_names
+from serve_app.config import AppSettings, ModelSettings, RoutingSettings, require_names
 from serve_app.dialects import anthropic, ollama, openai, reasoning
 from serve_app.errors import ModelUnusable, RequestError, explain
 from serve_app.gateway import Gateway
@@ -27,7 +27,9 @@ from serve_app.http.access import AUDIT_LOG
 from serve_app.http.app import create_app, create_unusable_app
 from serve_app.metrics import IngressMetrics
 from serve_app.models.catalog import Catalog
+from serve_app.models.encoder import EncoderModel
 from serve_app.models.locate import locate
+from serve_app.models.resolved import AnyModel
 from serve_app.models.served import ServedModel
 from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import Fleet, FleetView
@@ -63,7 +65,7 @@ class Ingress:
         self._groups = groups
         self._gateway: Gateway | None = None
         self._faults: dict[str, ModelUnusable] = {}
-        self._models: dict[str, ServedModel] = {}
+        self._models: dict[str, AnyModel] = {}
         self._reasons: dict[str, str] = {}
         """Why a model could not be loaded at the last attempt, by its name."""
         self._routing = settings.routing
@@ -72,7 +74,7 @@ class Ingress:
         self._retrying: asyncio.Task[None] | None = None
         self._serve(*self._load_models())
 
-    def _serve(self, models: list[ServedModel], faults: dict[str, ModelUnusable]) -> None:
+    def _serve(self, models: list[AnyModel], faults: dict[str, ModelUnusable]) -> None:
         """Build the gateway over the models that can be served, or keep the reason why none can.
 
         If the ingress ended instead, Serve would restart it forever and no client could see the reason.
@@ -97,14 +99,14 @@ class Ingress:
         )
         self._gateway.configure(self._routing)
 
-    def _load_models(self) -> tuple[list[ServedModel], dict[str, ModelUnusable]]:
+    def _load_models(self) -> tuple[list[AnyModel], dict[str, ModelUnusable]]:
         """Return the models that can be served, and why the others cannot: one that fails leaves the others alone."""
         faults: dict[str, ModelUnusable] = {}
         for name, settings in self._settings.models.items():
             if name in self._models:
                 continue
             try:
-                self._models[name] = ServedModel.load(name, settings, locate(settings, weights=False))
+                self._models[name] = _load_model(name, settings, is_encoder=name in self._settings.embedding_models)
             except Exception as error:  # a folder with a fault that nobody foresaw must not take the other models down
                 faults[name] = fault = error if isinstance(error, ModelUnusable) else ModelUnusable(explain(error))
                 if self._reasons.get(name) != fault.message:
@@ -188,6 +190,11 @@ class Ingress:
         return self._fleet.snapshot(time.monotonic())
 
 
+def _load_model(name: str, settings: ModelSettings, *, is_encoder: bool) -> AnyModel:
+    folder = locate(settings, weights=False)
+    return EncoderModel.load(name, settings, folder) if is_encoder else ServedModel.load(name, settings, folder)
+
+
 def _choose_accept_timeout_s(routing: RoutingSettings, group: str) -> float:
     return routing.wake_timeout_s if group in routing.sleeping else routing.accept_timeout_s
 
@@ -232,6 +239,9 @@ def _build_announcement(settings: AppSettings, *, asks_for_keys: bool) -> str:
     model = settings.default_model
     url = settings.public_url
     json = "-H 'content-type: application/json'" + (' -H "authorization: Bearer $PHI_SERVE_API_KEY"' if asks_for_keys else "")
+    if model in settings.embedding_models:
+        command = f'curl {url}/v1/embeddings {json} -d \'{{"model":"{model}","input":"Hello"}}\''
+        return f"\nEvery engine group is ready. Try:\n{command}"
     chat = f'{{"model":"{model}","messages":[{{"role":"user","content":"Who are you?"}}]'
     return "\n".join(
         (

@@ -6,6 +6,7 @@ The only place where Ray's exceptions become ours.
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from contextvars import Context
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from ray.exceptions import RayActorError, TaskCancelledError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
+from serve_app.encoding import Encoded, EncodeRequest
 from serve_app.errors import EngineDead, GenerationFailed, NoEngine, Overloaded, ServeError
 from serve_app.reports import ReplicaReport
 from serve_app.types import TokenEvent, TokenRequest
@@ -25,22 +27,36 @@ _REPORT_TIMEOUT_S = 3.0
 
 
 class RemoteEngine:
-    """Generates on a replica of a group. Serve chooses the replica by the request's placement and records it there."""
+    """Generates or encodes on a replica of a group. Serve chooses the replica by the request's placement and records it there."""
 
     def __init__(self, group: str, handle: DeploymentHandle[Any], accept_timeout_s: float) -> None:
         """Configure the handle once, since every `.options()` builds another router."""
         self._group = group
         # By value: each batch is one gRPC message instead of an object in Ray's store; see docs/performance.md.
         self._generate = handle.options(stream=True, method_name="generate", _by_reference=False)
+        self._encode = handle.options(stream=True, method_name="encode", _by_reference=False)
         self._accept_timeout_s = accept_timeout_s
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
-        """Yield the replica's events; closing the iterator cancels the request there. Raises `ServeError` only.
+        """Yield the replica's events; closing the iterator cancels the request there. Raises `ServeError` only."""
+        async with aclosing(self._call(self._generate, request)) as events:
+            async for event in events:
+                yield event
+
+    async def encode(self, request: EncodeRequest) -> Encoded:
+        """Return the replica's vectors; cancelling it cancels the request there. Raises `ServeError` only."""
+        async with aclosing(self._call(self._encode, request)) as results:
+            async for encoded in results:
+                return cast(Encoded, encoded)
+        raise EngineDead(f"a replica of group {self._group} ended the request without a result")
+
+    async def _call(self, method: DeploymentHandle[Any], request: TokenRequest | EncodeRequest) -> AsyncGenerator[Any, None]:
+        """Yield what a replica's method yields in batches; closing the iterator cancels the call there.
 
         Serve waits without limit for a replica to appear, so acceptance (the replica's empty first batch) has a deadline.
         """
         # In a new context: Serve's router confuses calls that share the id of an HTTP request.
-        response = cast(DeploymentResponseGenerator[Any], Context().run(self._generate.remote, request))
+        response = cast(DeploymentResponseGenerator[Any], Context().run(method.remote, request))
         try:
             await self._await_acceptance(response)
             async for batch in response:

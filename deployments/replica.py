@@ -1,4 +1,4 @@
-"""One replica of an engine group: loads the engine, warms it up, then serves token events.
+"""One replica of an engine group: loads the engine, warms it up, then serves token events, or vectors if it is an encoder.
 
 A plain class; `deployments.groups` makes it a Serve deployment. Construction includes loading, so that Serve routes only to
 replicas that can answer; meanwhile the replica reports its phase to every ingress.
@@ -11,10 +11,12 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
+from typing import cast
 
 from serve_app.config import ModelSettings
-from serve_app.engine_config import EngineSettings
-from serve_app.engines.base import Engine
+from serve_app.encoding import Encoded, EncodeRequest
+from serve_app.engine_config import ENCODERS, EngineSettings
+from serve_app.engines.base import Encoder, Engine
 from serve_app.engines.registry import build_engine
 from serve_app.engines.throughput import DrainRate
 from serve_app.errors import EngineDead, ServeError, explain
@@ -28,12 +30,14 @@ from serve_app.types import (
     Constraint,
     EngineLoad,
     Finished,
+    FinishReason,
     OneOf,
     Phase,
     Sampling,
     TokenDelta,
     TokenEvent,
     TokenRequest,
+    Usage,
 )
 
 logger = logging.getLogger(__name__)
@@ -75,7 +79,7 @@ class EngineReplica:
         self._group = group
         self._replica_id, self._send = identity()
         self._phase, self._reason = Phase.STARTING, ""
-        self._engine: Engine | None = None
+        self._engine: Engine | Encoder | None = None
         self._drain = DrainRate()
         self._metrics = ReplicaMetrics(model.name, self._build_sink(model.name))
         self._phase_changed = asyncio.Event()
@@ -177,7 +181,7 @@ class EngineReplica:
         if self._engine is None or self._phase is not Phase.READY:
             yield (EngineDead(f"a replica of group {self._group} is {self._phase}"),)
             return
-        stream = self._engine.generate(request)
+        stream = cast(Engine, self._engine).generate(request)
         self._drain.enter()
         meter = self._metrics.start_meter(request)
         try:
@@ -192,6 +196,26 @@ class EngineReplica:
             self._drain.leave()
             meter.end()
             await stream.aclose()
+
+    async def encode(self, request: EncodeRequest) -> AsyncGenerator[tuple[Encoded | ServeError, ...], None]:
+        """Yield an empty batch on acceptance, then one with the vectors or the failure."""
+        yield ()
+        if self._engine is None or self._phase is not Phase.READY:
+            yield (EngineDead(f"a replica of group {self._group} is {self._phase}"),)
+            return
+        self._drain.enter()
+        meter = self._metrics.start_meter(request)
+        try:
+            encoded = await cast(Encoder, self._engine).encode(request)
+            self._drain.add(request.tokens)
+            usage = Usage(prompt_tokens=request.tokens, completion_tokens=0)
+            meter.push((Finished(reason=FinishReason.STOP, usage=usage, timings=encoded.timings),))
+            yield (encoded,)
+        except ServeError as error:
+            yield (error,)
+        finally:
+            self._drain.leave()
+            meter.end()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Return the statistics for `deployments.autoscaling`; Serve calls this."""
@@ -231,11 +255,14 @@ class EngineReplica:
             await self._engine.close()
 
 
-async def _warm_up(engine: Engine, constraint: Constraint | None) -> None:
-    """Generate one token; raises `EngineDead` when the engine generates nothing."""
+async def _warm_up(engine: Engine | Encoder, constraint: Constraint | None) -> None:
+    """Generate one token, or encode one; raises `EngineDead` when nothing comes."""
+    if engine.info.kind in ENCODERS:
+        await cast(Encoder, engine).encode(EncodeRequest(request_id="warm-up", inputs=(_WARM_PROMPT,)))
+        return
     sampling = Sampling(temperature=0.0, max_tokens=1)
     request = TokenRequest(request_id="warm-up", prompt=_WARM_PROMPT, sampling=sampling, constraint=constraint)
-    events = [event async for event in engine.generate(request)]
+    events = [event async for event in cast(Engine, engine).generate(request)]
     if not events or not isinstance(events[-1], Finished):
         raise EngineDead("the engine loaded but generated nothing")
 

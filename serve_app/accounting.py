@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from opentelemetry.trace import Span
+
 from serve_app import tracing
 from serve_app.access.usage import UsageBook
-from serve_app.conversation import GenerateRequest
 from serve_app.errors import ServeError
 from serve_app.metrics import IngressMetrics
 from serve_app.record import RequestRecord
@@ -19,15 +20,13 @@ _LINES = json.JSONEncoder(allow_nan=False)
 
 
 @contextmanager
-def account(
-    request: GenerateRequest, record: RequestRecord, metrics: IngressMetrics, usage: UsageBook
-) -> Iterator[Callable[[], None]]:
-    """Account for `request` when the block ends, or once the yielded function is called: before the last bytes of a whole answer.
+def account(span: Span, record: RequestRecord, metrics: IngressMetrics, usage: UsageBook) -> Iterator[Callable[[], None]]:
+    """Account for the request of `record`, whose `span` has begun.
 
+    Does so when the block ends, or once the yielded function is called: before the last bytes of a whole answer.
     `record.outcome` becomes an error's code.
     """
-    record.choices_per_prompt = request.n
-    span, began = tracing.begin(request, record.model or record.served_model), time.monotonic()
+    began = time.monotonic()
 
     def finish() -> None:
         if record.is_accounted:

@@ -1,7 +1,7 @@
 """The one retry loop: sends a request to its candidates until one has completed the answer.
 
-Knows groups as generators of token events; reads no text, and knows no dialect and no Ray. Before the first token any candidate
-may take over; after it another group continues from the prompt and the tokens so far, where that gives the same text
+Knows groups as generators of token events, or as encoders; reads no text, and knows no dialect and no Ray. Before the first token
+any candidate may take over; after it another group continues from the prompt and the tokens so far, where that gives the same text
 (`routing.continuation`).
 """
 
@@ -11,12 +11,14 @@ import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, TypeAlias, TypeVar, cast
 
 from serve_app.config import RoutingSettings
+from serve_app.encoding import Encoded, EncodeRequest
 from serve_app.errors import EngineError, IncompleteGeneration, NoEngine, Overloaded, ServeError
 from serve_app.generation import Generation
 from serve_app.metrics import IngressMetrics
+from serve_app.record import RequestRecord
 from serve_app.routing.continuation import Continuation, find_obstacle
 from serve_app.routing.fleet import Fleet, Workload
 from serve_app.routing.health import Admission, Health
@@ -28,6 +30,9 @@ from serve_app.types import Capability, EngineInfo, Finished, Placement, TokenEv
 _RETRY_PAUSE_S = 0.1
 """Mean pause before a group is tried again; doubles with each round."""
 
+_ALL_BLOCKED = "every engine group that could answer failed too often lately; try again"
+_Event = TypeVar("_Event", TokenEvent, Encoded)
+
 
 class Generator(Protocol):
     """The part of an engine that the gateway uses; a group of replicas looks the same."""
@@ -35,6 +40,59 @@ class Generator(Protocol):
     def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
         """Generate for one request; see `serve_app.engines.base`."""
         ...
+
+
+class Encoder(Protocol):
+    """The part of an encoder that the gateway uses; a group of replicas looks the same."""
+
+    async def encode(self, request: EncodeRequest) -> Encoded:
+        """Return the vectors of one request; see `serve_app.engines.base`."""
+        ...
+
+
+GroupHandle: TypeAlias = Generator | Encoder
+"""A group of either kind; the model that it serves says which."""
+
+
+class Job(Protocol):
+    """The parts of a generation or an encoding that choose where it is sent."""
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Groups that may answer, best first."""
+        ...
+
+    @property
+    def record(self) -> RequestRecord:
+        """The request's record."""
+        ...
+
+    @property
+    def deadline(self) -> float:
+        """Monotonic seconds at which the client's time limit ends."""
+        ...
+
+    @property
+    def work(self) -> float:
+        """Estimated work, in generated tokens."""
+        ...
+
+    @property
+    def affinity(self) -> str:
+        """See `Placement.affinity`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """One request for embeddings; see `Job` for the fields that it shares with generations."""
+
+    request: EncodeRequest
+    candidates: tuple[str, ...]
+    record: RequestRecord
+    deadline: float
+    work: float
+    affinity: str = ""
 
 
 @dataclass(slots=True)
@@ -63,7 +121,7 @@ class Attempts:
     def __init__(
         self,
         settings: RoutingSettings,
-        generators: Mapping[str, Generator],
+        generators: Mapping[str, GroupHandle],
         fleet: Callable[[], Fleet],
         metrics: IngressMetrics,
         clock: Callable[[], float] = time.monotonic,
@@ -114,7 +172,8 @@ class Attempts:
             )
             self._record_attempt(generation, attempt, admission.group.name)
             try:
-                async with aclosing(self._attempt_once(generation, request, admission)) as events:
+                stream = self._generate(admission.group.name, request)
+                async with aclosing(self._attempt_once(generation, stream, request.placement, admission)) as events:
                     async for event in events:
                         yield answer.add(event, self._clock())
                 return
@@ -131,7 +190,38 @@ class Attempts:
                 if answer.begun and obstacle:
                     raise type(error)(f"{error.message}; the answer could not continue elsewhere, since {obstacle}") from error
                 self._record_failure(progress, admission, request.placement.replica, error)
-        raise error or NoEngine("every engine group that could answer failed too often lately; try again", retry_after_s=5.0)
+        raise error or NoEngine(_ALL_BLOCKED, retry_after_s=5.0)
+
+    async def encode(self, encoding: Encoding) -> Encoded:
+        """Return the vectors; raises `ServeError` when no attempt is left. They are the same wherever they are computed."""
+        progress, error = _Progress(), None
+        needed = max(map(len, encoding.request.inputs)) - 1  # a group takes as many tokens as its context has
+        budget = self._find_budget(encoding.record.served_model)
+        budget.deposit(self._clock())
+        for attempt in range(1, self._settings.max_attempts + 1):
+            await self._pause_before_retry(encoding, progress)
+            admission = self._admit(encoding.candidates, progress, needed)
+            if admission is None or (error is not None and not self._may_retry(error, admission, budget)):
+                break
+            request = encoding.request.with_placement(self._placement(encoding, admission))
+            self._record_attempt(encoding, attempt, admission.group.name)
+            try:
+                stream = self._encode(admission.group.name, request)
+                async with aclosing(self._attempt_once(encoding, stream, request.placement, admission)) as results:
+                    return await anext(results)
+            except ServeError as failure:
+                error = failure
+                if not error.retryable:
+                    raise
+                self._record_failure(progress, admission, request.placement.replica, error)
+        raise error or NoEngine(_ALL_BLOCKED, retry_after_s=5.0)
+
+    def _generate(self, group: str, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
+        return cast(Generator, self._generators[group]).generate(request)
+
+    async def _encode(self, group: str, request: EncodeRequest) -> AsyncGenerator[Encoded, None]:
+        """Yield the one result of an encoder."""
+        yield await cast(Encoder, self._generators[group]).encode(request)
 
     def _admit(self, candidates: tuple[str, ...], progress: _Progress, length: int) -> Admission | None:
         """Find the next admitted group with room after `length` tokens, and point `progress.next` to it."""
@@ -155,21 +245,21 @@ class Attempts:
         self.health.settle(admission, "", ok=None, now=now)
         return False
 
-    def _placement(self, generation: Generation, admission: Admission) -> Placement:
-        return Placement(affinity=generation.affinity, prefer=admission.probe, avoid=admission.avoid)
+    def _placement(self, job: Job, admission: Admission) -> Placement:
+        return Placement(affinity=job.affinity, prefer=admission.probe, avoid=admission.avoid)
 
-    async def _pause_before_retry(self, generation: Generation, progress: _Progress) -> None:
+    async def _pause_before_retry(self, job: Job, progress: _Progress) -> None:
         """Pause once every candidate has been tried; another replica of the same group needs no pause."""
-        rounds = progress.next // len(generation.candidates)
+        rounds = progress.next // len(job.candidates)
         if rounds:
             pause = random.uniform(0.5, 1.5) * _RETRY_PAUSE_S * 2 ** (rounds - 1)
-            await asyncio.sleep(min(pause, max(0.0, generation.deadline - self._clock())))
+            await asyncio.sleep(min(pause, max(0.0, job.deadline - self._clock())))
 
-    def _record_attempt(self, generation: Generation, attempt: int, group: str) -> None:
-        record = generation.record
+    def _record_attempt(self, job: Job, attempt: int, group: str) -> None:
+        record = job.record
         record.attempts = max(record.attempts, record.earlier_attempts + attempt)
         record.group = group
-        if group != generation.candidates[0]:
+        if group != job.candidates[0]:
             record.reason = "failover"
 
     def _record_failure(self, progress: _Progress, admission: Admission, replica: str, error: ServeError) -> None:
@@ -185,13 +275,12 @@ class Attempts:
             progress.next += 1
 
     async def _attempt_once(
-        self, generation: Generation, request: TokenRequest, admission: Admission
-    ) -> AsyncGenerator[TokenEvent, None]:
-        """Yield one engine's events up to `Finished`, then report the outcome to breakers, workload and metrics."""
-        name, placement = admission.group.name, request.placement
-        sent = self.workload.send(name, generation.work, self._clock())
-        stream = self._generators[name].generate(request)
-        left_s = generation.deadline - self._clock()
+        self, job: Job, stream: AsyncGenerator[_Event, None], placement: Placement, admission: Admission
+    ) -> AsyncGenerator[_Event, None]:
+        """Yield a group's events up to the last one, then report the outcome to breakers, workload and metrics."""
+        name = admission.group.name
+        sent = self.workload.send(name, job.work, self._clock())
+        left_s = job.deadline - self._clock()
         watch = StallWatch(
             self._settings, name, asyncio.get_running_loop().time() + left_s, lambda: self._is_silent(name, placement)
         )
@@ -200,7 +289,7 @@ class Attempts:
         try:
             while (event := await watch.next(stream)) is not None:
                 ok = True  # the engine works, even if the client leaves
-                ended = isinstance(event, Finished)
+                ended = isinstance(event, Finished | Encoded)
                 outcome = "ok" if ended else outcome  # now, since the consumer may never resume this generator
                 yield event
                 if ended:

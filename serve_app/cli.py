@@ -24,7 +24,7 @@ from serve_app.errors import ServeError
 from serve_app.manifests.files import render_compose, render_kuberay
 from serve_app.manifests.kuberay import ClusterOptions, Upgrade
 from serve_app.manifests.plan import Config, Hardware
-from serve_app.models.export import DEFAULT_BLOCK_SIZE, export_to_folder
+from serve_app.models.export import DEFAULT_BLOCK_SIZE, ENCODER_FORM, export_to_folder
 from serve_app.models.locate import locate
 from serve_app.routing.tasks import DEFAULT_THRESHOLD, classify
 
@@ -102,6 +102,12 @@ def export_gguf(
     _export(model, "gguf", type, out)
 
 
+@export.command("encoder")
+def export_encoder(model: _Model, out: _Out) -> None:
+    """Export an embedding model for the onnx_encoder group; point `engines.<name>.exported` at the folder."""
+    _export(model, ENCODER_FORM, "fp32", out)
+
+
 def _export(model: str, form: str, precision: str, out: Path, block: int = DEFAULT_BLOCK_SIZE) -> None:
     started_s = time.monotonic()
     try:
@@ -117,7 +123,7 @@ def _export(model: str, form: str, precision: str, out: Path, block: int = DEFAU
     except ServeError as error:
         _console.print(f"[red]error:[/] {error.message}", highlight=False)
         raise typer.Exit(1) from error
-    size = sum(file.stat().st_size for file in out.iterdir())
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     typer.echo(f"{out}: {size / 2**20:,.1f} MiB in {time.monotonic() - started_s:.0f} s")
 
 

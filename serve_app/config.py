@@ -13,7 +13,8 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from serve_app import parameters as ollama
 from serve_app.access_config import AccessSettings
-from serve_app.engine_config import EngineSettings, Settings
+from serve_app.browser_config import BrowserSettings, PortSettings
+from serve_app.engine_config import ENCODERS, EngineSettings, Settings
 from serve_app.model_names import normalize_name
 from serve_app.store_config import ResponsesSettings, SqliteSettings, StoreSettings
 from serve_app.types import InvalidValue, Task
@@ -174,55 +175,20 @@ class LimitSettings(Settings):
     """Bound of `n`."""
     max_prompts: int = Field(16, ge=1)
     """Prompts in one /v1/completions call."""
+    max_embedding_inputs: int = Field(2048, ge=1)
+    """Inputs in one request for embeddings."""
     max_concurrent_generations: int = Field(256, ge=1)
     """Generations (prompts times `n`) that one ingress replica runs at once; further requests get 503 with Retry-After."""
     request_timeout_s: float = Field(600.0, gt=0)
     """Most seconds that one request may take, waiting included."""
 
 
-class BrowserSettings(Settings):
-    """Web pages that may call, and host names that the server answers to, beside the local ones."""
-
-    origins: tuple[str, ...] = ()
-    """Origins of web pages that may call, e.g. https://chat.example.com. `*` alone allows every page; inside an origin it stands
-    for any text without a slash. Always allowed are localhost and loopback addresses on any port, and pages inside desktop
-    applications (app://, file://, tauri://, vscode-webview://)."""
-    hosts: tuple[str, ...] = ()
-    """Names that may stand in the Host header, e.g. llm.example.com or *.example.com. Always allowed: localhost, addresses, the
-    machine's own name, names without a dot or below .local, .internal, .svc. Only requests to a loopback address are checked
-    (DNS rebinding leads there); with names here, all requests are checked."""
-
-    @field_validator("origins")
-    @classmethod
-    def _check_origins(cls, given: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in given:
-            if origin not in ("*", "null") and not re.fullmatch(r"[A-Za-z*][\w+.*-]*://[^/\s]*", origin):
-                raise ValueError(f"browsers.origins: {origin!r} is no origin; write it like https://chat.example.com, no path")
-        return given
-
-    @field_validator("hosts")
-    @classmethod
-    def _check_hosts(cls, given: tuple[str, ...]) -> tuple[str, ...]:
-        for host in given:
-            if not re.fullmatch(r"[\w.*-]+", host):
-                raise ValueError(f"browsers.hosts: {host!r} is no name; write it without scheme, port and path")
-        return given
-
-
-class PortSettings(Settings):
-    """Another address on which the ingress itself listens, without Serve's proxy."""
-
-    host: str = "127.0.0.1"
-    """Address to bind; 0.0.0.0 takes connections from other machines."""
-    port: int = Field(11434, ge=1, le=65535)
-    """TCP port, Ollama's by default."""
-
-
 class AppSettings(Settings):
     """Everything under `args:`."""
 
     models: dict[str, ModelSettings] = Field(default_factory=lambda: dict(DEFAULT_MODELS), min_length=1)
-    """The served models by the name that clients use and answers carry. The first is the default. Each needs a group."""
+    """The served models by the name that clients use and answers carry. The first one that generates is the default. Each needs a
+    group; a model whose groups are of `kind: onnx_encoder` makes embeddings."""
     engines: dict[str, EngineSettings] = Field(min_length=1)
     """Engine groups by name; the name is also the Serve deployment's."""
     variants: dict[str, VariantSettings] = Field(default_factory=dict)
@@ -267,6 +233,12 @@ class AppSettings(Settings):
         for model in self.models:
             if model not in served:
                 raise ValueError(f"models.{model}: no engine group serves it; give a group `model: {model}`, or remove the model")
+            encoders = [self.engines[group].kind in ENCODERS for group in self.engines if self.model_of(group) == model]
+            if any(encoders) and not all(encoders):
+                raise ValueError(
+                    f"models.{model}: some of its groups make embeddings and others generate; give those of the kind "
+                    f"{', '.join(sorted(ENCODERS))} a model of their own"
+                )
         for model in self.access.models:
             if model not in self.models:
                 raise ValueError(f"access.models: no model '{model}'; configured are: {', '.join(self.models)}")
@@ -314,15 +286,28 @@ class AppSettings(Settings):
             if key not in names:
                 known = ", ".join(names.values())
                 raise ValueError(f"variants.{name}.from: no model or variant '{variant.parent}'; configured are: {known}")
+            if key in self.list_encoder_names():
+                raise ValueError(f"variants.{name}.from: '{names[key]}' is an embedding model, which has no prompts and parameters")
+
+    @property
+    def embedding_models(self) -> tuple[str, ...]:
+        """The names of the models that make embeddings, in their order; all others generate."""
+        encoders = {self.model_of(name) for name, group in self.engines.items() if group.kind in ENCODERS}
+        return tuple(model for model in self.models if model in encoders)
+
+    def list_encoder_names(self) -> frozenset[str]:
+        """Return the keys of all names of the embedding models."""
+        return frozenset(normalize_name(name) for model in self.embedding_models for name in (model, *self.models[model].aliases))
 
     @property
     def default_model(self) -> str:
-        """The name of the model for requests without a model name."""
-        return next(iter(self.models))
+        """The name of the model for requests without a model name: the first one that generates, if any does."""
+        encoders = self.embedding_models
+        return next((model for model in self.models if model not in encoders), next(iter(self.models)))
 
     def model_of(self, group: str) -> str:
         """Return the name of the model that an engine group serves."""
-        return self.engines[group].model or self.default_model
+        return self.engines[group].model or next(iter(self.models))
 
 
 def _show_as_models(model: Any) -> str:
@@ -367,10 +352,12 @@ def _require_auto_names(routing: RoutingSettings, settings: AppSettings) -> None
     names = [*settings.variants, *settings.models, *(alias for model in settings.models.values() for alias in model.aliases)]
     if AUTO in map(normalize_name, names):
         raise ValueError("routing.auto: a model, an alias or a variant is called 'auto' too; rename it")
-    known = set(map(normalize_name, names))
+    known, encoders = set(map(normalize_name, names)), settings.list_encoder_names()
     wanted = [(f"auto.{task}", model) for task, model in routing.auto.items()]
     for field, model in [*wanted, *(("auto_fallback", model) for model in routing.auto_fallback)]:
         if normalize_name(model) not in known:
             raise ValueError(
                 f"routing.{field}: no model '{model}'; configured are: {', '.join([*settings.models, *settings.variants])}"
             )
+        if normalize_name(model) in encoders:
+            raise ValueError(f"routing.{field}: '{model}' is an embedding model and cannot answer; name one that generates")

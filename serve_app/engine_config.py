@@ -136,6 +136,31 @@ class LlamaCppSettings(GroupSettings):
         return self
 
 
+class OnnxEncoderSettings(GroupSettings):
+    """An ONNX Runtime group that computes embeddings, with batches of inputs of similar length."""
+
+    kind: Literal[EngineKind.ONNX_ENCODER] = EngineKind.ONNX_ENCODER
+    exported: str | None = None
+    """A folder that `phi-serve export encoder` wrote, or any other with model.onnx and the model's files. None: the model's own
+    folder where it has model.onnx or onnx/model.onnx; else the replica exports at its first start, into the cache."""
+    provider: Literal["cpu", "cuda"] = "cpu"
+    """Execution provider; cuda needs the `gpu` extra."""
+    max_model_len: int = Field(512, ge=16)
+    """Most tokens of one input, special tokens included; the model's own limit, where it is lower, counts."""
+    max_batch_tokens: int = Field(512, ge=16)
+    """Tokens computed at once, padding included; an input that is longer is computed alone. On CPUs larger batches are slower; on
+    GPUs set 16384 or more."""
+    max_waiting: int = Field(8192, ge=0)
+    """Inputs that may wait before new requests are refused. A request is taken whole, of whatever size, when none waits."""
+    pooling: Literal["mean", "cls"] | None = None
+    """How the tokens' vectors become one: their mean, or the first one. None: as the model's 1_Pooling/config.json says, else
+    mean."""
+    normalize: bool | None = None
+    """Scale vectors to the length 1. None: as the model's modules.json says; without that file true."""
+    step_timeout_s: float = Field(60.0, gt=0)
+    """A batch that takes longer than this counts as hung."""
+
+
 class FakeReply(Settings):
     """Another answer of a scripted group."""
 
@@ -167,7 +192,11 @@ class FakeSettings(GroupSettings):
     """Tokens of an answer after which it dies, truncates or hangs."""
 
 
-EngineSettings = Annotated[VllmSettings | OnnxSettings | LlamaCppSettings | FakeSettings, Field(discriminator="kind")]
+EngineSettings = Annotated[
+    VllmSettings | OnnxSettings | LlamaCppSettings | OnnxEncoderSettings | FakeSettings, Field(discriminator="kind")
+]
+ENCODERS = frozenset({EngineKind.ONNX_ENCODER})
+"""The kinds whose groups compute embeddings and generate nothing."""
 
 
 def count_gpu_layers(settings: EngineSettings) -> int | None:

@@ -10,9 +10,10 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from serve_app import tracing
 from serve_app.access.accounts import Accounts
 from serve_app.accounting import account
-from serve_app.attempts import Attempts, Generator
+from serve_app.attempts import Attempts, GroupHandle
 from serve_app.background import BackgroundWork
 from serve_app.caller import ANONYMOUS, Caller, Priority
 from serve_app.config import AppSettings, RoutingSettings
@@ -41,8 +42,9 @@ from serve_app.faults import client_faults
 from serve_app.generation import Generation, build_generations
 from serve_app.merge import merge
 from serve_app.metrics import IngressMetrics, render_exposition
-from serve_app.models.catalog import Catalog, Resolved
-from serve_app.models.served import PreparedRequest
+from serve_app.models.catalog import Catalog
+from serve_app.models.resolved import AnyModel, Resolved
+from serve_app.models.served import PreparedRequest, ServedModel
 from serve_app.record import RequestRecord
 from serve_app.routing.auto import ModelChoice, choose_model
 from serve_app.routing.fleet import Fleet
@@ -74,7 +76,7 @@ class Gateway:
 
     settings: AppSettings
     catalog: Catalog
-    generators: Mapping[str, Generator]
+    generators: Mapping[str, GroupHandle]
     fleet: Callable[[], Fleet]
     """Returns the current state of the groups."""
     metrics: IngressMetrics = field(default_factory=IngressMetrics)
@@ -91,6 +93,16 @@ class Gateway:
         """Prepare policy and attempts."""
         self._policy = Policy(self.settings.routing)
         self._attempts = Attempts(self.settings.routing, self.generators, self.fleet, self.metrics)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that chooses groups, as it is configured now."""
+        return self._policy
+
+    @property
+    def attempts(self) -> Attempts:
+        """The retry loop, with breakers, budgets and the work on its way."""
+        return self._attempts
 
     def configure(self, routing: RoutingSettings) -> None:
         """Use other routing settings from the next request on; requests under way keep the old ones."""
@@ -116,7 +128,9 @@ class Gateway:
             return
         longest_s = self.settings.limits.request_timeout_s
         deadline = time.monotonic() + min(request.timeout_s or longest_s, longest_s)
-        with account(request, record, self.metrics, self.accounts.usage) as finish:
+        record.choices_per_prompt = request.n
+        span = tracing.begin(request, record.model or record.served_model)
+        with account(span, record, self.metrics, self.accounts.usage) as finish:
             failure: ServeError | None = None
             tried: set[str] = set()
             started = False
@@ -164,7 +178,8 @@ class Gateway:
         names = tuple(name for name in choice.names if self.catalog.allows(name, caller))
         if names:
             return ModelChoice(names=names, reason=choice.reason)
-        others = tuple(name for name in self.settings.models if self.catalog.allows(name, caller))
+        encoders = self.settings.embedding_models
+        others = tuple(name for name in self.settings.models if name not in encoders and self.catalog.allows(name, caller))
         if not others:
             raise Forbidden(f"the API key '{caller.name}' may use none of the models among which 'auto' chooses", param="model")
         return ModelChoice(names=others[:1], reason="key")
@@ -175,13 +190,15 @@ class Gateway:
         """Yield the events of one model's answer; `name` is the model or variant."""
         resolved = self._resolve(name, request, record)
         request = resolved.apply_to(request)
-        with self._showing_allowances(resolved.model.name, record):
+        with self.showing_allowances(resolved.model.name, record):
             self.accounts.limiter.require_room(record.caller, resolved.model.name)
-        with self._admit(request, resolved.model.name, record.caller.priority):
+        with self.admit(len(request.prompts) * request.n, resolved.model.name, record.caller.priority):
             with client_faults():
                 prepared, generations = await self._prepare(request, resolved, record)
             streams = [generation.read(self._attempts.run(generation)) for generation in generations]
-            async with self._reserve(prepared, resolved.model.name, record), aclosing(merge(streams)) as events:
+            answer_tokens = self._expect_answer_tokens(prepared.request, resolved.model.name, record)
+            reservation = self.reserve(prepared.prompt_tokens, answer_tokens, resolved.model.name, record)
+            async with reservation, aclosing(merge(streams)) as events:
                 started, ended = False, 0
                 async for event in events:
                     if not started:  # not earlier: the first event commits the headers
@@ -195,28 +212,30 @@ class Gateway:
                     yield event
 
     @contextmanager
-    def _showing_allowances(self, model: str, record: RequestRecord) -> Iterator[None]:
+    def showing_allowances(self, model: str, record: RequestRecord) -> Iterator[None]:
         """Let the answer show what is left of the caller's limits after the block, refusals included."""
         try:
             yield
         finally:
             record.allowances = self.accounts.limiter.show_allowances(record.caller, model)
 
+    def _expect_answer_tokens(self, request: GenerateRequest, model: str, record: RequestRecord) -> int:
+        """Return the tokens that all answers to a request may have together."""
+        learned = self._attempts.workload.expect_answer(record.task or Task.GENERAL, model) or 0
+        answer = max(learned, self.settings.routing.answer_tokens)  # no less: the answers of other keys may be short
+        return len(request.prompts) * request.n * (request.sampling.max_tokens or round(answer))
+
     @asynccontextmanager
-    async def _reserve(self, prepared: PreparedRequest, model: str, record: RequestRecord) -> AsyncGenerator[None, None]:
+    async def reserve(
+        self, prompt_tokens: int, answer_tokens: int, model: str, record: RequestRecord
+    ) -> AsyncGenerator[None, None]:
         """Hold what a request needs of its limits, and count what it used at the end; raises `QuotaExceeded`.
 
         A request that we failed to serve is not counted, though its tokens are.
         """
-        request = prepared.request
-        learned = self._attempts.workload.expect_answer(record.task or Task.GENERAL, model) or 0
-        answer = max(learned, self.settings.routing.answer_tokens)  # no less: the answers of other keys may be short
-        with self._showing_allowances(model, record):
+        with self.showing_allowances(model, record):
             reservation = await self.accounts.limiter.reserve(
-                record.caller,
-                model,
-                prompt_tokens=prepared.prompt_tokens,
-                answer_tokens=len(request.prompts) * request.n * (request.sampling.max_tokens or round(answer)),
+                record.caller, model, prompt_tokens=prompt_tokens, answer_tokens=answer_tokens
             )
         counts = True
         try:
@@ -238,31 +257,38 @@ class Gateway:
         fleet = self._attempts.survey(resolved.model.name, resolved.held_by)
         record.reason = self._policy.choose(request, record.task, 0, fleet, allowed=resolved.groups).reason
 
-    def _resolve(self, name: str | None, request: GenerateRequest, record: RequestRecord) -> Resolved:
+    def _resolve(self, name: str | None, request: GenerateRequest, record: RequestRecord) -> Resolved[ServedModel]:
         """Return the model behind a name, and note it in the record.
 
         Raises `ModelNotFound`, `ModelUnusable`, and `InvalidRequest` where the client names a group of another model.
         """
         resolved = self.catalog.resolve(name, by_operator=name != request.model, caller=record.caller)
-        record.served_model = resolved.model.name
-        if name != request.model:  # the client left the choice to us, and learns it
-            record.model = resolved.variant.name
-        if request.group in self.settings.engines and request.group not in resolved.held_by:
-            owner = self.settings.model_of(request.group)
-            served = f"serves the model '{owner}', not" if self.catalog.allows(owner, record.caller) else "does not serve"
-            raise InvalidRequest(
-                f"engine group '{request.group}' {served} '{resolved.model.name}', whose groups are: {', '.join(resolved.held_by)}",
-                param="x-engine",
-            )
+        self.note_resolved(resolved, request.group, record, is_named=name == request.model)
         return resolved
 
+    def note_resolved(self, resolved: Resolved[AnyModel], group: str | None, record: RequestRecord, *, is_named: bool) -> None:
+        """Note the model of a request in its record; `is_named`: whether the client named it, `group` is the group that it named.
+
+        Raises `InvalidRequest` where that group serves another model.
+        """
+        record.served_model = resolved.model.name
+        if not is_named:  # the client left the choice to us, and learns it
+            record.model = resolved.variant.name
+        if group in self.settings.engines and group not in resolved.held_by:
+            owner = self.settings.model_of(group)
+            served = f"serves the model '{owner}', not" if self.catalog.allows(owner, record.caller) else "does not serve"
+            raise InvalidRequest(
+                f"engine group '{group}' {served} '{resolved.model.name}', whose groups are: {', '.join(resolved.held_by)}",
+                param="x-engine",
+            )
+
     @contextmanager
-    def _admit(self, request: GenerateRequest, model: str, priority: Priority) -> Iterator[None]:
-        """Count the generations of a request for a model while they run; raises `Overloaded` when the model has too many.
+    def admit(self, cost: int, model: str, priority: Priority) -> Iterator[None]:
+        """Count the `cost` generations of a request for a model while they run; raises `Overloaded` when the model has too many.
 
         The last places are kept for keys of higher priority.
         """
-        cost, active = len(request.prompts) * request.n, self.active_by_model[model]
+        active = self.active_by_model[model]
         if active and active + cost > self.settings.limits.max_concurrent_generations * _PRIORITY_SHARES[priority]:
             raise Overloaded("too many requests are being served; try again later", retry_after_s=1.0)
         self.active_by_model[model] = active + cost
@@ -277,7 +303,7 @@ class Gateway:
         return sum(self.active_by_model.values())
 
     async def _prepare(
-        self, request: GenerateRequest, resolved: Resolved, record: RequestRecord
+        self, request: GenerateRequest, resolved: Resolved[ServedModel], record: RequestRecord
     ) -> tuple[PreparedRequest, list[Generation]]:
         """Classify the request, let its model prepare it, choose its groups, and return its generations."""
         self._require_within_limits(request)
@@ -302,7 +328,7 @@ class Gateway:
     def _classify(self, request: GenerateRequest) -> TaskDecision:
         return decide(request.task, request.prompts[0], self.settings.routing.task_threshold)
 
-    def _choose(self, prepared: PreparedRequest, task: Task, fleet: Fleet, resolved: Resolved) -> Route:
+    def _choose(self, prepared: PreparedRequest, task: Task, fleet: Fleet, resolved: Resolved[ServedModel]) -> Route:
         return self._policy.choose(
             prepared.request, task, prepared.longest_prompt, fleet, allowed=resolved.groups, constraint=prepared.constraint
         )

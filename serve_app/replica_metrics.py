@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from serve_app.encoding import EncodeRequest
 from serve_app.reports import Histogram, RequestCounts
 from serve_app.types import Finished, TokenDelta, TokenRequest
 
@@ -64,9 +65,10 @@ class ReplicaMetrics:
         self._buckets = {name: [0] * (len(bounds) + 1) for name, (_, bounds) in HISTOGRAMS.items()}
         self._sums = dict.fromkeys(HISTOGRAMS, 0.0)
 
-    def start_meter(self, request: TokenRequest) -> "RequestMeter":
+    def start_meter(self, request: TokenRequest | EncodeRequest) -> "RequestMeter":
         """Return the meter of a request that has just arrived."""
-        return RequestMeter(self, len(request.prompt), self._clock)
+        tokens = len(request.prompt) if isinstance(request, TokenRequest) else request.tokens
+        return RequestMeter(self, tokens, self._clock)
 
     def counts(self) -> RequestCounts:
         """Return the counts so far."""

@@ -5,11 +5,12 @@ Knows one stream and a clock; no text, dialect or retry.
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from typing import TypeVar
 
 from serve_app.config import RoutingSettings
 from serve_app.errors import DeadlineExceeded, EngineDead, ServeError
-from serve_app.types import TokenEvent
 
+Event = TypeVar("Event")
 _CHECK_EVERY_S = 1.0
 """How often reports are checked, once an event has been awaited for longer than a report may take."""
 _LEAST_PAUSE_S = 0.02
@@ -35,7 +36,7 @@ class StallWatch:
         self._failure: ServeError | None = None
         self._schedule_check()
 
-    async def next(self, stream: AsyncGenerator[TokenEvent, None]) -> TokenEvent | None:
+    async def next(self, stream: AsyncGenerator[Event, None]) -> Event | None:
         """Return the next event or None at the end; raises `DeadlineExceeded` or `EngineDead` when it gives up."""
         self._since = self._loop.time()
         if self._since >= self._deadline:

@@ -3,11 +3,14 @@
 Serve's tracing hook decides whether and where spans are exported; without it they cost almost nothing. No text is recorded.
 """
 
+from collections.abc import Mapping
+
 from opentelemetry import trace
 from opentelemetry.trace import Span, Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 
 from serve_app.conversation import Chat, GenerateRequest
+from serve_app.encoding import EmbedRequest
 from serve_app.record import RequestRecord
 
 _TRACER = trace.get_tracer("serve_app")
@@ -30,6 +33,21 @@ def begin(request: GenerateRequest, model: str) -> Span:
         "request.stop_sequences": list(request.stop) or None,
         "conversation.id": request.session,
     }
+    return _start(operation, model, parameters)
+
+
+def begin_embedding(request: EmbedRequest, model: str) -> Span:
+    """Start the span of a request for embeddings."""
+    parameters: dict[str, AttributeValue | None] = {
+        "operation.name": "embeddings",
+        "provider.name": "phi_serve",
+        "request.model": model,
+        "embeddings.dimension.count": request.dimensions,
+    }
+    return _start("embeddings", model, parameters)
+
+
+def _start(operation: str, model: str, parameters: Mapping[str, AttributeValue | None]) -> Span:
     attributes = {f"gen_ai.{name}": value for name, value in parameters.items() if value is not None}
     return _TRACER.start_span(f"{operation} {model}", attributes=attributes)
 

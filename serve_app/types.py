@@ -40,6 +40,7 @@ class EngineKind(StrEnum):
     VLLM = "vllm"
     ONNX = "onnx"
     LLAMA_CPP = "llama_cpp"
+    ONNX_ENCODER = "onnx_encoder"
     FAKE = "fake"
 
 

@@ -19,6 +19,8 @@ import httpx
 import openai
 import yaml
 
+from serve_app.engine_config import ENCODERS
+
 ROOT = Path(__file__).parents[1]
 START_LIMIT_S = 240
 
@@ -119,9 +121,15 @@ def _watch(app: LiveApp, process: subprocess.Popen[bytes], began: float, limit_s
 
 
 def _stream_one_token(app: LiveApp, group: str) -> None:
+    """Let a group answer: one token, or one vector where it makes embeddings."""
     args = app.config["applications"][0]["args"]
+    model = args["engines"][group].get("model") or next(iter(args["models"]))
+    if args["engines"][group]["kind"] in ENCODERS:
+        with app.client() as client:
+            client.embeddings.create(model=model, input="hi", extra_headers={"x-engine": group})
+        return
     stream = app.client().chat.completions.create(
-        model=args["engines"][group].get("model") or next(iter(args["models"])),
+        model=model,
         messages=[{"role": "user", "content": "hi"}],
         max_tokens=1,
         stream=True,

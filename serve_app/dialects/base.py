@@ -1,4 +1,7 @@
-"""The interface of a dialect: endpoints of two kinds, `Generate` and `Query`. Knows no web framework, gateway, model or engine."""
+"""The interface of a dialect: endpoints of three kinds, `Generate`, `Embed` and `Query`.
+
+Knows no web framework, gateway, model or engine.
+"""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +23,7 @@ from serve_app.conversation import (
 )
 from serve_app.dialects.faults import find_first_fault
 from serve_app.dialects.limit_headers import write_limits
+from serve_app.encoding import Embedding, EmbedRequest
 from serve_app.errors import InvalidRequest, ServeError
 from serve_app.model_info import LoadedGroup, ModelInfo
 from serve_app.record import RequestRecord
@@ -175,6 +179,39 @@ class Generate:
     """Media type of its streamed answers; None: it does not stream."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedContext(Generic[Body]):
+    """A decoded request for embeddings, with everything that its answer repeats."""
+
+    body: Body
+    model: str
+    """The name that the answer carries."""
+    elapsed_s: float
+    """Seconds since the request arrived."""
+
+
+class EmbedCodec(Protocol[Body]):
+    """One endpoint for embeddings. Stateless."""
+
+    body: type[Body]
+
+    def decode(self, body: Body, request_id: str) -> EmbedRequest:
+        """Return the request; raises `ServeError`."""
+        ...
+
+    def encode(self, embedding: Embedding, context: EmbedContext[Body]) -> JsonObject:
+        """Return the answer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """POST endpoint that makes embeddings."""
+
+    path: str
+    codec: EmbedCodec[Any]
+
+
 class Models(Protocol):
     """The models by name: what endpoints may read and change."""
 
@@ -273,7 +310,7 @@ class Query:
     """Whether it writes to storage, so that it may fail with 507."""
 
 
-Endpoint: TypeAlias = Generate | Query
+Endpoint: TypeAlias = Generate | Embed | Query
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

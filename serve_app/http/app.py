@@ -20,7 +20,7 @@ from serve_app.access.check import Access, require_scope
 from serve_app.caller import Caller
 from serve_app.caller import Scope as CallerScope
 from serve_app.config import AppSettings
-from serve_app.dialects.base import Dialect, Generate, JsonObject, Query, Reply, WireBody, parse
+from serve_app.dialects.base import Dialect, Embed, Generate, JsonObject, Query, Reply, WireBody, parse
 from serve_app.errors import MethodNotAllowed, ModelUnusable, NoEngine, NotFound, ServeError, internal_error
 from serve_app.faults import client_faults
 from serve_app.gateway import Gateway
@@ -29,7 +29,15 @@ from serve_app.http.browsers import BrowserRules
 from serve_app.http.edge import Edge
 from serve_app.http.openapi import describe
 from serve_app.http.queries import GatewayContext
-from serve_app.http.respond import error_response, json_response, read_body, request_id, respond, write_record_headers
+from serve_app.http.respond import (
+    error_response,
+    json_response,
+    read_body,
+    request_id,
+    respond,
+    respond_embedding,
+    write_record_headers,
+)
 from serve_app.http.status import STATUS_PATHS, Mount, mount_status, mount_unusable_status
 from serve_app.http.wrong_paths import find_dialect, is_absent, suggest_path
 from serve_app.record import RequestRecord
@@ -55,6 +63,8 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect], access: Access) ->
         for endpoint in dialect.endpoints:
             if isinstance(endpoint, Generate):
                 _mount(app, dialect, endpoint.path, ["POST"], _answer_generating(endpoint, dialect, gateway))
+            elif isinstance(endpoint, Embed):
+                _mount(app, dialect, endpoint.path, ["POST"], _answer_embedding(endpoint, dialect, gateway))
             else:
                 queries.setdefault((endpoint.path, endpoint.method), []).append((dialect, endpoint))
     for (path, method), queries_at_path in queries.items():
@@ -178,6 +188,13 @@ def _mount_status_paths(app: FastAPI, dialects: tuple[Dialect, ...]) -> Mount:
 def _answer_generating(endpoint: Generate, dialect: Dialect, gateway: Gateway) -> _Respond:
     async def answer(request: Request, record: RequestRecord) -> Response:
         return await respond(endpoint.codec, dialect, gateway, request, record)
+
+    return answer
+
+
+def _answer_embedding(endpoint: Embed, dialect: Dialect, gateway: Gateway) -> _Respond:
+    async def answer(request: Request, record: RequestRecord) -> Response:
+        return await respond_embedding(endpoint.codec, dialect, gateway, request, record)
 
     return answer
 

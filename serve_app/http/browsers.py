@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
-from serve_app.config import BrowserSettings
+from serve_app.browser_config import BrowserSettings
 from serve_app.errors import Forbidden, InvalidRequest
 
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "0.0.0.0", "::1"})

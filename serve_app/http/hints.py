@@ -6,6 +6,7 @@ from starlette.requests import Request
 
 from serve_app.conversation import GenerateRequest
 from serve_app.dialects.base import decode_session
+from serve_app.encoding import EmbedRequest
 from serve_app.errors import InvalidRequest
 from serve_app.types import Task
 
@@ -20,6 +21,13 @@ def apply_header_hints(request: GenerateRequest, http_request: Request) -> Gener
         session=decode_session(headers.get("x-session-id")) or request.session,
         timeout_s=_parse_timeout_s(headers.get("x-timeout-s")) or request.timeout_s,
     )
+
+
+def apply_placing_hints(request: EmbedRequest, http_request: Request) -> EmbedRequest:
+    """Return a request for embeddings with the group and the time limit of its headers; raises `InvalidRequest`."""
+    headers = http_request.headers
+    group, timeout_s = headers.get("x-engine"), _parse_timeout_s(headers.get("x-timeout-s"))
+    return replace(request, group=group or request.group, timeout_s=timeout_s or request.timeout_s)
 
 
 def _parse_task(given: str | None) -> Task | None:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 from pydantic_core import core_schema
 
-from serve_app.dialects.base import Dialect, Endpoint, Generate, JsonObject, Query, WireBody
+from serve_app.dialects.base import Dialect, Embed, Endpoint, Generate, JsonObject, Query, WireBody
 from serve_app.http.wrong_paths import find_dialect
 from serve_app.types import Task
 
@@ -54,6 +54,8 @@ _HINTS: tuple[tuple[str, JsonObject, str], ...] = (
     ("x-session-id", {"type": "string"}, "Turns of one conversation are sent to one replica."),
     ("x-timeout-s", {"type": "number", "exclusiveMinimum": 0}, "Seconds that the answer may take."),
 )
+_PLACING_HINTS = frozenset({"x-engine", "x-timeout-s"})
+"""The headers that embeddings have too."""
 _SECURITY: Mapping[str, JsonObject] = MappingProxyType(
     {
         "bearer": {
@@ -129,12 +131,13 @@ def _add_answers(described: dict[str, JsonObject], more: dict[str, JsonObject]) 
 
 
 def _find_method(endpoint: Endpoint) -> str:
-    return "POST" if isinstance(endpoint, Generate) else endpoint.method
+    return "POST" if isinstance(endpoint, Generate | Embed) else endpoint.method
 
 
 def _find_body(endpoint: Endpoint) -> type[WireBody] | None:
-    if isinstance(endpoint, Generate):
-        return endpoint.codec.body
+    if isinstance(endpoint, Generate | Embed):
+        body: type[WireBody] = endpoint.codec.body
+        return body
     return endpoint.body if endpoint.body is not None and issubclass(endpoint.body, WireBody) else None
 
 
@@ -152,14 +155,15 @@ def _describe_bodies(dialect: Dialect, prefix: str) -> tuple[dict[type[WireBody]
 def _describe_operation(
     endpoint: Endpoint, dialect: Dialect, error: str, bodies: Mapping[type[WireBody], JsonObject]
 ) -> JsonObject:
-    method, has_body = _find_method(endpoint), isinstance(endpoint, Generate) or endpoint.body is not None
+    method, has_body = _find_method(endpoint), not isinstance(endpoint, Query) or endpoint.body is not None
     failures = _REFUSALS | _FAILURES
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in _PLACEHOLDER.findall(endpoint.path)
     ]
-    if isinstance(endpoint, Generate):
+    if isinstance(endpoint, Generate | Embed):
         failures = failures | _GENERATING_FAILURES
-        parameters += [{"name": name, "in": "header", "schema": schema, "description": why} for name, schema, why in _HINTS]
+        hints = [hint for hint in _HINTS if isinstance(endpoint, Generate) or hint[0] in _PLACING_HINTS]
+        parameters += [{"name": name, "in": "header", "schema": schema, "description": why} for name, schema, why in hints]
     if isinstance(endpoint, Query):
         parameters += [{"name": name, "in": "query", "schema": {"type": "string"}} for name in endpoint.query]
     if isinstance(endpoint, Query) and endpoint.writes:

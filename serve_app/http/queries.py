@@ -53,7 +53,7 @@ class CatalogModels:
     async def delete(self, name: str) -> None:
         """See `Models.delete`."""
         if self.caller.models:  # without that, what cannot be resolved any more can be deleted too
-            self.gateway.catalog.resolve(name, caller=self.caller)
+            self.gateway.catalog.resolve_any(name, caller=self.caller)
         await asyncio.to_thread(self.gateway.catalog.delete, name)
 
     async def has_blob(self, digest: str) -> bool:
@@ -97,7 +97,7 @@ class GatewayContext:
 
     def _show_loaded(self, group: Group, info: EngineInfo) -> LoadedGroup:
         settings = self._gateway.settings
-        model = self._gateway.catalog.resolve(settings.model_of(group.name)).model
+        model = self._gateway.catalog.resolve_any(settings.model_of(group.name)).model
         on_gpu = model.weights.gpu_bytes(info.precision, count_gpu_layers(settings.engines[group.name]))
         return LoadedGroup(
             group=group.name,

@@ -1,4 +1,4 @@
-"""Answers every generating request: headers and body in, an answer out, streamed or whole.
+"""Answers every request that an engine computes: headers and body in, an answer out, streamed or whole.
 
 The one place that does so. Knows requests and responses, dialects and the gateway; no paths.
 """
@@ -8,9 +8,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect, Request
@@ -23,6 +23,8 @@ from serve_app.dialects.base import (
     AnswerContext,
     Codec,
     Dialect,
+    EmbedCodec,
+    EmbedContext,
     JsonObject,
     KeepingCodec,
     KeepingEncoder,
@@ -31,13 +33,22 @@ from serve_app.dialects.base import (
     dump,
     parse,
 )
+from serve_app.embeddings import embed
+from serve_app.encoding import EmbedRequest
 from serve_app.errors import ServeError, StoreUnavailable, TooLarge, internal_error
 from serve_app.gateway import Gateway
-from serve_app.http.hints import apply_header_hints
+from serve_app.http.hints import apply_header_hints, apply_placing_hints
 from serve_app.http.request_ids import choose_request_id
 from serve_app.record import Candidate, RequestRecord
+from serve_app.strict_json import dump_in_pieces
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+_LARGE_BYTES = 200_000
+"""Bytes of a body with inputs above which it is read on a thread: a million token ids take seconds."""
+_LARGE_NUMBERS = 50_000
+"""Numbers of an answer above which it is written on a thread, in pieces: as a whole it would stop all streams meanwhile."""
 
 
 class _EventResponse(StreamingResponse):
@@ -127,14 +138,45 @@ async def _begin(codec: KeepingCodec, context: AnswerContext[Any], gateway: Gate
     return begun
 
 
+async def respond_embedding(
+    codec: EmbedCodec[Any], dialect: Dialect, gateway: Gateway, http_request: Request, record: RequestRecord
+) -> Response:
+    """Answer one request for embeddings; raises `ServeError`."""
+    arrived = time.monotonic()
+    raw = await read_body(http_request, gateway.settings.limits.max_body_bytes)
+
+    def decode() -> tuple[Any, EmbedRequest]:
+        body = parse(codec.body, raw)
+        return body, codec.decode(body, record.request_id)
+
+    body, request = decode() if len(raw) <= _LARGE_BYTES else await asyncio.to_thread(decode)
+    request = apply_placing_hints(request, http_request)
+    record.model = request.model or ""
+    embedding = await _await_while_connected(http_request, embed(gateway, request, record))
+    context = EmbedContext(body=body, model=record.model, elapsed_s=time.monotonic() - arrived)
+    headers = write_record_headers(record, dialect)
+    if embedding.vectors.size <= _LARGE_NUMBERS:
+        return json_response(codec.encode(embedding, context), 200, headers)
+    content = await asyncio.to_thread(lambda: dump_in_pieces(codec.encode(embedding, context)))
+    return Response(content, 200, headers, "application/json")
+
+
 async def _fold_while_connected(request: Request, events: AsyncGenerator[AnswerEvent, None]) -> Completion:
     """Collect the whole answer; aborts it and raises `ClientDisconnect` when the client leaves."""
+    try:
+        return await _await_while_connected(request, fold(events))
+    finally:
+        await events.aclose()
+
+
+async def _await_while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Return the result of `work`; cancels it and raises `ClientDisconnect` when the client leaves."""
 
     async def wait_for_disconnect() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    answer, gone = asyncio.ensure_future(fold(events)), asyncio.ensure_future(wait_for_disconnect())
+    answer, gone = asyncio.ensure_future(work), asyncio.ensure_future(wait_for_disconnect())
     try:
         await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
@@ -144,7 +186,6 @@ async def _fold_while_connected(request: Request, events: AsyncGenerator[AnswerE
         for task in (answer, gone):
             task.cancel()
         await asyncio.gather(answer, gone, return_exceptions=True)
-        await events.aclose()
 
 
 async def _encode(

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -11,12 +11,13 @@ from pydantic import ValidationError
 
 from serve_app.caller import ANONYMOUS, Caller
 from serve_app.config import AUTO, AppSettings, RoutingSettings
-from serve_app.conversation import GenerateRequest
 from serve_app.errors import Forbidden, InvalidRequest, ModelNotFound, ModelUnusable, Unsupported
 from serve_app.faults import client_faults
 from serve_app.model_info import ModelInfo
 from serve_app.model_names import normalize_name, require_name, shorten_name
 from serve_app.models.blobs import BlobStore
+from serve_app.models.encoder import EncoderModel
+from serve_app.models.resolved import AnyModel, Resolved, no_encoder, require_encoder, require_generating
 from serve_app.models.served import ServedModel
 from serve_app.models.usable import require_usable
 from serve_app.models.variant import Variant
@@ -25,24 +26,6 @@ from serve_app.types import Task
 
 _MOST_SHOWN = 20
 """Names that the error about an unknown model lists."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """The model, variant and groups behind a name."""
-
-    model: ServedModel
-    variant: Variant
-    held_by: tuple[str, ...]
-    """The engine groups that serve the model."""
-    groups: tuple[str, ...]
-    """Of these, the groups that may answer for the name."""
-
-    def apply_to(self, request: GenerateRequest) -> GenerateRequest:
-        """Return the request with what the name adds; raises `InvalidRequest` or `Unsupported` when the two do not go together."""
-        request = self.variant.apply_to(request)
-        self.model.require_supported(request)
-        return request
 
 
 class Catalog:
@@ -55,7 +38,7 @@ class Catalog:
     def __init__(
         self,
         settings: AppSettings,
-        models: Iterable[ServedModel],
+        models: Iterable[AnyModel],
         *,
         created: int,
         faults: Mapping[str, ModelUnusable] = MappingProxyType({}),
@@ -84,7 +67,7 @@ class Catalog:
         for name in settings.variants:
             self._configure_variant(name)
 
-    def _require_model(self, name: str) -> ServedModel:
+    def _require_model(self, name: str) -> AnyModel:
         if name in self._models:
             return self._models[name]
         raise self.faults.get(name) or ModelUnusable(f"the model '{name}' is about to be served; try again")
@@ -121,7 +104,28 @@ class Catalog:
         names = self._own | self._configured | dict(self._stored()) | self._own
         return tuple(each for key, each in names.items() if self._find_root(each) in self._models and not self.is_auto(key))
 
-    def resolve(self, name: str | None, *, by_operator: bool = False, caller: Caller = ANONYMOUS) -> Resolved:
+    def resolve(self, name: str | None, *, by_operator: bool = False, caller: Caller = ANONYMOUS) -> Resolved[ServedModel]:
+        """Return what `resolve_any` does; raises `InvalidRequest` too, for an embedding model."""
+        return require_generating(self.resolve_any(name, by_operator=by_operator, caller=caller))
+
+    def resolve_encoder(self, name: str | None, caller: Caller = ANONYMOUS) -> Resolved[EncoderModel]:
+        """Return the embedding model behind a name, None meaning the first one that `caller` may use.
+
+        Raises as `resolve_any` does, and `InvalidRequest` for a model that generates, or where no embedding model is configured.
+        """
+        encoders = [each for each in self._settings.embedding_models if self.allows(each, caller)]
+        if name is None:
+            if not self._settings.embedding_models:
+                raise no_encoder()
+            return require_encoder(self.resolve_any((encoders or self._settings.embedding_models)[0], caller=caller), encoders)
+        try:
+            return require_encoder(self.resolve_any(name, caller=caller), encoders)
+        except ModelNotFound:
+            if self._settings.embedding_models:
+                raise
+            raise no_encoder() from None
+
+    def resolve_any(self, name: str | None, *, by_operator: bool = False, caller: Caller = ANONYMOUS) -> Resolved[AnyModel]:
         """Return the model, variant and groups behind a `name`, None meaning the default model.
 
         The client wrote it, or with `by_operator` the configuration: a variant made through the API hides a configured one from
@@ -149,7 +153,7 @@ class Catalog:
         """Raise `Forbidden` unless `caller` may use `parent`, what `name` is now, if anything, and what it would become."""
         if not caller.models:
             return
-        root = self.resolve(parent, caller=caller).model.name
+        root = self.resolve_any(parent, caller=caller).model.name
         key = normalize_name(name)
         found = self._own.get(key) or self._stored().get(key) or self._configured.get(key)
         if not self._is_allowed(found or Variant(name=name, root=root, modified=self.created), caller):
@@ -177,12 +181,15 @@ class Catalog:
         """Return the description of a name for clients; raises as `resolve` does."""
         if self.is_auto(name):
             return self._describe_auto(measure, caller)
-        return self._describe(self.resolve(name, caller=caller).variant, measure)
+        return self._describe(self.resolve_any(name, caller=caller).variant, measure)
 
     def _is_auto_served(self, caller: Caller) -> bool:
-        names = [*self._models, *map(self._routing.find_auto_model, Task)]
+        names = [*self._find_generating(), *map(self._routing.find_auto_model, Task)]
         may_use = not caller.models or any(self.allows(name, caller) for name in names)
         return bool(self._routing.auto) and may_use and self._is_usable(self._routing.find_auto_model(Task.GENERAL))
+
+    def _find_generating(self) -> tuple[str, ...]:
+        return tuple(name for name, model in self._models.items() if isinstance(model, ServedModel))
 
     def _is_usable(self, name: str | None) -> bool:
         return self.find_model(name) in self._models
@@ -194,7 +201,7 @@ class Catalog:
         """
         names = {task: self._routing.find_auto_model(task) for task in Task}
         if caller.models:
-            own = next((name for name in (*self._models, *names.values()) if self.allows(name, caller)), None)
+            own = next((name for name in (*self._find_generating(), *names.values()) if self.allows(name, caller)), None)
             if own is None:
                 raise Forbidden(f"the API key '{caller.name}' may use no model of 'auto'", param="model")
             names = {task: name if self.allows(name, caller) else own for task, name in names.items()}
@@ -222,7 +229,7 @@ class Catalog:
             created=self.created,
             modified=variant.modified,
             weights_identity=weights.identity,
-            template=variant.settings.template or model.format.go_template,
+            template=variant.settings.template or model.go_template,
             capabilities=model.capabilities,
             context_length=measure(model.name),
             config=weights.config,
@@ -240,8 +247,10 @@ class Catalog:
         for the parent, `StorageFailed`.
         """
         name, origin = self._require_free(name), self._find_parent(parent)
+        if isinstance(self._find_owner(origin), EncoderModel):
+            raise Unsupported(f"'{shorten_name(parent)}' is an embedding model, which has no prompts and parameters", param="from")
         template = changes.get("template")
-        if template is not None and template.strip() == self._find_owner(origin).format.go_template.strip():
+        if template is not None and template.strip() == self._find_owner(origin).go_template.strip():
             changes = changes | {"template": ""}  # the model's own, written out
         try:
             variant = origin.derive(name, changes, round(time.time(), 3))
@@ -282,7 +291,7 @@ class Catalog:
             raise ModelNotFound(f"The model '{shown}' does not exist. Served here: {served}.", model=shown, param="model")
         return found
 
-    def _find_owner(self, variant: Variant) -> ServedModel:
+    def _find_owner(self, variant: Variant) -> AnyModel:
         """Return the model that a variant derives from; raises `ModelNotFound` where it is not configured any more."""
         root = self._find_root(variant)
         if root not in self._settings.models:
@@ -307,7 +316,7 @@ class Catalog:
             variant = found
         return self._owners[parent]
 
-    def _restrict(self, name: str | None, model: ServedModel, held_by: tuple[str, ...]) -> tuple[str, ...]:
+    def _restrict(self, name: str | None, model: AnyModel, held_by: tuple[str, ...]) -> tuple[str, ...]:
         """Return the groups among `held_by` that may answer for a name.
 
         All names of one model are the same in `routing.models`; where several of them are listed, the client's own counts.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from serve_app.chat.vocabulary import read_json
 from serve_app.errors import ModelUnusable
+from serve_app.files.encoder_folder import find_graph
 
 _INDEX = "model.safetensors.index.json"
 _BY_TOKEN = ("model.embed_tokens.weight", "lm_head.weight")
@@ -76,14 +77,14 @@ def count_weights(folder: Path) -> int:
 def find_missing_files(folder: Path, *, weights: bool) -> list[str]:
     """Return the names of the files that a model's folder lacks; a dangling link counts as lacking.
 
-    With `weights` the parts that an index names are required too, and without an index any file of weights.
+    With `weights` the parts that an index names are required too, and without an index any file of weights or a graph.
     """
     wanted = ["config.json", "tokenizer.json"]
     if weights:
         index = read_json(folder, _INDEX) or {}
         parts = set(map(str, index["weight_map"].values())) if isinstance(index.get("weight_map"), dict) else set()
         wanted += sorted(parts) or [file.name for file in folder.glob("*.safetensors")]
-        if len(wanted) == 2 and not any(folder.glob("*.bin")):
+        if len(wanted) == 2 and not any(folder.glob("*.bin")) and find_graph(folder) is None:
             wanted.append("model.safetensors")
     return [name for name in wanted if not (folder / name).is_file()]
 

@@ -1,4 +1,4 @@
-"""Exports the ONNX and GGUF forms of a model and keeps them in a cache folder.
+"""Exports the ONNX, GGUF and encoder forms of a model and keeps them in a cache folder.
 
 The source's content is the cache's key, so no model or precision gets a stale file. Several replicas that start at once export
 once. Needs onnxruntime's kernels or the gguf package only for an export.
@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from serve_app.chat.vocabulary import read_vocabulary
-from serve_app.engine_config import EngineSettings, FakeSettings, LlamaCppSettings, OnnxSettings
+from serve_app.engine_config import EngineSettings, FakeSettings, LlamaCppSettings, OnnxEncoderSettings, OnnxSettings
 from serve_app.errors import ModelUnusable
 from serve_app.files.cache import (
     Progress,
@@ -25,10 +25,12 @@ from serve_app.files.cache import (
     write_cached_folder,
     write_folder,
 )
+from serve_app.files.encoder_folder import find_graph
 from serve_app.files.gguf_header import GGUF_FILE
 from serve_app.memory import read_available_bytes
 from serve_app.models import manifest
 from serve_app.models.checkpoint import Checkpoint, count_weights, require_rows
+from serve_app.models.encoder_export.folder import ENCODER_EXPORT_FORMAT, count_encoder_weights, write_encoder
 from serve_app.models.onnx_export.folder import ONNX_EXPORT_FORMAT, plan_onnx, write_onnx
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ _GGUF_FORMAT = "stray bytes in the private use area"
 DEFAULT_BLOCK_SIZE = 32
 """Weights that share a scale by default: the finest choice, and the usual one of published models."""
 
+ENCODER_FORM = "encoder"
+"""The form of an embedding model."""
 _READING = "reading the model's files"
 
 
@@ -46,7 +50,7 @@ def needs_checkpoint(settings: EngineSettings) -> bool:
     match settings:
         case FakeSettings() | LlamaCppSettings(gguf=str()):
             return False
-        case OnnxSettings() | LlamaCppSettings():
+        case OnnxSettings() | LlamaCppSettings() | OnnxEncoderSettings():
             return settings.exported is None
     return True
 
@@ -56,6 +60,8 @@ def derive(model_dir: Path, settings: EngineSettings, progress: Progress = ignor
 
     Takes minutes when the form must be exported; `progress` is called meanwhile.
     """
+    if isinstance(settings, OnnxEncoderSettings):
+        return _derive_encoder(model_dir, settings, progress)
     if not isinstance(settings, FakeSettings):
         read_vocabulary(model_dir)  # checks files against each other that exported folders do not contain
     if needs_checkpoint(settings):
@@ -87,10 +93,22 @@ def derive(model_dir: Path, settings: EngineSettings, progress: Progress = ignor
     return folder
 
 
+def _derive_encoder(model_dir: Path, settings: OnnxEncoderSettings, progress: Progress) -> Path:
+    """Return a folder with the graph of an encoder; one that another program wrote is used as it is."""
+    if settings.exported is None:
+        return model_dir if find_graph(model_dir) else export_to_cache(model_dir, ENCODER_FORM, "fp32", progress=progress)
+    folder = Path(settings.exported).expanduser()
+    if (folder / manifest.NAME).exists():
+        manifest.verify(folder)
+    if find_graph(folder) is None:
+        raise ModelUnusable("the folder under `exported` has neither model.onnx nor onnx/model.onnx; export the model again")
+    return folder
+
+
 def export_to_cache(
     model_dir: Path, form: str, precision: str, block: int = DEFAULT_BLOCK_SIZE, progress: Progress = ignore_progress
 ) -> Path:
-    """Return the cached folder with the model's `form` (onnx or gguf) in `precision`, exporting it first if needed.
+    """Return the cached folder with the model's `form` (onnx, gguf or encoder) in `precision`, exporting it first if needed.
 
     Raises `ModelUnusable` as `export_to_folder` does; nothing half-written stays behind.
     """
@@ -150,7 +168,9 @@ def require_resources(model_dir: Path, form: str, precision: str, block: int, fo
     """
     weights = count_weights(model_dir)
     disk, memory = _SMALL_FILES_BYTES, _WORKING_BYTES
-    if form == "onnx":
+    if form == ENCODER_FORM:
+        disk += 4 * count_encoder_weights(model_dir)
+    elif form == "onnx":
         layout = plan_onnx(model_dir, precision, block)
         disk, memory = disk + layout.bytes, memory + 2 * layout.transposed_bytes
     else:
@@ -171,7 +191,9 @@ def _write(model_dir: Path, form: str, precision: str, block: int, folder: Path,
     progress(work, 0.0)
     require_resources(model_dir, form, precision, block, folder)
     logger.info("exporting %s to %s %s, once; later starts use the cache", model_dir.name, form, precision)
-    if form == "onnx":
+    if form == ENCODER_FORM:
+        write_encoder(model_dir, folder, lambda done: progress(work, done))
+    elif form == "onnx":
         write_onnx(model_dir, precision, block, folder, lambda done: progress(work, done))
     else:
         _write_gguf_folder(model_dir, precision, folder, lambda done: progress(work, done))
@@ -192,8 +214,11 @@ def _write_gguf_folder(model_dir: Path, precision: str, folder: Path, report: Ca
 def _fingerprint(model_dir: Path, form: str, progress: Progress = ignore_progress) -> str:
     """Return a hash of everything that the exported form depends on: the files it reads, and the format it is written in."""
     digest = hashlib.blake2b(digest_size=8)
-    digest.update(f"phi-serve {form} {ONNX_EXPORT_FORMAT if form == 'onnx' else _GGUF_FORMAT};".encode())
+    format = {"onnx": ONNX_EXPORT_FORMAT, ENCODER_FORM: ENCODER_EXPORT_FORMAT}.get(form, _GGUF_FORMAT)
+    digest.update(f"phi-serve {form} {format};".encode())
     files = sorted(file for file in model_dir.iterdir() if file.suffix in {".json", ".jinja", ".safetensors"})
+    if form == ENCODER_FORM:
+        files += sorted(model_dir.glob("*_Pooling/config.json"))
     done, total = 0, sum(file.stat().st_size for file in files)
     for file in files:
         content = hashlib.blake2b()

@@ -107,6 +107,11 @@ class ServedModel:
         """What it can do, in Ollama's words."""
         return ("completion", *self.format.capabilities, *(("thinking",) if self.settings.think_tags else ()))
 
+    @property
+    def go_template(self) -> str:
+        """The prompt template in Ollama's language."""
+        return self.format.go_template
+
     def count_least(self, chat: Chat) -> int:
         """Return the tokens that the prompt of a chat has at least, whatever the format writes between the messages."""
         kept = chat.messages if self.format.keeps_text else ()

@@ -49,15 +49,21 @@ class Weights:
 
         Raises `ModelUnusable` when config.json gives no sizes.
         """
-        digest = hashlib.sha256()
         try:
-            for name in ("config.json", "tokenizer.json"):
-                digest.update((folder / name).read_bytes())
-            config = json.loads((folder / "config.json").read_text())
+            config, identity = _read_identity(folder)
             parameters = _count_weights(config)
         except (OSError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
             raise ModelUnusable("config.json does not give the sizes of a decoder; fetch the model again") from error
-        return cls(config=config, identity=digest.hexdigest(), parameters=parameters)
+        return cls(config=config, identity=identity, parameters=parameters)
+
+    @classmethod
+    def read_encoder(cls, folder: Path, parameters: int) -> "Weights":
+        """Read the folder of an embedding model with so many weights; raises `ModelUnusable` where a file cannot be read."""
+        try:
+            config, identity = _read_identity(folder)
+        except (OSError, ValueError) as error:
+            raise ModelUnusable("config.json or tokenizer.json cannot be read; fetch the model again") from error
+        return cls(config=config, identity=identity, parameters=parameters)
 
     @property
     def family(self) -> str:
@@ -97,6 +103,14 @@ class Weights:
             if self.parameters >= factor:
                 return f"{self.parameters / factor:.1f}{unit}"
         return str(self.parameters)
+
+
+def _read_identity(folder: Path) -> tuple[dict[str, Any], str]:
+    """Return config.json, and the SHA-256 sum over it and the tokenizer."""
+    digest = hashlib.sha256()
+    for name in ("config.json", "tokenizer.json"):
+        digest.update((folder / name).read_bytes())
+    return json.loads((folder / "config.json").read_text()), digest.hexdigest()
 
 
 def _count_weights(config: Mapping[str, Any]) -> int:

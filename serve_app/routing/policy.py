@@ -29,6 +29,21 @@ class Route:
     """Estimated work of the request, in generated tokens."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What a request asks of a group, whatever it is for."""
+
+    group: str | None
+    """The only group that may answer; None: any."""
+    timeout_s: float | None
+    """Most seconds that the answer may take."""
+    prompt_tokens: int
+    """Tokens of its longest prompt; a group must have room for one more."""
+    work: float
+    """Estimated work, in generated tokens."""
+    needs: Set[Capability] = frozenset()
+
+
 class Policy:
     """Prefers groups per task, without those that cannot serve the request; a much shorter wait overrules the preference."""
 
@@ -48,7 +63,20 @@ class Policy:
     ) -> Route:
         """Return the route for a request whose longest prompt has `prompt_tokens` tokens.
 
-        `allowed` are the groups that may answer for its model, None meaning all; its answers must keep to `constraint`.
+        `allowed` are the groups that may answer for its model, None meaning all; its answers must keep to `constraint`. Raises as
+        `choose_for` does.
+        """
+        demand = Demand(
+            group=request.group,
+            timeout_s=request.timeout_s,
+            prompt_tokens=prompt_tokens,
+            work=self._estimate_work(request, task, prompt_tokens, fleet),
+            needs=_find_needs(request, constraint),
+        )
+        return self.choose_for(demand, task, fleet, allowed=allowed)
+
+    def choose_for(self, demand: Demand, task: Task, fleet: Fleet, *, allowed: Collection[str] | None = None) -> Route:
+        """Return the route for a demand.
 
         Reasons: `requested` (the client named the group), `preferred` (first choice for the task), `shorter-wait` (another group
         would finish much earlier), `restricted`, `too-long`, `incapable`, `not-ready`, `asleep` or `breaker-open` (why the first
@@ -57,39 +85,39 @@ class Policy:
         that could are not ready, `Overloaded` when none would answer within the client's time: an early refusal is better
         than a late one, and leaves the engines to requests that can still be served.
         """
-        if request.group is not None and fleet.group(request.group) is None:
+        if demand.group is not None and fleet.group(demand.group) is None:
             known = ", ".join(group.name for group in fleet.groups)
-            raise InvalidRequest(f"no engine group '{request.group[:100]}'; configured are: {known}", param="x-engine")
-        ranked = self._rank_groups(request, task, fleet)
-        tokens = self._estimate_work(request, task, prompt_tokens, fleet)
-        needs = _find_needs(request, constraint)
+            raise InvalidRequest(f"no engine group '{demand.group[:100]}'; configured are: {known}", param="x-engine")
+        ranked = self._rank_groups(demand.group, task, fleet)
         obstacles = [
-            "restricted" if allowed is not None and group.name not in allowed else _find_obstacle(group, needs, prompt_tokens)
+            "restricted"
+            if allowed is not None and group.name not in allowed
+            else _find_obstacle(group, demand.needs, demand.prompt_tokens)
             for group in ranked
         ]
         considered = tuple(
-            self._estimate(group, obstacle, tokens, fleet) for group, obstacle in zip(ranked, obstacles, strict=True)
+            self._estimate(group, obstacle, demand.work, fleet) for group, obstacle in zip(ranked, obstacles, strict=True)
         )
         usable = [candidate for candidate in considered if not candidate.obstacle]
         asleep = [candidate for candidate in considered if candidate.obstacle == _ASLEEP]
         if not usable and not asleep:
-            raise _build_refusal(ranked, {candidate.group: candidate.obstacle for candidate in considered}, prompt_tokens)
-        reason = "requested" if request.group is not None else considered[0].obstacle or "preferred"
-        faster = self._find_overruling(usable, request.timeout_s)
+            raise _build_refusal(ranked, {candidate.group: candidate.obstacle for candidate in considered}, demand.prompt_tokens)
+        reason = "requested" if demand.group is not None else considered[0].obstacle or "preferred"
+        faster = self._find_overruling(usable, demand.timeout_s)
         if faster is not None:
             usable.remove(faster)
             usable.insert(0, faster)
             reason = "shorter-wait"
-        late_s = _measure_lateness_s(usable, request.timeout_s)
+        late_s = _measure_lateness_s(usable, demand.timeout_s)
         if late_s and not asleep:
             raise Overloaded(
-                f"no engine group would answer this within its {request.timeout_s:g} s; try again later", retry_after_s=late_s
+                f"no engine group would answer this within its {demand.timeout_s:g} s; try again later", retry_after_s=late_s
             )
         wake = bool(late_s) or not usable
-        if wake and request.group is None:
+        if wake and demand.group is None:
             reason = "waking"
         names = tuple(candidate.group for candidate in ((*asleep, *usable) if wake else (*usable, *asleep)))
-        return Route(candidates=names, reason=reason, considered=considered, work=tokens)
+        return Route(candidates=names, reason=reason, considered=considered, work=demand.work)
 
     def _estimate_work(self, request: GenerateRequest, task: Task, prompt_tokens: int, fleet: Fleet) -> float:
         """Estimate a request's work in generated tokens."""
@@ -131,9 +159,9 @@ class Policy:
         in_time = timeout_s is not None and finish_s(best) <= timeout_s < first
         return best if in_time or finish_s(best) * self._settings.overrule_factor < first else None
 
-    def _rank_groups(self, request: GenerateRequest, task: Task, fleet: Fleet) -> list[Group]:
-        if request.group is not None:
-            return [group for group in fleet.groups if group.name == request.group]
+    def _rank_groups(self, only: str | None, task: Task, fleet: Fleet) -> list[Group]:
+        if only is not None:
+            return [group for group in fleet.groups if group.name == only]
         preferred = self._settings.prefer.get(task, ())
         rank = {name: position for position, name in enumerate(preferred)}
         return sorted(fleet.groups, key=lambda group: rank.get(group.name, len(rank)))

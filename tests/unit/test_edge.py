@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from serve_app.access.check import Access
-from serve_app.config import AppSettings, BrowserSettings
+from serve_app.browser_config import BrowserSettings
+from serve_app.config import AppSettings
 from serve_app.dialects import ollama, openai, reasoning
 from serve_app.errors import Forbidden, InvalidRequest, ModelUnusable
 from serve_app.http.app import create_unusable_app

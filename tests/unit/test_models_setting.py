@@ -1,5 +1,6 @@
 """`args.models`: names, defaults, the refusal of the earlier form, and the model of each group."""
 
+import re
 from typing import Any
 
 import pytest
@@ -57,6 +58,44 @@ TWO = {
     "models": {"phi": {"aliases": ["p"]}, "smol": {}},
     "engines": {"a": {"kind": "fake"}, "b": {"kind": "fake", "model": "smol"}},
 }
+
+
+ENCODERS: dict[str, Any] = {
+    "models": {"mini": {"aliases": ["small"]}, "phi": {}},
+    "engines": {"e": {"kind": "onnx_encoder"}, "a": {"kind": "fake", "model": "phi"}},
+}
+
+
+def test_the_default_model_is_the_first_one_that_generates() -> None:
+    settings = _settings(**ENCODERS)
+    assert (settings.embedding_models, settings.default_model, settings.model_of("e")) == (("mini",), "phi", "mini")
+    only = _settings(models={"mini": {}}, engines={"e": {"kind": "onnx_encoder"}})
+    assert (only.embedding_models, only.default_model) == (("mini",), "mini")
+    assert _settings().embedding_models == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        (
+            {"engines": {"e": {"kind": "onnx_encoder"}, "a": {"kind": "fake"}}, "models": {"mini": {}}},
+            "give those of the kind onnx_enc",
+        ),
+        ({"variants": {"v": {"from": "Small:latest", "system": "x"}}}, "variants.v.from: 'small' is an embedding model"),
+        ({"variants": {"w": {"from": "v"}, "v": {"from": "mini"}}}, "'mini' is an embedding model"),
+        ({"routing": {"auto": {"general": "mini"}}}, "routing.auto.general: 'mini' is an embedding model"),
+        (
+            {"routing": {"auto": {"general": "phi"}, "auto_fallback": ["small"]}},
+            "routing.auto_fallback: 'small' is an embedding model",
+        ),
+        ({"engines": {"e": {"kind": "onnx_encoder", "pooling": "max"}, "a": {"kind": "fake", "model": "phi"}}}, "'mean' or 'cls'"),
+        ({"engines": {"e": {"kind": "onnx_encoder", "slots": 4}, "a": {"kind": "fake", "model": "phi"}}}, "Extra inputs"),
+        ({"limits": {"max_embedding_inputs": 0}}, "greater than or equal to 1"),
+    ],
+)
+def test_an_embedding_model_where_none_can_be(changes: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(fault)):
+        _settings(**ENCODERS | changes)
 
 
 def test_several_models_each_have_their_groups() -> None:

@@ -173,8 +173,8 @@ async def test_pull_push_and_embeddings_tell_the_truth(tmp_path: Path) -> None:
             (client.pull("llama3"), 404, "pull model manifest: file does not exist"),
             (client.push("phi4-mini"), 400, "not authorized to push"),
             (client.push("nope"), 404, "model 'nope' not found"),
-            (client.embed("phi4-mini", "x"), 400, '"phi4-mini" does not support embeddings'),
-            (client.embeddings("phi4-mini", "x"), 400, '"phi4-mini" does not support embeddings'),
+            (client.embed("phi4-mini", "x"), 400, "'phi4-mini' generates text and makes no embeddings"),
+            (client.embeddings("phi4-mini", "x"), 400, "'phi4-mini' generates text and makes no embeddings"),
         ):
             with pytest.raises(ollama.ResponseError, match=text) as caught:
                 await call

@@ -129,6 +129,8 @@ CASES: list[tuple[str, str, Any, dict[str, str]]] = [
     ("GET", "/v1/models", None, {}),
     ("GET", "/v1/models/phi4-mini", None, {}),
     ("GET", "/v1/models/none", None, {}),
+    ("POST", "/v1/embeddings", {"model": "mini", "input": ["x", "y"]}, {}),
+    ("POST", "/v1/embeddings", {"model": "phi4-mini", "input": "x"}, {}),
     ("POST", "/v1/route", {"text": "x"}, {}),
     ("POST", "/v1/route", {}, {}),
     ("POST", "/api/chat", HI | {"model": "phi4-mini"}, {}),
@@ -146,6 +148,8 @@ CASES: list[tuple[str, str, Any, dict[str, str]]] = [
     ("POST", "/api/pull", {"model": "phi4-mini"}, {}),
     ("POST", "/api/push", {"model": "phi4-mini"}, {}),
     ("POST", "/api/embed", {"model": "phi4-mini"}, {}),
+    ("POST", "/api/embed", {"model": "mini", "input": "x"}, {}),
+    ("POST", "/api/embeddings", {"model": "mini", "prompt": "x"}, {}),
     ("POST", "/api/embeddings", {"model": "none"}, {}),
     ("HEAD", "/api/blobs/sha256:abc", None, {}),
     ("POST", "/api/blobs/sha256:abc", b"abc", {}),
@@ -167,7 +171,8 @@ CASES: list[tuple[str, str, Any, dict[str, str]]] = [
 
 async def test_answers_and_errors_are_as_described(document: Any, tmp_path: Any) -> None:
     covered = set()
-    async with running({"models_dir": str(tmp_path)}, a={}) as app:
+    models = {"phi-4-mini-instruct": {"aliases": ["phi4-mini"]}, "mini": {}}
+    async with running({"models_dir": str(tmp_path), "models": models}, a={}, e={"kind": "onnx_encoder", "model": "mini"}) as app:
         for method, path, body, headers in CASES:
             sent: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body} if body is not None else {}
             answer = await app.client.request(method, path, headers=headers, **sent)

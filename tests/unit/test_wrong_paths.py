@@ -66,7 +66,7 @@ async def test_a_path_that_is_a_little_wrong_is_told_the_right_one(path: str, me
             assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", "not_found", None)
 
 
-@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/nope", "/v1/v1", "/v1/embeddings", "/v1/chat/nope", "/v1/chat", "/v1/tags"])
+@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/nope", "/v1/v1", "/v1/rerank", "/v1/chat/nope", "/v1/chat", "/v1/tags"])
 async def test_a_path_that_is_like_none_is_answered_where_it_is(path: str) -> None:
     async with running(a={}) as app:
         error = (await app.client.get(path)).json()["error"]

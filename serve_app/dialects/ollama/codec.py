@@ -185,14 +185,19 @@ def _require_valid(body: GenerationBody) -> None:
     if isinstance(body.think, str) and body.think not in _THINK_LEVELS:
         levels = ", ".join(f'"{level}"' for level in _THINK_LEVELS)
         raise InvalidRequest(f'invalid think value: "{body.think[:40]}" (must be {levels}, true, or false)', param="think")
-    if isinstance(body.keep_alive, str) and not _DURATION.fullmatch(body.keep_alive):
-        raise InvalidRequest(f"keep_alive: invalid duration '{body.keep_alive[:40]}'; write 5m, 24h, 0 or -1s", param="keep_alive")
+    require_keep_alive(body.keep_alive)
+
+
+def require_keep_alive(given: str | float | None) -> None:
+    """Raise `InvalidRequest` for a text that is no duration."""
+    if isinstance(given, str) and not _DURATION.fullmatch(given):
+        raise InvalidRequest(f"keep_alive: invalid duration '{given[:40]}'; write 5m, 24h, 0 or -1s", param="keep_alive")
 
 
 def _build_request(
     body: GenerationBody, request_id: str, prompts: tuple[Prompt, ...], form: AnswerForm, *, with_tokens: bool = False
 ) -> GenerateRequest:
-    options = _check_options(body.options or {})
+    options = check_options(body.options or {})
     fields = ollama.read_sampling_fields(options)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     return GenerateRequest(
@@ -209,7 +214,7 @@ def _build_request(
     )
 
 
-def _check_options(given: dict[str, Any]) -> dict[str, Any]:
+def check_options(given: dict[str, Any]) -> dict[str, Any]:
     """Return the options in their own types; unknown options are logged and dropped, as in Ollama."""
     options = {}
     for name, value in given.items():

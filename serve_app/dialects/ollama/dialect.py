@@ -1,15 +1,16 @@
-"""Ollama's endpoints: the generating ones, and the commands about models."""
+"""Ollama's endpoints: the generating ones, those for embeddings, and the commands about models."""
 
 from serve_app.caller import Scope
 from serve_app.dialects.base import Dialect, Generate, JsonObject, Query, QueryContext, Reply, dump
 from serve_app.dialects.ollama import create
 from serve_app.dialects.ollama.codec import ChatCodec, GenerateCodec
 from serve_app.dialects.ollama.describe import show_details, show_model, show_summary
+from serve_app.dialects.ollama.embed import EMBED, EMBEDDINGS
 from serve_app.dialects.ollama.shapes import ERROR_SCHEMA, MEDIA_TYPE, encode_error, encode_line, format_time
 from serve_app.dialects.ollama.wire import CopyBody, CreateBody, ModelBody
 from serve_app.errors import InvalidRequest, ModelNotFound, NotFound, Unsupported
 from serve_app.model_info import LoadedGroup, ModelInfo
-from serve_app.model_names import add_tag, shorten_name
+from serve_app.model_names import add_tag
 
 PORT = 11434
 """Where Ollama listens; a request that names it in its Host header gets Ollama's own `GET /`."""
@@ -110,11 +111,6 @@ async def _push(context: QueryContext, body: ModelBody) -> Reply:
     raise Unsupported("you are not authorized to push from here: this server publishes no models", param="model")
 
 
-async def _embed(context: QueryContext, body: ModelBody) -> Reply:
-    context.models.find(_require_name(body))
-    raise Unsupported(f'"{shorten_name(_require_name(body))}" does not support embeddings', param="model")
-
-
 async def _has_blob(context: QueryContext, _: None) -> Reply:
     if not await context.models.has_blob(context.parameters["digest"]):
         raise NotFound("no such blob")
@@ -178,8 +174,8 @@ DIALECT = Dialect(
         ),
         Query(path="/api/pull", method="POST", body=ModelBody, answer=_pull, media_types=_PROGRESS),
         Query(path="/api/push", method="POST", body=ModelBody, answer=_push),
-        Query(path="/api/embed", method="POST", body=ModelBody, answer=_embed),
-        Query(path="/api/embeddings", method="POST", body=ModelBody, answer=_embed),
+        EMBED,
+        EMBEDDINGS,
         Query(path="/api/blobs/{digest}", method="HEAD", answer=_has_blob, scope=Scope.OPERATE),
         Query(
             path="/api/blobs/{digest}",

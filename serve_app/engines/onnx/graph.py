@@ -3,7 +3,6 @@
 Binds the KV pool's memory in place (past and present are the same buffer). Knows nothing of requests or sampling.
 """
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +11,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from serve_app.engines.onnx.kv_pool import KvPool, KvShape
+from serve_app.engines.onnx_session import open_session
 from serve_app.errors import ModelUnusable
 from serve_app.files.genai_config import GenaiConfig
-from serve_app.files.onnx_files import read_files
-
-logger = logging.getLogger(__name__)
 
 Logits = NDArray[np.float32]
 
@@ -49,18 +46,8 @@ class Graph:
 
         Threads wait for work busily when `spinning`.
         """
-        name = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[provider]
-        if name not in ort.get_available_providers():
-            have = ", ".join(ort.get_available_providers())
-            raise ModelUnusable(f"onnxruntime has no {name} (it has {have}). Install the gpu extra or set provider: cpu.")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Where replicas share cores a spinning thread takes the neighbour's time slice.
-        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         config = GenaiConfig.read(model_dir)
-        self._session = _open_session(model_dir, config.filename, options, name)
+        self._session = open_session(model_dir, config.filename, provider=provider, threads=threads, spinning=spinning)
         outputs = {output.name: output.shape for output in self._session.get_outputs()}
         if not {given.name for given in self._session.get_inputs()} >= _INPUTS or "logits" not in outputs:
             raise ModelUnusable("another version of phi-serve wrote this ONNX graph; export it again with `phi-serve export onnx`")
@@ -156,17 +143,6 @@ class Graph:
         binding.bind_cpu_input("last_position", call.last_position)
         binding.bind_cpu_input("total_length", call.total_length)
         return call
-
-
-def _open_session(folder: Path, filename: str, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
-    """Load the graph once its files are known to be in the folder; raises `ModelUnusable` with onnxruntime's reason."""
-    read_files(folder, filename)
-    try:
-        return ort.InferenceSession(str(folder / filename), options, providers=[provider])
-    except Exception as error:  # onnxruntime's exceptions have no class in common
-        logger.exception("onnxruntime cannot load %s", filename)
-        reason = str(error).replace(f"{folder}/", "").partition("\n")[0][:300]
-        raise ModelUnusable(f"onnxruntime {ort.__version__} cannot load {filename}: {reason}") from error
 
 
 _INPUTS = {"input_ids", "logits_at", "last_position", "total_length"}

@@ -1,0 +1,1 @@
+"""The encoder engine: embeddings by ONNX Runtime."""
