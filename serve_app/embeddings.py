@@ -53,6 +53,9 @@ def _resolve(gateway: Gateway, request: EmbedRequest, record: RequestRecord) -> 
     name, settings = request.model, gateway.settings
     if name is None and request.group in settings.engines:
         name = settings.model_of(request.group)
+    if name is None and request.demands_model and settings.routing.require_model and settings.embedding_models:
+        known = ", ".join(each for each in settings.embedding_models if gateway.catalog.allows(each, record.caller))
+        raise InvalidRequest(f"model: name the embedding model; served here: {known}", param="model")
     resolved = gateway.catalog.resolve_encoder(name, record.caller)
     gateway.note_resolved(resolved, request.group, record, is_named=request.model is not None)
     return resolved

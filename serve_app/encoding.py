@@ -26,6 +26,8 @@ class EmbedRequest:
     """Texts, or token ids of the model's own tokenizer, with or without its special tokens."""
     model: str | None = None
     """The name that the client uses; None: the first embedding model."""
+    demands_model: bool = False
+    """Whether its API demands a model's name; see `routing.require_model`."""
     dimensions: int | None = None
     """Length of the vectors; None: the model's own."""
     normalized: bool | None = None

@@ -293,6 +293,13 @@ async def test_an_input_goes_to_a_group_that_takes_its_length() -> None:
         assert (unknown.status_code, "no engine group 'none'; configured are: short, long" in unknown.text) == (400, True)
 
 
+async def test_a_name_can_be_demanded() -> None:
+    async with _serving(routing={"require_model": True}) as app:
+        refused = await _post(app, input="a", model=None)
+        assert (refused.status_code, "name the embedding model; served here: mini" in refused.text) == (400, True)
+        assert (await _post(app, input="a", model=None, headers={"x-engine": "f"})).status_code == 200
+
+
 async def test_names_may_be_kept_to_groups() -> None:
     async with _serving(routing={"models": {"small": ["f"]}}) as app:
         assert (await _post(app, input="a", model="small")).headers["x-engine"] == "f"

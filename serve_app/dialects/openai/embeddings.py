@@ -33,7 +33,11 @@ class EmbeddingCodec:
     def decode(self, body: EmbeddingBody, request_id: str) -> EmbedRequest:
         """See `EmbedCodec.decode`."""
         return EmbedRequest(
-            request_id=request_id, inputs=decode_inputs(body.input), model=body.model or None, dimensions=body.dimensions
+            request_id=request_id,
+            inputs=decode_inputs(body.input),
+            model=body.model or None,
+            demands_model=True,
+            dimensions=body.dimensions,
         )
 
     def encode(self, embedding: Embedding, context: EmbedContext[EmbeddingBody]) -> JsonObject:
