@@ -1,6 +1,7 @@
 """Recorded requests of other people's clients, sent again to the whole application in-process, over a scripted group."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -37,3 +38,19 @@ async def test_a_client_calls_a_tool_and_gives_a_final_answer(client: str) -> No
                 calls += 1
         assert calls
         assert finals
+
+
+OPEN_WEBUI = (("/v1/embeddings", {}), ("/api/embed", {"truncate": True}))
+
+
+@pytest.mark.parametrize(("path", "extra"), OPEN_WEBUI)
+async def test_open_webui_embeds_its_documents(path: str, extra: dict[str, Any]) -> None:
+    texts = ["A cat sat.", "Ein Hund lief.", "A cat sat."]
+    models = {"models": {"phi": {}, "mini": {}}}
+    async with running(models, a={}, e={"kind": "onnx_encoder", "model": "mini"}) as app:
+        sent = await app.client.post(path, json={"input": texts, "model": "mini"} | extra)
+        assert sent.status_code == 200, sent.text
+        answer = sent.json()
+        vectors = [each["embedding"] for each in answer["data"]] if "data" in answer else answer["embeddings"]
+        assert len(vectors) == 3
+        assert vectors[0] == vectors[2] != vectors[1]
