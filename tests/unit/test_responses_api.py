@@ -169,3 +169,19 @@ async def test_a_stream_that_breaks_off_ends_with_a_failed_response() -> None:
         events = await _stream(app, {"model": "phi", "input": "hi"})
         assert events[-1]["type"] == "response.failed"
         assert events[-1]["response"]["error"]["code"] == "server_error"
+
+
+async def test_truncation_drops_the_oldest_turns_where_the_client_allows_it() -> None:
+    long: Any = [{"role": role, "content": f"{at} " + "word " * 150} for at in range(8) for role in ("user", "assistant")]
+    turns = [*long, {"role": "user", "content": "Now?"}]
+    async with _sdk(max_model_len=1024, text="Yes.") as (client, app):
+        with pytest.raises(openai.BadRequestError) as refused:
+            await client.responses.create(model="phi", input=turns)
+        assert refused.value.code == "context_length_exceeded"
+        raw = await client.responses.with_raw_response.create(model="phi", input=turns, truncation="auto", instructions="Be brief.")
+        assert int(raw.headers["x-dropped-messages"]) > 0
+        shown = _shown(app)
+        assert "Now?" in shown
+        assert "Be brief." in shown
+        assert "0 word" not in shown
+        assert raw.parse().truncation == "auto"
