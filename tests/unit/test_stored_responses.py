@@ -9,7 +9,14 @@ import openai
 import pytest
 
 from serve_app.access.keys import Key, KeyList, hash_key
-from serve_app.errors import StoreUnavailable
+from serve_app.archive import Archive, OwnArchive
+from serve_app.dialects.openai.responses import exchange
+from serve_app.dialects.openai.responses.exchange import fill_in
+from serve_app.dialects.openai.responses.wire import Item
+from serve_app.errors import StoreUnavailable, Unsupported
+from serve_app.store.memory import MemoryStore
+from serve_app.store_config import ResponsesSettings
+from serve_app.strict_json import dump
 from tests.unit.app import App, running
 
 MODEL = {"models": {"phi": {}}}
@@ -174,6 +181,44 @@ async def test_a_long_chain_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> 
         await _send(app, {"input": "Now.", "previous_response_id": previous})
         assert len(reads) == 2  # a head and a unit
         assert _shown(app).count("Turn ") == 40
+
+
+async def _keep_item(archive: OwnArchive, text: str) -> Item:
+    """Keep an answer whose input has one message; return a reference to the message."""
+    key = await archive.reserve()
+    item = {"id": f"msg_{key}_i0", "type": "message", "role": "user", "content": text}
+    assert await archive.write(key, dump({"response": {"output": []}, "input": [item]}))
+    return Item(type="item_reference", id=item["id"])
+
+
+async def test_the_first_of_several_items_with_one_id_counts_and_the_own_conversation_comes_first() -> None:
+    archive = Archive(MemoryStore(), ResponsesSettings()).belonging_to("alice")
+    reference = await _keep_item(archive, "kept")
+    key = await archive.reserve()
+    items = [{"id": reference.id, "type": "message", "role": "user", "content": text} for text in ("first", "second")]
+    await archive.write(key, dump({"response": {"output": []}, "input": items}))
+    assert [item.content for item in await fill_in([reference], None, archive)] == ["kept"]
+    assert [item.content for item in await fill_in([reference], f"resp_{key}", archive)] == ["first", "second", "first"]
+
+
+async def test_references_are_bounded_by_the_bytes_that_they_stand_for() -> None:
+    archive = Archive(MemoryStore(), ResponsesSettings()).belonging_to("alice")
+    large = await _keep_item(archive, "x" * (1 << 20))
+    assert len(await fill_in([large] * 7, None, archive)) == 7
+    with pytest.raises(Unsupported, match="8388608 bytes") as refused:
+        await fill_in([large] * 100_000, None, archive)
+    assert refused.value.param == "input.7"
+
+
+async def test_references_are_bounded_by_the_answers_that_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = Archive(MemoryStore(), ResponsesSettings()).belonging_to("alice")
+    small = [await _keep_item(archive, "x" * 1000) for _ in range(65)]
+    assert len(await fill_in(small[:64], None, archive)) == 64
+    with pytest.raises(Unsupported, match="at most 64 kept responses"):
+        await fill_in(small, None, archive)
+    monkeypatch.setattr(exchange, "_MAX_READ_BYTES", 10_000)
+    with pytest.raises(Unsupported, match="10000 bytes"):
+        await fill_in(small[:10], None, archive)
 
 
 QUERIES = [
