@@ -10,7 +10,10 @@ import openai
 import pytest
 
 from serve_app import archive
+from serve_app.background import BackgroundWork
 from serve_app.errors import StoreUnavailable
+from serve_app.store.memory import MemoryStore
+from serve_app.store_config import ResponsesSettings
 from tests.unit.app import App, running
 
 MODEL = {"models": {"phi": {}}}
@@ -115,6 +118,24 @@ async def test_a_failure_is_told_when_fetched() -> None:
         begun = await client.responses.create(model="phi", input="hi", background=True)
         failed = await _wait(client, begun.id)
         assert (failed.status, failed.error.code) == ("failed", "server_error")
+
+
+async def test_an_unforeseen_failure_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    background = BackgroundWork()
+    mine = archive.Archive(MemoryStore(), ResponsesSettings()).belonging_to("alice")
+
+    async def fail() -> None:
+        raise RuntimeError("a defect")
+
+    async def settle() -> None:
+        raise AssertionError("nobody asked for its end")
+
+    key = await mine.reserve()
+    await background.start(key, mine, fail(), settle)
+    while background.active:
+        await asyncio.sleep(0.01)
+    assert "a defect" in caplog.text
+    assert not await mine.is_alive(key)
 
 
 async def test_nothing_begins_while_the_store_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
