@@ -1,9 +1,10 @@
 """Keeps answers for later requests of the same caller, in the store: bounded in number and bytes, and for a bounded time.
 
-Two rings, each turned by a counter of the store, so that several ingresses share them without a lock. A kept answer has one place
-in the ring of heads, which its id names, and its bytes lie in consecutive places of the ring of units. What is kept later takes the
-oldest places, so the bounds hold whatever happens, and nothing has to be swept. A head says whose the answer is and where its
-bytes lie; bytes begin with their answer's id, so that a place which was taken since is noticed. Knows no dialect.
+There are two rings of entries, one of heads and one of units (64 KiB each). A counter in the store gives out the next place of
+each ring, so several ingresses share the rings without a lock. An answer has one head, whose place is part of its key, and its
+bytes fill consecutive units. New answers overwrite the oldest ones, so both bounds always hold and nothing has to be swept. A head
+has the answer's owner and its first unit. Each unit begins with the key of its answer, so a reader notices a unit that was
+overwritten. Knows no dialect. See docs/adr/0018-kept-answers-lie-in-rings.md.
 """
 
 import asyncio
@@ -23,25 +24,28 @@ from serve_app.store_config import ResponsesSettings
 logger = logging.getLogger(__name__)
 
 UNIT_BYTES = 64 << 10
+"""Bytes of an answer in one unit, without the key before them."""
 ALIVE_S = 6.0
-"""How long work counts as alive after its mark."""
+"""Seconds that work counts as alive after its mark."""
 _ASKED_S = 60.0
+"""Seconds that a request to end is kept; whoever makes the answer looks every second."""
 _KEY = re.compile(r"[0-9a-f]{32}([0-9a-f]{6})")
 _HEADS, _UNITS = "responses/heads", "responses/units"
 _LARGEST_SHARE = 4
-"""An answer may take one in so many of all units."""
+"""One answer takes at most this fraction of all units: 1/4."""
 
 
 class _Head(BaseModel):
-    """Whose an answer is, and where its bytes lie."""
+    """The owner of an answer, and the units that hold its bytes."""
 
     model_config = ConfigDict(frozen=True)
 
     key: str
     owner: str
     first: int
-    """Its first unit."""
+    """Number of its first unit, counted from the first answer ever kept."""
     units: int
+    """Number of its units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class Archive:
 
 @dataclass(frozen=True, slots=True)
 class OwnArchive:
-    """See `dialects.base.Archive`: the kept answers of one caller; those of others do not exist for it."""
+    """Implements `dialects.base.Archive`: the kept answers of one caller, who cannot see the answers of other callers."""
 
     archive: Archive
     owner: str
@@ -132,20 +136,20 @@ class OwnArchive:
         return await self.archive.store.delete(place) and there
 
     async def mark_alive(self, key: str) -> None:
-        """Say that the answer of this key is being made; holds for `ALIVE_S`. Raises `StoreUnavailable`."""
+        """Note that the answer of this key is being made, for `ALIVE_S` seconds. Raises `StoreUnavailable`."""
         await self.archive.store.put(f"responses/alive/{key}", b"1", ttl_s=ALIVE_S)
 
     async def unmark(self, key: str) -> None:
-        """Say that nobody makes the answer of this key any more; raises `StoreUnavailable`."""
+        """Remove the marks of an answer that is no longer being made; raises `StoreUnavailable`."""
         await self.archive.store.delete(f"responses/alive/{key}")
         await self.archive.store.delete(f"responses/end/{key}")
 
     async def is_alive(self, key: str) -> bool:
-        """Return whether somebody makes the answer of this key; raises `StoreUnavailable`."""
+        """Return whether the answer of this key is being made; raises `StoreUnavailable`."""
         return await self.archive.store.get(f"responses/alive/{key}") is not None
 
     async def ask_to_end(self, key: str) -> None:
-        """Ask whoever makes the answer of this key to end; raises `StoreUnavailable`."""
+        """Ask the process that makes the answer of this key to end it; raises `StoreUnavailable`."""
         await self.archive.store.put(f"responses/end/{key}", b"1", ttl_s=_ASKED_S)
 
     async def is_asked_to_end(self, key: str) -> bool:
@@ -169,6 +173,6 @@ class OwnArchive:
 
 
 def _find_place(key: str) -> str | None:
-    """Return where the head of a key lies; None for what is no key."""
+    """Return the name of the place where the head of a key lies; None for a malformed key."""
     found = _KEY.fullmatch(key)
     return None if found is None else f"responses/head/{int(found[1], 16)}"

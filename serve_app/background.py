@@ -1,7 +1,7 @@
-"""Work that goes on after its request was answered: requests that are fetched later.
+"""Work that continues after its request was answered, because the client fetches the result later.
 
-While it runs a mark in the archive is renewed, so that everybody sees when its process is gone, and another mark is looked for that
-asks it to end. Knows no dialect and no HTTP.
+While it runs, a watcher renews a mark in the archive, so that every ingress sees when the process is gone, and looks for another
+mark, which asks the work to end. Every task is owned by `BackgroundWork`. Knows no dialect and no HTTP.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from serve_app.errors import StoreUnavailable
 logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
+"""Seconds between two renewals; well below `archive.ALIVE_S`."""
 
 
 class BackgroundWork:
@@ -24,17 +25,20 @@ class BackgroundWork:
     def __init__(self) -> None:
         """Begin without work."""
         self._work: dict[asyncio.Task[None], asyncio.Task[None]] = {}
-        """What watches each piece of work, by the work's own task."""
+        """The watcher of each piece of work, by the work's own task."""
 
     @property
     def active(self) -> int:
-        """How many pieces of work are under way."""
+        """Pieces of work under way."""
         return len(self._work)
 
     async def start(
         self, key: str, archive: OwnArchive, work: Coroutine[Any, Any, None], settle: Callable[[], Awaitable[None]]
     ) -> None:
-        """Run `work` until it ends, or until the archive asks for its end and `settle` is awaited. Raises `StoreUnavailable`."""
+        """Run `work` under `key` until it ends; raises `StoreUnavailable`, and then the work never runs.
+
+        Where the archive asks for its end, the work is cancelled and `settle` awaited.
+        """
         try:
             await archive.mark_alive(key)
         except BaseException:
@@ -52,7 +56,9 @@ class BackgroundWork:
                 await asyncio.wait((running,), timeout=_LOOK_EVERY_S)
                 is_asked = not running.done() and await _is_asked_to_end(key, archive)
             running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            (outcome,) = await asyncio.gather(running, return_exceptions=True)
+            if isinstance(outcome, Exception):  # a cancelled task's outcome is none
+                logger.error("work in the background failed", exc_info=outcome)
             if is_asked:
                 await settle()
             with suppress(StoreUnavailable):
@@ -61,7 +67,7 @@ class BackgroundWork:
             self._work.pop(running, None)
 
     async def close(self) -> None:
-        """Break off all work; whoever asks for it sees that nobody does it any more."""
+        """Cancel all work and remove its marks, so that clients see that it has failed."""
         for running in self._work:
             running.cancel()
         await asyncio.gather(*self._work.values(), return_exceptions=True)
@@ -72,5 +78,5 @@ async def _is_asked_to_end(key: str, archive: OwnArchive) -> bool:
         await archive.mark_alive(key)
         return await archive.is_asked_to_end(key)
     except StoreUnavailable as error:
-        logger.warning("work in the background goes on without its mark: %s", error.message)
+        logger.warning("work in the background continues without its mark: %s", error.message)
         return False

@@ -1,9 +1,9 @@
 """Serves requests for embeddings on the gateway's path: resolve, admit, tokenize, choose a group, reserve, attempt, account.
 
-What a generation has beside that (tasks, formats, streams, a choice among models) embeddings do not need. Knows groups only as
-encoders. No web framework, no Ray.
+Embeddings have no tasks, chat formats, streams or choice among models. Knows groups only as encoders. No web framework, no Ray.
 """
 
+import asyncio
 import time
 
 import numpy as np
@@ -12,14 +12,13 @@ from serve_app import tracing
 from serve_app.accounting import account
 from serve_app.attempts import Encoding
 from serve_app.conversation import ChoiceEnd
-from serve_app.encoding import Embedding, EmbedRequest, EncodeRequest
+from serve_app.encoding import Embedding, EmbedRequest, EncodeRequest, Ids
 from serve_app.errors import InvalidRequest
 from serve_app.faults import client_faults
 from serve_app.gateway import Gateway
 from serve_app.models.encoder import EncoderModel
 from serve_app.models.resolved import Resolved
 from serve_app.record import RequestRecord
-from serve_app.routing.fleet import Fleet
 from serve_app.routing.policy import Demand
 from serve_app.types import FinishReason, Task, Usage
 
@@ -34,7 +33,7 @@ async def embed(gateway: Gateway, request: EmbedRequest, record: RequestRecord) 
     """
     if not request.inputs:
         resolved = _resolve(gateway, request, record)
-        _choose(gateway, request, resolved, 0, 0, gateway.attempts.survey(resolved.model.name, resolved.held_by), record)
+        _choose(gateway, request, (), resolved, record)
         return Embedding(vectors=np.empty((0, resolved.model.about.dimensions), np.float32), prompt_tokens=0)
     longest_s = gateway.settings.limits.request_timeout_s
     deadline = time.monotonic() + min(request.timeout_s or longest_s, longest_s)
@@ -67,8 +66,7 @@ async def _embed(
     """Tokenize, choose a group, reserve and attempt."""
     model = resolved.model
     _require_within_limits(gateway, request, model)
-    fleet = gateway.attempts.survey(model.name, resolved.held_by)
-    limits = fleet.limits(request.group)
+    limits = gateway.attempts.survey(model.name, resolved.held_by).limits(request.group)
     longest = limits.window or limits.longest or min(gateway.measure_context(model.name), model.about.max_tokens)
     inputs = await model.tokenize(request.inputs, longest, truncate=request.truncate)
     with client_faults():
@@ -80,15 +78,13 @@ async def _embed(
             timeout_s=request.timeout_s,
         )
     tokens = encode_request.tokens
-    candidates = _choose(gateway, request, resolved, max(map(len, inputs)), tokens, fleet, record)
+    candidates = _choose(gateway, request, inputs, resolved, record)
     encoding = Encoding(request=encode_request, candidates=candidates, record=record, deadline=deadline, work=float(tokens))
     async with gateway.reserve(tokens, 0, model.name, record):
         used = Usage(prompt_tokens=tokens, completion_tokens=0)
         try:
             encoded = await gateway.attempts.encode(encoding)
-        except Exception:
-            raise
-        except BaseException:  # the client left: an encoder may have computed all of it
+        except asyncio.CancelledError:  # the client left: an encoder may have computed all of it
             record.broken[0] = used
             raise
         record.add_end(ChoiceEnd(reason=FinishReason.STOP, usage=used, timings=encoded.timings))
@@ -106,16 +102,17 @@ def _require_within_limits(gateway: Gateway, request: EmbedRequest, model: Encod
 
 
 def _choose(
-    gateway: Gateway,
-    request: EmbedRequest,
-    resolved: Resolved[EncoderModel],
-    longest: int,
-    tokens: int,
-    fleet: Fleet,
-    record: RequestRecord,
+    gateway: Gateway, request: EmbedRequest, inputs: tuple[Ids, ...], resolved: Resolved[EncoderModel], record: RequestRecord
 ) -> tuple[str, ...]:
-    """Return the groups to try, best first; the longest input has `longest` tokens, all together have `tokens`."""
-    demand = Demand(group=request.group, timeout_s=request.timeout_s, prompt_tokens=max(0, longest - 1), work=float(tokens))
+    """Return the groups that may encode `inputs`, best first, and note the route in the record; raises as `choose_for` does."""
+    lengths = tuple(map(len, inputs))
+    demand = Demand(
+        group=request.group,
+        timeout_s=request.timeout_s,
+        prompt_tokens=max(0, max(lengths, default=0) - 1),  # an input may fill the context; a prompt needs room for one token
+        work=float(sum(lengths)),
+    )
+    fleet = gateway.attempts.survey(resolved.model.name, resolved.held_by)
     route = gateway.policy.choose_for(demand, _TASK, fleet, allowed=resolved.groups)
     record.reason, record.candidates = route.reason, route.considered
     return route.candidates

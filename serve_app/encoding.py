@@ -1,4 +1,4 @@
-"""Values of embeddings: what clients ask (`EmbedRequest`), what encoders get (`EncodeRequest`) and return (`Encoded`).
+"""Values of embeddings: the client's request (`EmbedRequest`), the encoder's (`EncodeRequest`) and its result (`Encoded`).
 
 Frozen dataclasses, so they cross Ray unchanged. Knows no web framework, dialect or engine. Vectors are float32 arrays.
 """
@@ -19,7 +19,7 @@ Ids: TypeAlias = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedRequest:
-    """What a client asks, in no particular dialect."""
+    """A client's request for embeddings, in no particular dialect."""
 
     request_id: str
     inputs: tuple[str | Ids, ...]
@@ -63,7 +63,7 @@ class EncodeRequest:
         for at, ids in enumerate(self.inputs):
             if not ids:
                 raise InvalidValue(f"input.{at}", "must not be empty")
-            if any(type(token) is not int or token < 0 for token in ids):
+            if set(map(type, ids)) != {int} or min(ids) < 0:  # no loop in Python: a request may have a million ids
                 raise InvalidValue(f"input.{at}", "must hold non-negative integer token ids")
 
     @property

@@ -99,7 +99,7 @@ class Codec(Protocol[Body]):
 
 
 class Archive(Protocol):
-    """The kept answers of one caller; those of others do not exist for it. A key has 128 random bits."""
+    """The kept answers of one caller, who cannot see the answers of other callers. A key has 128 random bits."""
 
     @property
     def keeps(self) -> bool:
@@ -123,11 +123,11 @@ class Archive(Protocol):
         ...
 
     async def is_alive(self, key: str) -> bool:
-        """Return whether somebody makes the answer of this key; raises `StoreUnavailable`."""
+        """Return whether the answer of this key is being made; raises `StoreUnavailable`."""
         ...
 
     async def ask_to_end(self, key: str) -> None:
-        """Ask whoever makes the answer of this key to end; raises `StoreUnavailable`."""
+        """Ask the process that makes the answer of this key to end it; raises `StoreUnavailable`."""
         ...
 
 
@@ -136,7 +136,7 @@ class RecallingCodec(Protocol):
     """A codec whose requests may refer to kept answers, and whose own answers may be kept."""
 
     async def recall(self, body: Any, archive: Archive) -> "tuple[Any, KeepingCodec]":
-        """Return the body with what it refers to put in, and the codec of this one request; raises `ServeError`."""
+        """Return the body with its references resolved, and the codec of this one request; raises `ServeError`."""
         ...
 
 
@@ -146,7 +146,7 @@ class KeepingCodec(Codec[Any], Protocol):
 
     @property
     def detached_key(self) -> str:
-        """The key under which the answer is fetched later, where the client does not wait for it; else empty."""
+        """The key under which the client fetches the answer later; empty where it waits for the answer."""
         ...
 
     async def keep(self, answer: JsonObject, context: AnswerContext[Any]) -> JsonObject:
@@ -165,7 +165,7 @@ class KeepingEncoder(StreamEncoder, Protocol):
     """The encoder of a stream whose answer may be kept."""
 
     async def keep(self, ending: ChoiceEnd | ServeError) -> None:
-        """Keep the answer that ends so. Comes before the `push` or `fail` that returns the last bytes."""
+        """Keep the answer that ends with `ending`. Called before the `push` or `fail` that returns the last bytes."""
         ...
 
 

@@ -21,7 +21,7 @@ _SCHEMAS: Mapping[str, JsonObject] = MappingProxyType(
     {
         "application/json": _OPEN_OBJECT,
         # No type: some readers treat a stream as one text, others validate each of its events.
-        "text/event-stream": {"description": "Server-sent events, the last of them `[DONE]`."},
+        "text/event-stream": {"description": "Server-sent events."},
         "application/x-ndjson": {"description": "One JSON object a line."},
     }
 )
@@ -30,7 +30,7 @@ _REFUSALS = MappingProxyType(
         "400": "The request is wrong; the error says where.",
         "401": "No valid API key, where the server asks for one.",
         "403": "The key may not do this, or the page's origin or the Host header is not let in (`browsers`).",
-        "404": "No such endpoint or model.",
+        "404": "No such endpoint, model or kept response.",
     }
 )
 _USAGE_QUERY = (

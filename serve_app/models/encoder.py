@@ -99,8 +99,8 @@ class EncoderModel:
         return ids if has_special else (*self.opening, *ids, *self.closing)
 
     def _require_known(self, at: int, ids: Ids) -> None:
-        wrong = next((token for token in ids if not 0 <= token < self.about.vocabulary), None)
-        if wrong is not None:
+        if min(ids) < 0 or max(ids) >= self.about.vocabulary:  # no loop in Python: a request may have a million ids
+            wrong = next(token for token in ids if not 0 <= token < self.about.vocabulary)
             raise InvalidRequest(
                 f"input {at} has the token id {wrong if abs(wrong) < 10**18 else 'of a large number'}; this model's ids are 0 to "
                 f"{self.about.vocabulary - 1}. Ids of another model's tokenizer mean other texts here: send the text itself.",

@@ -2,25 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import openai
 import pytest
 
 from serve_app import archive
+from serve_app.background import BackgroundWork
 from serve_app.errors import StoreUnavailable
-from tests.unit.app import App, running
+from serve_app.store.memory import MemoryStore
+from serve_app.store_config import ResponsesSettings
+from tests.unit.responses import read_prompt, sdk
 
-MODEL = {"models": {"phi": {}}}
 SLOW = {"text": "one two three four five six seven eight nine ten " * 50, "tokens_per_second": 20}
-
-
-@asynccontextmanager
-async def _sdk(extra: dict[str, Any] | None = None, **engine: Any) -> AsyncIterator[tuple[openai.AsyncOpenAI, App]]:
-    async with running(MODEL | (extra or {}), a={"text": "Noted."} | engine) as app:
-        yield openai.AsyncOpenAI(base_url="http://test/v1", api_key="x", http_client=app.client, max_retries=0), app
 
 
 async def _wait(client: openai.AsyncOpenAI, response_id: str) -> Any:
@@ -32,7 +26,7 @@ async def _wait(client: openai.AsyncOpenAI, response_id: str) -> Any:
 
 
 async def test_it_is_fetched_later_and_continued() -> None:
-    async with _sdk(tokens_per_second=50) as (client, app):
+    async with sdk(tokens_per_second=50) as (client, app):
         begun = await client.responses.create(model="phi", input="My name is Ada.", background=True)
         assert (begun.status, begun.background, begun.output, begun.usage) == ("in_progress", True, [], None)
         assert app.gateway.background.active == 1
@@ -43,14 +37,13 @@ async def test_it_is_fetched_later_and_continued() -> None:
         await asyncio.sleep(0.05)
         assert app.gateway.background.active == 0
         await client.responses.create(model="phi", input="Who am I?", previous_response_id=begun.id)
-        prompt = app.engines["a"].requests[-1].prompt
-        assert "Ada" in app.gateway.catalog.resolve(None).model.decode_ids(prompt)
+        assert "Ada" in read_prompt(app)
         again = await client.responses.cancel(begun.id)
         assert again.status == "completed"
 
 
 async def test_it_is_cancelled() -> None:
-    async with _sdk(**SLOW) as (client, app):
+    async with sdk(**SLOW) as (client, app):
         begun = await client.responses.create(model="phi", input="hi", background=True)
         cancelled = await client.responses.cancel(begun.id)
         assert (cancelled.status, cancelled.output) == ("cancelled", [])
@@ -64,7 +57,7 @@ async def test_it_is_cancelled() -> None:
 
 
 async def test_a_deleted_one_ends_and_does_not_come_back() -> None:
-    async with _sdk(**SLOW) as (client, app):
+    async with sdk(**SLOW) as (client, app):
         begun = await client.responses.create(model="phi", input="hi", background=True)
         await client.responses.delete(begun.id)
         give_up = time.monotonic() + 10
@@ -77,7 +70,7 @@ async def test_a_deleted_one_ends_and_does_not_come_back() -> None:
 
 async def test_what_an_ended_process_made_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "ALIVE_S", 0.3)
-    async with _sdk(**SLOW) as (client, app):
+    async with sdk(**SLOW) as (client, app):
         begun = await client.responses.create(model="phi", input="hi", background=True)
 
         async def mark_nothing(*_: Any) -> None:
@@ -95,7 +88,7 @@ async def test_what_an_ended_process_made_has_failed(monkeypatch: pytest.MonkeyP
 
 
 async def test_an_ordered_end_breaks_it_off() -> None:
-    async with _sdk(**SLOW) as (client, app):
+    async with sdk(**SLOW) as (client, app):
         begun = await client.responses.create(model="phi", input="hi", background=True)
         await app.gateway.background.close()
         assert (await client.responses.retrieve(begun.id)).status == "failed"
@@ -104,21 +97,39 @@ async def test_an_ordered_end_breaks_it_off() -> None:
 
 @pytest.mark.parametrize("change", [{"model": "none"}, {"input": "word " * 5000}, {"temperature": 9}, {"tool_choice": "required"}])
 async def test_a_wrong_request_is_refused_at_once(change: dict[str, Any]) -> None:
-    async with _sdk() as (_, app):
+    async with sdk() as (_, app):
         answer = await app.client.post("/v1/responses", json={"model": "phi", "input": "hi", "background": True} | change)
         assert answer.status_code in (400, 404)
         assert app.gateway.background.active == 0
 
 
 async def test_a_failure_is_told_when_fetched() -> None:
-    async with _sdk(fault="fail_first") as (client, _):
+    async with sdk(fault="fail_first") as (client, _):
         begun = await client.responses.create(model="phi", input="hi", background=True)
         failed = await _wait(client, begun.id)
         assert (failed.status, failed.error.code) == ("failed", "server_error")
 
 
+async def test_an_unforeseen_failure_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    background = BackgroundWork()
+    mine = archive.Archive(MemoryStore(), ResponsesSettings()).belonging_to("alice")
+
+    async def fail() -> None:
+        raise RuntimeError("a defect")
+
+    async def settle() -> None:
+        raise AssertionError("nobody asked for its end")
+
+    key = await mine.reserve()
+    await background.start(key, mine, fail(), settle)
+    while background.active:
+        await asyncio.sleep(0.01)
+    assert "a defect" in caplog.text
+    assert not await mine.is_alive(key)
+
+
 async def test_nothing_begins_while_the_store_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with _sdk() as (_, app):
+    async with sdk() as (_, app):
 
         async def fail(*args: Any, **kwargs: Any) -> Any:
             raise StoreUnavailable("the store is away; try again", reason="away", retry_after_s=1.0)

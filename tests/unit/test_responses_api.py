@@ -1,16 +1,14 @@
 """OpenAI's Responses API, driven by its own SDK over the whole application in-process."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
-import openai
 import pytest
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from tests.unit.app import App, running
+from tests.unit.app import App
+from tests.unit.responses import read_prompt, sdk
 
 CALL = '<|tool_call|>[{"name": "area", "arguments": {"radius": 5}}]<|/tool_call|>'
 TOOL: Any = {
@@ -20,16 +18,6 @@ TOOL: Any = {
     "parameters": {"type": "object", "properties": {"radius": {"type": "integer"}}, "required": ["radius"]},
 }
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
-
-
-@asynccontextmanager
-async def _sdk(extra: dict[str, Any] | None = None, **engine: Any) -> AsyncIterator[tuple[openai.AsyncOpenAI, App]]:
-    async with running({"models": {"phi": {}}} | (extra or {}), a=engine) as app:
-        yield openai.AsyncOpenAI(base_url="http://test/v1", api_key="x", http_client=app.client, max_retries=0), app
-
-
-def _shown(app: App) -> str:
-    return app.gateway.catalog.resolve(None).model.decode_ids(app.engines["a"].requests[-1].prompt)
 
 
 async def _stream(app: App, body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -46,19 +34,19 @@ async def _stream(app: App, body: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 async def test_a_response() -> None:
-    async with _sdk(text="Hello, you.") as (client, app):
+    async with sdk(text="Hello, you.") as (client, app):
         response = await client.responses.create(model="phi", input="hi", instructions="Be brief.", max_output_tokens=50)
         assert (response.status, response.output_text, response.model) == ("completed", "Hello, you.", "phi")
         assert response.usage is not None
         assert response.usage.total_tokens == response.usage.input_tokens + response.usage.output_tokens
-        assert "Be brief." in _shown(app)
+        assert "Be brief." in read_prompt(app)
         cut = await client.responses.create(model="phi", input="hi", max_output_tokens=2)
         assert cut.incomplete_details is not None
         assert (cut.status, cut.incomplete_details.reason) == ("incomplete", "max_output_tokens")
 
 
 async def test_a_stream_is_the_same_response() -> None:
-    async with _sdk(text="Hello, you.") as (client, app):
+    async with sdk(text="Hello, you.") as (client, app):
         events = await _stream(app, {"model": "phi", "input": "hi", "max_output_tokens": 50})
         assert list(dict.fromkeys(event["type"] for event in events)) == [
             "response.created",
@@ -83,7 +71,7 @@ async def test_a_stream_is_the_same_response() -> None:
 
 
 async def test_calls_and_their_outputs() -> None:
-    async with _sdk(text="Let me see. " + CALL) as (client, app):
+    async with sdk(text="Let me see. " + CALL) as (client, app):
         body: Any = {"model": "phi", "input": "How large?", "tools": [TOOL, {"type": "web_search"}], "max_output_tokens": 100}
         response = await client.responses.create(**body)
         message, call = response.output
@@ -101,12 +89,12 @@ async def test_calls_and_their_outputs() -> None:
         output = {"type": "function_call_output", "call_id": call.call_id, "output": "78.5"}  # type: ignore[union-attr]
         again = [{"role": "user", "content": "How large?"}, *said, output]
         await client.responses.create(**body | {"input": again})
-        assert all(word in _shown(app) for word in ("Let me see.", '"area"', "78.5", "How large?"))
+        assert all(word in read_prompt(app) for word in ("Let me see.", '"area"', "78.5", "How large?"))
 
 
 async def test_thoughts_are_items_and_are_not_shown_again() -> None:
     thinking = {"models": {"phi": {"think_tags": ["<think>", "</think>"]}}}
-    async with _sdk(thinking, text="<think>Hm.</think>So 4.") as (client, app):
+    async with sdk(thinking, text="<think>Hm.</think>So 4.") as (client, app):
         response = await client.responses.create(model="phi", input="2+2?", max_output_tokens=50)
         assert [item.type for item in response.output] == ["reasoning", "message"]
         assert response.output_text == "So 4."
@@ -115,11 +103,11 @@ async def test_thoughts_are_items_and_are_not_shown_again() -> None:
         said = [item.model_dump() for item in response.output]
         items: Any = [{"role": "user", "content": "2+2?"}, *said, {"role": "user", "content": "Sure?"}]
         await client.responses.create(model="phi", input=items)
-        assert "Hm." not in _shown(app)
+        assert "Hm." not in read_prompt(app)
 
 
 async def test_logprobs_formats_and_counts() -> None:
-    async with _sdk(text="Hello.") as (client, app):
+    async with sdk(text="Hello.") as (client, app):
         include: Any = ["message.output_text.logprobs"]
         response = await client.responses.create(model="phi", input="hi", include=include, top_logprobs=1)
         part = response.output[0].content[0]  # type: ignore[union-attr, index]
@@ -155,7 +143,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("change", "said"), FAULTS, ids=[str(change)[:40] for change, _ in FAULTS])
 async def test_wrong_bodies_name_the_field(change: dict[str, Any], said: str) -> None:
-    async with _sdk() as (_, app):
+    async with sdk() as (_, app):
         answer = await app.client.post("/v1/responses", json={"model": "phi", "input": "hi"} | change)
         if change == {"input": ""}:
             assert answer.status_code == 200  # as an empty message in a chat
@@ -165,7 +153,7 @@ async def test_wrong_bodies_name_the_field(change: dict[str, Any], said: str) ->
 
 
 async def test_a_stream_that_breaks_off_ends_with_a_failed_response() -> None:
-    async with _sdk(text="one two three four", fault="die_midway", fault_at=2) as (_, app):
+    async with sdk(text="one two three four", fault="die_midway", fault_at=2) as (_, app):
         events = await _stream(app, {"model": "phi", "input": "hi"})
         assert events[-1]["type"] == "response.failed"
         assert events[-1]["response"]["error"]["code"] == "server_error"

@@ -1,28 +1,22 @@
 """Kept responses and conversations over them, driven by OpenAI's SDK over the whole application in-process."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import openai
 import pytest
 
 from serve_app.access.keys import Key, KeyList, hash_key
-from serve_app.errors import StoreUnavailable
-from tests.unit.app import App, running
-
-MODEL = {"models": {"phi": {}}}
-
-
-@asynccontextmanager
-async def _sdk(extra: dict[str, Any] | None = None, **engine: Any) -> AsyncIterator[tuple[openai.AsyncOpenAI, App]]:
-    async with running(MODEL | (extra or {}), a={"text": "Noted."} | engine) as app:
-        yield openai.AsyncOpenAI(base_url="http://test/v1", api_key="x", http_client=app.client, max_retries=0), app
-
-
-def _shown(app: App) -> str:
-    return app.gateway.catalog.resolve(None).model.decode_ids(app.engines["a"].requests[-1].prompt)
+from serve_app.archive import Archive, OwnArchive
+from serve_app.dialects.openai.responses import exchange
+from serve_app.dialects.openai.responses.exchange import fill_in
+from serve_app.dialects.openai.responses.wire import Item
+from serve_app.errors import StoreUnavailable, Unsupported
+from serve_app.store.memory import MemoryStore
+from serve_app.store_config import ResponsesSettings
+from serve_app.strict_json import dump
+from tests.unit.app import App
+from tests.unit.responses import read_prompt, sdk
 
 
 async def _send(app: App, body: dict[str, Any], *, stream: bool = False) -> dict[str, Any]:
@@ -36,11 +30,11 @@ async def _send(app: App, body: dict[str, Any], *, stream: bool = False) -> dict
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_conversation_of_three_turns(stream: bool) -> None:
-    async with _sdk() as (client, app):
+    async with sdk() as (client, app):
         first = await _send(app, {"input": "My name is Ada.", "instructions": "Be brief."}, stream=stream)
         second = await _send(app, {"input": "I like maths.", "previous_response_id": first["id"]}, stream=stream)
         third = await _send(app, {"input": "Who am I?", "previous_response_id": second["id"]}, stream=stream)
-        shown = _shown(app)
+        shown = read_prompt(app)
         assert [shown.count(each) for each in ("Ada", "Noted.", "maths", "Who am I?", "Be brief.")] == [1, 2, 1, 1, 0]
         assert third["previous_response_id"] == second["id"]
         assert third["store"] is True
@@ -61,21 +55,21 @@ async def test_a_conversation_of_three_turns(stream: bool) -> None:
 
 async def test_tools_continue_a_kept_response() -> None:
     tool: Any = {"type": "function", "name": "area", "parameters": {"type": "object", "properties": {"r": {"type": "integer"}}}}
-    async with _sdk(text='<|tool_call|>[{"name": "area", "arguments": {"r": 5}}]<|/tool_call|>') as (client, app):
+    async with sdk(text='<|tool_call|>[{"name": "area", "arguments": {"r": 5}}]<|/tool_call|>') as (client, app):
         first = await client.responses.create(model="phi", input="How large?", tools=[tool])
         call: Any = first.output[0]
         result: Any = [{"type": "function_call_output", "call_id": call.call_id, "output": "78.5"}]
         await client.responses.create(model="phi", input=result, previous_response_id=first.id, tools=[tool])
-        assert all(each in _shown(app) for each in ("How large?", '"area"', "78.5"))
+        assert all(each in read_prompt(app) for each in ("How large?", '"area"', "78.5"))
         by_reference: Any = [{"role": "user", "content": "Again"}, {"type": "item_reference", "id": call.id}, *result]
         await client.responses.create(model="phi", input=by_reference, tools=[tool])
-        assert all(each in _shown(app) for each in ("Again", '"area"', "78.5"))
+        assert all(each in read_prompt(app) for each in ("Again", '"area"', "78.5"))
         bare: Any = [{"id": call.id}, *result]
         await client.responses.create(model="phi", input=bare, tools=[tool], previous_response_id=None)
 
 
 async def test_counting_follows_a_kept_response() -> None:
-    async with _sdk() as (client, _):
+    async with sdk() as (client, _):
         first = await client.responses.create(model="phi", input="My name is Ada.")
         counted = await client.responses.input_tokens.count(model="phi", input="And?", previous_response_id=first.id)
         second = await client.responses.create(model="phi", input="And?", previous_response_id=first.id)
@@ -85,7 +79,7 @@ async def test_counting_follows_a_kept_response() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_store_false_keeps_nothing(stream: bool) -> None:
-    async with _sdk() as (_, app):
+    async with sdk() as (_, app):
         response = await _send(app, {"input": "hi", "store": False}, stream=stream)
         assert response["store"] is False
         assert (await app.client.get(f"/v1/responses/{response['id']}")).status_code == 404
@@ -94,7 +88,7 @@ async def test_store_false_keeps_nothing(stream: bool) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_operator_can_turn_it_off(stream: bool) -> None:
-    async with _sdk({"responses": {"keep": False}}) as (_, app):
+    async with sdk({"responses": {"keep": False}}) as (_, app):
         response = await _send(app, {"input": "hi"}, stream=stream)
         assert response["store"] is False
         for answer in (
@@ -107,7 +101,7 @@ async def test_the_operator_can_turn_it_off(stream: bool) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_answer_leaves_while_the_store_is_away(stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with _sdk() as (_, app):
+    async with sdk() as (_, app):
         kept = await _send(app, {"input": "hi"}, stream=stream)
         store = app.gateway.accounts.store
 
@@ -127,7 +121,7 @@ async def test_an_answer_leaves_while_the_store_is_away(stream: bool, monkeypatc
 
 
 async def test_a_failed_stream_is_kept_as_failed() -> None:
-    async with _sdk(text="one two three four", fault="die_midway", fault_at=2) as (_, app):
+    async with sdk(text="one two three four", fault="die_midway", fault_at=2) as (_, app):
         response = await _send(app, {"input": "hi"}, stream=True)
         assert response["status"] == "failed"
         fetched = (await app.client.get(f"/v1/responses/{response['id']}")).json()
@@ -139,7 +133,7 @@ async def test_a_response_belongs_to_its_key(tmp_path: Any) -> None:
     names = ("alice", "bob")
     file.write_text(KeyList(keys=tuple(Key(name=name, sha256=hash_key(name)) for name in names)).model_dump_json())
     access = {"access": {"keys_file": str(file), "journal_dir": None}}
-    async with _sdk(access) as (_, app):
+    async with sdk(access) as (_, app):
         clients = {
             name: openai.AsyncOpenAI(base_url="http://test/v1", api_key=name, http_client=app.client, max_retries=0)
             for name in names
@@ -158,7 +152,7 @@ async def test_a_response_belongs_to_its_key(tmp_path: Any) -> None:
 
 
 async def test_a_long_chain_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with _sdk() as (_, app):
+    async with sdk() as (_, app):
         previous = None
         for turn in range(40):
             response = await _send(app, {"input": f"Turn {turn}.", "previous_response_id": previous})
@@ -173,7 +167,45 @@ async def test_a_long_chain_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(app.gateway.accounts.store, "get", count_reads)
         await _send(app, {"input": "Now.", "previous_response_id": previous})
         assert len(reads) == 2  # a head and a unit
-        assert _shown(app).count("Turn ") == 40
+        assert read_prompt(app).count("Turn ") == 40
+
+
+async def _keep_item(archive: OwnArchive, text: str) -> Item:
+    """Keep an answer whose input has one message; return a reference to the message."""
+    key = await archive.reserve()
+    item = {"id": f"msg_{key}_i0", "type": "message", "role": "user", "content": text}
+    assert await archive.write(key, dump({"response": {"output": []}, "input": [item]}))
+    return Item(type="item_reference", id=item["id"])
+
+
+async def test_the_first_of_several_items_with_one_id_counts_and_the_own_conversation_comes_first() -> None:
+    archive = Archive(MemoryStore(), ResponsesSettings()).belonging_to("alice")
+    reference = await _keep_item(archive, "kept")
+    key = await archive.reserve()
+    items = [{"id": reference.id, "type": "message", "role": "user", "content": text} for text in ("first", "second")]
+    await archive.write(key, dump({"response": {"output": []}, "input": items}))
+    assert [item.content for item in await fill_in([reference], None, archive)] == ["kept"]
+    assert [item.content for item in await fill_in([reference], f"resp_{key}", archive)] == ["first", "second", "first"]
+
+
+async def test_references_are_bounded_by_the_bytes_that_they_stand_for() -> None:
+    archive = Archive(MemoryStore(), ResponsesSettings()).belonging_to("alice")
+    large = await _keep_item(archive, "x" * (1 << 20))
+    assert len(await fill_in([large] * 7, None, archive)) == 7
+    with pytest.raises(Unsupported, match="8388608 bytes") as refused:
+        await fill_in([large] * 100_000, None, archive)
+    assert refused.value.param == "input.7"
+
+
+async def test_references_are_bounded_by_the_answers_that_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = Archive(MemoryStore(), ResponsesSettings()).belonging_to("alice")
+    small = [await _keep_item(archive, "x" * 1000) for _ in range(65)]
+    assert len(await fill_in(small[:64], None, archive)) == 64
+    with pytest.raises(Unsupported, match="at most 64 kept responses"):
+        await fill_in(small, None, archive)
+    monkeypatch.setattr(exchange, "_MAX_READ_BYTES", 10_000)
+    with pytest.raises(Unsupported, match="10000 bytes"):
+        await fill_in(small[:10], None, archive)
 
 
 QUERIES = [
@@ -188,7 +220,7 @@ QUERIES = [
 
 @pytest.mark.parametrize(("query", "said"), QUERIES)
 async def test_wrong_queries_name_the_parameter(query: str, said: str) -> None:
-    async with _sdk() as (_, app):
+    async with sdk() as (_, app):
         response = await _send(app, {"input": "hi"})
         answer = await app.client.get(f"/v1/responses/{response['id']}/input_items?{query}")
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, said)
@@ -196,6 +228,6 @@ async def test_wrong_queries_name_the_parameter(query: str, said: str) -> None:
 
 @pytest.mark.parametrize("name", ["none", "resp_", "resp_" + "0" * 38, "resp_" + "é" * 38, "a" * 3000, "%2e%2e"])
 async def test_unknown_ids_are_not_found(name: str) -> None:
-    async with _sdk() as (_, app):
+    async with sdk() as (_, app):
         for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/input_items")):
             assert (await app.client.request(method, f"/v1/responses/{name}{path}")).status_code == 404

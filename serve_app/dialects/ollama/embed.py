@@ -10,10 +10,10 @@ from pydantic import Field, WithJsonSchema
 
 from serve_app.dialects.base import Embed, EmbedContext, JsonObject, WireBody
 from serve_app.dialects.ollama.codec import check_options, require_keep_alive
+from serve_app.dialects.ollama.shapes import NS_PER_S
 from serve_app.encoding import Embedding, EmbedRequest
 from serve_app.errors import InvalidRequest
 
-_NS = 1_000_000_000
 _TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}]}
 
 
@@ -61,7 +61,7 @@ class EmbedCodec:
         shown: JsonObject = {"model": context.model, "embeddings": embedding.vectors.tolist()}
         if not embedding.prompt_tokens:
             return shown
-        times = {"total_duration": round(context.elapsed_s * _NS), "load_duration": 0}
+        times = {"total_duration": round(context.elapsed_s * NS_PER_S), "load_duration": 0}
         return shown | times | {"prompt_eval_count": embedding.prompt_tokens}
 
 

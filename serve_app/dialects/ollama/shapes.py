@@ -13,7 +13,7 @@ from serve_app.strict_json import load
 from serve_app.types import FinishReason
 
 MEDIA_TYPE = "application/x-ndjson"
-_NS = 1_000_000_000
+NS_PER_S = 1_000_000_000
 ERROR_SCHEMA: JsonObject = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 """JSON schema of the result of `encode_error`."""
 
@@ -52,12 +52,12 @@ def show_end(end: ChoiceEnd, context: AnswerContext[ChatBody] | AnswerContext[Ge
     return show_invalid(end) | {
         "done": True,
         "done_reason": "length" if end.reason is FinishReason.LENGTH else "stop",
-        "total_duration": round(context.elapsed() * _NS),
+        "total_duration": round(context.elapsed() * NS_PER_S),
         "load_duration": 0,
         "prompt_eval_count": usage.prompt_tokens,
-        "prompt_eval_duration": round(timings.prefill_s * _NS),
+        "prompt_eval_duration": round(timings.prefill_s * NS_PER_S),
         "eval_count": usage.completion_tokens,
-        "eval_duration": round(timings.decode_s * _NS),
+        "eval_duration": round(timings.decode_s * NS_PER_S),
     }
 
 

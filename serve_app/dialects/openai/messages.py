@@ -4,7 +4,7 @@ from serve_app.conversation import Message, ToolCall
 from serve_app.dialects.openai.wire import ChatMessage, ContentPart
 from serve_app.errors import InvalidRequest, Unsupported
 
-_MEDIA_PHRASES = {"image": "images are", "audio": "audio is", "video": "videos are", "file": "files are"}
+MEDIA_PHRASES = {"image": "images are", "audio": "audio is", "video": "videos are", "file": "files are"}
 """Phrases about content parts that no model here takes, by a word in their type; the types are OpenAI's and vLLM's."""
 
 
@@ -21,7 +21,7 @@ def _decode_message(at: int, message: ChatMessage) -> Message:
     if message.role == "assistant" and message.refusal is not None:
         text = (text or "") + message.refusal
     if text is None and message.role == "assistant" and message.audio is not None:
-        raise _refuse_media(f"{field}.audio", "audio is")
+        raise refuse_media(f"{field}.audio", MEDIA_PHRASES["audio"])
     if text is None and message.role == "function":
         text = ""  # a function may have returned nothing
     if text is None and not calls:
@@ -63,11 +63,12 @@ def _decode_part(field: str, part: ContentPart, role: str) -> str:
         if text is None:
             raise InvalidRequest(f"{field}.{part.type}: must be a string", param=f"{field}.{part.type}")
         return text
-    for word, name in _MEDIA_PHRASES.items():
+    for word, phrase in MEDIA_PHRASES.items():
         if word in part.type:
-            raise _refuse_media(field, name)
+            raise refuse_media(field, phrase)
     raise InvalidRequest(f"{field}.type: must be text, got '{part.type[:40]}'", param=f"{field}.type")
 
 
-def _refuse_media(field: str, name: str) -> Unsupported:
-    return Unsupported(f"{field}: {name} not served by this model; send text", param=field)
+def refuse_media(field: str, phrase: str) -> Unsupported:
+    """Return the error for a part at `field` that is no text; `phrase` is of `MEDIA_PHRASES`."""
+    return Unsupported(f"{field}: {phrase} not served by this model; send text", param=field)

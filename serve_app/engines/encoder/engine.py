@@ -166,7 +166,7 @@ class OnnxEncoder:
         try:
             while (batch := self._await_batch()) is not None:
                 self._step(graph, batch)
-        except BaseException as error:
+        except BaseException as error:  # of any kind: the requests that wait must end
             logger.exception("the encoder's thread ended")
             reason = type(error).__name__
         with self._changed:
@@ -198,7 +198,7 @@ class OnnxEncoder:
         inputs = [job.request.inputs[at] for job, at in batch]
         try:
             vectors = graph.run(inputs)
-        except Exception:
+        except Exception:  # onnxruntime's exceptions have no class in common
             logger.exception("a batch of the encoder failed")
             for job in {id(job): job for job, _ in batch}.values():
                 self._settle(job, EngineError("the encoder failed while computing"))
@@ -228,7 +228,7 @@ class OnnxEncoder:
         return Encoded(vectors=vectors, timings=Timings(queue_s=began - job.came_s, prefill_s=now - began))
 
     def _settle(self, job: _Job, result: Encoded | ServeError) -> None:
-        """End a request from the thread: its answer or its error goes to the loop."""
+        """Deliver a request's answer or error from the thread to the event loop."""
 
         def deliver() -> None:
             if job.done.done():

@@ -54,10 +54,10 @@ class EncoderGraph:
 
 
 def pool(tokens: NDArray[np.float32], lengths: NDArray[np.int64], pooling: str) -> Vectors:
-    """Return the first token's vector of each input, or the mean of its tokens' vectors (B, S, dimensions)."""
+    """Return one vector per input (B, dimensions) from its tokens' vectors (B, S, dimensions): the first (`cls`), or their mean."""
     if pooling == "cls":
         return np.ascontiguousarray(tokens[:, 0], np.float32)
-    # Row by row: a sum over the padded array would add as many zeros as the batch has padding.
+    # Row by row: the vectors of padding must not count, and the result must not depend on the length of the batch.
     return np.stack([row[:length].mean(axis=0, dtype=np.float32) for row, length in zip(tokens, lengths, strict=True)])
 
 

@@ -1,1 +1,1 @@
-"""OpenAI's Responses API: POST /v1/responses without stored state."""
+"""OpenAI's Responses API: POST /v1/responses, and the endpoints of kept responses."""

@@ -1,7 +1,7 @@
 """One request with its answer, and what is kept of both for later requests.
 
 Kept is a JSON object: `response`, the answer as its client got it, and `input`, every item before it, those of earlier answers
-included. So a conversation of any length is one reading.
+included. So one look-up reads a conversation of any length. Knows no HTTP and no store.
 """
 
 import re
@@ -16,7 +16,9 @@ from serve_app.strict_json import load
 MAX_KEPT_BYTES = 8 << 20
 """A longer conversation is answered and not kept."""
 _MAX_LOOKUPS = 64
-"""Kept answers that one request may refer to."""
+"""Kept answers that the references of one request may lie in."""
+_MAX_READ_BYTES = 32 << 20
+"""Bytes of those answers."""
 _RESPONSE_ID = re.compile(r"resp_([0-9a-f]{38})")
 _ITEM_ID = re.compile(r"[a-z]{1,8}_([0-9a-f]{38})_i?\d{1,9}")
 _PREFIXES = {"function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
@@ -68,8 +70,10 @@ def _explain(archive: Archive) -> str:
 
 async def _read(key: str, archive: Archive) -> JsonObject | None:
     value = await archive.read(key)
-    if value is None:
-        return None
+    return None if value is None else _parse(value)
+
+
+def _parse(value: bytes) -> JsonObject:
     kept: JsonObject = load(value)
     return kept
 
@@ -77,9 +81,8 @@ async def _read(key: str, archive: Archive) -> JsonObject | None:
 async def fill_in(items: str | list[Item], previous: str | None, archive: Archive) -> list[Item]:
     """Return the whole conversation: the previous answer's, then the given items, with references replaced by their items.
 
-    Raises `InvalidRequest` naming what is not kept, `StoreUnavailable`.
+    Raises `InvalidRequest` naming what is not kept, `Unsupported` for too many or too large references, `StoreUnavailable`.
     """
-    known: dict[str, list[Item]] = {}
     earlier: list[Item] = []
     if previous is not None:
         kept = await find_kept(previous, archive)
@@ -87,31 +90,63 @@ async def fill_in(items: str | list[Item], previous: str | None, archive: Archiv
             raise InvalidRequest(f"no response '{previous[:100]}' is kept{_explain(archive)}", param="previous_response_id")
         earlier = _list_items(kept)
     given = [Item(role="user", content=items)] if isinstance(items, str) else items
+    references = _References(earlier, archive)
     whole = list(earlier)
     for at, item in enumerate(given):
         if item.type == "item_reference" or (item.type is None and item.role is None and item.id):
-            whole.append(await _resolve(item.id or "", f"input.{at}", earlier, known, archive))
+            whole.append(await references.resolve(item.id or "", f"input.{at}"))
         else:
             whole.append(item)
     return whole
 
 
-async def _resolve(item_id: str, place: str, earlier: Sequence[Item], known: dict[str, list[Item]], archive: Archive) -> Item:
-    """Return the item with this id, from the conversation so far or from the kept answer that its id names."""
-    found = _ITEM_ID.fullmatch(item_id)
-    candidates = list(earlier)
-    if found is not None and all(item.id != item_id for item in earlier):
-        key = found[1]
-        if key not in known:
-            if len(known) == _MAX_LOOKUPS:
+class _References:
+    """Resolves the references of one request, within bounds: a short reference may stand for a large item."""
+
+    def __init__(self, earlier: Sequence[Item], archive: Archive) -> None:
+        """Look for items in `earlier`, the conversation so far, first."""
+        self._archive = archive
+        self._earlier = _index(earlier)
+        self._answers: dict[str, dict[str, Item]] = {}
+        """The items of the kept answers that were read, by the answers' keys and the items' ids."""
+        self._read_bytes = 0
+        self._item_bytes = 0
+
+    async def resolve(self, item_id: str, place: str) -> Item:
+        """Return the item with this id, from the conversation so far or from the kept answer that its id names.
+
+        `place` is the reference's place in the body. Raises `InvalidRequest` where nothing is kept, `Unsupported` beyond the
+        bounds, `StoreUnavailable`.
+        """
+        found = _ITEM_ID.fullmatch(item_id)
+        known = self._earlier if found is None or item_id in self._earlier else await self._read_answer(found[1], place)
+        item = known.get(item_id)
+        if item is None:
+            raise InvalidRequest(
+                f"{place}: no item '{item_id[:100]}' is kept{_explain(self._archive)}; send the item itself", param=place
+            )
+        self._item_bytes += len(item.model_dump_json())
+        if self._item_bytes > MAX_KEPT_BYTES:
+            raise Unsupported(f"{place}: the items referred to have more than {MAX_KEPT_BYTES} bytes; refer to fewer", param=place)
+        return item
+
+    async def _read_answer(self, key: str, place: str) -> dict[str, Item]:
+        if key not in self._answers:
+            if len(self._answers) == _MAX_LOOKUPS:
                 raise Unsupported(f"{place}: at most {_MAX_LOOKUPS} kept responses may be referred to; send the items", param=place)
-            kept = await _read(key, archive)
-            known[key] = [] if kept is None else _list_items(kept)
-        candidates = known[key]
-    for item in candidates:
-        if item.id == item_id:
-            return item
-    raise InvalidRequest(f"{place}: no item '{item_id[:100]}' is kept{_explain(archive)}; send the item itself", param=place)
+            value = await self._archive.read(key)
+            self._read_bytes += len(value or b"")
+            if self._read_bytes > _MAX_READ_BYTES:
+                raise Unsupported(
+                    f"{place}: the kept responses referred to have more than {_MAX_READ_BYTES} bytes; send the items", param=place
+                )
+            self._answers[key] = {} if value is None else _index(_list_items(_parse(value)))
+        return self._answers[key]
+
+
+def _index(items: Sequence[Item]) -> dict[str, Item]:
+    """Return the items by their ids; of several with one id the first."""
+    return {item.id: item for item in reversed(items) if item.id}
 
 
 def _list_items(kept: JsonObject) -> list[Item]:

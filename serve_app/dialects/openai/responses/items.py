@@ -1,11 +1,11 @@
 """Decodes input items into the turns of a conversation. Pure."""
 
 from serve_app.conversation import Chat, Message, Tool, ToolCall
+from serve_app.dialects.openai.messages import MEDIA_PHRASES, refuse_media
 from serve_app.dialects.openai.responses.wire import CountBody, Item, Part
 from serve_app.errors import InvalidRequest, Unsupported
 
 _TEXTS = ("input_text", "output_text", "text")
-_MEDIA_PHRASES = {"input_image": "images are", "input_file": "files are", "input_audio": "audio is"}
 
 
 def decode_chat(body: CountBody, tools: tuple[Tool, ...]) -> Chat:
@@ -58,6 +58,7 @@ def _read_part(part: Part, field: str) -> str:
         return part.text
     if part.type == "refusal" and part.refusal is not None:
         return part.refusal
-    if part.type in _MEDIA_PHRASES:
-        raise Unsupported(f"{field}: {_MEDIA_PHRASES[part.type]} not served by this model; send text", param=field)
+    for word, phrase in MEDIA_PHRASES.items():
+        if word in part.type:
+            raise refuse_media(field, phrase)
     raise InvalidRequest(f"{field}: must be a part with text, got the type '{part.type[:40]}'", param=field)
