@@ -87,9 +87,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def shipped_config() -> dict[str, Any]:
-    """Return serve_config.yaml as a user gets it."""
+def shipped_config(*, require_model: bool = False) -> dict[str, Any]:
+    """Return serve_config.yaml as a user gets it, but that most suites may leave out the model's name."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    assert config["applications"][0]["args"]["routing"]["require_model"]
+    config["applications"][0]["args"]["routing"]["require_model"] = require_model
     return config
 
 

@@ -1,10 +1,13 @@
 """Kept and background responses, and many streams, on the running application with two ingresses; some of them are killed."""
 
 import asyncio
+import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -12,6 +15,7 @@ import httpx
 import openai
 import pytest
 
+from tests.cluster.fetch_tools import SDK_JS, node
 from tests.live import LiveApp, live, shipped_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -77,6 +81,22 @@ def test_a_conversation_survives_a_killed_ingress(app: LiveApp) -> None:
     assert [item.content[0].text for item in items][::2] == ["My name is Ada.", "I like maths.", "Who am I?"]  # type: ignore[union-attr]
     for kept in (first, second, third):
         assert client.responses.retrieve(kept.id).output_text == kept.output_text
+
+
+def test_a_javascript_conversation_survives_a_killed_ingress(app: LiveApp) -> None:
+    program = node()
+    if program is None or not (SDK_JS / "openai").exists():
+        pytest.skip("needs OpenAI's JavaScript client, and node where there is none: `make tools` fetches them")
+    script, previous, turns = str(Path(__file__).with_name("turn.mjs")), "", ["My name is Ada.", "I like maths.", "Who am I?"]
+    for turn in turns:
+        command = [program, script, str(SDK_JS), app.url, turn, *([previous] if previous else [])]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert ended.returncode == 0, ended.stderr
+        told = json.loads(ended.stdout)
+        previous = told["id"]
+        _kill_an_ingress(app)
+        _await_ingresses(app)
+    assert told["items"][::2] == turns
 
 
 def test_work_of_killed_ingresses_has_failed_and_other_work_is_cancelled(app: LiveApp) -> None:

@@ -10,7 +10,7 @@ from tests.live import LiveApp, free_port, live, shipped_config
 @pytest.fixture(scope="package")
 def app() -> Iterator[LiveApp]:
     """The shipped configuration with a slow scripted group beside the real ones."""
-    config = shipped_config()
+    config = shipped_config(require_model=True)
     application = config["applications"][0]
     application["args"]["engines"]["slow"] = {"kind": "fake", "tokens_per_second": 2, "text": "one two three four"}
     application["args"]["variants"]["greedy"] = {"from": "phi4-mini", "parameters": {"temperature": 0}}

@@ -71,7 +71,7 @@ def test_greedy_text_is_the_same_on_every_group(app: LiveApp) -> None:
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_prompt_over_the_tutorials_2048_tokens_is_read_to_its_end(app: LiveApp, group: str) -> None:
     filler = "The bridge is near the river. " * 420
-    body = {"messages": _hi(filler + "Who are you?"), "max_tokens": 8, "temperature": 0}
+    body = {"model": "phi-4-mini", "messages": _hi(filler + "Who are you?"), "max_tokens": 8, "temperature": 0}
     answer = httpx.post(f"{app.url}/v1/chat/completions", json=body, headers={"x-engine": group}, timeout=60).json()
     assert 2500 < answer["usage"]["prompt_tokens"] < 4096
     shorter = httpx.post(
@@ -139,7 +139,9 @@ def test_tasks_are_routed_as_configured(app: LiveApp) -> None:
         ("What is 3 + 4?", "math"),
         ("Hello!", "general"),
     ):
-        answer = httpx.post(f"{app.url}/v1/chat/completions", json={"messages": _hi(text), "max_tokens": 2}, timeout=60)
+        answer = httpx.post(
+            f"{app.url}/v1/chat/completions", json={"model": "phi-4-mini", "messages": _hi(text), "max_tokens": 2}, timeout=60
+        )
         assert (answer.headers["x-task"], answer.headers["x-engine"]) == (task, prefer[task][0])
         assert answer.headers["x-route-reason"] == "preferred"
 

@@ -26,16 +26,18 @@ class Ask:
         self.client = client
 
     def status(self, **body: Any) -> int:
-        return self.client.post("/v1/chat/completions", json={"messages": HELLO, "temperature": 0} | body).status_code
+        return self.client.post(
+            "/v1/chat/completions", json={"model": "phi-4-mini", "messages": HELLO, "temperature": 0} | body
+        ).status_code
 
     def chat(self, **body: Any) -> tuple[str, list[tuple[str, str]], str]:
         """Return text, calls and finish reason; whole and streamed they are equal."""
-        whole = self.client.post("/v1/chat/completions", json={"messages": HELLO, "temperature": 0} | body)
+        whole = self.client.post("/v1/chat/completions", json={"model": "phi-4-mini", "messages": HELLO, "temperature": 0} | body)
         assert whole.status_code == 200, whole.text
         (choice,) = whole.json()["choices"]
         calls = [(call["function"]["name"], call["function"]["arguments"]) for call in choice["message"].get("tool_calls") or ()]
         found = choice["message"]["content"] or "", calls, choice["finish_reason"]
-        assert self._streamed({"messages": HELLO, "temperature": 0, "stream": True} | body) == found
+        assert self._streamed({"model": "phi-4-mini", "messages": HELLO, "temperature": 0, "stream": True} | body) == found
         return found
 
     def _streamed(self, body: dict[str, Any]) -> tuple[str, list[tuple[str, str]], str]:
@@ -81,7 +83,7 @@ def test_the_spelling_of_a_control_token_is_text(ask: Ask, spelled: str) -> None
     assert ask.chat(**format_(one(spelled, {"const": 1}), strict=True)) == (json.dumps({spelled: 1}), [], "stop")
     assert ask.chat(structured_outputs={"choice": [spelled]}) == (spelled, [], "stop")
     assert ask.ollama(format=value) == expected
-    raw = {"prompt": "x", "structured_outputs": {"choice": [spelled]}, "temperature": 0}
+    raw = {"model": "phi-4-mini", "prompt": "x", "structured_outputs": {"choice": [spelled]}, "temperature": 0}
     assert ask.client.post("/v1/completions", json=raw).json()["choices"][0]["text"] == spelled
 
 
@@ -112,7 +114,12 @@ def test_a_number_ends_in_every_api(ask: Ask) -> None:
     assert (text.isdigit(), len(text) < 4, reason) == (True, True, "stop")
     assert ask.chat(messages=sum_, structured_outputs={"regex": "[0-9]+"}) == (text, [], "stop")
     assert ask.ollama(messages=sum_, format={"type": "integer"}) == text
-    raw = {"prompt": "<|user|>What is 2+2?<|end|><|assistant|>", "structured_outputs": {"regex": "[0-9]+"}, "temperature": 0}
+    raw = {
+        "model": "phi-4-mini",
+        "prompt": "<|user|>What is 2+2?<|end|><|assistant|>",
+        "structured_outputs": {"regex": "[0-9]+"},
+        "temperature": 0,
+    }
     choice = ask.client.post("/v1/completions", json=raw | {"max_tokens": 50}).json()["choices"][0]
     assert (choice["text"], choice["finish_reason"]) == (text, "stop")
 

@@ -35,6 +35,7 @@ class Answer:
 def _body(number: int) -> dict[str, object]:
     question = f"Tell me {number + 2} things about {SUBJECTS[number % len(SUBJECTS)]}."
     return {
+        "model": "phi-4-mini",
         "messages": [{"role": "user", "content": question}],
         "temperature": 0,
         "max_tokens": TOKENS,
@@ -154,7 +155,7 @@ def test_a_whole_group_down_is_answered_by_the_other(app: LiveApp, replicas: lis
     """Frozen rather than killed: Serve would have successors within seconds."""
     for pid in replicas:
         os.kill(pid, signal.SIGSTOP)
-    body = {"messages": [{"role": "user", "content": "What is 2 + 3?"}], "max_tokens": 4}
+    body = {"model": "phi-4-mini", "messages": [{"role": "user", "content": "What is 2 + 3?"}], "max_tokens": 4}
     reasons = []
     while not reasons or (reasons[-1] != "not-ready" and len(reasons) < 10):
         answer = httpx.post(app.url + CHAT, json=body, headers={"x-task": "math"}, timeout=60)
@@ -168,7 +169,7 @@ def test_a_conversation_stays_on_its_replica(app: LiveApp) -> None:
     """The second turn finds the first one in the cache of the replica that answered it."""
     turns: list[dict[str, str]] = [{"role": "user", "content": "Tell me about the sea, and about ships that cross it in winter."}]
     for _ in range(4):
-        body = {"messages": turns, "temperature": 0, "max_tokens": 24, "ignore_eos": True}
+        body = {"model": "phi-4-mini", "messages": turns, "temperature": 0, "max_tokens": 24, "ignore_eos": True}
         answer = httpx.post(app.url + CHAT, json=body, headers={"x-engine": "onnx"}, timeout=60).json()
         cached = answer["usage"].get("prompt_tokens_details", {}).get("cached_tokens", 0)
         if len(turns) > 1:

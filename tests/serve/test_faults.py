@@ -15,8 +15,8 @@ import pytest
 from tests.live import GROUPS, LiveApp
 
 CHAT = "/v1/chat/completions"
-LONG = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3500, "ignore_eos": True}
-SHORT = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+LONG = {"model": "phi-4-mini", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3500, "ignore_eos": True}
+SHORT = {"model": "phi-4-mini", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 
 
 def _freed_after_s(app: LiveApp, group: str) -> float:
@@ -46,20 +46,20 @@ def test_a_client_that_leaves_frees_its_slot_within_a_second(app: LiveApp, group
 
 BROKEN: list[tuple[bytes, int]] = [
     (b"not json", 400),
-    (b'{"messages": "hi"}', 400),
-    (b'{"messages": []}', 400),
-    (b'{"messages": [{"role": "alien", "content": "x"}]}', 400),
-    (b'{"messages": [{"role": "user", "content": "x"}], "temperature": NaN}', 400),
-    (b'{"messages": [{"role": "user", "content": "x"}], "temperature": Infinity}', 400),
-    (b'{"messages": [{"role": "user", "content": "x"}], "temperature": -1}', 400),
-    (b'{"messages": [{"role": "user", "content": "x"}], "seed": 1180591620717411303424}', 400),
-    (b'{"messages": [{"role": "user", "content": "x"}], "max_tokens": 0}', 400),
-    (b'{"messages": [{"role": "user", "content": "x"}], "max_tokens": 1e12}', 400),
-    (b'{"messages": [{"role": "user", "content": "x"}], "max_tokens": 1000000000000}', 400),
-    (b'{"messages": [{"role": "user", "content": "x"}], "model": "nope"}', 404),
-    (b'{"messages": [{"role": "user", "content": "x"}], "logit_bias": {"9999999": 1}}', 400),
-    (b'{"messages": [{"role": "user", "content": "' + b"a " * 500_000 + b'"}]}', 413),
-    (b'{"messages": [{"role": "user", "content": "' + b"a " * 20_000 + b'"}]}', 400),
+    (b'{"model": "phi-4-mini", "messages": "hi"}', 400),
+    (b'{"model": "phi-4-mini", "messages": []}', 400),
+    (b'{"model": "phi-4-mini", "messages": [{"role": "alien", "content": "x"}]}', 400),
+    (b'{"model": "phi-4-mini", "messages": [{"role": "user", "content": "x"}], "temperature": NaN}', 400),
+    (b'{"model": "phi-4-mini", "messages": [{"role": "user", "content": "x"}], "temperature": Infinity}', 400),
+    (b'{"model": "phi-4-mini", "messages": [{"role": "user", "content": "x"}], "temperature": -1}', 400),
+    (b'{"model": "phi-4-mini", "messages": [{"role": "user", "content": "x"}], "seed": 1180591620717411303424}', 400),
+    (b'{"model": "phi-4-mini", "messages": [{"role": "user", "content": "x"}], "max_tokens": 0}', 400),
+    (b'{"model": "phi-4-mini", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1e12}', 400),
+    (b'{"model": "phi-4-mini", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1000000000000}', 400),
+    (b'{"model": "phi-4-mini", "messages": [{"role": "user", "content": "x"}], "model": "nope"}', 404),
+    (b'{"model": "phi-4-mini", "messages": [{"role": "user", "content": "x"}], "logit_bias": {"9999999": 1}}', 400),
+    (b'{"model": "phi-4-mini", "messages": [{"role": "user", "content": "' + b"a " * 500_000 + b'"}]}', 413),
+    (b'{"model": "phi-4-mini", "messages": [{"role": "user", "content": "' + b"a " * 20_000 + b'"}]}', 400),
 ]
 
 

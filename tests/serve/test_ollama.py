@@ -277,7 +277,7 @@ def test_a_begun_answer_is_continued_by_every_group(app: LiveApp, connect: Conne
         assert client.chat(MODEL, turns, options=GREEDY).message.content == whole[at:]
         parts = list(client.chat(MODEL, turns, options=GREEDY, stream=True))
         assert "".join(part.message.content or "" for part in parts) == whole[at:]
-        body = {"messages": [hello, turns[1] | {"role": "assistant"}], "temperature": 0}
+        body = {"model": "phi4-mini", "messages": [hello, turns[1] | {"role": "assistant"}], "temperature": 0}
         both = {"continue_final_message": True, "add_generation_prompt": False}
         answer = httpx.post(f"{app.url}/v1/chat/completions", json=body | both, headers={"x-engine": group}, timeout=120).json()
         assert answer["choices"][0]["message"]["content"] == whole[at:]

@@ -52,7 +52,7 @@ def _deploy(app: LiveApp, user_config: dict[str, object]) -> None:
 
 def _engine(app: LiveApp, request_id: str = "x") -> str:
     headers = {"x-task": "math", "x-request-id": request_id}
-    body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+    body = {"model": "phi-4-mini", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
     return httpx.post(f"{app.url}/v1/chat/completions", json=body, headers=headers, timeout=60).headers["x-engine"]
 
 

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import openai
 import pytest
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
@@ -162,13 +163,13 @@ async def test_a_stream_that_breaks_off_ends_with_a_failed_response() -> None:
 async def test_truncation_drops_the_oldest_turns_where_the_client_allows_it() -> None:
     long: Any = [{"role": role, "content": f"{at} " + "word " * 150} for at in range(8) for role in ("user", "assistant")]
     turns = [*long, {"role": "user", "content": "Now?"}]
-    async with _sdk(max_model_len=1024, text="Yes.") as (client, app):
+    async with sdk(max_model_len=1024, text="Yes.") as (client, app):
         with pytest.raises(openai.BadRequestError) as refused:
             await client.responses.create(model="phi", input=turns)
         assert refused.value.code == "context_length_exceeded"
         raw = await client.responses.with_raw_response.create(model="phi", input=turns, truncation="auto", instructions="Be brief.")
         assert int(raw.headers["x-dropped-messages"]) > 0
-        shown = _shown(app)
+        shown = read_prompt(app)
         assert "Now?" in shown
         assert "Be brief." in shown
         assert "0 word" not in shown
