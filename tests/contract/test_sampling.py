@@ -200,6 +200,7 @@ def test_bias_comes_before_the_penalties_as_in_vllm() -> None:
     assert sampler.draw(np.array([2.0, 1.5], np.float32))[0] == 1
 
 
+@pytest.mark.slow
 async def test_seeded_requests_with_long_prompts_all_at_once(model_engine: Engine) -> None:
     """More prompt tokens than a step has room for: vLLM's core on CPUs does not survive a seeded prompt that is cut in two."""
 

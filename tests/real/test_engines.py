@@ -9,6 +9,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,12 @@ TEXTS = (
 LENGTHS = (5, 100, 1000, 3000)
 
 
-@pytest.fixture(scope="module", params=MODEL_ENGINES)
+def _mark(name: str) -> Any:
+    """Leave what takes half a minute to start to `make test-slow`; `make test` has it on the demo model."""
+    return pytest.param(name, marks=pytest.mark.slow) if MODEL_ENGINES[name].kind is EngineKind.VLLM else name
+
+
+@pytest.fixture(scope="module", params=[_mark(name) for name in MODEL_ENGINES])
 async def engine(request: pytest.FixtureRequest, real_dir: Path) -> AsyncIterator[Engine]:
     settings = MODEL_ENGINES[request.param]
     built = build_engine(settings, derive(real_dir, settings))

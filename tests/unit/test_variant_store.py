@@ -62,6 +62,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_killed_creation_leaves_the_old_or_the_new(tmp_path: Path) -> None:
     reader = _catalog(tmp_path)
     for pause_s in (0.0, 0.003, 0.01, 0.02, 0.037):
