@@ -63,7 +63,10 @@ class BackgroundWork:
                 await settle()
             with suppress(StoreUnavailable):
                 await archive.unmark(key)
+        except Exception:  # whatever it is: work that nobody watches must not go on
+            logger.exception("work in the background is no longer watched")
         finally:
+            running.cancel()
             self._work.pop(running, None)
 
     async def close(self) -> None:

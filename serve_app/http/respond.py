@@ -35,7 +35,7 @@ from serve_app.dialects.base import (
 )
 from serve_app.embeddings import embed
 from serve_app.encoding import EmbedRequest
-from serve_app.errors import ServeError, StoreUnavailable, TooLarge, internal_error
+from serve_app.errors import Overloaded, ServeError, StoreUnavailable, TooLarge, internal_error
 from serve_app.gateway import Gateway
 from serve_app.http.hints import apply_header_hints, apply_placing_hints
 from serve_app.http.request_ids import choose_request_id
@@ -112,6 +112,8 @@ async def _begin(codec: KeepingCodec, context: AnswerContext[Any], gateway: Gate
     Raises the errors of the request itself, `StoreUnavailable`.
     """
     key, archive = codec.detached_key, open_archive(gateway, context.record)
+    if gateway.background.active >= gateway.settings.limits.max_concurrent_generations:
+        raise Overloaded("too many requests are made in the background; try again later", retry_after_s=1.0)
     await gateway.preview_route(context.request, replace(context.record))
 
     async def work() -> None:
@@ -205,7 +207,9 @@ async def _encode(
         yield b"".join(encoder.fail(error))
     except Exception:  # no text of an unforeseen error may reach a client
         logger.exception("request %s failed midway", record.request_id)
-        yield b"".join(encoder.fail(internal_error(record.request_id)))
+        failure = internal_error(record.request_id)
+        await _keep(encoder, failure)
+        yield b"".join(encoder.fail(failure))
 
 
 async def _keep(encoder: StreamEncoder, ending: ChoiceEnd | ServeError) -> None:

@@ -95,6 +95,17 @@ async def test_an_ordered_end_breaks_it_off() -> None:
         assert app.gateway.active == 0
 
 
+async def test_only_so_many_go_on_at_once() -> None:
+    async with sdk({"limits": {"max_concurrent_generations": 2}}, **SLOW) as (client, app):
+        for _ in range(2):
+            await client.responses.create(model="phi", input="hi", background=True)
+        with pytest.raises(openai.InternalServerError) as refused:
+            await client.responses.create(model="phi", input="hi", background=True)
+        assert refused.value.response.status_code == 503
+        await app.gateway.background.close()
+        assert app.gateway.background.active == 0
+
+
 @pytest.mark.parametrize("change", [{"model": "none"}, {"input": "word " * 5000}, {"temperature": 9}, {"tool_choice": "required"}])
 async def test_a_wrong_request_is_refused_at_once(change: dict[str, Any]) -> None:
     async with sdk() as (_, app):

@@ -231,3 +231,14 @@ async def test_unknown_ids_are_not_found(name: str) -> None:
     async with sdk() as (_, app):
         for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/input_items")):
             assert (await app.client.request(method, f"/v1/responses/{name}{path}")).status_code == 404
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_conversation_of_many_items_is_kept_and_continued(stream: bool) -> None:
+    items: Any = [{"role": role, "content": f"{role} {at}"} for at in range(150) for role in ("user", "assistant")]
+    async with sdk() as (client, app):
+        first = await _send(app, {"input": [*items, {"role": "user", "content": "Last."}]}, stream=stream)
+        second = await _send(app, {"input": "More.", "previous_response_id": first["id"]}, stream=stream)
+        listed = await client.responses.input_items.list(second["id"], order="asc", limit=100)
+        assert (len(listed.data), listed.has_more) == (100, True)
+        assert second["usage"]["input_tokens"] > first["usage"]["input_tokens"]

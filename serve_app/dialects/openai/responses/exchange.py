@@ -4,6 +4,7 @@ Kept is a JSON object: `response`, the answer as its client got it, and `input`,
 included. So one look-up reads a conversation of any length. Knows no HTTP and no store.
 """
 
+import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from serve_app.strict_json import load
 
 MAX_KEPT_BYTES = 8 << 20
 """A longer conversation is answered and not kept."""
+_MANY_ITEMS, _MANY_BYTES = 200, 256 << 10
+"""Above these, conversations are written and read on threads: the event loop has other streams to serve."""
 _MAX_LOOKUPS = 64
 """Kept answers that the references of one request may lie in."""
 _MAX_READ_BYTES = 32 << 20
@@ -43,9 +46,13 @@ class Exchange:
         if not self.key or self.archive is None:
             return False
         given = self.context.body.input
-        items = [] if isinstance(given, str) else [show_item(item) for item in given]
-        value = dump({"response": response, "input": items})
+        items = [] if isinstance(given, str) else given
+        value = await asyncio.to_thread(_pack, response, items) if len(items) > _MANY_ITEMS else _pack(response, items)
         return len(value) <= MAX_KEPT_BYTES and await self.archive.write(self.key, value)
+
+
+def _pack(response: JsonObject, items: Sequence[Item]) -> bytes:
+    return dump({"response": response, "input": [show_item(item) for item in items]})
 
 
 async def find_kept(response_id: str, archive: Archive) -> JsonObject | None:
@@ -70,7 +77,9 @@ def _explain(archive: Archive) -> str:
 
 async def _read(key: str, archive: Archive) -> JsonObject | None:
     value = await archive.read(key)
-    return None if value is None else _parse(value)
+    if value is None:
+        return None
+    return await asyncio.to_thread(_parse, value) if len(value) > _MANY_BYTES else _parse(value)
 
 
 def _parse(value: bytes) -> JsonObject:
@@ -88,7 +97,7 @@ async def fill_in(items: str | list[Item], previous: str | None, archive: Archiv
         kept = await find_kept(previous, archive)
         if kept is None:
             raise InvalidRequest(f"no response '{previous[:100]}' is kept{_explain(archive)}", param="previous_response_id")
-        earlier = _list_items(kept)
+        earlier = await asyncio.to_thread(_list_items, kept) if len(kept["input"]) > _MANY_ITEMS else _list_items(kept)
     given = [Item(role="user", content=items)] if isinstance(items, str) else items
     references = _References(earlier, archive)
     whole = list(earlier)
