@@ -125,11 +125,7 @@ async def _begin(codec: KeepingCodec, context: AnswerContext[Any], gateway: Gate
         await finish(answer)
 
     async def finish(answer: JsonObject) -> None:
-        try:
-            if await archive.read(key) is not None:  # else the client deleted it meanwhile
-                await codec.keep(answer, context)
-        except StoreUnavailable as error:
-            logger.warning("a response made in the background is lost: %s", error.message)
+        await codec.keep(answer, context, again=True)
 
     begun = await codec.keep(codec.encode_unfinished(context), context)
     if await archive.read(key) is None:

@@ -129,3 +129,44 @@ async def test_nothing_begins_while_the_store_is_away(monkeypatch: pytest.Monkey
         monkeypatch.setattr(app.gateway.accounts.store, "add", fail)
         assert (await app.client.post("/v1/responses", json=body)).status_code == 503
         assert app.gateway.background.active == 0
+
+
+async def test_nothing_of_a_deleted_one_stays() -> None:
+    async with _sdk() as (client, app):
+        begun = await client.responses.create(model="phi", input="SECRET", background=True)
+        await _wait(client, begun.id)
+        await client.responses.delete(begun.id)
+        await asyncio.sleep(0.1)
+        assert (await app.gateway.accounts.store.scan("responses/")).items == ()
+
+
+async def test_one_that_is_deleted_while_its_answer_is_kept_does_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with _sdk() as (client, app):
+        store = app.gateway.accounts.store
+        put, deleted = store.put, []
+
+        async def delete_before(key: str, value: bytes, **kwargs: Any) -> None:
+            if b'"status":"completed","background":true' in value and not deleted:
+                deleted.append(key)
+                await client.responses.delete(begun.id)
+            await put(key, value, **kwargs)
+
+        monkeypatch.setattr(store, "put", delete_before)
+        begun = await client.responses.create(model="phi", input="hi", background=True)
+        give_up = time.monotonic() + 10
+        while app.gateway.background.active:
+            assert time.monotonic() < give_up
+            await asyncio.sleep(0.05)
+        assert deleted
+        with pytest.raises(openai.NotFoundError):
+            await client.responses.retrieve(begun.id)
+        assert (await store.scan("responses/")).items == ()
+
+
+async def test_one_under_way_is_not_continued() -> None:
+    async with _sdk(**SLOW) as (client, app):
+        begun = await client.responses.create(model="phi", input="hi", background=True)
+        with pytest.raises(openai.BadRequestError, match="still being made"):
+            await client.responses.create(model="phi", input="And?", previous_response_id=begun.id)
+        await app.gateway.background.close()
+        await client.responses.create(model="phi", input="And?", previous_response_id=begun.id, max_output_tokens=2)

@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from serve_app.access.keys import Key, KeyList, hash_key
+from serve_app.dialects.openai.responses import references
 from serve_app.errors import StoreUnavailable
 from tests.unit.app import App, running
 
@@ -199,3 +200,63 @@ async def test_unknown_ids_are_not_found(name: str) -> None:
     async with _sdk() as (_, app):
         for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/input_items")):
             assert (await app.client.request(method, f"/v1/responses/{name}{path}")).status_code == 404
+
+
+async def test_every_item_of_an_input_has_an_id_of_its_own() -> None:
+    async with _sdk() as (client, app):
+        first = await _send(app, {"input": [{"id": "same", "role": "user", "content": text} for text in ("a", "b", "c")]})
+        again = await _send(app, {"input": [{"id": "same", "role": "user", "content": "d"}], "previous_response_id": first["id"]})
+        for response, count in ((first, 3), (again, 5)):
+            listed = client.responses.input_items.list(response["id"], limit=1, order="asc")
+            assert len([item async for item in listed]) == count
+
+
+async def test_an_item_is_referred_to_once() -> None:
+    async with _sdk() as (_, app):
+        first = await _send(app, {"input": "word " * 100})
+        item = {"type": "item_reference", "id": first["output"][0]["id"]}
+        for input in ([item, item], [item, {"id": item["id"]}], [{"type": "item_reference"}] * 2):
+            answer = await app.client.post("/v1/responses", json={"model": "phi", "input": input})
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, "input.1"), answer.text
+
+
+async def test_references_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(references, "MAX_KEPT_BYTES", 2000)
+    async with _sdk() as (_, app):
+        kept = [await _send(app, {"input": f"{turn} {'word ' * 200}"}) for turn in range(3)]
+        items = [(await app.client.get(f"/v1/responses/{each['id']}/input_items")).json()["data"][0]["id"] for each in kept]
+        referring = [{"type": "item_reference", "id": each} for each in items]
+        assert await _send(app, {"input": referring[:1]})
+        answer = await app.client.post("/v1/responses", json={"model": "phi", "input": referring})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "input.1"), answer.text
+
+
+DAMAGES = {
+    "cut": lambda value: value[:60],
+    "no text": lambda value: value[:38] + b"\xff\xfe",
+    "no object": lambda value: value[:38] + b"[]",
+    "wrong items": lambda value: value[:38] + b'{"input":[3],"response":{"status":"completed","background":false,"output":[]}}',
+    "unknown form": lambda value: value.replace(b'"role":"user"', b'"role":"oracle"'),
+    "head": lambda value: value.replace(b'{"key":"', '{"key":"é'.encode()),
+    "units": lambda value: value.replace(b'"units":1', b'"units":-1'),
+    "too many units": lambda value: value.replace(b'"units":1', b'"units":1' + b"0" * 20),
+}
+
+
+@pytest.mark.parametrize("named", DAMAGES)
+async def test_what_cannot_be_read_counts_as_not_kept(named: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with _sdk() as (_, app):
+        response = await _send(app, {"input": "SECRET"})
+        store = app.gateway.accounts.store
+        for entry in (await store.scan("responses/")).items:
+            if (entry.key.startswith("responses/unit/")) is (named in ("head", "units", "too many units")):
+                continue
+            await store.put(entry.key, DAMAGES[named](entry.value))
+        path = f"/v1/responses/{response['id']}"
+        continued = {"model": "phi", "input": "x", "previous_response_id": response["id"]}
+        assert (await app.client.post("/v1/responses", json=continued)).status_code == 400
+        reference = [{"type": "item_reference", "id": f"msg_{response['id'][5:]}_i0"}]
+        assert (await app.client.post("/v1/responses", json={"model": "phi", "input": reference})).status_code == 400
+        for method, end in (("GET", ""), ("GET", "/input_items"), ("DELETE", "")):
+            assert (await app.client.request(method, path + end)).status_code in (200, 404)
+        assert "SECRET" not in caplog.text
