@@ -382,7 +382,13 @@ class Gateway:
         except NoEngine as error:
             candidates, reason = (), error.code
         return RoutePreview(
-            decision=decision, model=resolved.model.name, model_reason=model_reason, candidates=candidates, reason=reason
+            decision=decision,
+            model=resolved.model.name,
+            model_reason=model_reason,
+            candidates=candidates,
+            reason=reason,
+            prompt_tokens=prepared.prompt_tokens,
+            answer_tokens=self._expect_answer_tokens(prepared.request, resolved.model.name, record),
         )
 
     def render_exposition(self) -> bytes:
