@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serve_app.errors import StoreUnavailable
 from serve_app.store.base import Addition, Store
@@ -31,6 +31,8 @@ _ASKED_S = 60.0
 """Seconds that a request to end is kept; whoever makes the answer looks every second."""
 _KEY = re.compile(r"[0-9a-f]{32}([0-9a-f]{6})")
 _HEADS, _UNITS = "responses/heads", "responses/units"
+_ENDED, _DELETED = b"end", b"deleted"
+"""What is asked of whoever makes an answer."""
 _LARGEST_SHARE = 4
 """One answer takes at most this fraction of all units: 1/4."""
 
@@ -42,9 +44,9 @@ class _Head(BaseModel):
 
     key: str
     owner: str
-    first: int
+    first: int = Field(ge=0)
     """Number of its first unit, counted from the first answer ever kept."""
-    units: int
+    units: int = Field(ge=0, le=1 << 20)
     """Number of its units."""
 
 
@@ -91,7 +93,7 @@ class OwnArchive:
         return f"{self.archive.make_token()}{tally.sum % self.archive.settings.max_count:06x}"
 
     async def write(self, key: str, value: bytes) -> bool:
-        """Keep an answer under a reserved key, replacing what is there; return False where that is impossible now."""
+        """Keep an answer under a reserved key; return False where that is impossible now."""
         place = _find_place(key)
         mark = key.encode()
         parts = [mark + value[at : at + UNIT_BYTES] for at in range(0, len(value), UNIT_BYTES)]
@@ -108,6 +110,20 @@ class OwnArchive:
             logger.warning("an answer is not kept: %s", error.message)
             return False
         return True
+
+    async def replace(self, key: str, value: bytes) -> bool:
+        """Keep an answer in place of the one under its key; return False where that was deleted, or where it is impossible now."""
+        try:
+            head = await self._find(key)
+            if head is None or not await self.write(key, value):
+                return False
+            await self._delete_units(head)
+            if await self.archive.store.get(_name_end(key)) != _DELETED:
+                return True
+            await self.delete(key)  # it was deleted while it was written
+        except StoreUnavailable as error:
+            logger.warning("an answer is not kept: %s", error.message)
+        return False
 
     async def read(self, key: str) -> bytes | None:
         """Return a kept answer of this caller, None where there is none; raises `StoreUnavailable`."""
@@ -126,14 +142,18 @@ class OwnArchive:
         if head is None:
             return False
         there = await self.read(key) is not None
-        for at in range(head.units):
-            name = self._name_unit(head, at)
-            part = await self.archive.store.get(name)
-            if part is not None and part.startswith(key.encode()):
-                await self.archive.store.delete(name)
+        await self._delete_units(head)
         place = _find_place(key)
         assert place is not None
         return await self.archive.store.delete(place) and there
+
+    async def _delete_units(self, head: _Head) -> None:
+        """Delete the bytes of an answer, but for places that newer answers took."""
+        for at in range(head.units):
+            name = self._name_unit(head, at)
+            part = await self.archive.store.get(name)
+            if part is not None and part.startswith(head.key.encode()):
+                await self.archive.store.delete(name)
 
     async def mark_alive(self, key: str) -> None:
         """Note that the answer of this key is being made, for `ALIVE_S` seconds. Raises `StoreUnavailable`."""
@@ -142,19 +162,19 @@ class OwnArchive:
     async def unmark(self, key: str) -> None:
         """Remove the marks of an answer that is no longer being made; raises `StoreUnavailable`."""
         await self.archive.store.delete(f"responses/alive/{key}")
-        await self.archive.store.delete(f"responses/end/{key}")
+        await self.archive.store.delete(_name_end(key))
 
     async def is_alive(self, key: str) -> bool:
         """Return whether the answer of this key is being made; raises `StoreUnavailable`."""
         return await self.archive.store.get(f"responses/alive/{key}") is not None
 
-    async def ask_to_end(self, key: str) -> None:
-        """Ask the process that makes the answer of this key to end it; raises `StoreUnavailable`."""
-        await self.archive.store.put(f"responses/end/{key}", b"1", ttl_s=_ASKED_S)
+    async def ask_to_end(self, key: str, *, deleted: bool = False) -> None:
+        """Ask the process that makes this answer to end it, and not to keep it if it is `deleted`; raises `StoreUnavailable`."""
+        await self.archive.store.put(_name_end(key), _DELETED if deleted else _ENDED, ttl_s=_ASKED_S)
 
     async def is_asked_to_end(self, key: str) -> bool:
         """Return whether the work at this key should end; raises `StoreUnavailable`."""
-        return await self.archive.store.get(f"responses/end/{key}") is not None
+        return await self.archive.store.get(_name_end(key)) is not None
 
     async def _find(self, key: str) -> _Head | None:
         place = _find_place(key)
@@ -165,7 +185,7 @@ class OwnArchive:
             head = _Head.model_validate_json(found)
         except ValidationError:
             return None
-        owns = hmac.compare_digest(head.key, key) and head.owner == self.owner
+        owns = hmac.compare_digest(head.key.encode(), key.encode()) and head.owner == self.owner
         return head if owns else None
 
     def _name_unit(self, head: _Head, at: int) -> str:
@@ -176,3 +196,8 @@ def _find_place(key: str) -> str | None:
     """Return the name of the place where the head of a key lies; None for a malformed key."""
     found = _KEY.fullmatch(key)
     return None if found is None else f"responses/head/{int(found[1], 16)}"
+
+
+def _name_end(key: str) -> str:
+    """Return where the wish lies that the work at an answer should end."""
+    return f"responses/end/{key}"

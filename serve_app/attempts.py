@@ -15,7 +15,7 @@ from typing import Protocol, TypeAlias, TypeVar, cast
 
 from serve_app.config import RoutingSettings
 from serve_app.encoding import Encoded, EncodeRequest
-from serve_app.errors import EngineError, IncompleteGeneration, NoEngine, Overloaded, ServeError
+from serve_app.errors import EngineError, GenerationFailed, IncompleteGeneration, NoEngine, Overloaded, ServeError
 from serve_app.generation import Generation
 from serve_app.metrics import IngressMetrics
 from serve_app.record import RequestRecord
@@ -93,6 +93,8 @@ class Encoding:
     deadline: float
     work: float
     affinity: str = ""
+    width: int
+    """Components of each vector that the client gets."""
 
 
 @dataclass(slots=True)
@@ -206,7 +208,7 @@ class Attempts:
             request = encoding.request.with_placement(self._placement(encoding, admission))
             self._record_attempt(encoding, attempt, admission.group.name)
             try:
-                stream = self._encode(admission.group.name, request)
+                stream = self._encode(admission.group.name, request, encoding.width)
                 async with aclosing(self._attempt_once(encoding, stream, request.placement, admission)) as results:
                     return await anext(results)
             except ServeError as failure:
@@ -219,9 +221,12 @@ class Attempts:
     def _generate(self, group: str, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
         return cast(Generator, self._generators[group]).generate(request)
 
-    async def _encode(self, group: str, request: EncodeRequest) -> AsyncGenerator[Encoded, None]:
-        """Yield the one result of an encoder."""
-        yield await cast(Encoder, self._generators[group]).encode(request)
+    async def _encode(self, group: str, request: EncodeRequest, width: int) -> AsyncGenerator[Encoded, None]:
+        """Yield the one result of an encoder; raises `GenerationFailed` for vectors that do not belong to the request."""
+        encoded = await cast(Encoder, self._generators[group]).encode(request)
+        if not encoded.fits(len(request.inputs), width):
+            raise GenerationFailed(f"group {group} made vectors of another shape, or with values that are not finite; try again")
+        yield encoded
 
     def _admit(self, candidates: tuple[str, ...], progress: _Progress, length: int) -> Admission | None:
         """Find the next admitted group with room after `length` tokens, and point `progress.next` to it."""

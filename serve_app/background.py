@@ -55,11 +55,12 @@ class BackgroundWork:
             while not running.done() and not is_asked:
                 await asyncio.wait((running,), timeout=_LOOK_EVERY_S)
                 is_asked = not running.done() and await _is_asked_to_end(key, archive)
-            running.cancel()
+            if is_asked:
+                running.cancel()
             (outcome,) = await asyncio.gather(running, return_exceptions=True)
             if isinstance(outcome, Exception):  # a cancelled task's outcome is none
                 logger.error("work in the background failed", exc_info=outcome)
-            if is_asked:
+            if is_asked and running.cancelled():  # else it had ended before anybody could stop it, and its answer stays
                 await settle()
             with suppress(StoreUnavailable):
                 await archive.unmark(key)

@@ -264,6 +264,10 @@ class RoutePreview:
     """Groups in the order in which they would be tried; empty when none is ready."""
     reason: str
     """Why the first is first; see `Policy.choose`. The error's code where there are no candidates."""
+    prompt_tokens: int
+    """Tokens of all prompts."""
+    answer_tokens: int
+    """Tokens that all answers may have together, as quotas count them in advance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

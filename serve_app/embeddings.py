@@ -79,7 +79,14 @@ async def _embed(
         )
     tokens = encode_request.tokens
     candidates = _choose(gateway, request, inputs, resolved, record)
-    encoding = Encoding(request=encode_request, candidates=candidates, record=record, deadline=deadline, work=float(tokens))
+    encoding = Encoding(
+        request=encode_request,
+        candidates=candidates,
+        record=record,
+        deadline=deadline,
+        work=float(tokens),
+        width=request.dimensions or model.about.dimensions,
+    )
     async with gateway.reserve(tokens, 0, model.name, record):
         used = Usage(prompt_tokens=tokens, completion_tokens=0)
         try:

@@ -86,6 +86,11 @@ class Encoded:
     timings: Timings = field(default_factory=Timings)
     """`queue_s` until its first input was computed, `prefill_s` from then to the end."""
 
+    def fits(self, inputs: int, width: int) -> bool:
+        """Return whether it has one vector of `width` finite components for each of so many inputs."""
+        vectors = self.vectors
+        return isinstance(vectors, np.ndarray) and vectors.shape == (inputs, width) and bool(np.isfinite(vectors).all())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedding:

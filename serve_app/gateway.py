@@ -28,12 +28,9 @@ from serve_app.conversation import (
     TaskDecision,
 )
 from serve_app.errors import (
-    CapacityError,
     DeadlineExceeded,
-    EngineError,
     Forbidden,
     InvalidRequest,
-    ModelUnusable,
     NoEngine,
     Overloaded,
     ServeError,
@@ -46,7 +43,7 @@ from serve_app.models.catalog import Catalog
 from serve_app.models.resolved import AnyModel, Resolved
 from serve_app.models.served import PreparedRequest, ServedModel
 from serve_app.record import RequestRecord
-from serve_app.routing.auto import ModelChoice, choose_model
+from serve_app.routing.auto import ModelChoice, choose_failure, choose_model
 from serve_app.routing.fleet import Fleet
 from serve_app.routing.policy import Policy, Route
 from serve_app.routing.tasks import decide
@@ -54,20 +51,6 @@ from serve_app.types import Task
 
 _PRIORITY_SHARES = MappingProxyType({Priority.HIGH: 1.0, Priority.NORMAL: 0.9, Priority.BATCH: 0.5})
 """The shares of `max_concurrent_generations` up to which a key's requests are admitted."""
-
-
-def _choose_failure(first: ServeError | None, error: ServeError) -> ServeError:
-    """Return the failure of a request that one more model has not answered; raises `error` where no other model may be tried.
-
-    That a model which only stands in refuses the request says nothing about the request: the first model would take it later.
-    """
-    if isinstance(error, DeadlineExceeded):
-        raise error
-    if isinstance(error, CapacityError | EngineError | ModelUnusable):
-        return error
-    if first is None:
-        raise error
-    return first
 
 
 @dataclass(slots=True)
@@ -152,7 +135,7 @@ class Gateway:
                 except ServeError as error:
                     if started:
                         raise
-                    failure = _choose_failure(failure, error)
+                    failure = choose_failure(failure, error)
                     tried.add(record.served_model)
             assert failure is not None
             raise failure
@@ -361,7 +344,7 @@ class Gateway:
             try:
                 found = await self._preview_route_to(name, request, record, choice.reason if at == 0 else "auto-fallback")
             except ServeError as error:
-                failure = failure if preview is not None else _choose_failure(failure, error)
+                failure = failure if preview is not None else choose_failure(failure, error)
                 continue
             preview = found if preview is None or found.candidates else preview
             if preview.candidates:
@@ -387,7 +370,13 @@ class Gateway:
         except NoEngine as error:
             candidates, reason = (), error.code
         return RoutePreview(
-            decision=decision, model=resolved.model.name, model_reason=model_reason, candidates=candidates, reason=reason
+            decision=decision,
+            model=resolved.model.name,
+            model_reason=model_reason,
+            candidates=candidates,
+            reason=reason,
+            prompt_tokens=prepared.prompt_tokens,
+            answer_tokens=self._expect_answer_tokens(prepared.request, resolved.model.name, record),
         )
 
     def render_exposition(self) -> bytes:

@@ -118,6 +118,11 @@ class Limiter:
         self._note_success()
         return reservation
 
+    async def require_quota(self, caller: Caller, model: str, *, prompt_tokens: int, answer_tokens: int) -> None:
+        """Raise what `reserve` would raise now, and reserve nothing."""
+        reservation = await self.reserve(caller, model, prompt_tokens=prompt_tokens, answer_tokens=answer_tokens)
+        reservation.settle(0, counts=False)
+
     async def _catch_up(self) -> None:
         """Find out whether the store is back, and tell it first what it missed."""
         try:

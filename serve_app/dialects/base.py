@@ -111,7 +111,11 @@ class Archive(Protocol):
         ...
 
     async def write(self, key: str, value: bytes) -> bool:
-        """Keep an answer under a reserved key, replacing what is there; return False where that is impossible now."""
+        """Keep an answer under a reserved key; return False where that is impossible now."""
+        ...
+
+    async def replace(self, key: str, value: bytes) -> bool:
+        """Keep an answer in place of the one under its key; return False where that was deleted, or where it is impossible now."""
         ...
 
     async def read(self, key: str) -> bytes | None:
@@ -126,8 +130,8 @@ class Archive(Protocol):
         """Return whether the answer of this key is being made; raises `StoreUnavailable`."""
         ...
 
-    async def ask_to_end(self, key: str) -> None:
-        """Ask the process that makes the answer of this key to end it; raises `StoreUnavailable`."""
+    async def ask_to_end(self, key: str, *, deleted: bool = False) -> None:
+        """Ask the process that makes this answer to end it, and not to keep it if it is `deleted`; raises `StoreUnavailable`."""
         ...
 
 
@@ -149,8 +153,11 @@ class KeepingCodec(Codec[Any], Protocol):
         """The key under which the client fetches the answer later; empty where it waits for the answer."""
         ...
 
-    async def keep(self, answer: JsonObject, context: AnswerContext[Any]) -> JsonObject:
-        """Keep a whole answer, if the client wants that; return it as the client gets it."""
+    async def keep(self, answer: JsonObject, context: AnswerContext[Any], *, again: bool = False) -> JsonObject:
+        """Keep a whole answer, if the client wants that; return it as the client gets it.
+
+        `again`: it replaces what is kept of it, and is not kept where the client deleted that.
+        """
         ...
 
     def encode_unfinished(

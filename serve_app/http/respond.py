@@ -9,7 +9,6 @@ import logging
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
-from dataclasses import replace
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -35,7 +34,7 @@ from serve_app.dialects.base import (
 )
 from serve_app.embeddings import embed
 from serve_app.encoding import EmbedRequest
-from serve_app.errors import Overloaded, ServeError, StoreUnavailable, TooLarge, internal_error
+from serve_app.errors import NoEngine, Overloaded, ServeError, StoreUnavailable, TooLarge, internal_error
 from serve_app.gateway import Gateway
 from serve_app.http.hints import apply_header_hints, apply_placing_hints
 from serve_app.http.request_ids import choose_request_id
@@ -109,12 +108,18 @@ async def respond(codec: Codec[Any], dialect: Dialect, gateway: Gateway, http_re
 async def _begin(codec: KeepingCodec, context: AnswerContext[Any], gateway: Gateway) -> JsonObject:
     """Begin a request whose client does not wait, and return its answer so far.
 
-    Raises the errors of the request itself, `StoreUnavailable`.
+    Raises the errors of the request itself, `QuotaExceeded` and `NoEngine` where it could not begin now, `StoreUnavailable`.
     """
     key, archive = codec.detached_key, open_archive(gateway, context.record)
     if gateway.background.active >= gateway.settings.limits.max_concurrent_generations:
         raise Overloaded("too many requests are made in the background; try again later", retry_after_s=1.0)
-    await gateway.preview_route(context.request, replace(context.record))
+    preview = await gateway.preview_route(context.request, context.record)
+    if not preview.candidates:
+        raise NoEngine("no engine group is ready for this request; try again. GET /health shows when one is.", retry_after_s=5.0)
+    record, limiter = context.record, gateway.accounts.limiter
+    with gateway.showing_allowances(preview.model, record):  # not later: what is refused must not push out what is kept
+        tokens = {"prompt_tokens": preview.prompt_tokens, "answer_tokens": preview.answer_tokens}
+        await limiter.require_quota(record.caller, preview.model, **tokens)
 
     async def work() -> None:
         try:
@@ -127,11 +132,7 @@ async def _begin(codec: KeepingCodec, context: AnswerContext[Any], gateway: Gate
         await finish(answer)
 
     async def finish(answer: JsonObject) -> None:
-        try:
-            if await archive.read(key) is not None:  # else the client deleted it meanwhile
-                await codec.keep(answer, context)
-        except StoreUnavailable as error:
-            logger.warning("a response made in the background is lost: %s", error.message)
+        await codec.keep(answer, context, again=True)
 
     begun = await codec.keep(codec.encode_unfinished(context), context)
     if await archive.read(key) is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from serve_app.config import RoutingSettings
 from serve_app.conversation import Chat, Prompt, TaskDecision
+from serve_app.errors import CapacityError, DeadlineExceeded, EngineError, ModelUnusable, ServeError
 from serve_app.routing.tasks import classify, decide
 from serve_app.types import Task
 
@@ -57,3 +58,17 @@ def _is_clear(decision: TaskDecision, least: float) -> bool:
     if least == 0 or decision.reason in ("requested", "tools"):
         return True
     return decision.reason == "classified" and decision.probabilities[decision.task] >= least
+
+
+def choose_failure(first: ServeError | None, error: ServeError) -> ServeError:
+    """Return the failure of a request that one more model has not answered; raises `error` where no other model may be tried.
+
+    That a model which only stands in refuses the request says nothing about the request: the first model would take it later.
+    """
+    if isinstance(error, DeadlineExceeded):
+        raise error
+    if isinstance(error, CapacityError | EngineError | ModelUnusable):
+        return error
+    if first is None:
+        raise error
+    return first

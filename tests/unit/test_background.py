@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from serve_app import archive
+from serve_app import archive, background
+from serve_app.access.keys import Key, KeyList, hash_key
 from serve_app.background import BackgroundWork
 from serve_app.errors import StoreUnavailable
 from serve_app.store.memory import MemoryStore
@@ -151,3 +153,91 @@ async def test_nothing_begins_while_the_store_is_away(monkeypatch: pytest.Monkey
         monkeypatch.setattr(app.gateway.accounts.store, "add", fail)
         assert (await app.client.post("/v1/responses", json=body)).status_code == 503
         assert app.gateway.background.active == 0
+
+
+async def test_nothing_of_a_deleted_one_stays() -> None:
+    async with sdk() as (client, app):
+        begun = await client.responses.create(model="phi", input="SECRET", background=True)
+        await _wait(client, begun.id)
+        await client.responses.delete(begun.id)
+        await asyncio.sleep(0.1)
+        assert (await app.gateway.accounts.store.scan("responses/")).items == ()
+
+
+async def test_one_that_is_deleted_while_its_answer_is_kept_does_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with sdk() as (client, app):
+        store = app.gateway.accounts.store
+        put, deleted = store.put, []
+
+        async def delete_before(key: str, value: bytes, **kwargs: Any) -> None:
+            if b'"status":"completed","background":true' in value and not deleted:
+                deleted.append(key)
+                await client.responses.delete(begun.id)
+            await put(key, value, **kwargs)
+
+        monkeypatch.setattr(store, "put", delete_before)
+        begun = await client.responses.create(model="phi", input="hi", background=True)
+        give_up = time.monotonic() + 10
+        while app.gateway.background.active:
+            assert time.monotonic() < give_up
+            await asyncio.sleep(0.05)
+        assert deleted
+        with pytest.raises(openai.NotFoundError):
+            await client.responses.retrieve(begun.id)
+        assert (await store.scan("responses/")).items == ()
+
+
+async def test_one_under_way_is_not_continued() -> None:
+    async with sdk(**SLOW) as (client, app):
+        begun = await client.responses.create(model="phi", input="hi", background=True)
+        with pytest.raises(openai.BadRequestError, match="still being made"):
+            await client.responses.create(model="phi", input="And?", previous_response_id=begun.id)
+        await app.gateway.background.close()
+        await client.responses.create(model="phi", input="And?", previous_response_id=begun.id, max_output_tokens=2)
+
+
+async def test_one_that_ends_while_it_is_cancelled_keeps_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with sdk(tokens_per_second=100) as (client, app):
+        asked = asyncio.Event()
+
+        async def ask_slowly(*_: Any) -> bool:
+            asked.set()
+            await asyncio.sleep(0.5)  # meanwhile the work ends
+            return True
+
+        monkeypatch.setattr(background, "_LOOK_EVERY_S", 0.01)
+        monkeypatch.setattr(background, "_is_asked_to_end", ask_slowly)
+        begun = await client.responses.create(model="phi", input="hi", background=True)
+        await asked.wait()
+        give_up = time.monotonic() + 10
+        while app.gateway.background.active:
+            assert time.monotonic() < give_up
+            await asyncio.sleep(0.05)
+        assert (await client.responses.retrieve(begun.id)).status == "completed"
+
+
+@pytest.mark.parametrize("limit", [{"requests_per_minute": 1}, {"tokens_per_minute": 70}, {"concurrent": 1}])
+async def test_one_beyond_a_quota_is_refused_and_not_kept(tmp_path: Path, limit: dict[str, Any]) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(KeyList(keys=(Key.model_validate({"name": "k", "sha256": hash_key("k")} | limit),)).model_dump_json())
+    async with sdk({"access": {"keys_file": str(file), "journal_dir": None}}, **SLOW) as (_, app):
+        body = {"model": "phi", "input": "hi", "background": True, "max_output_tokens": 50}
+        headers = {"authorization": "Bearer k"}
+        begun = await app.client.post("/v1/responses", json=body, headers=headers)
+        assert begun.status_code == 200, begun.text
+        await asyncio.sleep(0.2)
+        kept = len((await app.gateway.accounts.store.scan("responses/head/")).items)
+        for _ in range(3):
+            refused = await app.client.post("/v1/responses", json=body, headers=headers)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded"), refused.text
+            assert int(refused.headers["retry-after"]) >= 1
+        assert len((await app.gateway.accounts.store.scan("responses/head/")).items) == kept
+        assert app.gateway.background.active == 1
+        await app.gateway.background.close()
+
+
+async def test_nothing_begins_while_no_group_is_ready() -> None:
+    async with sdk(absent=True) as (_, app):
+        answer = await app.client.post("/v1/responses", json={"model": "phi", "input": "hi", "background": True})
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert (await app.gateway.accounts.store.scan("responses/")).items == ()

@@ -6,12 +6,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from serve_app.access.keys import Key, KeyList, hash_key
 from serve_app.caller import ANONYMOUS, Scope
 from serve_app.embeddings import embed
-from serve_app.encoding import EmbedRequest
+from serve_app.encoding import EmbedRequest, Encoded
 from serve_app.errors import EngineDead
 from serve_app.record import RequestRecord
 from tests.unit.app import App, running
@@ -138,3 +139,30 @@ async def test_a_full_model_refuses_and_leaves_the_others_their_room(tmp_path: P
         refused = await _post(app, "op")
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert (await _post(app, "op", model="other")).status_code == 200
+
+
+ODD_VECTORS: dict[str, Any] = {
+    "too few": np.ones((1, 16), np.float32),
+    "too many": np.ones((3, 16), np.float32),
+    "too short": np.ones((2, 4), np.float32),
+    "flat": np.ones(32, np.float32),
+    "not finite": np.full((2, 16), np.nan, np.float32),
+    "none": None,
+}
+
+
+@pytest.mark.parametrize("odd", ODD_VECTORS.values(), ids=ODD_VECTORS)
+async def test_odd_vectors_of_an_engine_never_leave(odd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups: dict[str, Any] = {name: {"kind": "onnx_encoder", "model": "mini"} for name in ("e", "f")}
+    async with running({"models": {"phi": {}, "mini": {}}}, a={}, **groups) as app:
+
+        async def encode(*_: Any) -> Encoded:
+            return Encoded(vectors=odd)
+
+        monkeypatch.setattr(app.encoders["e"], "encode", encode)
+        for path in ("/v1/embeddings", "/api/embed"):
+            answer = await app.client.post(path, json={"model": "mini", "input": ["a", "b"]})
+            assert (answer.status_code, answer.headers["x-engine"], answer.headers["x-attempts"]) == (200, "f", "2")
+        monkeypatch.setattr(app.encoders["f"], "encode", encode)
+        refused = await app.client.post("/v1/embeddings", json={"model": "mini", "input": ["a", "b"]})
+        assert (refused.status_code, "shape" in refused.text) == (500, True)

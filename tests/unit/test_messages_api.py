@@ -214,3 +214,13 @@ async def test_a_stream_that_breaks_off_ends_with_an_error_event() -> None:
         assert answer.status_code == 200
         last = json.loads(answer.text.strip().split("data: ")[-1])
         assert (last["type"], last["error"]["type"]) == ("error", "api_error")
+
+
+async def test_an_answer_of_thoughts_alone_has_no_empty_text() -> None:
+    thinking = {"models": {"phi": {"think_tags": ["<think>", "</think>"]}}}
+    async with running(thinking, a={"text": "<think>Hm, well, let me see.</think>4"}) as app:
+        body = {"model": "phi", "max_tokens": 5, "messages": [{"role": "user", "content": "2+2?"}]}
+        whole = (await app.client.post("/v1/messages", json=body)).json()
+        assert [block["type"] for block in whole["content"]] == ["thinking"]
+        streamed = await app.client.post("/v1/messages", json=body | {"stream": True})
+        assert streamed.text.count("content_block_start") == 2  # the event's name and its type

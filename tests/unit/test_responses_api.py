@@ -174,3 +174,60 @@ async def test_truncation_drops_the_oldest_turns_where_the_client_allows_it() ->
         assert "Be brief." in shown
         assert "0 word" not in shown
         assert raw.parse().truncation == "auto"
+
+
+THINKING = {"models": {"phi": {"think_tags": ["<think>", "</think>"]}}}
+
+
+CUT_TEXTS = ("<think>Hm, well.</think>So 4.", f"<think>Hm, well.</think>{CALL}", "<think>Hm.", f"Look. {CALL}", "")
+
+
+@pytest.mark.parametrize("text", CUT_TEXTS)
+async def test_wherever_it_is_cut_off_a_stream_is_the_same_response(text: str) -> None:
+    async with sdk(THINKING, text=text, tokens_per_second=5000) as (_, app):
+        for tokens in range(1, 40):
+            body = {"model": "phi", "input": "hi", "tools": [TOOL], "max_output_tokens": tokens}
+            whole = (await app.client.post("/v1/responses", json=body)).json()
+            streamed = (await _stream(app, body))[-1]["response"]
+            for response in (whole, streamed):
+                for item in response["output"]:
+                    del item["id"]
+                    item.pop("call_id", None)
+            assert (whole["output"], whole["status"]) == (streamed["output"], streamed["status"])
+
+
+@pytest.mark.parametrize("tools", [{}, {"tools": []}, {"tools": None}])
+async def test_without_tools_the_choice_may_still_be_automatic(tools: dict[str, Any]) -> None:
+    async with sdk() as (_, app):
+        for path in ("/v1/responses", "/v1/responses/input_tokens"):
+            answer = await app.client.post(path, json={"model": "phi", "input": "hi", "tool_choice": "auto"} | tools)
+            assert answer.status_code == 200, answer.text
+
+
+async def test_text_after_a_call_belongs_to_its_turn() -> None:
+    output = {"type": "function_call_output", "call_id": "c", "output": "78.5"}
+    call = {"type": "function_call", "call_id": "c", "name": "area", "arguments": '{"radius": 5}'}
+    before, after = ({"role": "assistant", "content": text} for text in ("Let me see.", " Done."))
+    whole = {"role": "assistant", "content": "Let me see. Done."}
+    async with sdk() as (_, app):
+        prompts = []
+        for said in ([before, call, after], [whole, call]):
+            body = {"model": "phi", "tools": [TOOL], "input": [{"role": "user", "content": "How large?"}, *said, output]}
+            assert (await app.client.post("/v1/responses", json=body)).status_code == 200
+            prompts.append(read_prompt(app))
+        assert prompts[0] == prompts[1]
+
+
+async def test_a_response_that_fails_unforeseen_is_kept_as_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with sdk(text="one two three four") as (_, app):
+        generate = app.engines["a"].generate
+
+        async def break_midway(request: Any) -> Any:
+            async for event in generate(request):
+                yield event
+                raise RuntimeError("SECRET")
+
+        monkeypatch.setattr(app.engines["a"], "generate", break_midway)
+        response = (await _stream(app, {"model": "phi", "input": "hi"}))[-1]["response"]
+        assert (response["status"], response["store"], "SECRET" in str(response)) == ("failed", True, False)
+        assert (await app.client.get(f"/v1/responses/{response['id']}")).json() == response

@@ -7,14 +7,8 @@ import openai
 import pytest
 
 from serve_app.access.keys import Key, KeyList, hash_key
-from serve_app.archive import Archive, OwnArchive
-from serve_app.dialects.openai.responses import exchange
-from serve_app.dialects.openai.responses.exchange import fill_in
-from serve_app.dialects.openai.responses.wire import Item
-from serve_app.errors import StoreUnavailable, Unsupported
-from serve_app.store.memory import MemoryStore
-from serve_app.store_config import ResponsesSettings
-from serve_app.strict_json import dump
+from serve_app.dialects.openai.responses import references
+from serve_app.errors import StoreUnavailable
 from tests.unit.app import App
 from tests.unit.responses import read_prompt, sdk
 
@@ -170,42 +164,14 @@ async def test_a_long_chain_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> 
         assert read_prompt(app).count("Turn ") == 40
 
 
-async def _keep_item(archive: OwnArchive, text: str) -> Item:
-    """Keep an answer whose input has one message; return a reference to the message."""
-    key = await archive.reserve()
-    item = {"id": f"msg_{key}_i0", "type": "message", "role": "user", "content": text}
-    assert await archive.write(key, dump({"response": {"output": []}, "input": [item]}))
-    return Item(type="item_reference", id=item["id"])
-
-
-async def test_the_first_of_several_items_with_one_id_counts_and_the_own_conversation_comes_first() -> None:
-    archive = Archive(MemoryStore(), ResponsesSettings()).belonging_to("alice")
-    reference = await _keep_item(archive, "kept")
-    key = await archive.reserve()
-    items = [{"id": reference.id, "type": "message", "role": "user", "content": text} for text in ("first", "second")]
-    await archive.write(key, dump({"response": {"output": []}, "input": items}))
-    assert [item.content for item in await fill_in([reference], None, archive)] == ["kept"]
-    assert [item.content for item in await fill_in([reference], f"resp_{key}", archive)] == ["first", "second", "first"]
-
-
-async def test_references_are_bounded_by_the_bytes_that_they_stand_for() -> None:
-    archive = Archive(MemoryStore(), ResponsesSettings()).belonging_to("alice")
-    large = await _keep_item(archive, "x" * (1 << 20))
-    assert len(await fill_in([large] * 7, None, archive)) == 7
-    with pytest.raises(Unsupported, match="8388608 bytes") as refused:
-        await fill_in([large] * 100_000, None, archive)
-    assert refused.value.param == "input.7"
-
-
-async def test_references_are_bounded_by_the_answers_that_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    archive = Archive(MemoryStore(), ResponsesSettings()).belonging_to("alice")
-    small = [await _keep_item(archive, "x" * 1000) for _ in range(65)]
-    assert len(await fill_in(small[:64], None, archive)) == 64
-    with pytest.raises(Unsupported, match="at most 64 kept responses"):
-        await fill_in(small, None, archive)
-    monkeypatch.setattr(exchange, "_MAX_READ_BYTES", 10_000)
-    with pytest.raises(Unsupported, match="10000 bytes"):
-        await fill_in(small[:10], None, archive)
+async def test_references_are_bounded_in_the_answers_that_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(references, "_MAX_LOOKUPS", 2)
+    async with sdk() as (_, app):
+        kept = [await _send(app, {"input": f"Question {turn}"}) for turn in range(3)]
+        referring = [{"type": "item_reference", "id": each["output"][0]["id"]} for each in kept]
+        assert await _send(app, {"input": referring[:2]})
+        answer = await app.client.post("/v1/responses", json={"model": "phi", "input": referring})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "input.2"), answer.text
 
 
 QUERIES = [
@@ -242,3 +208,63 @@ async def test_a_conversation_of_many_items_is_kept_and_continued(stream: bool) 
         listed = await client.responses.input_items.list(second["id"], order="asc", limit=100)
         assert (len(listed.data), listed.has_more) == (100, True)
         assert second["usage"]["input_tokens"] > first["usage"]["input_tokens"]
+
+
+async def test_every_item_of_an_input_has_an_id_of_its_own() -> None:
+    async with sdk() as (client, app):
+        first = await _send(app, {"input": [{"id": "same", "role": "user", "content": text} for text in ("a", "b", "c")]})
+        again = await _send(app, {"input": [{"id": "same", "role": "user", "content": "d"}], "previous_response_id": first["id"]})
+        for response, count in ((first, 3), (again, 5)):
+            listed = client.responses.input_items.list(response["id"], limit=1, order="asc")
+            assert len([item async for item in listed]) == count
+
+
+async def test_an_item_is_referred_to_once() -> None:
+    async with sdk() as (_, app):
+        first = await _send(app, {"input": "word " * 100})
+        item = {"type": "item_reference", "id": first["output"][0]["id"]}
+        for input in ([item, item], [item, {"id": item["id"]}], [{"type": "item_reference"}] * 2):
+            answer = await app.client.post("/v1/responses", json={"model": "phi", "input": input})
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, "input.1"), answer.text
+
+
+async def test_references_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(references, "MAX_KEPT_BYTES", 2000)
+    async with sdk() as (_, app):
+        kept = [await _send(app, {"input": f"{turn} {'word ' * 200}"}) for turn in range(3)]
+        items = [(await app.client.get(f"/v1/responses/{each['id']}/input_items")).json()["data"][0]["id"] for each in kept]
+        referring = [{"type": "item_reference", "id": each} for each in items]
+        assert await _send(app, {"input": referring[:1]})
+        answer = await app.client.post("/v1/responses", json={"model": "phi", "input": referring})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "input.1"), answer.text
+
+
+DAMAGES = {
+    "cut": lambda value: value[:60],
+    "no text": lambda value: value[:38] + b"\xff\xfe",
+    "no object": lambda value: value[:38] + b"[]",
+    "wrong items": lambda value: value[:38] + b'{"input":[3],"response":{"status":"completed","background":false,"output":[]}}',
+    "unknown form": lambda value: value.replace(b'"role":"user"', b'"role":"oracle"'),
+    "head": lambda value: value.replace(b'{"key":"', '{"key":"é'.encode()),
+    "units": lambda value: value.replace(b'"units":1', b'"units":-1'),
+    "too many units": lambda value: value.replace(b'"units":1', b'"units":1' + b"0" * 20),
+}
+
+
+@pytest.mark.parametrize("named", DAMAGES)
+async def test_what_cannot_be_read_counts_as_not_kept(named: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with sdk() as (_, app):
+        response = await _send(app, {"input": "SECRET"})
+        store = app.gateway.accounts.store
+        for entry in (await store.scan("responses/")).items:
+            if (entry.key.startswith("responses/unit/")) is (named in ("head", "units", "too many units")):
+                continue
+            await store.put(entry.key, DAMAGES[named](entry.value))
+        path = f"/v1/responses/{response['id']}"
+        continued = {"model": "phi", "input": "x", "previous_response_id": response["id"]}
+        assert (await app.client.post("/v1/responses", json=continued)).status_code == 400
+        reference = [{"type": "item_reference", "id": f"msg_{response['id'][5:]}_i0"}]
+        assert (await app.client.post("/v1/responses", json={"model": "phi", "input": reference})).status_code == 400
+        for method, end in (("GET", ""), ("GET", "/input_items"), ("DELETE", "")):
+            assert (await app.client.request(method, path + end)).status_code in (200, 404)
+        assert "SECRET" not in caplog.text

@@ -124,7 +124,7 @@ def show_content(choice: CompletedChoice) -> list[JsonObject]:
     blocks: list[JsonObject] = []
     if choice.thoughts:
         blocks.append({"type": "thinking", "thinking": choice.thoughts, "signature": ""})
-    if choice.text or not choice.tool_calls:
+    if choice.text or (not blocks and not choice.tool_calls):
         blocks.append({"type": "text", "text": choice.text, "citations": []})
     return blocks + [show_call(call) for call in choice.tool_calls]
 

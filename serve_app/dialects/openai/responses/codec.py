@@ -13,8 +13,9 @@ from serve_app.dialects.base import (
     given_fields,
 )
 from serve_app.dialects.openai.responses import shapes
-from serve_app.dialects.openai.responses.exchange import Exchange, fill_in, name_items
+from serve_app.dialects.openai.responses.exchange import Exchange, name_items
 from serve_app.dialects.openai.responses.items import decode_chat
+from serve_app.dialects.openai.responses.references import fill_in
 from serve_app.dialects.openai.responses.stream import ResponsesEncoder
 from serve_app.dialects.openai.responses.tools import decode_tools
 from serve_app.dialects.openai.responses.wire import CountBody, ResponsesBody
@@ -83,9 +84,9 @@ class ResponsesCodec:
         """See `Codec.encoder`."""
         return ResponsesEncoder(self._build_exchange(context))
 
-    async def keep(self, answer: JsonObject, context: AnswerContext[ResponsesBody]) -> JsonObject:
+    async def keep(self, answer: JsonObject, context: AnswerContext[ResponsesBody], *, again: bool = False) -> JsonObject:
         """See `KeepingCodec.keep`."""
-        return answer | {"store": await self._build_exchange(context).keep(answer)}
+        return answer | {"store": await self._build_exchange(context).keep(answer, again=again)}
 
     def encode_unfinished(
         self, context: AnswerContext[ResponsesBody], error: ServeError | None = None, *, cancelled: bool = False

@@ -1,5 +1,7 @@
 """Decodes input items into the turns of a conversation. Pure."""
 
+from dataclasses import replace
+
 from serve_app.conversation import Chat, Message, Tool, ToolCall
 from serve_app.dialects.openai.messages import MEDIA_PHRASES, refuse_media
 from serve_app.dialects.openai.responses.wire import CountBody, Item, Part
@@ -24,17 +26,21 @@ def decode_chat(body: CountBody, tools: tuple[Tool, ...]) -> Chat:
 
 
 def _add_item(turns: list[Message], item: Item, place: str) -> None:
-    """Add an item; calls that follow an assistant's text or other calls belong to the same turn."""
+    """Add an item; an assistant's calls belong to the turn of the text and the calls before them, and so does text after them."""
     kind = item.type or "message"
+    last = turns[-1] if turns and turns[-1].role == "assistant" else None
     if kind == "message":
         if item.role is None or item.content is None:
             raise InvalidRequest(f"{place}: a message needs role and content", param=place)
-        turns.append(Message(role=item.role, content=_read_text(item.content, f"{place}.content")))
+        turn = Message(role=item.role, content=_read_text(item.content, f"{place}.content"))
+        if last is not None and last.tool_calls and turn.role == "assistant":
+            turn = replace(last, content=last.content + turn.content)
+            turns.pop()
+        turns.append(turn)
     elif kind == "function_call":
         if not item.name or item.arguments is None:
             raise InvalidRequest(f"{place}: a function_call needs name and arguments", param=place)
         call = ToolCall(name=item.name, arguments=item.arguments, id=item.call_id or "")
-        last = turns[-1] if turns and turns[-1].role == "assistant" else None
         if last is not None:
             turns.pop()
         before = last or Message(role="assistant")

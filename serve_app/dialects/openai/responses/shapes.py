@@ -93,16 +93,18 @@ def show_usage(usage: Usage) -> JsonObject:
 
 
 def show_output(choice: CompletedChoice, exchange: Exchange) -> list[JsonObject]:
-    """Return the items of a whole answer."""
+    """Return the items of a whole answer, as its stream would show them: the last one is the one that was cut off."""
     status = find_status(choice.end)
     items: list[JsonObject] = []
     if choice.thoughts:
         items.append(show_thought(name_item("rs", exchange, 0), choice.thoughts))
-    if choice.text or not choice.tool_calls:
+    if choice.text or (not items and not choice.tool_calls):
         part = show_part(choice.text, choice.logprobs if wants_logprobs(exchange.context.body) else ())
-        items.append(show_message(name_item("msg", exchange, len(items)), [part], status))
-    for call in choice.tool_calls:
-        items.append(show_call(name_item("fc", exchange, len(items)), call.id, call.name, call.arguments, status))
+        shown = "completed" if choice.tool_calls else status
+        items.append(show_message(name_item("msg", exchange, len(items)), [part], shown))
+    for at, call in enumerate(choice.tool_calls, 1):
+        shown = status if at == len(choice.tool_calls) else "completed"
+        items.append(show_call(name_item("fc", exchange, len(items)), call.id, call.name, call.arguments, shown))
     return items
 
 

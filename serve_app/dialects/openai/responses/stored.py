@@ -3,7 +3,7 @@
 import asyncio
 
 from serve_app.dialects.base import JsonObject, Query, QueryContext
-from serve_app.dialects.openai.responses.exchange import require_kept
+from serve_app.dialects.openai.responses.exchange import find_settled, refuse_unkept, require_kept
 from serve_app.errors import InvalidRequest, NotFound, Unsupported
 
 _DEFAULT_PAGE, _LONGEST_PAGE = 20, 100
@@ -21,11 +21,12 @@ async def _fetch(context: QueryContext, body: None) -> JsonObject:
 async def _read_response(context: QueryContext) -> JsonObject:
     """Return a kept response; one that nobody makes any more has failed."""
     response_id = context.parameters["response_id"]
-    response: JsonObject = (await require_kept(response_id, context.archive))["response"]
-    if response["status"] != "in_progress" or await context.archive.is_alive(response_id.removeprefix("resp_")):
-        return response
-    response = (await require_kept(response_id, context.archive))["response"]  # it may have ended between the two readings
-    return response | {"status": "failed", "error": _LOST} if response["status"] == "in_progress" else response
+    kept, is_being_made = await find_settled(response_id, context.archive)
+    if kept is None:
+        raise refuse_unkept(response_id, context.archive)
+    response: JsonObject = kept["response"]
+    is_lost = response["status"] == "in_progress" and not is_being_made
+    return response | {"status": "failed", "error": _LOST} if is_lost else response
 
 
 async def _cancel(context: QueryContext, body: None) -> JsonObject:
@@ -46,7 +47,7 @@ async def _cancel(context: QueryContext, body: None) -> JsonObject:
 async def _delete(context: QueryContext, body: None) -> JsonObject:
     response_id = context.parameters["response_id"]
     if (await _read_response(context))["status"] == "in_progress":
-        await context.archive.ask_to_end(response_id.removeprefix("resp_"))
+        await context.archive.ask_to_end(response_id.removeprefix("resp_"), deleted=True)
     if not await context.archive.delete(response_id.removeprefix("resp_")):
         raise NotFound(f"the response '{response_id}' is deleted already", param="id")
     return {"id": response_id, "object": "response", "deleted": True}

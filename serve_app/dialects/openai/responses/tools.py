@@ -23,7 +23,7 @@ def decode_tools(body: CountBody) -> tuple[tuple[Tool, ...], AnswerForm]:
         raise Unsupported(f"tools: {names} cannot be run here; offer tools of the type function", param="tools")
     with client_faults():
         tools = parse_tools([_show_function(tool) for tool in functions])
-        choice = body.tool_choice
+        choice = None if body.tool_choice == "auto" and not tools else body.tool_choice  # Codex sends it always
         if isinstance(choice, NamedChoice) and choice.type == "function" and choice.function is None and choice.name:
             choice = choice.model_copy(update={"function": NamedFunction(name=choice.name)})
         return decode_choice(tools, choice, body.parallel_tool_calls, _decode_format(body.text.format if body.text else None))
