@@ -4,6 +4,7 @@ Knows no chats. `serve_app.chat.vocabulary` knows the bytes of each id. Holds tw
 control tokens in the text, the other encodes their names as ordinary text.
 """
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from serve_app.errors import ModelUnusable
 
 _ASYNC_ABOVE_CHARS = 4096
 """Shorter texts encode in under a millisecond; longer ones leave the event loop."""
+_CALL_CHARS = 50
+"""A call costs as much as so many characters."""
 
 
 class Tokenizer:
@@ -23,6 +26,8 @@ class Tokenizer:
         """Use `plain` where control tokens in a text are ordinary text, `marked` where they count; None: nowhere."""
         self._plain = plain
         self._marked = marked
+        self._chars = 0
+        """Characters encoded within the event loop since it last ran."""
         self.vocabulary = vocabulary
         """The bytes of each id."""
 
@@ -45,8 +50,12 @@ class Tokenizer:
         return list(self._select(special).encode(text, add_special_tokens=False).ids)
 
     async def encode_async(self, text: str, *, special: bool) -> list[int]:
-        """Return token ids as `encode` does, but encode long texts outside the event loop."""
+        """Return token ids as `encode` does, but encode long texts outside the event loop, and let it run between short ones."""
         if len(text) <= _ASYNC_ABOVE_CHARS:
+            self._chars += len(text) + _CALL_CHARS
+            if self._chars > _ASYNC_ABOVE_CHARS:  # a chat of thousands of short turns would stop all streams for seconds
+                self._chars = 0
+                await asyncio.sleep(0)
             return self.encode(text, special=special)
         return list((await self._select(special).async_encode(text, add_special_tokens=False)).ids)
 

@@ -1,5 +1,6 @@
 """The embedded tokenizer has what the application and the model need."""
 
+import asyncio
 import json
 import shutil
 from pathlib import Path
@@ -41,3 +42,19 @@ def test_a_text_has_at_least_its_bytes_over_the_longest_token(tokenizer: Tokeniz
 
 def test_ids_outside_the_vocabulary_have_no_bytes(tokenizer: Tokenizer) -> None:
     assert tokenizer.raw(10**9) == tokenizer.raw(-1) == b""
+
+
+async def test_many_short_texts_leave_room_for_other_tasks(tokenizer: Tokenizer) -> None:
+    runs = 0
+
+    async def count_runs() -> None:
+        nonlocal runs
+        while True:
+            runs += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(count_runs())
+    for _ in range(100):
+        await tokenizer.encode_async("word " * 100, special=False)
+    task.cancel()
+    assert runs > 5
