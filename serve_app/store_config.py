@@ -58,7 +58,7 @@ class ResponsesSettings(Settings):
 
     keep: bool = True
     """Whether any is kept; clients leave out single ones with `store: false`."""
-    days: float = Field(30.0, gt=0, le=365)
+    days: float = Field(30.0, ge=0.001, le=365)
     """How long each is kept."""
     max_count: int = Field(10_000, ge=1, le=1 << 24)
     """How many are kept; newer ones replace the oldest."""

@@ -128,6 +128,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"input": [{"id": "msg_1"}]}, "input.0: no item 'msg_1' is kept"),
     ({"model": None}, "model"),
     ({"conversation": "conv_1"}, "conversation"),
+    ({"prompt": {"id": "pmpt_1"}}, "prompt"),
     ({"input": [{"type": "local_shell_call"}]}, "local_shell_call"),
     ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "images are not served"),
     ({"previous_response_id": "resp_1"}, "no response 'resp_1' is kept"),

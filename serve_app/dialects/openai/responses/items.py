@@ -12,6 +12,8 @@ _TEXTS = ("input_text", "output_text", "text")
 
 def decode_chat(body: CountBody, tools: tuple[Tool, ...]) -> Chat:
     """Return the conversation; raises `InvalidRequest` or `Unsupported` naming the item at fault."""
+    if body.prompt is not None:
+        raise Unsupported("prompt: no prompt templates are kept here; send the text as instructions and input", param="prompt")
     if body.conversation is not None:
         raise Unsupported("conversation: use previous_response_id, or send the whole conversation as input", param="conversation")
     turns = [Message(role="system", content=body.instructions)] if body.instructions else []

@@ -86,6 +86,7 @@ class CountBody(WireBody):
     reasoning: Reasoning | None = None
     previous_response_id: str | None = None
     conversation: Any = None
+    prompt: Any = None
 
 
 class ResponsesBody(CountBody):
