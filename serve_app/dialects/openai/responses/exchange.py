@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 MAX_KEPT_BYTES = 8 << 20
 """A longer conversation is answered and not kept."""
-_MANY_ITEMS, _MANY_BYTES = 200, 256 << 10
+MANY_ITEMS, _MANY_BYTES = 200, 256 << 10
 """Above these, conversations are written and read on threads: the event loop has other streams to serve."""
 _RESPONSE_ID = re.compile(r"resp_([0-9a-f]{38})")
 _PREFIXES = {"function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
@@ -45,7 +45,7 @@ class Exchange:
             return False
         given = self.context.body.input
         items = [] if isinstance(given, str) else given
-        value = await asyncio.to_thread(_pack, response, items) if len(items) > _MANY_ITEMS else _pack(response, items)
+        value = await asyncio.to_thread(_pack, response, items) if len(items) > MANY_ITEMS else _pack(response, items)
         if len(value) > MAX_KEPT_BYTES:
             return False
         return await (self.archive.replace if again else self.archive.write)(self.key, value)

@@ -1,12 +1,13 @@
 """Puts what a request refers to in its place: the items of the previous answer, and single kept items."""
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 
 from pydantic import ValidationError
 
 from serve_app.dialects.base import Archive, JsonObject, dump
-from serve_app.dialects.openai.responses.exchange import MAX_KEPT_BYTES, explain_absence, find_settled, read_kept
+from serve_app.dialects.openai.responses.exchange import MANY_ITEMS, MAX_KEPT_BYTES, explain_absence, find_settled, read_kept
 from serve_app.dialects.openai.responses.wire import Item
 from serve_app.errors import InvalidRequest, Unsupported
 
@@ -53,7 +54,9 @@ async def _list_earlier(previous: str, archive: Archive) -> list[Item]:
     if is_being_made:
         fault = f"the response '{previous[:100]}' is still being made; continue it when its status is completed"
         raise InvalidRequest(fault, param="previous_response_id")
-    items = None if kept is None else _read_items([*kept["input"], *kept["response"]["output"]])
+    shown = [] if kept is None else [*kept["input"], *kept["response"]["output"]]
+    read = await asyncio.to_thread(_read_items, shown) if len(shown) > MANY_ITEMS else _read_items(shown)
+    items = None if kept is None else read
     if items is None:
         raise InvalidRequest(f"no response '{previous[:100]}' is kept{explain_absence(archive)}", param="previous_response_id")
     return items
