@@ -37,9 +37,7 @@ $(STAMP): requirements/cpu.txt pyproject.toml
 
 serve: $(STAMP) ## start Ray and serve CONFIG (serve_config.yaml) on http://localhost:8000 (Ctrl-C stops both)
 	@test -r "$(CONFIG)" || { echo "there is no file $(CONFIG); cluster/profiles has configurations for the real model" >&2; exit 1; }
-	@port=$$(sed -n 's/^  port: *\([0-9]*\).*/\1/p' "$(CONFIG)"); \
-		if (exec 3<>/dev/tcp/127.0.0.1/$$port) 2>/dev/null; then \
-			echo "port $$port is in use: stop what listens there, or change http_options.port in $(CONFIG)" >&2; exit 1; fi
+	@$(BIN)/phi-serve validate "$(CONFIG)"
 	@echo "==> starting Ray and the application; curl http://localhost:8000/health shows its progress"
 	@set -a; . cluster/serve.env; exec $(BIN)/serve run "$(CONFIG)"
 

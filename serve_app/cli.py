@@ -18,6 +18,7 @@ from serve_app.client.commands import add_commands
 from serve_app.client.keys import keys
 from serve_app.client.state import state
 from serve_app.client.usage import show_usage
+from serve_app.client.validate import validate_file
 from serve_app.config import ModelSettings
 from serve_app.conversation import RawText
 from serve_app.errors import ServeError
@@ -34,6 +35,7 @@ app.add_typer(export, name="export")
 app.add_typer(state, name="state")
 app.add_typer(keys, name="keys")
 app.command("usage")(show_usage)
+app.command("validate")(validate_file)
 add_commands(app)
 _console = Console(stderr=True)
 

@@ -1,0 +1,92 @@
+"""Checks that both halves of the configuration fit together, and that the machine is large enough. Pure."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from serve_app.validation.findings import Finding, Place, suggest
+from serve_app.validation.text import Document
+
+INGRESS = "ingress"
+_REPLICA_CPUS = 1.0
+"""Ray's own default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What all nodes have together, and the largest has alone."""
+
+    cpus: float
+    memory_bytes: float
+    gpus: float
+    nodes: int = 1
+
+
+def check_agreement(document: Document, place: Place, application: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield groups without a deployment, and deployments without a group."""
+    args = application.get("args")
+    given = args.get("engines") if isinstance(args, dict) else None
+    groups = [name for name in given if isinstance(name, str)] if isinstance(given, dict) else []
+    named = {each["name"]: at for at, each in enumerate(_list_deployments(application))}
+    spare = set(named) - {INGRESS, *groups}
+    for group in groups:
+        if group not in named:
+            near = f"; {suggest(group, spare)}" if spare else ""
+            fix = f"add `- name: {group}` under deployments, with ray_actor_options{near}"
+            yield document.report((*place, "args", "engines", group), f"the group '{group}' has no deployment of its name", fix)
+    for name in sorted(spare):
+        problem = f"the deployment '{name}' is neither the ingress nor a group under args.engines"
+        yield document.report((*place, "deployments", named[name], "name"), problem, suggest(name, [INGRESS, *groups]))
+
+
+def check_size(document: Document, place: Place, application: Mapping[str, Any], machine: Machine) -> Iterator[Finding]:
+    """Yield replicas that no node can hold, and deployments that together need more than the nodes have."""
+    total = {"num_cpus": 0.0, "num_gpus": 0.0, "memory": 0.0}
+    has = {"num_cpus": machine.cpus, "num_gpus": machine.gpus, "memory": machine.memory_bytes}
+    for at, deployment in enumerate(_list_deployments(application)):
+        options = deployment.get("ray_actor_options") or {}
+        wants = {
+            "num_cpus": _read(options.get("num_cpus"), _REPLICA_CPUS),
+            "num_gpus": _read(options.get("num_gpus"), 0.0),
+            "memory": _read(options.get("memory"), 0.0),
+        }
+        replicas = _count_replicas(deployment)
+        for name, amount in wants.items():
+            total[name] += replicas * amount
+            node_has = has[name] / machine.nodes
+            if amount > node_has:
+                yield document.report(
+                    (*place, "deployments", at, "ray_actor_options", name),
+                    f"a replica of '{deployment['name']}' wants {_show(name, amount)}, and a node has {_show(name, node_has)}",
+                    "it would wait for ever; lower it, or give larger nodes",
+                )
+    for name, amount in total.items():
+        if amount > has[name] + 1e-9:
+            yield document.report(
+                (*place, "deployments"),
+                f"all replicas at their least number want {_show(name, amount)} together, and there are {_show(name, has[name])}",
+                "lower the numbers of replicas or what each wants",
+            )
+
+
+def _list_deployments(application: Mapping[str, Any]) -> list[dict[str, Any]]:
+    given = application.get("deployments")
+    listed = given if isinstance(given, list) else []
+    return [each for each in listed if isinstance(each, dict) and isinstance(each.get("name"), str)]
+
+
+def _count_replicas(deployment: Mapping[str, Any]) -> float:
+    scaling = deployment.get("autoscaling_config")
+    if isinstance(scaling, dict):
+        return _read(scaling.get("min_replicas"), 1.0)
+    return _read(deployment.get("num_replicas"), 1.0)
+
+
+def _read(value: Any, default: float) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else default
+
+
+def _show(name: str, amount: float) -> str:
+    if name == "memory":
+        return f"{amount / 2**30:.1f} GiB"
+    return f"{amount:g} {'cores' if name == 'num_cpus' else 'GPUs'}"
