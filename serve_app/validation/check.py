@@ -13,7 +13,6 @@ from serve_app.validation.serve_half import check_serve_half
 from serve_app.validation.surroundings import check_ports, check_surroundings
 from serve_app.validation.text import read_document
 
-
 _OTHER_GPUS = ("/dev/dxg", "/dev/kfd")
 """Devices of GPUs whose number cannot be read so: under Windows, and AMD's."""
 
