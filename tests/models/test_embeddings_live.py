@@ -47,7 +47,16 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApp]:
         patch.setenv("PHI_SERVE_CACHE", str(tmp_path_factory.mktemp("cache")))
         with live(_config(folder)) as started:
             started.await_replicas("encoder", 2)
+            _await_reports(started)
             yield started
+
+
+def _await_reports(app: LiveApp) -> None:
+    """Wait until the ingress has heard of both replicas; they report once a second."""
+    deadline = time.monotonic() + 30
+    while httpx.get(f"{app.url}/health").json()["groups"]["encoder"]["replicas"] < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def _embed(app: LiveApp, texts: list[str]) -> list[list[float]]:
@@ -90,4 +99,5 @@ def test_a_replica_killed_under_eight_requests_is_not_noticed(app: LiveApp) -> N
     failed = [each for each in lines if each.startswith("phi_serve_attempts_total") and "encoder" in each and '"ok"' not in each]
     assert failed  # else the replica had nothing under way
     app.await_replicas("encoder", 2)
+    _await_reports(app)
     assert _embed(app, TEXTS[:3]) == expected[:3]
