@@ -58,7 +58,7 @@ def check_size(document: Document, place: Place, application: Mapping[str, Any],
                 yield document.report(
                     (*place, "deployments", at, "ray_actor_options", name),
                     f"a replica of '{deployment['name']}' wants {_show(name, amount)}, and a node has {_show(name, node_has)}",
-                    "it would wait for ever; lower it, or give larger nodes",
+                    "such a replica never starts; lower the number, or give larger nodes",
                 )
     for name, amount in total.items():
         if amount > has[name] + 1e-9:

@@ -55,7 +55,7 @@ def _await_ingresses(app: LiveApp) -> None:
     deadline = time.monotonic() + 90
     while len(app.pids("ingress")) < INGRESSES:
         assert time.monotonic() < deadline
-        time.sleep(0.5)
+        time.sleep(0.5)  # Serve is starting another one
 
 
 def _kill_an_ingress(app: LiveApp, pid: int | None = None) -> None:
@@ -123,7 +123,7 @@ def test_work_of_killed_ingresses_has_failed_and_other_work_is_cancelled(app: Li
                 left.discard(response_id)
                 took[response_id] = time.monotonic() - killed
         assert time.monotonic() < killed + 60
-        time.sleep(0.1)
+        time.sleep(0.1)  # a client that polls
     print(f"\nfailed {sorted(round(each, 1) for each in took.values())} s after their ingresses were killed")
 
 
@@ -135,7 +135,7 @@ def test_128_streams_end_with_exact_usage(app: LiveApp) -> None:
     deadline = time.monotonic() + 15
     while (gained := [now - then for now, then in zip(_read_usage(app), before, strict=True)]) != wanted:
         assert time.monotonic() < deadline, (gained, wanted)
-        time.sleep(0.3)
+        time.sleep(0.3)  # the journal reaches the store within a second
     _await_idle(app)
     print(f"\n{2 * STREAMS} streams: {wanted} tokens in answers and in the usage")
 
@@ -193,7 +193,7 @@ def _await_idle(app: LiveApp) -> float:
     began = time.monotonic()
     while _count_work(app):
         assert time.monotonic() < began + 30
-        time.sleep(0.02)
+        time.sleep(0.02)  # the replica needs the core too
     return time.monotonic() - began
 
 

@@ -56,7 +56,7 @@ def _await_reports(app: LiveApp) -> None:
     deadline = time.monotonic() + 30
     while httpx.get(f"{app.url}/health").json()["groups"]["encoder"]["replicas"] < 2:
         assert time.monotonic() < deadline
-        time.sleep(0.2)
+        time.sleep(0.2)  # a report comes once a second
 
 
 def _embed(app: LiveApp, texts: list[str]) -> list[list[float]]:
@@ -74,7 +74,7 @@ def test_official_clients_get_the_same_vectors(app: LiveApp) -> None:
     deadline = time.monotonic() + 15
     while not all(each in httpx.get(f"{app.url}/metrics").text for each in wanted):  # replicas report once a second
         assert time.monotonic() < deadline
-        time.sleep(0.2)
+        time.sleep(0.2)  # a report comes once a second
 
 
 def test_a_replica_killed_under_eight_requests_is_not_noticed(app: LiveApp) -> None:

@@ -147,7 +147,7 @@ def _read_epsilon(config: Mapping[str, Any], kind: str) -> float:
 
 
 def _show(value: object) -> str:
-    return json.dumps(value, default=str, allow_nan=True)[:40]
+    return json.dumps(value, default=str)[:40]  # text within a sentence, where NaN may stand
 
 
 class EncoderCheckpoint:
