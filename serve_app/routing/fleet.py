@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from serve_app.reports import ReplicaReport
 from serve_app.types import ContextLimits, EngineInfo, EngineLoad, Phase, Task
 
-_PROGRESS = (Phase.STARTING, Phase.LOADING, Phase.WARMING, Phase.READY)
+_PROGRESS = (Phase.DRAINING, Phase.STARTING, Phase.LOADING, Phase.WARMING, Phase.READY)
 _RATE_WEIGHT = 0.3
 """Weight of the newest report in a replica's smoothed rates."""
 _LENGTH_WEIGHT = 0.05
@@ -66,6 +66,11 @@ class Group:
     def replica_ids(self) -> tuple[str, ...]:
         """Ids of the ready replicas."""
         return tuple(report.replica_id for report in self.reports if report.phase is Phase.READY)
+
+    @property
+    def draining(self) -> frozenset[str]:
+        """Ids of the replicas that should get nothing new."""
+        return frozenset(report.replica_id for report in self.reports if report.phase is Phase.DRAINING)
 
 
 @dataclass(frozen=True, slots=True)
