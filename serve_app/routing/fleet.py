@@ -86,6 +86,12 @@ class Fleet:
         """Whether every configured group is ready, or becomes ready on the first request."""
         return all(group.ready or group.wakes for group in self.groups)
 
+    def summarize(self, *, has_faults: bool = False) -> str:
+        """Return `healthy`, `degraded` or `not_ready`; `has_faults`: a model cannot be served."""
+        if self.ready:
+            return "degraded" if has_faults else "healthy"
+        return "degraded" if any(group.ready for group in self.groups) else "not_ready"
+
     def select(self, names: Collection[str]) -> "Fleet":
         """Return the fleet of these groups alone."""
         return replace(self, groups=tuple(group for group in self.groups if group.name in names))
