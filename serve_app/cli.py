@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 
 from serve_app.client.commands import add_commands
 from serve_app.client.keys import keys
+from serve_app.client.ops import print_link
 from serve_app.client.state import state
 from serve_app.client.usage import show_usage
 from serve_app.client.validate import validate_file
@@ -36,6 +37,7 @@ app.add_typer(state, name="state")
 app.add_typer(keys, name="keys")
 app.command("usage")(show_usage)
 app.command("validate")(validate_file)
+app.command("ops")(print_link)
 add_commands(app)
 _console = Console(stderr=True)
 
