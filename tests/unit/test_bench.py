@@ -165,7 +165,7 @@ async def test_a_request_without_an_end_is_a_failure(tmp_path: Path) -> None:
         (b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\ndata: {", "connection: ClientPayloadError"),
         (b'HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\ndata: {"choices":[{\n\n', "stream without its end"),
         (b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 4\r\n\r\noops", "502"),
-        (b"no HTTP", "connection: BadStatusLine"),
+        (b"no HTTP", "connection: ClientResponseError"),
     ],
 )
 async def test_broken_answers_are_failures(answer: bytes, failure: str) -> None:
@@ -175,9 +175,10 @@ async def test_broken_answers_are_failures(answer: bytes, failure: str) -> None:
         writer.close()
 
     sample = Sample(number=0, sent_s=0.0)
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        async with Target(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", {}, "chat", 30.0) as target:
-            await target.ask(b"{}", "a", sample)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, Target(url, {}, "chat", 30.0) as target:
+        await target.ask(b"{}", "a", sample)
     assert sample.failure == failure
 
 
