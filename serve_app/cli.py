@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from serve_app.client.bench import bench
 from serve_app.client.commands import add_commands
 from serve_app.client.keys import keys
+from serve_app.client.select import select_engines
 from serve_app.client.state import state
 from serve_app.client.usage import show_usage
 from serve_app.client.validate import validate_file
@@ -38,6 +39,7 @@ app.add_typer(keys, name="keys")
 app.add_typer(bench, name="bench")
 app.command("usage")(show_usage)
 app.command("validate")(validate_file)
+app.command("select")(select_engines)
 add_commands(app)
 _console = Console(stderr=True)
 
