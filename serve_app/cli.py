@@ -14,9 +14,11 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from serve_app.client.bench import bench
 from serve_app.client.commands import add_commands
 from serve_app.client.keys import keys
 from serve_app.client.ops import print_link
+from serve_app.client.select import select_engines
 from serve_app.client.state import state
 from serve_app.client.usage import show_usage
 from serve_app.client.validate import validate_file
@@ -35,9 +37,11 @@ export = typer.Typer(no_args_is_help=True, help="Another form of a model, or of 
 app.add_typer(export, name="export")
 app.add_typer(state, name="state")
 app.add_typer(keys, name="keys")
+app.add_typer(bench, name="bench")
 app.command("usage")(show_usage)
 app.command("validate")(validate_file)
 app.command("ops")(print_link)
+app.command("select")(select_engines)
 add_commands(app)
 _console = Console(stderr=True)
 

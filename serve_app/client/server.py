@@ -56,7 +56,7 @@ class Server:
         data = None if body is None else json.dumps(body).encode()
         method = method or ("GET" if body is None else "POST")
         try:
-            headers = {"content-type": "application/json"} | _authorize()
+            headers = {"content-type": "application/json"} | authorize()
             request = urllib.request.Request(self.url + path, data, headers, method=method)
             return urllib.request.urlopen(request)
         except urllib.error.HTTPError as error:
@@ -66,7 +66,7 @@ class Server:
             raise ClientError(f"nothing answers at {self.url}; start it with `make serve`, or name another with --url") from error
 
 
-def _authorize() -> dict[str, str]:
+def authorize() -> dict[str, str]:
     """Return the header with the key in the environment, if there is one."""
     key = next((found for name in KEY_VARIABLES if (found := os.environ.get(name, "").strip())), "")
     return {"authorization": f"Bearer {key}"} if key.isascii() and key.isprintable() and key else {}

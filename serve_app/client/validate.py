@@ -1,6 +1,7 @@
 """`phi-serve validate`: every mistake of a configuration before anything starts."""
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +27,7 @@ def validate_file(
     memory_gib: Annotated[float | None, typer.Option(min=0, help="Memory of a node in GiB; left out: what is free here.")] = None,
     gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of a node; left out: this machine's.")] = None,
     ports: Annotated[bool, typer.Option(help="Whether the ports must be free.")] = True,
+    installed: Annotated[bool, typer.Option(help="Whether the engines must be installed here.")] = True,
 ) -> None:
     """Check both halves of a configuration, without Ray and without a network; exits with 2 where there are mistakes."""
     try:
@@ -34,7 +36,9 @@ def validate_file(
         reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
         print_error(f"cannot read {config}: {reason}")
         raise typer.Exit(_UNUSABLE) from error
-    found = validate(text, _scale(describe_machine(), nodes, cpus, memory_gib, gpus), probes_ports=ports)
+    elsewhere = bool(os.environ.get("RAY_ADDRESS"))
+    machine = _scale(describe_machine(), nodes, cpus, memory_gib, gpus)
+    found = validate(text, machine, probes_ports=ports, starts_here=installed and not elsewhere)
     if as_json:
         typer.echo(json.dumps({"file": str(config), "findings": [asdict(each) for each in found]}, indent=2, allow_nan=False))
     else:

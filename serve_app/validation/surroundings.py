@@ -1,4 +1,4 @@
-"""Checks what the configuration refers to outside itself: models' files, exported folders, contexts, templates, ports.
+"""Checks what the configuration refers to outside itself: models' files, exported folders, packages, templates, ports.
 
 Reads files and probes local ports; starts nothing and downloads nothing.
 """
@@ -12,6 +12,7 @@ from typing import Any
 from serve_app.chat import go_template
 from serve_app.config import AppSettings
 from serve_app.engine_config import EngineSettings, LlamaCppSettings
+from serve_app.engines.registry import explain_missing
 from serve_app.errors import ServeError
 from serve_app.models import manifest
 from serve_app.models.locate import EMBEDDED
@@ -42,6 +43,14 @@ def check_surroundings(document: Document, place: Place, settings: AppSettings) 
             go_template.parse(variant.template)
         except (ServeError, InvalidValue) as error:
             yield report(("variants", name, "template"), f"the template cannot be used: {error}", "correct it, or leave it out")
+
+
+def check_installed(document: Document, place: Place, settings: AppSettings) -> Iterator[Finding]:
+    """Yield the groups whose engine is not installed in this environment; `place` is that of `args`."""
+    for name, group in settings.engines.items():
+        if missing := explain_missing(name, group):
+            problem, _, fix = missing.partition(": ")
+            yield document.report((*place, "engines", name, "kind"), problem, fix)
 
 
 def check_ports(document: Document, settings: list[tuple[Place, AppSettings]]) -> Iterator[Finding]:
