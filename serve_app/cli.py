@@ -16,7 +16,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 
 from serve_app.client.commands import add_commands
 from serve_app.client.keys import keys
+from serve_app.client.running import down, show_logs
 from serve_app.client.state import state
+from serve_app.client.status import show_status
+from serve_app.client.up import up
 from serve_app.client.usage import show_usage
 from serve_app.client.validate import validate_file
 from serve_app.config import ModelSettings
@@ -36,6 +39,10 @@ app.add_typer(state, name="state")
 app.add_typer(keys, name="keys")
 app.command("usage")(show_usage)
 app.command("validate")(validate_file)
+app.command("up")(up)
+app.command("down")(down)
+app.command("logs")(show_logs)
+app.command("status")(show_status)
 add_commands(app)
 _console = Console(stderr=True)
 
