@@ -19,6 +19,7 @@ from serve_app.client.keys import keys
 from serve_app.client.running import down, show_logs
 from serve_app.client.state import state
 from serve_app.client.status import show_status
+from serve_app.client.steering import add_steering
 from serve_app.client.up import up
 from serve_app.client.usage import show_usage
 from serve_app.client.validate import validate_file
@@ -44,6 +45,7 @@ app.command("down")(down)
 app.command("logs")(show_logs)
 app.command("status")(show_status)
 add_commands(app)
+add_steering(app)
 _console = Console(stderr=True)
 
 
