@@ -1,10 +1,14 @@
 """Engine groups as Serve deployments, named after the group. Replica counts and resources come from serve_config.yaml."""
 
+import asyncio
+import logging
 from collections.abc import Callable
+from typing import Any
 
 import ray
 from ray import serve
 
+from deployments.logs import read_tail, write_to_serve_log
 from deployments.metrics import RayMetrics
 from deployments.remote import report_to_ingress
 from deployments.replica import EngineReplica, NamedModel, Report
@@ -27,6 +31,7 @@ class _ServedReplica(EngineReplica):
     ) -> None:
         """Set the engine's threads to the replica's cores, unless the settings have a number."""
         self._remove_temp_folder = claim_temp_folder()
+        write_to_serve_log(logging.getLogger("deployments"), logging.getLogger("serve_app"))
         assigned = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
         cores = float(assigned.get("CPU", 1.0))
         await super().__init__(group, set_threads(settings, cores), model, identity)
@@ -40,6 +45,10 @@ class _ServedReplica(EngineReplica):
         report = super().report()
         self._ray_metrics.show(report.load)
         return report
+
+    async def read_log(self, lines: int) -> dict[str, Any]:
+        """Return the last lines of this replica's log."""
+        return {"id": self._replica_id, "node": self._process.node, "lines": await asyncio.to_thread(read_tail, lines)}
 
     async def __del__(self) -> None:
         await self.close()

@@ -11,8 +11,10 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.asgi import ServeShim
+from deployments.cluster import ServeCluster
 from deployments.groups import INGRESS
 from deployments.listening import find_exposed_addresses
+from deployments.logs import write_to_serve_log
 from deployments.remote import RemoteEngine
 from deployments.second_port import listen
 from deployments.wait_for_reports import WaitForReports
@@ -31,6 +33,7 @@ from serve_app.models.encoder import EncoderModel
 from serve_app.models.locate import locate
 from serve_app.models.resolved import AnyModel
 from serve_app.models.served import ServedModel
+from serve_app.operations.service import Operations
 from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import Fleet, FleetView
 from serve_app.types import InvalidValue, Phase
@@ -57,12 +60,18 @@ class Ingress:
         self._failures: set[tuple[str, str]] = set()
         self._reported = asyncio.Event()
         self._listening: asyncio.Task[None] | None = None
-        _log_requests()
+        write_to_serve_log(REQUEST_LOG, AUDIT_LOG)
         self._access = Access(settings.access, exposed=find_exposed_addresses(settings))
         self._accounts = Accounts.open(settings.access, settings.store)
         if self._access.refusal:
             print(f"\nThe application answers nobody: {self._access.refusal}", flush=True)
         self._groups = groups
+        context = serve.get_replica_context()
+        cluster = ServeCluster(context.app_name, INGRESS, context.replica_id.unique_id, groups)
+        self._operations = Operations(settings, self._snapshot, lambda: self._gateway, cluster)
+        self._operations.faults = lambda: self._faults
+        cluster.operations = self._operations
+        self._sampling: asyncio.Task[None] | None = None
         self._gateway: Gateway | None = None
         self._faults: dict[str, ModelUnusable] = {}
         self._models: dict[str, AnyModel] = {}
@@ -130,7 +139,7 @@ class Ingress:
                 self._app = self._build_app(self._gateway)
 
     def _build_app(self, gateway: Gateway) -> ASGIApp:
-        return WaitForReports(create_app(gateway, DIALECTS, self._access), self._reported)
+        return WaitForReports(create_app(gateway, DIALECTS, self._access, self._operations), self._reported)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Apply `user_config` of serve_config.yaml: its `routing` replaces fields of `args.routing`, without a restart.
@@ -151,7 +160,9 @@ class Ingress:
         if self._gateway is not None:
             self._app = self._build_app(self._gateway)
         else:
-            self._app = create_unusable_app(self._settings, self._snapshot, DIALECTS, lambda: self._faults, self._access)
+            self._app = create_unusable_app(
+                self._settings, self._snapshot, DIALECTS, lambda: self._faults, self._access, self._operations
+            )
         if self._reasons:
             self._retrying = asyncio.create_task(self._retry())
 
@@ -168,12 +179,20 @@ class Ingress:
         """Keep limits and usage up to date from the replica's start to its end in order."""
         await receive()
         self._accounts.start()
+        self._sampling = asyncio.create_task(self._operations.run())
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        self._sampling.cancel()
+        self._operations.close()
         if self._gateway is not None:
             await self._gateway.background.close()
         await self._accounts.close()
         await send({"type": "lifespan.shutdown.complete"})
+
+    async def answer_operations(self, asker: str, question: str, argument: Any) -> Any:
+        """Answer another ingress' question for operators; None where it is this ingress' own."""
+        own = serve.get_replica_context().replica_id.unique_id
+        return None if asker == own else self._operations.answer(question, argument)
 
     async def report(self, report: ReplicaReport) -> None:
         """Take the report of a replica."""
@@ -225,14 +244,6 @@ def build_ingress(settings: AppSettings, groups: Mapping[str, serve.Application]
         graceful_shutdown_timeout_s=settings.limits.request_timeout_s + 30,
     )(Ingress)
     return deployment.bind(settings, dict(groups))
-
-
-def _log_requests() -> None:
-    """Write the gateway's line per request, and the audit line, to Serve's log of this replica."""
-    for log in (REQUEST_LOG, AUDIT_LOG):
-        log.setLevel(logging.INFO)
-        log.propagate = False
-        log.handlers = logging.getLogger("ray.serve").handlers
 
 
 def _build_announcement(settings: AppSettings, *, asks_for_keys: bool) -> str:

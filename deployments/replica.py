@@ -7,7 +7,10 @@ replicas that can answer; meanwhile the replica reports its phase to every ingre
 import asyncio
 import gc
 import logging
+import os
+import platform
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
@@ -19,12 +22,13 @@ from serve_app.engine_config import ENCODERS, EngineSettings
 from serve_app.engines.base import Encoder, Engine
 from serve_app.engines.registry import build_engine
 from serve_app.engines.throughput import DrainRate
-from serve_app.errors import EngineDead, ServeError, explain
+from serve_app.errors import EngineDead, EngineError, ServeError, explain
 from serve_app.files.cache import Progress
+from serve_app.memory import measure_tree_bytes
 from serve_app.models.export import derive, needs_checkpoint
 from serve_app.models.locate import locate
 from serve_app.replica_metrics import MetricSink, ReplicaMetrics
-from serve_app.reports import ReplicaReport
+from serve_app.reports import Mishap, PhaseChange, ReplicaAction, ReplicaProcess, ReplicaReport
 from serve_app.types import (
     Capability,
     Constraint,
@@ -43,7 +47,12 @@ from serve_app.types import (
 logger = logging.getLogger(__name__)
 
 REPORT_EVERY_S = 1.0
+_MEASURE_EVERY_S = 15.0
+"""Time between two measurements of the memory, each of which takes some milliseconds for every gigabyte."""
+_SHOWN_PHASES = 20
 _FLUSH_AFTER_S = 0.02
+_SERVING = (Phase.READY, Phase.DRAINING)
+"""Phases in which requests are computed: some may still be on their way to a replica that drains."""
 _WARM_PROMPT = (0,)
 _WARM_CONSTRAINT = OneOf(("yes", "no"))
 _RETRY_S = 10.0
@@ -79,6 +88,10 @@ class EngineReplica:
         self._group = group
         self._replica_id, self._send = identity()
         self._phase, self._reason = Phase.STARTING, ""
+        self._timeline = deque([PhaseChange(phase=Phase.STARTING, at=time.time())], maxlen=_SHOWN_PHASES)
+        self._process = ReplicaProcess(node=platform.node(), pid=os.getpid())
+        self._mishap: Mishap | None = None
+        self._is_draining = self._restarts = False
         self._engine: Engine | Encoder | None = None
         self._drain = DrainRate()
         self._metrics = ReplicaMetrics(model.name, self._build_sink(model.name))
@@ -142,6 +155,12 @@ class EngineReplica:
         return report_progress
 
     def _enter(self, phase: Phase, reason: str = "") -> None:
+        if phase is self._phase:
+            self._timeline[-1] = replace(self._timeline[-1], reason=reason)
+        else:
+            self._timeline.append(PhaseChange(phase=phase, at=time.time(), reason=reason))
+        if phase is Phase.FAILED:
+            self._mishap = Mishap(at=time.time(), message=reason)
         self._phase, self._reason = phase, reason
         self._phase_changed.set()
 
@@ -156,6 +175,9 @@ class EngineReplica:
             info=engine.info if engine else None,
             load=self._add_rates(engine.load()) if engine else EngineLoad(),
             requests=self._metrics.counts(),
+            process=self._process,
+            timeline=tuple(self._timeline),
+            mishap=self._mishap,
         )
 
     def _add_rates(self, load: EngineLoad) -> EngineLoad:
@@ -163,8 +185,12 @@ class EngineReplica:
 
     async def _report_forever(self) -> None:
         """Report every second, and at once when the phase changes."""
+        measure_s = 0.0
         while True:
             self._phase_changed.clear()
+            if time.monotonic() >= measure_s:
+                measure_s = time.monotonic() + _MEASURE_EVERY_S
+                self._process = replace(self._process, memory_bytes=await asyncio.to_thread(measure_tree_bytes, os.getpid()))
             await self._send(self.report())
             # Not wait_for: Python 3.11's loses a cancellation that arrives with the event, and `close` would hang.
             with suppress(TimeoutError):
@@ -178,7 +204,7 @@ class EngineReplica:
         is the last item, after all events before it.
         """
         yield ()
-        if self._engine is None or self._phase is not Phase.READY:
+        if self._engine is None or self._phase not in _SERVING:
             yield (EngineDead(f"a replica of group {self._group} is {self._phase}"),)
             return
         stream = cast(Engine, self._engine).generate(request)
@@ -191,6 +217,7 @@ class EngineReplica:
                     meter.push(batch)
                     yield batch
         except ServeError as error:
+            self._note_failure(error)
             yield (error,)
         finally:
             self._drain.leave()
@@ -200,7 +227,7 @@ class EngineReplica:
     async def encode(self, request: EncodeRequest) -> AsyncGenerator[tuple[Encoded | ServeError, ...], None]:
         """Yield an empty batch on acceptance, then one with the vectors or the failure."""
         yield ()
-        if self._engine is None or self._phase is not Phase.READY:
+        if self._engine is None or self._phase not in _SERVING:
             yield (EngineDead(f"a replica of group {self._group} is {self._phase}"),)
             return
         self._drain.enter()
@@ -212,6 +239,7 @@ class EngineReplica:
             meter.push((Finished(reason=FinishReason.STOP, usage=usage, timings=encoded.timings),))
             yield (encoded,)
         except ServeError as error:
+            self._note_failure(error)
             yield (error,)
         finally:
             self._drain.leave()
@@ -238,13 +266,33 @@ class EngineReplica:
         """
         if self._engine is None:
             return
+        if self._restarts and not self._drain.running:
+            raise EngineDead(f"an operator restarts this replica of group {self._group}")
         try:
             await self._engine.check_health()
         except ServeError as error:
             self._enter(Phase.FAILED, error.message)
             raise
         if self._phase is Phase.FAILED:
-            self._enter(Phase.READY)
+            self._enter(Phase.DRAINING if self._is_draining else Phase.READY)
+
+    async def act(self, action: ReplicaAction, replica: str | None = None) -> str:
+        """Do what an operator asks of `replica`, or of every replica; return this replica's id, empty where it is not meant.
+
+        A replica that does not serve yet, or failed, has nothing to drain and is not meant by that.
+        """
+        if replica not in (None, self._replica_id) or self._phase not in _SERVING:
+            return ""
+        if self._restarts:
+            return self._replica_id  # it ends soon, whatever is asked
+        self._is_draining = action is not ReplicaAction.RESUME
+        self._restarts = action is ReplicaAction.RESTART
+        self._enter(Phase.DRAINING if self._is_draining else Phase.READY, "it restarts when it is idle" if self._restarts else "")
+        return self._replica_id
+
+    def _note_failure(self, error: ServeError) -> None:
+        if isinstance(error, EngineError):
+            self._mishap = Mishap(at=time.time(), message=error.message)
 
     async def close(self) -> None:
         """Release the engine."""

@@ -13,6 +13,7 @@ from serve_app.access.usage import UsageBook
 from serve_app.errors import ServeError
 from serve_app.metrics import IngressMetrics
 from serve_app.record import RequestRecord
+from serve_app.request_book import RequestBook
 
 REQUEST_LOG = logging.getLogger("serve_app.requests")
 """One line of JSON per request, without its text."""
@@ -20,13 +21,16 @@ _LINES = json.JSONEncoder(allow_nan=False)
 
 
 @contextmanager
-def account(span: Span, record: RequestRecord, metrics: IngressMetrics, usage: UsageBook) -> Iterator[Callable[[], None]]:
+def account(
+    span: Span, record: RequestRecord, metrics: IngressMetrics, usage: UsageBook, book: RequestBook
+) -> Iterator[Callable[[], None]]:
     """Account for the request of `record`, whose `span` has begun.
 
     Does so when the block ends, or once the yielded function is called: before the last bytes of a whole answer.
     `record.outcome` becomes an error's code.
     """
-    began = time.monotonic()
+    began = record.arrived_s = time.monotonic()
+    book.begin(record)
 
     def finish() -> None:
         if record.is_accounted:
@@ -35,6 +39,7 @@ def account(span: Span, record: RequestRecord, metrics: IngressMetrics, usage: U
         record.seconds = time.monotonic() - began
         metrics.count_request(record)
         usage.note(record)
+        book.end(record)
         REQUEST_LOG.info("%s", _LINES.encode(record.log_fields()))
         tracing.end(span, record)
 

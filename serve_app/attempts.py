@@ -18,14 +18,14 @@ from serve_app.encoding import Encoded, EncodeRequest
 from serve_app.errors import EngineError, GenerationFailed, IncompleteGeneration, NoEngine, Overloaded, ServeError
 from serve_app.generation import Generation
 from serve_app.metrics import IngressMetrics
-from serve_app.record import RequestRecord
+from serve_app.record import AttemptRecord, RequestRecord
 from serve_app.routing.continuation import Continuation, find_obstacle
 from serve_app.routing.fleet import Fleet, Workload
 from serve_app.routing.health import Admission, Health
 from serve_app.routing.policy import find_constraint_needs
 from serve_app.routing.retry_budget import RetryBudget
 from serve_app.stall_watch import StallWatch
-from serve_app.types import Capability, EngineInfo, Finished, Placement, TokenEvent, TokenRequest
+from serve_app.types import Capability, EngineInfo, Finished, Placement, TokenDelta, TokenEvent, TokenRequest
 
 _RETRY_PAUSE_S = 0.1
 """Mean pause before a group is tried again; doubles with each round."""
@@ -291,14 +291,18 @@ class Attempts:
         )
         ok: bool | None = None
         outcome = "cancelled"
+        attempt = AttemptRecord(group=name, at_s=self._clock() - job.record.arrived_s)
+        job.record.timeline.append(attempt)
         try:
-            while (event := await watch.next(stream)) is not None:
-                ok = True  # the engine works, even if the client leaves
-                ended = isinstance(event, Finished | Encoded)
-                outcome = "ok" if ended else outcome  # now, since the consumer may never resume this generator
-                yield event
-                if ended:
-                    return
+            with job.record.cancellation.stopping(watch.stop):
+                while (event := await watch.next(stream)) is not None:
+                    ok = True  # the engine works, even if the client leaves
+                    ended = isinstance(event, Finished | Encoded)
+                    attempt.tokens += len(event.ids) if isinstance(event, TokenDelta) else 0
+                    outcome = "ok" if ended else outcome  # now, since the consumer may never resume this generator
+                    yield event
+                    if ended:
+                        return
             raise IncompleteGeneration("the engine's stream ended before the answer did; try again")
         except ServeError as error:
             outcome = error.code
@@ -310,6 +314,8 @@ class Attempts:
             self.workload.end(sent)
             self.health.settle(admission, placement.replica, ok=ok, now=self._clock())
             self._metrics.count_attempt(name, outcome)
+            attempt.outcome, attempt.replica = outcome, placement.replica
+            attempt.seconds = self._clock() - job.record.arrived_s - attempt.at_s
 
     def _is_silent(self, name: str, placement: Placement) -> bool:
         group = self._fleet().group(name)

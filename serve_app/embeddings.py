@@ -38,7 +38,7 @@ async def embed(gateway: Gateway, request: EmbedRequest, record: RequestRecord) 
     longest_s = gateway.settings.limits.request_timeout_s
     deadline = time.monotonic() + min(request.timeout_s or longest_s, longest_s)
     span = tracing.begin_embedding(request, record.model)
-    with account(span, record, gateway.metrics, gateway.accounts.usage):
+    with account(span, record, gateway.metrics, gateway.accounts.usage, gateway.book):
         resolved = _resolve(gateway, request, record)
         model = resolved.model.name
         with gateway.showing_allowances(model, record):
@@ -87,6 +87,7 @@ async def _embed(
         work=float(tokens),
         width=request.dimensions or model.about.dimensions,
     )
+    record.prompt_tokens = tokens
     async with gateway.reserve(tokens, 0, model.name, record):
         used = Usage(prompt_tokens=tokens, completion_tokens=0)
         try:

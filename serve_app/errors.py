@@ -9,6 +9,7 @@ bytes --decode--> request --admit, choose--> route --attempt--> events --encode-
     │   ContextOverflow 400 · TooLarge 413 · Unsupported 400 · ConstraintLost 400
     ├─ CapacityError     no engine can take the request now; try again
     │   Overloaded 503 · QuotaExceeded 429 (BeyondQuota) · NoEngine 503 · DeadlineExceeded 504
+    ├─ Cancelled 503     an operator ended the request
     ├─ EngineError       an engine failed
     │   GenerationFailed 500 · IncompleteGeneration 502 · EngineDead 503
     ├─ StoreUnavailable 503 what outlives a process cannot be reached (serve_app/store); `reason` says why
@@ -155,6 +156,14 @@ class DeadlineExceeded(CapacityError):
     status = 504
     retryable = False
     futile_to_retry = True  # a retry would wait as long again, and the engines would compute the answer again
+
+
+class Cancelled(ServeError):
+    """An operator ended the request."""
+
+    code = "cancelled_by_operator"
+    status = 503
+    futile_to_retry = True
 
 
 class EngineError(ServeError):

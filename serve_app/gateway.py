@@ -43,6 +43,7 @@ from serve_app.models.catalog import Catalog
 from serve_app.models.resolved import AnyModel, Resolved
 from serve_app.models.served import PreparedRequest, ServedModel
 from serve_app.record import RequestRecord
+from serve_app.request_book import RequestBook
 from serve_app.routing.auto import ModelChoice, choose_failure, choose_model
 from serve_app.routing.fleet import Fleet
 from serve_app.routing.policy import Policy, Route
@@ -65,6 +66,8 @@ class Gateway:
     metrics: IngressMetrics = field(default_factory=IngressMetrics)
     accounts: Accounts = field(default_factory=Accounts.in_memory)
     """Limits and usage of callers."""
+    book: RequestBook = field(default_factory=RequestBook)
+    """The requests of now, and the last ones."""
     background: BackgroundWork = field(default_factory=BackgroundWork)
     """Requests whose clients do not wait."""
     active_by_model: Counter[str] = field(default_factory=Counter)
@@ -113,7 +116,7 @@ class Gateway:
         deadline = time.monotonic() + min(request.timeout_s or longest_s, longest_s)
         record.choices_per_prompt = request.n
         span = tracing.begin(request, record.model or record.served_model)
-        with account(span, record, self.metrics, self.accounts.usage) as finish:
+        with account(span, record, self.metrics, self.accounts.usage, self.book) as finish:
             failure: ServeError | None = None
             tried: set[str] = set()
             started = False
@@ -183,6 +186,7 @@ class Gateway:
         with self.admit(len(request.prompts) * request.n, resolved.model.name, record.caller.priority):
             with client_faults():
                 prepared, generations = await self._prepare(request, resolved, record)
+            record.prompt_tokens = prepared.prompt_tokens
             streams = [generation.read(self._attempts.run(generation)) for generation in generations]
             answer_tokens = self._expect_answer_tokens(prepared.request, resolved.model.name, record)
             reservation = self.reserve(prepared.prompt_tokens, answer_tokens, resolved.model.name, record)
@@ -191,6 +195,7 @@ class Gateway:
                 async for event in events:
                     if not started:  # not earlier: the first event commits the headers
                         started = record.has_begun = True
+                        record.first_token_s = time.monotonic() - record.arrived_s
                         yield Started(prompt_tokens=prepared.prompt_tokens)
                     if isinstance(event, ChoiceEnd):
                         task, tokens = record.task or Task.GENERAL, event.usage.completion_tokens

@@ -57,6 +57,7 @@ class Generation:
                             yield self._note_text(delta)
                         yield self._end_choice(event)
                         return
+                    self.record.generated += len(event.ids)
                     if choice.with_tokens:
                         self._ids.extend(event.ids)
                     if not text.tokens:

@@ -59,11 +59,12 @@ class _ReplicaCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Yield a family per metric, with a sample per replica."""
-        ready = [report for report in self._reports if report.phase is Phase.READY and report.info]
+        ready = [report for report in self._reports if report.phase in (Phase.READY, Phase.DRAINING) and report.info]
         phases = GaugeMetricFamily("phi_serve_replica_phase", "1 for the phase that a replica is in", labels=(*_LABELS, "phase"))
         for report in self._reports:
             phases.add_metric((*_list_labels(report), report.phase), 1)
         yield phases
+        yield from _collect_memory(self._reports)
         for name, about in _GAUGES.items():
             gauge = GaugeMetricFamily(f"{_PREFIX}_{name}", about, labels=_LABELS)
             for report in ready:
@@ -77,6 +78,24 @@ class _ReplicaCollector(Collector):
             if counter.samples:
                 yield counter
         yield from _collect_vllm_series(ready)
+
+
+def _collect_memory(reports: Iterable[ReplicaReport]) -> Iterable[Metric]:
+    """Yield what replicas hold in memory, and the room of their KV caches."""
+    memory = GaugeMetricFamily(
+        "phi_serve_replica_memory_bytes", "Proportional set size of a replica's processes", labels=(*_LABELS, "node")
+    )
+    tokens = GaugeMetricFamily(f"{_PREFIX}_kv_tokens", "Tokens that the KV cache holds when it is full", labels=_LABELS)
+    size = GaugeMetricFamily(f"{_PREFIX}_kv_bytes", "Memory of the KV cache when it is full", labels=_LABELS)
+    for report in reports:
+        labels = _list_labels(report)
+        if report.process is not None and report.process.memory_bytes is not None:
+            memory.add_metric((*labels, report.process.node), report.process.memory_bytes)
+        if report.info is not None and report.info.kv_tokens is not None:
+            tokens.add_metric(labels, report.info.kv_tokens)
+        if report.info is not None and report.info.kv_bytes is not None:
+            size.add_metric(labels, report.info.kv_bytes)
+    yield from (memory, tokens, size)
 
 
 def _collect_vllm_series(ready: list[ReplicaReport]) -> Iterable[Metric]:

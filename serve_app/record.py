@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from serve_app.caller import ANONYMOUS, Allowance, Caller
+from serve_app.cancellation import Cancellation
 from serve_app.conversation import ChoiceEnd, total_usage
 from serve_app.types import Task, Usage
 
@@ -23,6 +24,23 @@ class Candidate:
     """Estimated seconds until the request would begin; None while the group's rate is unknown."""
     finish_s: float | None
     """Estimated seconds until the request would be done; None while the group's rate is unknown."""
+
+
+@dataclass(slots=True, kw_only=True)
+class AttemptRecord:
+    """One attempt of a group at a request, or at the rest of one."""
+
+    group: str
+    at_s: float
+    """Seconds from the request's arrival to the attempt's start."""
+    seconds: float = 0.0
+    """How long it took."""
+    replica: str = ""
+    """The replica that had it; empty where none is known."""
+    outcome: str = "running"
+    """`ok`, `running`, `cancelled` or an error's code."""
+    tokens: int = 0
+    """Tokens generated in it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,6 +94,18 @@ class RequestRecord:
     """The tokens of models that another one stood in for."""
     has_begun: bool = False
     """Whether the client got any part of the answer."""
+    timeline: list[AttemptRecord] = field(default_factory=list)
+    """The attempts, in the order in which they began."""
+    arrived_s: float = 0.0
+    """Monotonic seconds at its arrival at the gateway."""
+    first_token_s: float | None = None
+    """Seconds from its arrival to the first part of its answer."""
+    prompt_tokens: int = 0
+    """Tokens of its prompts, once they are counted."""
+    generated: int = 0
+    """Tokens generated so far."""
+    cancellation: Cancellation = field(default_factory=Cancellation)
+    """Ends the request for an operator."""
     allowances: tuple[Allowance, ...] = ()
     """What is left of the caller's limits."""
 

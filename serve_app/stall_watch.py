@@ -1,4 +1,4 @@
-"""Ends an engine's stream with an error when the request's time is over, or when the stream stalls.
+"""Ends an engine's stream with an error when the request's time is over, when the stream stalls, or when it is told to.
 
 Knows one stream and a clock; no text, dialect or retry.
 """
@@ -39,6 +39,8 @@ class StallWatch:
     async def next(self, stream: AsyncGenerator[Event, None]) -> Event | None:
         """Return the next event or None at the end; raises `DeadlineExceeded` or `EngineDead` when it gives up."""
         self._since = self._loop.time()
+        if self._failure is not None:
+            raise self._failure
         if self._since >= self._deadline:
             raise _deadline_exceeded()
         try:
@@ -53,6 +55,12 @@ class StallWatch:
             self.close()
             self._schedule_check()  # from now on a pause may be shorter
         return event
+
+    def stop(self, error: ServeError) -> None:
+        """End the stream with `error`, at once or when the next event is asked for."""
+        self._failure = error
+        if self._awaiting is not None:
+            self._awaiting.reschedule(self._loop.time())
 
     def close(self) -> None:
         """Stop checking."""

@@ -70,6 +70,8 @@ class Phase(StrEnum):
     LOADING = "loading"
     WARMING = "warming"
     READY = "ready"
+    DRAINING = "draining"
+    """It gets no new requests, and completes those that it has."""
     FAILED = "failed"
     ASLEEP = "asleep"
     """Of a group, not of a replica: the group has no replica, and a request starts one."""
@@ -361,6 +363,10 @@ class EngineInfo:
     max_concurrency: int
     """Generations that run at once; more wait in the engine."""
     precision: str
+    kv_tokens: int | None = None
+    """Tokens that the KV cache holds when all of it is in use; None where there is none."""
+    kv_bytes: int | None = None
+    """Memory that it then takes; None where the engine does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,6 +59,7 @@ class FakeEngine:
             capabilities=frozenset(Capability) - (frozenset() if self._settings.structured else _UNSUPPORTED),
             max_concurrency=self._settings.slots,
             precision="none",
+            kv_tokens=self._settings.slots * self._settings.max_model_len,
         )
 
     async def start(self) -> None:

@@ -59,6 +59,11 @@ class DrainRate:
         self._advance()
         self._running -= 1
 
+    @property
+    def running(self) -> int:
+        """Requests that have begun and not ended."""
+        return self._running
+
     def rate(self) -> float:
         """Return tokens per second of busy time, 0 before the first token."""
         self._advance()

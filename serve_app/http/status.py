@@ -14,6 +14,7 @@ from serve_app.errors import Forbidden, InvalidRequest, ServeError
 from serve_app.gateway import Gateway
 from serve_app.http.respond import json_response
 from serve_app.metrics import CONTENT_TYPE
+from serve_app.operations.shapes import estimate_wait_s, show_memory
 from serve_app.record import RequestRecord
 from serve_app.reports import ReplicaReport
 from serve_app.routing.fleet import Fleet, Group
@@ -24,14 +25,14 @@ STATUS_PATHS = dict.fromkeys(("/health", "/livez", "/v1/cluster", "/v1/usage"), 
 """Paths of these endpoints, with the media type of their answers."""
 
 
-_Answer = Callable[[Request, RequestRecord], Awaitable[Response]]
+Answer = Callable[[Request, RequestRecord], Awaitable[Response]]
 
 
 class Mount(Protocol):
     """Adds an endpoint to the application."""
 
-    def __call__(self, path: str, answer: _Answer, scope: Scope | None) -> None:
-        """Answer GET and HEAD at `path`. Callers need `scope`; None: they need none."""
+    def __call__(self, path: str, answer: Answer, scope: Scope | None, method: str = "GET") -> None:
+        """Answer `method` at `path`; GET answers HEAD too. Callers need `scope`; None: they need none."""
 
 
 def mount_status(mount: Mount, gateway: Gateway) -> None:
@@ -40,7 +41,7 @@ def mount_status(mount: Mount, gateway: Gateway) -> None:
     async def health(request: Request, record: RequestRecord) -> Response:
         fleet, faults = gateway.fleet(), gateway.catalog.faults
         ready = fleet.ready and not faults
-        status = "degraded" if fleet.ready and faults else _summarize_status(fleet)
+        status = fleet.summarize(has_faults=bool(faults))
         headers = {} if ready else {"retry-after": "5"}
         if not _may_see_all(record.caller):
             return json_response(_show_phases(status, fleet), 200 if ready else 503, headers)
@@ -133,12 +134,6 @@ def _parse_day(request: Request, name: str) -> float | None:
         raise InvalidRequest(f"{name} must be a date such as 2026-11-30", param=name) from None
 
 
-def _summarize_status(fleet: Fleet) -> str:
-    if fleet.ready:
-        return "healthy"
-    return "degraded" if any(group.ready for group in fleet.groups) else "not_ready"
-
-
 def show_cluster(fleet: Fleet, settings: AppSettings) -> JsonObject:
     """Return the groups with their backlog, the estimated wait, and each replica that reports."""
     groups = [_show_backlog(group, settings.model_of(group.name)) for group in fleet.groups]
@@ -151,7 +146,7 @@ def _show_models(settings: AppSettings, fleet: Fleet, faults: Mapping[str, Serve
     for name in settings.models:
         groups = [group.name for group in fleet.groups if settings.model_of(group.name) == name]
         fault = faults.get(name)
-        shown[name] = {"status": "failed" if fault else _summarize_status(fleet.select(groups)), "groups": groups}
+        shown[name] = {"status": "failed" if fault else fleet.select(groups).summarize(), "groups": groups}
         if fault:
             shown[name]["reason"] = fault.message
     return shown
@@ -182,7 +177,7 @@ def _show_backlog(group: Group, model: str) -> JsonObject:
         "capacity": group.replicas * group.info.max_concurrency if group.info else 0,
     }
     shown |= _show_load(group) | {"backlog_tokens": group.load.waiting_tokens} | _show_pace(group)
-    return shown | {"estimated_wait_s": _estimate_wait_s(group), "replicas": [_show_replica(report) for report in group.reports]}
+    return shown | {"estimated_wait_s": estimate_wait_s(group), "replicas": [_show_replica(report) for report in group.reports]}
 
 
 def _show_load(group: Group) -> JsonObject:
@@ -193,19 +188,9 @@ def _show_pace(group: Group) -> JsonObject:
     return {"tokens_per_second": round(group.load.tokens_per_second, 1)}
 
 
-def _estimate_wait_s(group: Group) -> float | None:
-    """Return the seconds until the waiting prompts are read, at the observed rate; None where the rate is unknown."""
-    load = group.load
-    if not group.ready:
-        return None
-    if not load.waiting and not load.waiting_tokens:
-        return 0.0
-    return round(load.waiting_tokens / load.tokens_per_second, 3) if load.tokens_per_second > 0 else None
-
-
 def _show_replica(report: ReplicaReport) -> JsonObject:
-    shown: JsonObject = {"id": report.replica_id, "phase": report.phase}
-    if report.phase is Phase.READY:
+    shown: JsonObject = {"id": report.replica_id, "phase": report.phase} | show_memory(report)
+    if report.phase in (Phase.READY, Phase.DRAINING):
         load = report.load
         shown |= {"running": load.running, "waiting": load.waiting, "kv_usage": round(load.kv_usage, 4)}
     return shown

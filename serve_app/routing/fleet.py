@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from serve_app.reports import ReplicaReport
 from serve_app.types import ContextLimits, EngineInfo, EngineLoad, Phase, Task
 
-_PROGRESS = (Phase.STARTING, Phase.LOADING, Phase.WARMING, Phase.READY)
+_PROGRESS = (Phase.DRAINING, Phase.STARTING, Phase.LOADING, Phase.WARMING, Phase.READY)
 _RATE_WEIGHT = 0.3
 """Weight of the newest report in a replica's smoothed rates."""
 _LENGTH_WEIGHT = 0.05
@@ -67,6 +67,11 @@ class Group:
         """Ids of the ready replicas."""
         return tuple(report.replica_id for report in self.reports if report.phase is Phase.READY)
 
+    @property
+    def draining(self) -> frozenset[str]:
+        """Ids of the replicas that should get nothing new."""
+        return frozenset(report.replica_id for report in self.reports if report.phase is Phase.DRAINING)
+
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
@@ -80,6 +85,12 @@ class Fleet:
     def ready(self) -> bool:
         """Whether every configured group is ready, or becomes ready on the first request."""
         return all(group.ready or group.wakes for group in self.groups)
+
+    def summarize(self, *, has_faults: bool = False) -> str:
+        """Return `healthy`, `degraded` or `not_ready`; `has_faults`: a model cannot be served."""
+        if self.ready:
+            return "degraded" if has_faults else "healthy"
+        return "degraded" if any(group.ready for group in self.groups) else "not_ready"
 
     def select(self, names: Collection[str]) -> "Fleet":
         """Return the fleet of these groups alone."""

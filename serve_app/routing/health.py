@@ -69,7 +69,7 @@ class Health:
             ticket=ticket,
             replicas=tickets,
             probe=probe,
-            avoid=left_out | frozenset(tried) | group.silent,
+            avoid=left_out | frozenset(tried) | group.silent | group.draining,
         )
 
     def settle(self, admission: Admission, replica: str, *, ok: bool | None, now: float) -> None:

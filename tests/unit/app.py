@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -28,7 +28,9 @@ from serve_app.models.encoder import EncoderModel
 from serve_app.models.locate import EMBEDDED
 from serve_app.models.served import ServedModel
 from serve_app.models.weights import Weights
-from serve_app.reports import ReplicaReport
+from serve_app.operations.base import Bounds, Identity
+from serve_app.operations.service import Operations
+from serve_app.reports import ReplicaAction, ReplicaReport
 from serve_app.routing.fleet import FleetView
 from serve_app.types import Phase
 from tests.encoders import FakeEncoder, write_files
@@ -70,6 +72,45 @@ class App:
     encoders: dict[str, FakeEncoder]
     routes: list[Any]
     """What is mounted."""
+    cluster: "LocalCluster"
+    view: FleetView
+
+
+class LocalCluster:
+    """One ingress; `others` are more. Replicas do what they are asked in the fleet's view; `actions` keeps what was asked."""
+
+    def __init__(self, view: FleetView) -> None:
+        self.identity = Identity(id="here", node="test", pid=1)
+        self.view = view
+        self.operations: Operations | None = None
+        self.others: list[Operations] = []
+        self.actions: list[tuple[Any, ...]] = []
+        self.bounds: dict[str, Bounds] = {}
+
+    async def ask_ingresses(self, question: str, argument: Any = None) -> list[Any]:
+        assert self.operations is not None
+        return [each.answer(question, argument) for each in (self.operations, *self.others)]
+
+    async def act(self, group: str, action: ReplicaAction, replica: str | None = None) -> list[str]:
+        self.actions.append((group, action, replica))
+        reports = self.view.snapshot(time.monotonic()).group(group).reports  # type: ignore[union-attr]
+        meant = [each for each in reports if replica in (None, each.replica_id) and each.phase in (Phase.READY, Phase.DRAINING)]
+        for report in meant:
+            phase = Phase.READY if action is ReplicaAction.RESUME else Phase.DRAINING
+            self.view.record(replace(report, phase=phase), time.monotonic())
+        return [report.replica_id for report in meant]
+
+    async def wake(self, group: str) -> None:
+        self.actions.append((group, "wake"))
+
+    async def read_bounds(self) -> dict[str, Bounds]:
+        return dict(self.bounds)
+
+    async def set_bounds(self, group: str, bounds: Bounds) -> None:
+        self.bounds[group] = bounds
+
+    async def read_logs(self, group: str | None, replica: str | None, lines: int) -> list[dict[str, Any]]:
+        return [{"group": group or "ingress", "id": replica or "here", "node": "test", "lines": ["a line"][:lines]}]
 
 
 @asynccontextmanager
@@ -114,7 +155,10 @@ async def running(
         generators=built | encoders,
         fleet=lambda: view.snapshot(time.monotonic()),
     )
-    app = create_app(gateway, (anthropic.DIALECT, openai.DIALECT, ollama.DIALECT, reasoning.DIALECT), Access(settings.access))
+    cluster = LocalCluster(view)
+    cluster.operations = Operations(settings, gateway.fleet, lambda: gateway, cluster)
+    dialects = (anthropic.DIALECT, openai.DIALECT, ollama.DIALECT, reasoning.DIALECT)
+    app = create_app(gateway, dialects, Access(settings.access), cluster.operations)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        yield App(client, transport, gateway, built, encoders, app.routes)
+        yield App(client, transport, gateway, built, encoders, app.routes, cluster, view)

@@ -24,7 +24,7 @@ from serve_app.engine_config import LlamaCppSettings
 from serve_app.engines.admission import compute_answer_limit
 from serve_app.engines.guidance import Guidance, Guide
 from serve_app.engines.llama_cpp.grammar import respell_constraint
-from serve_app.engines.llama_cpp.server import LlamaServer, find_majority_type
+from serve_app.engines.llama_cpp.server import LlamaServer, find_majority_type, measure_cache
 from serve_app.engines.llama_cpp.stream import ServerEvent, read_events
 from serve_app.engines.throughput import Throughput
 from serve_app.errors import EngineDead, GenerationFailed, Overloaded
@@ -133,6 +133,7 @@ class LlamaCppEngine:
         self._single_token_characters: frozenset[str] = frozenset()
         self._guidance: Guidance | None = None
         self._precision: str = settings.precision if not settings.gguf else "gguf"
+        self._kv_bytes = 0
         self._slots = asyncio.Semaphore(settings.slots)
         self._waiting: set[_Generation] = set()
         self._running: set[_Generation] = set()
@@ -149,6 +150,8 @@ class LlamaCppEngine:
             capabilities=frozenset(Capability) - _UNSUPPORTED,
             max_concurrency=self._settings.slots,
             precision=self._precision,
+            kv_tokens=self._settings.slots * self._settings.max_model_len,
+            kv_bytes=self._kv_bytes,
         )
 
     async def start(self) -> None:
@@ -163,6 +166,7 @@ class LlamaCppEngine:
         plain = (text for at, text in enumerate(vocabulary.texts) if at not in vocabulary.control_ids)
         self._single_token_characters = frozenset(char for char in (text.decode() for text in plain) if len(char) == 1)
         await self._server.start(self._file, header)
+        self._kv_bytes = measure_cache(header, self._settings)
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenEvent, None]:
         """See `Engine.generate`. Raises `Overloaded` when too many wait, `ContextOverflow` when the prompt leaves no room."""

@@ -158,8 +158,8 @@ def find_majority_type(header: Header) -> str:
 _KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
 
 
-def require_memory(header: Header, settings: LlamaCppSettings) -> None:
-    """Raise `ModelUnusable` when the memory cannot hold cache and weights, or the header lacks the sizes of the cache."""
+def measure_cache(header: Header, settings: LlamaCppSettings) -> int:
+    """Return the bytes of the KV cache; raises `ModelUnusable` when the header lacks the sizes that it follows from."""
     prefix = header.keys.get("general.architecture")
     names = ("block_count", "attention.head_count", "attention.head_count_kv", "embedding_length")
     sizes = [header.keys.get(f"{prefix}.{name}") for name in names]
@@ -171,7 +171,12 @@ def require_memory(header: Header, settings: LlamaCppSettings) -> None:
     head = header.keys.get(f"{prefix}.attention.key_length")
     head_width = head if type(head) is int and 0 < head < 1 << 20 else width / heads
     per_token = 2 * layers * kv_heads * head_width * _KV_BYTES[choose_kv_type(settings, header)]
-    cache = settings.slots * settings.max_model_len * per_token
+    return round(settings.slots * settings.max_model_len * per_token)
+
+
+def require_memory(header: Header, settings: LlamaCppSettings) -> None:
+    """Raise `ModelUnusable` when the memory cannot hold cache and weights, or the header lacks the sizes of the cache."""
+    cache = measure_cache(header, settings)
     weights = sum(tensor.bytes for tensor in header.tensors.values())
     free = read_available_bytes()
     if cache + weights > free and not settings.gpu_layers:

@@ -45,6 +45,7 @@ class OnnxEngine:
         self._batch: Batch | None = None
         self._guidance: Guidance | None = None
         self._vocabulary_size = 0
+        self._kv_bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._inbox: deque[Callable[[Batch], None]] = deque()
@@ -64,6 +65,8 @@ class OnnxEngine:
             capabilities=frozenset(Capability),
             max_concurrency=self._settings.slots,
             precision=self._settings.precision,
+            kv_tokens=self._settings.slots * self._settings.max_model_len,
+            kv_bytes=self._kv_bytes,
         )
 
     async def start(self) -> None:
@@ -85,6 +88,7 @@ class OnnxEngine:
         budget = int(settings.max_kv_gib * 2**30) if settings.max_kv_gib else read_available_bytes()
         logger.info("onnx KV pool: %s", plan_memory(graph.kv_shape, settings.slots + 1, settings.max_model_len, budget))
         pool = KvPool(graph.kv_shape, settings.slots + 1, settings.max_model_len)
+        self._kv_bytes = pool.slots * pool.max_len * pool.shape.bytes_per_token
         graph.attach(pool)
         row_multiple = graph.ensure_row_invariance() if settings.batch_invariant and settings.precision != "fp32" else 1
         self._vocabulary_size = graph.vocabulary_size

@@ -93,6 +93,8 @@ class VllmEngine:
         self._settings = settings
         self._model_dir = model_dir
         self._llm: AsyncLLM | None = None
+        self._kv_tokens: int | None = None
+        self._kv_bytes: int | None = None
         self._guidance: Guidance | None = None
         self._vocabulary_size = 0
         self._end_ids: tuple[int, ...] = ()
@@ -110,6 +112,8 @@ class VllmEngine:
             capabilities=frozenset(Capability) - (_UNSUPPORTED_WHILE_DRAFTING if self._settings.ngram_speculation else frozenset()),
             max_concurrency=self._settings.max_num_seqs,
             precision=self._settings.quantization or self._settings.dtype,
+            kv_tokens=self._kv_tokens,
+            kv_bytes=self._kv_bytes,
         )
 
     async def start(self) -> None:
@@ -138,6 +142,9 @@ class VllmEngine:
             logger.exception("vLLM did not start")
             raise EngineDead(f"vLLM did not start: {explain(error)}") from error
         self._stats = _LatestStats.last
+        cache = llm.vllm_config.cache_config
+        self._kv_tokens = cache.kv_cache_size_tokens
+        self._kv_bytes = cache.kv_cache_memory_bytes  # None on GPUs, where the cache takes what is free
 
     def _build(self) -> AsyncLLM:
         args = _build_engine_args(self._settings, self._model_dir) | {"tokenizer": str(write_dense_tokenizer(self._model_dir))}
