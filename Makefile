@@ -56,11 +56,9 @@ serve: $(SELECTED)
 serve: override CONFIG := $(SELECTED)
 endif
 
-serve: $(STAMP) ## start Ray and serve CONFIG (serve_config.yaml) on http://localhost:8000 (Ctrl-C stops both)
+serve: $(STAMP) ## start Ray and serve CONFIG (serve_config.yaml); the box at the end has the addresses (Ctrl-C stops both)
 	@test -r "$(CONFIG)" || { echo "there is no file $(CONFIG); cluster/profiles has configurations for the real model" >&2; exit 1; }
-	@$(BIN)/phi-serve validate "$(CONFIG)"
-	@echo "==> starting Ray and the application; curl http://localhost:8000/health shows its progress"
-	@set -a; . cluster/serve.env; exec $(BIN)/serve run "$(CONFIG)"
+	@exec $(BIN)/phi-serve up "$(CONFIG)"
 
 check: $(STAMP) ## ruff, mypy strict, import-linter
 	$(BIN)/ruff check .

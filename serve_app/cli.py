@@ -18,8 +18,12 @@ from serve_app.client.bench import bench
 from serve_app.client.commands import add_commands
 from serve_app.client.keys import keys
 from serve_app.client.ops import print_link
+from serve_app.client.running import down, show_logs
 from serve_app.client.select import select_engines
 from serve_app.client.state import state
+from serve_app.client.status import show_status
+from serve_app.client.steering import add_steering
+from serve_app.client.up import up
 from serve_app.client.usage import show_usage
 from serve_app.client.validate import validate_file
 from serve_app.config import ModelSettings
@@ -42,7 +46,12 @@ app.command("usage")(show_usage)
 app.command("validate")(validate_file)
 app.command("ops")(print_link)
 app.command("select")(select_engines)
+app.command("up")(up)
+app.command("down")(down)
+app.command("logs")(show_logs)
+app.command("status")(show_status)
 add_commands(app)
+add_steering(app)
 _console = Console(stderr=True)
 
 

@@ -29,4 +29,4 @@ def read_args(config: Path) -> dict[str, Any]:
 def print_error(problem: str) -> None:
     """Print a problem after the word `error:`, in red."""
     _console.print("error:", style="red", end=" ")
-    _console.print(problem, highlight=False, markup=False)
+    _console.print(problem, highlight=False, markup=False, soft_wrap=True)

@@ -6,11 +6,14 @@ import json
 import os
 import re
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Generator
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
+
+from serve_app.access.operator import read_token
 
 JsonObject = dict[str, Any]
 _HOST, _PORT = "127.0.0.1", 8000
@@ -40,6 +43,21 @@ class Server:
         answer: JsonObject = _parse(raw) if raw else {}
         return answer
 
+    def probe(self, path: str, *, limit_s: float) -> tuple[int, JsonObject] | None:
+        """Return the status of an answer and what it says, {} where that is not JSON; None where nothing answers in time."""
+        request = urllib.request.Request(self.url + path, headers=self._authorize())
+        try:
+            with urllib.request.urlopen(request, timeout=limit_s) as response:
+                return response.status, _parse_leniently(response.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                try:
+                    return error.code, _parse_leniently(error.read())
+                except (OSError, http.client.HTTPException):
+                    return None
+        except (OSError, ValueError, http.client.HTTPException):
+            return None
+
     def stream(self, path: str, body: JsonObject) -> Generator[JsonObject, None, None]:
         """Yield the lines of a streamed answer as they arrive; raises `ClientError`, also for an error in the stream.
 
@@ -56,7 +74,7 @@ class Server:
         data = None if body is None else json.dumps(body).encode()
         method = method or ("GET" if body is None else "POST")
         try:
-            headers = {"content-type": "application/json"} | authorize()
+            headers = {"content-type": "application/json"} | self._authorize()
             request = urllib.request.Request(self.url + path, data, headers, method=method)
             return urllib.request.urlopen(request)
         except urllib.error.HTTPError as error:
@@ -65,11 +83,23 @@ class Server:
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise ClientError(f"nothing answers at {self.url}; start it with `make serve`, or name another with --url") from error
 
+    def _authorize(self) -> dict[str, str]:
+        """Return the header with the key in the environment, else with the operator's token where the server is on this machine."""
+        token = read_token() if _is_local(self.url) else ""
+        return authorize() or ({"x-operator-token": token} if token else {})
+
 
 def authorize() -> dict[str, str]:
     """Return the header with the key in the environment, if there is one."""
     key = next((found for name in KEY_VARIABLES if (found := os.environ.get(name, "").strip())), "")
     return {"authorization": f"Bearer {key}"} if key.isascii() and key.isprintable() and key else {}
+
+
+def _is_local(url: str) -> bool:
+    host = urllib.parse.urlsplit(url).hostname or ""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def parse_address(address: str) -> str:
@@ -105,6 +135,13 @@ def _parse(raw: bytes) -> JsonObject:
     except ValueError as error:
         raise ClientError("the server there is not phi-serve: its answer is not JSON") from error
     return value if isinstance(value, dict) else {}
+
+
+def _parse_leniently(raw: bytes) -> JsonObject:
+    try:
+        return _parse(raw)
+    except ClientError:
+        return {}
 
 
 def _explain_failure(error: urllib.error.HTTPError) -> str:

@@ -14,7 +14,7 @@ from serve_app.validation.agreement import Machine
 from serve_app.validation.check import describe_machine, validate
 from serve_app.validation.findings import Finding
 
-_UNUSABLE = 2
+UNUSABLE = 2
 """Exit code where there are mistakes."""
 _console = Console(highlight=False, soft_wrap=True)
 
@@ -30,21 +30,34 @@ def validate_file(
     installed: Annotated[bool, typer.Option(help="Whether the engines must be installed here.")] = True,
 ) -> None:
     """Check both halves of a configuration, without Ray and without a network; exits with 2 where there are mistakes."""
-    try:
-        text = config.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-        print_error(f"cannot read {config}: {reason}")
-        raise typer.Exit(_UNUSABLE) from error
     elsewhere = bool(os.environ.get("RAY_ADDRESS"))
     machine = _scale(describe_machine(), nodes, cpus, memory_gib, gpus)
-    found = validate(text, machine, probes_ports=ports, starts_here=installed and not elsewhere)
+    found = validate(read_config(config), machine, probes_ports=ports, starts_here=installed and not elsewhere)
     if as_json:
         typer.echo(json.dumps({"file": str(config), "findings": [asdict(each) for each in found]}, indent=2, allow_nan=False))
     else:
         _print(config, found)
     if found:
-        raise typer.Exit(_UNUSABLE)
+        raise typer.Exit(UNUSABLE)
+
+
+def read_config(config: Path) -> str:
+    """Return the text of a configuration; exits with 2 where it cannot be read."""
+    try:
+        return config.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        print_error(f"cannot read {config}: {reason}")
+        raise typer.Exit(UNUSABLE) from error
+
+
+def require_valid(config: Path, *, probes_ports: bool = True) -> str:
+    """Return the text of a configuration that this machine can start; prints the mistakes and exits with 2 where there are any."""
+    text = read_config(config)
+    if found := validate(text, describe_machine(), probes_ports=probes_ports):
+        _print(config, found)
+        raise typer.Exit(UNUSABLE)
+    return text
 
 
 def _scale(machine: Machine, nodes: int, cpus: float | None, memory_gib: float | None, gpus: float | None) -> Machine:

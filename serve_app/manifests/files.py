@@ -15,6 +15,13 @@ from serve_app.manifests.text import dump, dump_all
 
 _HEADER = "# Made from serve_config.yaml by `make manifests`; change that file, or serve_app/manifests.\n"
 _RULES = Path(__file__).with_name("rules.yaml")
+_SERVE_ENV = Path(__file__).with_name("serve.env")
+
+
+def read_serve_environment() -> dict[str, str]:
+    """Return the environment variables by which Ray and Serve run as the application needs them."""
+    lines = (line.strip() for line in _SERVE_ENV.read_text(encoding="utf-8").splitlines())
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
 def render_compose(config: Config) -> str:
@@ -34,6 +41,7 @@ def render_all(root: Path) -> dict[str, str]:
     config = yaml.safe_load((root / "serve_config.yaml").read_text())
     files = {
         "docker/compose.yaml": _HEADER + render_compose(config),
+        "cluster/serve.env": _SERVE_ENV.read_text(),
         "cluster/chart/files/rules.yaml": _RULES.read_text(),
         "cluster/prometheus/rules.yaml": _RULES.read_text(),
         "cluster/grafana/dashboards/phi-serve.json": json.dumps(build_dashboard(), indent=1) + "\n",
