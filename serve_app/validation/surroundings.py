@@ -25,19 +25,24 @@ Report = Callable[[Place, str, str], Finding]
 """Returns a finding at a place below `args`."""
 
 
-def check_surroundings(document: Document, place: Place, settings: AppSettings) -> Iterator[Finding]:
-    """Yield what is missing or does not fit around the configuration; `place` is that of `args`."""
+def check_surroundings(document: Document, place: Place, settings: AppSettings, *, has_files: bool = True) -> Iterator[Finding]:
+    """Yield what is missing or does not fit around the configuration; `place` is that of `args`.
+
+    `has_files`: models' files are on this machine if anywhere; else only what is here is looked at.
+    """
 
     def report(inner: Place, problem: str, fix: str) -> Finding:
         return document.report((*place, *inner), problem, fix)
 
     folders = {name: _find_folder(model.path) for name, model in settings.models.items()}
     for name, model in settings.models.items():
-        yield from _check_model(report, ("models", name, "path"), model.path, folders[name])
+        if has_files or folders[name] is not None:
+            yield from _check_model(report, ("models", name, "path"), model.path, folders[name])
     for name, group in settings.engines.items():
         config = _read_config(folders[settings.model_of(name)])
         yield from _check_context(report, ("engines", name, "max_model_len"), group, config)
-        yield from _check_export(report, name, group)
+        if has_files:
+            yield from _check_export(report, name, group)
     for name, variant in settings.variants.items():
         try:
             go_template.parse(variant.template)
