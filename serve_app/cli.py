@@ -15,7 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from serve_app.client.commands import add_commands
+from serve_app.client.doctor import examine
 from serve_app.client.keys import keys
+from serve_app.client.plan import plan_file
 from serve_app.client.state import state
 from serve_app.client.usage import show_usage
 from serve_app.client.validate import validate_file
@@ -36,6 +38,8 @@ app.add_typer(state, name="state")
 app.add_typer(keys, name="keys")
 app.command("usage")(show_usage)
 app.command("validate")(validate_file)
+app.command("plan")(plan_file)
+app.command("doctor")(examine)
 add_commands(app)
 _console = Console(stderr=True)
 
