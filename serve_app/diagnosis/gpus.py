@@ -84,3 +84,13 @@ def check_gpus(gpus: list[Gpu] | None, engines: Mapping[str, EngineSettings], cu
             yield ok(_SUBJECT, shown)
     if not wanting:
         yield warn(_SUBJECT, "no group uses it", "`phi-serve export kuberay --variant gpu` shows a configuration that does")
+
+
+def check_gpu_memory(gpus: list[Gpu] | None, needs: Mapping[str, float]) -> Iterator[Check]:
+    """Yield the groups that need more memory of a GPU, in bytes by name, than the largest one has."""
+    largest = max((each.total_bytes for each in gpus or ()), default=0)
+    for name, needed in needs.items():
+        if largest and needed > largest:
+            fix = "set tensor_parallel_size to more GPUs, a quantization, or a shorter max_model_len"
+            finding = f"the group '{name}' needs {needed / 2**30:.1f} GiB of a GPU, and the largest has {largest / 2**30:.1f}"
+            yield fail(_SUBJECT, finding, fix)

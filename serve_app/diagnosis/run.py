@@ -17,7 +17,7 @@ from serve_app.diagnosis.checks import Check, fail, ok
 from serve_app.diagnosis.clock import check_clock, find_build_time_s, read_synchronization
 from serve_app.diagnosis.environment import check_environment
 from serve_app.diagnosis.folders import check_disk, check_folders
-from serve_app.diagnosis.gpus import check_gpus, find_cuda_major, read_gpus
+from serve_app.diagnosis.gpus import Gpu, check_gpu_memory, check_gpus, find_cuda_major, read_gpus
 from serve_app.diagnosis.models import check_models
 from serve_app.diagnosis.processor import check_processor, parse_cpuinfo
 from serve_app.diagnosis.python import check_python
@@ -59,10 +59,11 @@ def diagnose(text: str | None) -> Iterator[Check]:
     yield from _check_packages(installed, engines)
     with suppress(OSError):
         yield from check_processor(parse_cpuinfo(Path("/proc/cpuinfo").read_text()), engines)
-    yield from check_gpus(read_gpus(), engines, find_cuda_major(installed))
+    gpus = read_gpus()
+    yield from check_gpus(gpus, engines, find_cuda_major(installed))
     yield from _check_limits()
     if text is not None and application is not None and settings is not None:
-        yield from _check_sizes(build_plan(text, describe_machine()))
+        yield from _check_sizes(build_plan(text, describe_machine()), gpus)
         yield from check_models(settings, reaches_hub)
         yield from check_folders(settings)
     yield from _check_ports(text, application)
@@ -131,7 +132,10 @@ def _read_limit(limit: int) -> int:
     return -1 if limit == resource.RLIM_INFINITY else limit
 
 
-def _check_sizes(plan: Plan) -> Iterator[Check]:
+def _check_sizes(plan: Plan, gpus: list[Gpu] | None) -> Iterator[Check]:
+    if plan.findings:
+        return  # they are those of the configuration, or of the models
+    yield from check_gpu_memory(gpus, {each.name: each.size.gpu_bytes for each in plan.groups})
     yield from limits.check_memory(read_available_bytes(), plan.least.memory_bytes, plan.most.memory_bytes)
     yield check_disk(plan.exported_bytes, cache_dir())
 

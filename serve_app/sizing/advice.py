@@ -17,6 +17,8 @@ _LEAST_CONTEXT = 1024
 class Edit:
     """Changes of one group, or of its deployment."""
 
+    kind: str
+    """What is lowered: precision, slots, context or replicas; or `removal`."""
     group: str
     changes: tuple[str, ...]
     """What to write, such as `engines.onnx.slots: 4`."""
@@ -35,7 +37,7 @@ class Advice:
     alone: tuple[Edit, ...] = ()
     """Each of them suffices."""
     together: tuple[Edit, ...] = ()
-    """Steps, each on top of those before, that keep every group; empty where one edit that does so suffices."""
+    """Steps, each on top of those before; empty where one edit that keeps every group suffices, and where no steps do."""
 
 
 def advise(plan: Plan) -> Advice:
@@ -44,7 +46,7 @@ def advise(plan: Plan) -> Advice:
         return Advice()
     shrinking = [edit for group in plan.groups for edit, _ in _try_group(plan, group) if edit.suffices]
     removing = [edit for group in plan.groups for edit, _ in _try_removal(plan, group) if edit.suffices]
-    return Advice(alone=(*shrinking, *removing), together=() if shrinking else tuple(_combine(plan)))
+    return Advice(alone=(*shrinking, *removing), together=() if shrinking else tuple(_combine_removing(plan)))
 
 
 def _try_group(plan: Plan, group: GroupPlan) -> Iterator[tuple[Edit, Plan]]:
@@ -52,7 +54,11 @@ def _try_group(plan: Plan, group: GroupPlan) -> Iterator[tuple[Edit, Plan]]:
     yield from _try_replicas(plan, group)
     if group.settings is None:
         return
-    for steps in (_list_slots(group.settings), _list_contexts(group.settings), _list_precisions(group.settings)):
+    for kind, steps in (
+        ("slots", _list_slots(group.settings)),
+        ("context", _list_contexts(group.settings)),
+        ("precision", _list_precisions(group.settings)),
+    ):
         last: tuple[Edit, Plan] | None = None
         for changes in steps:
             changed = _change(group.settings, changes)
@@ -60,7 +66,7 @@ def _try_group(plan: Plan, group: GroupPlan) -> Iterator[tuple[Edit, Plan]]:
                 continue
             after = resize(plan, group.name, changed)
             written = tuple(f"engines.{group.name}.{name}: {value}" for name, value in changes.items())
-            last = _describe(group.name, written, after), after
+            last = _describe(kind, group.name, written, after), after
             if after.fits:
                 break
         if last is not None and last[0].total_bytes < plan.most.memory_bytes:
@@ -72,7 +78,7 @@ def _try_removal(plan: Plan, group: GroupPlan) -> Iterator[tuple[Edit, Plan]]:
     if group.settings is not None and any(each.model == group.model and each is not group for each in plan.groups):
         after = complete(tuple(each for each in plan.groups if each is not group), plan.machine)
         written = f"remove engines.{group.name} and its deployment: other groups serve {group.model}"
-        yield _describe(group.name, (written,), after), after
+        yield _describe("removal", group.name, (written,), after), after
 
 
 def _try_replicas(plan: Plan, group: GroupPlan) -> Iterator[tuple[Edit, Plan]]:
@@ -84,7 +90,7 @@ def _try_replicas(plan: Plan, group: GroupPlan) -> Iterator[tuple[Edit, Plan]]:
         lowered = [f"max_replicas: {count}"] + ([f"min_replicas: {count}"] if count < group.wants.least else [])
         is_fixed = group.wants.least == group.wants.most
         written = (f"deployments.{group.name}: {f'{count} replicas' if is_fixed else ', '.join(lowered)}",)
-        last = _describe(group.name, written, after), after
+        last = _describe("replicas", group.name, written, after), after
         if after.fits:
             break
     if last is not None:
@@ -132,9 +138,10 @@ def _change(settings: EngineSettings, changes: dict[str, Any]) -> EngineSettings
         return None
 
 
-def _describe(name: str, changes: tuple[str, ...], after: Plan) -> Edit:
+def _describe(kind: str, name: str, changes: tuple[str, ...], after: Plan) -> Edit:
     size = next((each.size.total_bytes for each in after.groups if each.name == name), 0.0)
     return Edit(
+        kind=kind,
         group=name,
         changes=changes,
         replica_bytes=size,
@@ -143,15 +150,33 @@ def _describe(name: str, changes: tuple[str, ...], after: Plan) -> Edit:
     )
 
 
+_ORDER = ("precision", "slots", "context", "replicas")
+"""Kinds of edits, the first to try first where several are needed."""
+
+
 def _combine(plan: Plan) -> list[Edit]:
-    """Return the steps that save most, one after the other, until everything fits or nothing saves any more."""
+    """Return steps that save something, one after the other, until everything fits or nothing saves any more."""
     steps: list[Edit] = []
-    while not plan.fits and len(steps) < 3 * len(plan.groups):
+    while not plan.fits and len(steps) < len(_ORDER) * len(plan.groups):
         tried = [each for group in plan.groups for each in _try_group(plan, group)]
-        tried = [each for each in tried if each[0].total_bytes < plan.most.memory_bytes or each[0].suffices]
+        tried = [each for each in tried if each[0].suffices or each[0].total_bytes < plan.most.memory_bytes]
         if not tried:
             break
-        edit, after = min(tried, key=lambda each: (not each[0].suffices, each[0].total_bytes))
+        edit, plan = min(tried, key=lambda each: (not each[0].suffices, _ORDER.index(each[0].kind), each[0].total_bytes))
         steps.append(edit)
-        plan = after
     return steps
+
+
+def _combine_removing(plan: Plan) -> list[Edit]:
+    """Return steps after which everything fits, with as few groups removed as that needs, the largest first; [] for none."""
+    steps = _combine(plan)
+    if steps and steps[-1].suffices:
+        return steps
+    removals = [each for group in plan.groups for each in _try_removal(plan, group)]
+    if not removals:
+        return []
+    removal, after = min(removals, key=lambda each: each[0].total_bytes)
+    if after.fits:
+        return [removal]
+    rest = _combine_removing(after)
+    return [removal, *rest] if rest else []

