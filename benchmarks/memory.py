@@ -3,8 +3,8 @@
 Runs the replica's own class in this process, without Ray, and prints one line of JSON: proportional set sizes (PSS) in bytes of
 this process and its descendants. `loaded`: ready, nothing computed but the warm-up; `full`: after as many prompts at once as the
 engine computes together, each as long as the context allows; `peak`: the most seen while they were computed. `start_s` are the
-seconds until it was ready. A form of the weights that is not in the cache yet is exported by a process of its own, whose memory does
-not count.
+seconds until it was ready. A form of the weights that is not in the cache yet is exported by a process of its own, whose memory
+does not count.
 """
 
 import argparse

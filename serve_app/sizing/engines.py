@@ -21,7 +21,6 @@ from serve_app.engine_config import (
     count_gpu_layers,
 )
 from serve_app.models.architectures import has_tied_embeddings
-from serve_app.sizing.ray_processes import WORKER_BYTES
 from serve_app.sizing.shape import DecoderShape, ModelFiles, read_decoder_shape, read_encoder_sizes
 
 _MB = 10**6
@@ -32,7 +31,8 @@ class Runtime:
     """What a kind of engine takes whatever the model, and for each entry of its vocabulary."""
 
     base_bytes: float
-    """Interpreter and libraries, without what Ray's worker has loaded anyway."""
+    """Interpreter and libraries of a process alone on the machine. Within Ray a replica has more of its own and shares libraries
+    with other processes, which is about the same."""
     token_bytes: float
     """Tables of the tokenizer and of constraints, for each row of the vocabulary."""
     start_s: float
@@ -43,7 +43,7 @@ class Runtime:
 
 RUNTIMES: Mapping[str, Runtime] = MappingProxyType(
     {
-        "vllm": Runtime(base_bytes=1485 * _MB, token_bytes=7200, start_s=30, token_start_s=1e-4),
+        "vllm": Runtime(base_bytes=1485 * _MB, token_bytes=6600, start_s=30, token_start_s=1e-4),
         "onnx": Runtime(base_bytes=160 * _MB, token_bytes=1350, start_s=1, token_start_s=25e-6),
         "llama_cpp": Runtime(base_bytes=170 * _MB, token_bytes=1500, start_s=1, token_start_s=35e-6),
         "onnx_encoder": Runtime(base_bytes=140 * _MB, token_bytes=0, start_s=1, token_start_s=0),
@@ -111,7 +111,7 @@ def estimate_replica(settings: EngineSettings, files: ModelFiles) -> ReplicaSize
     return replace(
         size,
         files=files,
-        runtime_bytes=WORKER_BYTES + runtime.base_bytes + runtime.token_bytes * vocabulary,
+        runtime_bytes=runtime.base_bytes + runtime.token_bytes * vocabulary,
         start_s=_WORKER_START_S + runtime.start_s + runtime.token_start_s * vocabulary + loaded / _LOAD_BYTES_PER_S,
     )
 
@@ -126,12 +126,14 @@ _VLLM_LEAST_STEP = 2048
 def _estimate_vllm(settings: VllmSettings, shape: DecoderShape) -> ReplicaSize:
     """Weights in `dtype`; on CPUs a cache of `kv_cache_gib`, as `_build_engine_args` in engines/vllm/engine.py asks for.
 
+    On CPUs vLLM packs every matrix for its product, and keeps the original of embedding and head beside it
+    (`dispatch_cpu_unquantized_gemm` in its model_executor/layers/utils.py, with `remove_weight=False`), so these count twice.
     Prompts are computed whole there, so a step has up to max(2048, max_model_len) tokens: the widest activations are those between
     the two products of the MLP. On a GPU the cache is what `gpu_memory_utilization` leaves; one context is the least.
     """
     width = _VLLM_DTYPES[settings.dtype]
     per_weight = _VLLM_QUANTIZED.get(settings.quantization or "", float(width))
-    rows = shape.vocabulary * shape.hidden
+    rows = shape.vocabulary * shape.hidden * (1 if has_tied_embeddings(shape.weights.config) else 2)
     weights = (shape.weights.parameters - rows) * per_weight + rows * width
     if settings.device == "cuda":
         least = weights / settings.tensor_parallel_size + shape.cached_numbers * width * settings.max_model_len
@@ -139,7 +141,7 @@ def _estimate_vllm(settings: VllmSettings, shape: DecoderShape) -> ReplicaSize:
         return ReplicaSize(gpu_bytes=least / settings.gpu_memory_utilization, note=note)
     step = max(_VLLM_LEAST_STEP, settings.max_model_len)
     buffers = step * width * (3 * shape.inner + 2 * shape.hidden) + 4 * settings.max_num_seqs * shape.vocabulary
-    return ReplicaSize(weights_bytes=weights, kv_bytes=settings.kv_cache_gib * 2**30, buffers_bytes=buffers)
+    return ReplicaSize(weights_bytes=weights + rows * width, kv_bytes=settings.kv_cache_gib * 2**30, buffers_bytes=buffers)
 
 
 _ONNX_BITS = MappingProxyType({"fp32": 32, "int8": 8, "int4": 4, "int4_mixed": 4})

@@ -20,8 +20,6 @@ HEAD: Mapping[str, int] = MappingProxyType(
 """Processes of the first node."""
 NODE: Mapping[str, int] = MappingProxyType({"raylet": 33 * _MIB, "agents": 180 * _MIB, "proxy": 92 * _MIB})
 """Processes of every node; the proxy is there with `proxy_location: EveryNode`."""
-WORKER_BYTES = 50 * _MIB
-"""What Ray and Serve take within a replica's process."""
 _INGRESS_BYTES = 150 * 10**6
 _TOKEN_BYTES = 1400
 """Tables of the tokenizer and of the check of constraints, for each row of a model's vocabulary."""

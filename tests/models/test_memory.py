@@ -18,7 +18,6 @@ from benchmarks import stand_in
 from serve_app.engine_config import EngineSettings
 from serve_app.memory import read_available_bytes
 from serve_app.sizing.engines import estimate_replica
-from serve_app.sizing.ray_processes import WORKER_BYTES
 from serve_app.sizing.shape import find_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -80,9 +79,9 @@ def _compare(name: str, model: str, given: dict[str, Any], cache: Path, table: l
     settings: Any = TypeAdapter(EngineSettings).validate_python(given)
     size = estimate_replica(settings, find_model(model))
     found = _measure(model, given, cache)
-    planned = size.total_bytes - WORKER_BYTES  # there is no Ray here
+    planned = size.total_bytes
     full = max(found["full"], found["peak"])
-    parts = (size.weights_bytes, size.kv_bytes, size.other_bytes - WORKER_BYTES, planned, found["loaded"], full)
+    parts = (size.weights_bytes, size.kv_bytes, size.other_bytes, planned, found["loaded"], full)
     table.append(f"| {name} | {' | '.join(f'{each / 2**20:,.0f}' for each in parts)} | {planned / full - 1:+.0%} |")
     assert planned == pytest.approx(full, rel=BOUND), table[-1]
     loaded = planned - size.kv_bytes - size.buffers_bytes
