@@ -16,8 +16,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 
 from serve_app.client.bench import bench
 from serve_app.client.commands import add_commands
+from serve_app.client.doctor import examine
 from serve_app.client.keys import keys
 from serve_app.client.ops import print_link
+from serve_app.client.plan import plan_file
 from serve_app.client.running import down, show_logs
 from serve_app.client.select import select_engines
 from serve_app.client.state import state
@@ -50,6 +52,8 @@ app.command("up")(up)
 app.command("down")(down)
 app.command("logs")(show_logs)
 app.command("status")(show_status)
+app.command("plan")(plan_file)
+app.command("doctor")(examine)
 add_commands(app)
 add_steering(app)
 _console = Console(stderr=True)

@@ -26,6 +26,16 @@ def read_args(config: Path) -> dict[str, Any]:
     return args
 
 
+def read_text(config: Path) -> str:
+    """Return a file's text; raises `Mistake` with the reason where it cannot be read."""
+    try:
+        return config.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise Mistake(f"cannot read {config}: it is no text in UTF-8") from error
+    except OSError as error:
+        raise Mistake(f"cannot read {config}: {error.strerror}") from error
+
+
 def print_error(problem: str) -> None:
     """Print a problem after the word `error:`, in red."""
     _console.print("error:", style="red", end=" ")

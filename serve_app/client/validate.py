@@ -2,16 +2,15 @@
 
 import json
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from serve_app.client.configuration import print_error
-from serve_app.validation.agreement import Machine
-from serve_app.validation.check import UNBOUNDED, describe_machine, validate
+from serve_app.client.configuration import Mistake, print_error, read_text
+from serve_app.validation.check import UNBOUNDED, describe_cluster, describe_machine, validate
 from serve_app.validation.findings import Finding
 
 UNUSABLE = 2
@@ -37,12 +36,12 @@ def validate_file(
 ) -> None:
     """Check both halves of a configuration, without Ray and without a network; exits with 2 where there are mistakes."""
     elsewhere = elsewhere or bool(os.environ.get("RAY_ADDRESS"))
-    machine = _scale(UNBOUNDED if elsewhere else describe_machine(), nodes, cpus, memory_gib, gpus)
+    machine = describe_cluster(nodes, cpus, memory_gib, gpus, UNBOUNDED if elsewhere else None)
     found = validate(read_config(config), machine, probes_ports=ports and not elsewhere, starts_here=installed and not elsewhere)
     if as_json:
         typer.echo(json.dumps({"file": str(config), "findings": [asdict(each) for each in found]}, indent=2, allow_nan=False))
     else:
-        _print(config, found)
+        print_findings(config, found)
     if found:
         raise typer.Exit(UNUSABLE)
 
@@ -50,10 +49,9 @@ def validate_file(
 def read_config(config: Path) -> str:
     """Return the text of a configuration; exits with 2 where it cannot be read."""
     try:
-        return config.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-        print_error(f"cannot read {config}: {reason}")
+        return read_text(config)
+    except Mistake as error:
+        print_error(str(error))
         raise typer.Exit(UNUSABLE) from error
 
 
@@ -61,23 +59,13 @@ def require_valid(config: Path, *, probes_ports: bool = True) -> str:
     """Return the text of a configuration that this machine can start; prints the mistakes and exits with 2 where there are any."""
     text = read_config(config)
     if found := validate(text, describe_machine(), probes_ports=probes_ports):
-        _print(config, found)
+        print_findings(config, found)
         raise typer.Exit(UNUSABLE)
     return text
 
 
-def _scale(machine: Machine, nodes: int, cpus: float | None, memory_gib: float | None, gpus: float | None) -> Machine:
-    """Return the whole cluster."""
-    one = replace(
-        machine,
-        cpus=machine.cpus if cpus is None else cpus,
-        memory_bytes=machine.memory_bytes if memory_gib is None else memory_gib * 2**30,
-        gpus=machine.gpus if gpus is None else gpus,
-    )
-    return Machine(cpus=one.cpus * nodes, memory_bytes=one.memory_bytes * nodes, gpus=one.gpus * nodes, nodes=nodes)
-
-
-def _print(config: Path, found: list[Finding]) -> None:
+def print_findings(config: Path, found: list[Finding]) -> None:
+    """Print mistakes with their lines and what to write instead."""
     for each in found:
         place = f" {each.place}" if each.place else ""
         _console.print(f"{config}:{each.line}:{place}", style="bold", markup=False)

@@ -51,7 +51,7 @@ class Weights:
         """
         try:
             config, identity = _read_identity(folder)
-            parameters = _count_weights(config)
+            parameters = count_decoder_weights(config)
         except (OSError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
             raise ModelUnusable("config.json does not give the sizes of a decoder; fetch the model again") from error
         return cls(config=config, identity=identity, parameters=parameters)
@@ -113,7 +113,7 @@ def _read_identity(folder: Path) -> tuple[dict[str, Any], str]:
     return json.loads((folder / "config.json").read_text()), digest.hexdigest()
 
 
-def _count_weights(config: Mapping[str, Any]) -> int:
+def count_decoder_weights(config: Mapping[str, Any]) -> int:
     """Return the number of weights of a decoder: embeddings, layers and a last norm."""
     hidden, layers = int(config.get("hidden_size", 0)), int(config.get("num_hidden_layers", 0))
     embeddings = int(config.get("vocab_size", 0)) * hidden * (1 if has_tied_embeddings(config) else 2)

@@ -4,12 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from serve_app.validation.applications import INGRESS, list_deployments, read_wants
 from serve_app.validation.findings import Finding, Place, suggest
 from serve_app.validation.text import Document
-
-INGRESS = "ingress"
-_REPLICA_CPUS = 1.0
-"""Ray's own default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +24,7 @@ def check_agreement(document: Document, place: Place, application: Mapping[str, 
     args = application.get("args")
     given = args.get("engines") if isinstance(args, dict) else None
     groups = [name for name in given if isinstance(name, str)] if isinstance(given, dict) else []
-    named = {each["name"]: at for at, each in enumerate(_list_deployments(application))}
+    named = {each["name"]: at for at, each in enumerate(list_deployments(application))}
     spare = set(named) - {INGRESS, *groups}
     for group in groups:
         if group not in named:
@@ -43,16 +40,11 @@ def check_size(document: Document, place: Place, application: Mapping[str, Any],
     """Yield replicas that no node can hold, and deployments that together need more than the nodes have."""
     total = {"num_cpus": 0.0, "num_gpus": 0.0, "memory": 0.0}
     has = {"num_cpus": machine.cpus, "num_gpus": machine.gpus, "memory": machine.memory_bytes}
-    for at, deployment in enumerate(_list_deployments(application)):
-        options = deployment.get("ray_actor_options") or {}
-        wants = {
-            "num_cpus": _read(options.get("num_cpus"), _REPLICA_CPUS),
-            "num_gpus": _read(options.get("num_gpus"), 0.0),
-            "memory": _read(options.get("memory"), 0.0),
-        }
-        replicas = _count_replicas(deployment)
+    for at, deployment in enumerate(list_deployments(application)):
+        each = read_wants(deployment)
+        wants = {"num_cpus": each.cpus, "num_gpus": each.gpus, "memory": each.memory_bytes}
         for name, amount in wants.items():
-            total[name] += replicas * amount
+            total[name] += each.least * amount
             node_has = has[name] / machine.nodes
             if amount > node_has:
                 yield document.report(
@@ -67,23 +59,6 @@ def check_size(document: Document, place: Place, application: Mapping[str, Any],
                 f"all replicas at their least number want {_show(name, amount)} together, and there are {_show(name, has[name])}",
                 "lower the numbers of replicas or what each wants",
             )
-
-
-def _list_deployments(application: Mapping[str, Any]) -> list[dict[str, Any]]:
-    given = application.get("deployments")
-    listed = given if isinstance(given, list) else []
-    return [each for each in listed if isinstance(each, dict) and isinstance(each.get("name"), str)]
-
-
-def _count_replicas(deployment: Mapping[str, Any]) -> float:
-    scaling = deployment.get("autoscaling_config")
-    if isinstance(scaling, dict):
-        return _read(scaling.get("min_replicas"), 1.0)
-    return _read(deployment.get("num_replicas"), 1.0)
-
-
-def _read(value: Any, default: float) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else default
 
 
 def _show(name: str, amount: float) -> str:

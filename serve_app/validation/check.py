@@ -4,11 +4,10 @@ import math
 import os
 from pathlib import Path
 
-from serve_app.config import AppSettings
 from serve_app.memory import read_available_bytes
 from serve_app.validation.agreement import Machine, check_agreement, check_size
-from serve_app.validation.app_half import parse_args
-from serve_app.validation.findings import Finding, Place
+from serve_app.validation.applications import read_applications
+from serve_app.validation.findings import Finding
 from serve_app.validation.serve_half import check_serve_half
 from serve_app.validation.surroundings import check_installed, check_ports, check_surroundings
 from serve_app.validation.text import read_document
@@ -30,28 +29,33 @@ def validate(text: str, machine: Machine, *, probes_ports: bool = True, starts_h
     if document.value is None:
         return document.findings or [document.report((), "the file is empty", "begin with serve_config.yaml of the package")]
     findings = [*document.findings, *check_serve_half(document)]
-    applications = document.value.get("applications") if isinstance(document.value, dict) else None
-    parsed: list[tuple[Place, AppSettings]] = []
-    for at, application in enumerate(applications if isinstance(applications, list) else ()):
-        place: Place = ("applications", at)
-        if not isinstance(application, dict):
-            continue
-        args = application.get("args")
-        if not isinstance(args, dict):
-            findings.append(document.report((*place, "args"), "args is missing", "write models and engines under args"))
-            continue
-        settings, faults = parse_args(document, (*place, "args"), args)
-        findings += faults
-        if settings is not None:
-            parsed.append(((*place, "args"), settings))
-            findings += check_surroundings(document, (*place, "args"), settings, has_files=starts_here)
+    applications = read_applications(document)
+    for each in applications:
+        findings += each.findings
+        if each.settings is not None:
+            findings += check_surroundings(document, (*each.place, "args"), each.settings, has_files=starts_here)
             if starts_here:
-                findings += check_installed(document, (*place, "args"), settings)
-        findings += check_agreement(document, place, application)
-        findings += check_size(document, place, application, machine)
+                findings += check_installed(document, (*each.place, "args"), each.settings)
+        if isinstance(each.given.get("args"), dict):
+            findings += check_agreement(document, each.place, each.given)
+            findings += check_size(document, each.place, each.given, machine)
     if probes_ports:
+        parsed = [((*each.place, "args"), each.settings) for each in applications if each.settings is not None]
         findings += check_ports(document, parsed)
     return sorted(dict.fromkeys(findings))
+
+
+def describe_cluster(
+    nodes: int, cpus: float | None, memory_gib: float | None, gpus: float | None, node: Machine | None = None
+) -> Machine:
+    """Return all nodes together, each like `node` (None: this machine) but for the numbers that are given."""
+    here = node or describe_machine()
+    return Machine(
+        cpus=nodes * (here.cpus if cpus is None else cpus),
+        memory_bytes=nodes * (here.memory_bytes if memory_gib is None else memory_gib * 2**30),
+        gpus=nodes * (here.gpus if gpus is None else gpus),
+        nodes=nodes,
+    )
 
 
 def describe_machine() -> Machine:

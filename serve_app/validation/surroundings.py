@@ -15,10 +15,9 @@ from serve_app.engine_config import EngineSettings, LlamaCppSettings
 from serve_app.engines.registry import explain_missing
 from serve_app.errors import ServeError
 from serve_app.models import manifest
-from serve_app.models.locate import EMBEDDED
 from serve_app.types import InvalidValue
 from serve_app.validation.findings import Finding, Place
-from serve_app.validation.hub import locate_cached
+from serve_app.validation.hub import find_folder, is_hub_id, reaches_hub
 from serve_app.validation.text import Document
 
 Report = Callable[[Place, str, str], Finding]
@@ -34,7 +33,7 @@ def check_surroundings(document: Document, place: Place, settings: AppSettings, 
     def report(inner: Place, problem: str, fix: str) -> Finding:
         return document.report((*place, *inner), problem, fix)
 
-    folders = {name: _find_folder(model.path) for name, model in settings.models.items()}
+    folders = {name: find_folder(model.path) for name, model in settings.models.items()}
     for name, model in settings.models.items():
         if has_files or folders[name] is not None:
             yield from _check_model(report, ("models", name, "path"), model.path, folders[name])
@@ -82,36 +81,14 @@ def _is_taken(host: str, port: int) -> bool:
     return False
 
 
-def _find_folder(path: str) -> Path | None:
-    """Return the folder of a model's files on this machine; None where there is none."""
-    if path == "embedded":
-        return EMBEDDED
-    folder = Path(path).expanduser()
-    return folder if folder.is_dir() else locate_cached(path)
-
-
 def _check_model(report: Report, place: Place, path: str, folder: Path | None) -> Iterator[Finding]:
-    is_hub_id = not path.startswith((".", "/", "~")) and path.count("/") == 1
-    if folder is None and not is_hub_id and path != "embedded":
+    if folder is None and not is_hub_id(path) and path != "embedded":
         yield report(place, f"there is no folder {path!r}", "write `embedded`, a local folder, or a hub id like owner/name")
-    elif folder is None and not _reaches_hub():
+    elif folder is None and not reaches_hub():
         fix = f"run `hf download {path}` while the hub can be reached, or give a local folder"
         yield report(place, f"the hub's cache has nothing of {path}, and the hub cannot be reached", fix)
     elif folder is not None and not (folder / "config.json").exists():
         yield report(place, f"{path!r} holds no config.json", "give a folder in Hugging Face layout")
-
-
-def _reaches_hub() -> bool:
-    from huggingface_hub import constants  # slow to import, and needed for hub ids only
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    host = constants.ENDPOINT.partition("//")[2].partition("/")[0].partition(":")[0]
-    try:
-        with socket.create_connection((host, 443), timeout=3):
-            return True
-    except OSError:
-        return False
 
 
 def _read_config(folder: Path | None) -> dict[str, Any]:

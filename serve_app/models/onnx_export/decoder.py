@@ -88,7 +88,12 @@ def read_decoder(model_dir: Path) -> Decoder:
         config = json.loads((model_dir / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise ModelUnusable("config.json is missing or unreadable in the model's folder; fetch the model again") from error
-    architecture = require_architecture(config if isinstance(config, dict) else {}, _EXPORT)
+    return parse_decoder(config if isinstance(config, dict) else {})
+
+
+def parse_decoder(config: Mapping[str, Any]) -> Decoder:
+    """Return the decoder that a config.json describes; raises as `read_decoder` does."""
+    architecture = require_architecture(config, _EXPORT)
     hidden, heads, context = (read_count(config, key) for key in ("hidden_size", "num_attention_heads", "max_position_embeddings"))
     kv_heads = read_count(config, "num_key_value_heads") if config.get("num_key_value_heads") is not None else heads
     head_dim = read_head_dim(config, architecture)
