@@ -237,12 +237,10 @@ class Api:
         for group in self._scripted.world.groups.values():
             for each in group["replicas"] if wanted in (None, group["name"]) else []:
                 if request.query_params.get("replica") in (None, each["id"]):
-                    lines = [
-                        _log_line(self._scripted.world.now - 2 * step, each["id"], step) for step in range(min(count, 60), 0, -1)
-                    ]
+                    lines = [_log_line(now - 2 * step, each["id"], step) for step in range(min(count, 60), 0, -1)]
                     sources += data.logs(group["name"], each["id"], lines)["sources"]
         if wanted in (None, "ingress"):
-            sources += data.logs("ingress", "ab12", [_log_line(self._scripted.world.now, "ab12", 3)])["sources"]
+            sources += data.logs("ingress", "ab12", [_log_line(now, "ab12", 3)])["sources"]
         return JSONResponse(data.LOGS | {"sources": sources})
 
     async def bundle(self, request: Request) -> Response:

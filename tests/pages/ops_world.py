@@ -1,7 +1,7 @@
 """A small world in which everything that the operations page shows happens: the script of the scripted server.
 
-Groups are ready, load with progress, fail, are drained, sleep and misbehave; requests come, fail over and end; actions have the effect
-that the page announces. Time passes only by `tick`, and chance comes from a seed, so a test sees the same world each time.
+Groups are ready, load with progress, fail, are drained, sleep and misbehave; requests come, fail over and end; actions have the
+effect that the page announces. Time passes only by `tick`, and chance comes from a seed, so a test sees the same world each time.
 """
 
 import random
