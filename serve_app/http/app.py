@@ -28,6 +28,7 @@ from serve_app.http.access import AccessLayer, find_caller, keep_record
 from serve_app.http.browsers import BrowserRules
 from serve_app.http.edge import Edge
 from serve_app.http.openapi import describe
+from serve_app.http.pages import PagesLayer
 from serve_app.http.queries import GatewayContext
 from serve_app.http.respond import (
     error_response,
@@ -130,7 +131,7 @@ def _list_methods(app: FastAPI, path: str) -> str:
 
 
 def _add_layers(app: FastAPI, settings: AppSettings, dialects: tuple[Dialect, ...], access: Access) -> None:
-    """Put the check of callers around the application, and `serve_app.http.edge` around both."""
+    """Put the check of callers around the application, the pages around it, and `serve_app.http.edge` around all."""
     rules = BrowserRules(settings.browsers, [urlsplit(settings.public_url).hostname or ""], lambda: access.asks_for_keys)
 
     def refuse(scope: Scope, error: ServeError | None) -> Response:
@@ -138,6 +139,7 @@ def _add_layers(app: FastAPI, settings: AppSettings, dialects: tuple[Dialect, ..
         return error_response(find_dialect(scope["path"], dialects), error or internal_error(record.request_id), record)
 
     app.add_middleware(AccessLayer, access=access, refuse=refuse)
+    app.add_middleware(PagesLayer)  # outside the check: a browser has no key before it has a page that asks for one
     app.add_middleware(Edge, rules=rules, refuse=refuse)  # the outer one is added last
 
 

@@ -87,7 +87,10 @@ ODD = [
     ("GET", "//livez", None, {}),
     ("GET", "/health/..", None, {}),
     ("GET", "/openapi.json", None, {}),
-    ("GET", "/docs", None, {}),
+    ("GET", "/docs/x", None, {}),
+    ("POST", "/ui", HI, {}),
+    ("GET", "/pages/ui/nowhere.js", None, {}),
+    ("GET", "/pages/../__init__.py", None, {}),
     ("HEAD", "/", None, {}),
     ("HEAD", "/api/tags", None, {}),
 ]
