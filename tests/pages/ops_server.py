@@ -1,7 +1,7 @@
 """A scripted server of the operations API and its page, for tests and for work on the page: `python -m tests.pages.ops_server`.
 
-It serves the page's files with the headers that the application gives them, and answers every path of the API from a `World`. A
-test drives it directly: it lets time pass, drops streams or refuses. It does not check what only the real API can know.
+The application's own layer serves the page's files; every path of the API is answered from a `World`. A test drives it directly: it
+lets time pass, drops streams or refuses. It does not check what only the real API can know.
 """
 
 import asyncio
@@ -11,26 +11,18 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from serve_app.http.pages import PagesLayer, load_files
 from tests.pages import ops_data as data
 from tests.pages.ops_world import World
 
-PAGES = Path(__file__).parents[2] / "serve_app" / "http" / "pages"
-HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-store",
-}
 KEY = "sk-operator"
 WEAK_KEY = "sk-without-operate"
 TICKET = "ticket-of-the-terminal"
@@ -125,9 +117,6 @@ class Api:
         own = "/v1/operations"
         return Starlette(
             routes=[
-                Route("/ops", self.page),
-                Route("/", lambda _: RedirectResponse("/ops")),
-                Route("/pages/{name}/{file:path}", self.file),
                 Route(f"{own}/session", self.session),
                 Route(f"{own}/session", self.redeem, methods=["POST"]),
                 Route(own, self.guard(self.open_stream)),
@@ -141,13 +130,6 @@ class Api:
                 Route(f"{own}/bundle", self.guard(self.bundle)),
             ]
         )
-
-    async def page(self, request: Request) -> Response:
-        return FileResponse(PAGES / "ops" / "index.html", headers=HEADERS)
-
-    async def file(self, request: Request) -> Response:
-        path = (PAGES / request.path_params["name"] / request.path_params["file"]).resolve()
-        return FileResponse(path, headers=HEADERS) if path.is_relative_to(PAGES) and path.is_file() else _fail(404, "no such file")
 
     def guard(self, answer: Any) -> Any:
         """Wrap an endpoint: record the call, then ask for the key or the session, then for a scripted refusal."""
@@ -257,7 +239,7 @@ def _log_line(at: float, name: str, step: int) -> str:
 async def serving(scripted: Scripted, port: int = 0) -> AsyncIterator[str]:
     """Serve on this loop; yields the address."""
     with socket.create_server(("127.0.0.1", port)) as listener:
-        config = uvicorn.Config(Api(scripted).build(), log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(PagesLayer(Api(scripted).build()), log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         task = asyncio.create_task(server._serve([listener]))  # `serve` would take the process's signal handlers
         try:
@@ -272,7 +254,10 @@ async def _develop(port: int, needs: str) -> None:
     scripted = Scripted(needs)
     async with serving(scripted, port) as url:
         print(f"{url}/ops (needs: {needs}; ticket: {url}/ops#ticket={TICKET}; key: {KEY})", flush=True)
-        await scripted.play()
+        playing = asyncio.create_task(scripted.play())
+        while not playing.done():
+            await asyncio.sleep(1)
+            load_files.cache_clear()  # what was edited is served
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ export function restart(group) {
 export function scale(group) {
   confirm({
     title: `Scale ${group.name}`,
-    effect: `Now ${group.bounds.min} to ${group.bounds.max} replicas, ${group.replicas.length} exist. More replicas take more memory and a start's time; surplus ones end when their requests have ended. The next deployment of the configuration sets its own figures again.`,
+    effect: `Now ${group.bounds.min} to ${group.bounds.max} replicas, ${group.replicas.length} exist. More replicas take more memory, and time to start; surplus ones end when their requests have ended. The next deployment of the configuration sets its own figures again.`,
     action: "Scale",
     fields: [
       { name: "min", label: "Minimum", value: group.bounds.min, required: true },

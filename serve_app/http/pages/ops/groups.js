@@ -82,7 +82,7 @@ function createGroup(first) {
     showFigures(values, kv, group);
     show(details, group.replicas.length > 0);
     setText(summary, group.replicas.length === 1 ? "1 replica" : `${group.replicas.length} replicas`);
-    replicas.update(group.replicas, now);
+    replicas.update(group, now);
   };
   return root;
 }
@@ -110,7 +110,7 @@ function describe(group) {
 function showFigures([ready, running, waiting, tokens, , wait], kv, group) {
   const bounds = group.bounds ? (group.bounds.min === group.bounds.max ? `of ${group.bounds.max}` : `of ${group.bounds.min}–${group.bounds.max}`) : "";
   setText(ready, `${group.ready_replicas} ${bounds}`.trim());
-  setText(running, `${count(group.running)} of ${count(group.capacity)}`);
+  setText(running, group.capacity ? `${count(group.running)} of ${count(group.capacity)}` : count(group.running));
   setText(waiting, group.backlog_tokens ? `${count(group.waiting)} (${count(group.backlog_tokens)} tok)` : count(group.waiting));
   write(waiting, "class", group.waiting ? "number warn-text" : "number");
   setText(tokens, rate(group.tokens_per_second));

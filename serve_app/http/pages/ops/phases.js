@@ -69,8 +69,10 @@ export function createTimeline() {
 export function createMeter(label) {
   const fill = h("span", { class: "meter-fill" });
   const words = h("span", { class: "number" });
-  const root = h("span", { class: "meter-line" }, h("span", { class: "meter", "aria-hidden": "true" }, fill), words);
+  const bar = h("span", { class: "meter", "aria-hidden": "true" }, fill);
+  const root = h("span", { class: "meter-line" }, bar, words);
   const set = (part, text) => {
+    show(bar, part !== null);
     setStyle(fill, "inline-size", `${Math.round(Math.min(1, Math.max(0, part ?? 0)) * 100)}%`);
     write(fill, "class", `meter-fill${part > 0.9 ? " bad" : part > 0.7 ? " warn" : ""}`);
     setText(words, text);

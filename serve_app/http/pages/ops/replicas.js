@@ -16,8 +16,8 @@ export function createReplicas(name, group) {
     empty: "No replica.",
     columns: [
       { title: "Replica", make: makeName, show: showName },
-      { title: "Phase", wide: true, make: makePhase, show: (replica, cell) => showPhaseOf(replica, cell, now) },
-      { title: "Slots", number: true, show: (replica) => `${count(replica.running)} of ${count(replica.slots)}${replica.waiting ? `, ${count(replica.waiting)} waiting` : ""}` },
+      { title: "Phase", wide: true, make: makePhase, show: (replica, cell) => showPhaseOf(replica, cell, { now, said: group().reason }) },
+      { title: "Slots", number: true, show: describeSlots },
       { title: "Tokens/s", number: true, show: (replica) => rate(replica.tokens_per_second) },
       { title: "KV cache", make: makeKv, show: showKv },
       { title: "Memory", number: true, show: (replica) => bytes(replica.pss_bytes) },
@@ -27,11 +27,16 @@ export function createReplicas(name, group) {
   });
   return {
     root: table.root,
-    update(replicas, at) {
+    update(latest, at) {
       now = at;
-      table.update(replicas);
+      table.update(latest.replicas);
     },
   };
+}
+
+function describeSlots(replica) {
+  const queue = replica.waiting ? `, ${count(replica.waiting)} waiting` : "";
+  return `${count(replica.running)} of ${count(replica.slots)}${queue}`;
 }
 
 function makeName(cell) {
@@ -52,11 +57,11 @@ function makePhase(cell) {
   cell.append(h("div", { class: "phase-cell" }, cell.badge.root, cell.timeline.root, cell.reason));
 }
 
-function showPhaseOf(replica, cell, now) {
+function showPhaseOf(replica, cell, { now, said }) {
   showPhase(cell.badge, replica.phase);
   cell.timeline.update(replica.timeline, now);
   setText(cell.reason, replica.reason ?? "");
-  show(cell.reason, Boolean(replica.reason));
+  show(cell.reason, Boolean(replica.reason) && !said?.includes(replica.reason)); // the group says it already
 }
 
 function makeKv(cell) {
@@ -66,7 +71,7 @@ function makeKv(cell) {
 
 function showKv(replica, cell) {
   const known = replica.kv_total_tokens !== null;
-  cell.meter.set(replica.kv_usage, known ? percent(replica.kv_usage) : "–");
+  cell.meter.set(known ? replica.kv_usage : null, known ? percent(replica.kv_usage) : "–");
   write(cell.meter.root, "title", known ? `${count(replica.kv_used_tokens)} of ${count(replica.kv_total_tokens)} tokens, ${bytes(replica.kv_bytes)}` : "no figure");
 }
 
@@ -77,11 +82,11 @@ function makeHealth(cell) {
   cell.error = h("span", { class: "small-text" });
   cell.fix = h("span", { class: "small-text muted" });
   cell.append(h("div", { class: "health-cell" }, cell.fine, cell.breaker.root, cell.quarantine.root, cell.error, cell.fix));
-  cell.quarantine.set("warn", "quarantined", "⏸");
+  cell.quarantine.set("warn", "quarantined", "⊘");
 }
 
 function showHealth(replica, cell, now) {
-  const error = replica.last_error;
+  const error = replica.last_error?.message === replica.reason ? null : replica.last_error;
   showBreaker(cell.breaker, replica.breaker);
   show(cell.breaker.root, replica.breaker !== "closed");
   show(cell.quarantine.root, replica.quarantined);

@@ -12,6 +12,7 @@ export class Store {
     this.points = [];
     /** Finished requests, newest first. */
     this.finished = [];
+    this.known = new Set();
     this.version = "";
     this.everyS = 2;
     /** Seconds by which the server's clock is ahead of this one. */
@@ -50,10 +51,11 @@ export class Store {
 
   /** Add requests in any order; those that are known stay once. */
   addFinished(requests) {
-    const known = new Set(this.finished.map(nameOf));
-    const added = requests.filter((each) => !known.has(nameOf(each)));
+    const added = requests.filter((each) => !this.known.has(nameOf(each)));
     if (!added.length) return;
-    this.finished = [...this.finished, ...added].sort((a, b) => b.at - a.at).slice(0, FINISHED);
+    this.finished = [...added, ...this.finished].sort((a, b) => b.at - a.at);
+    for (const each of added) this.known.add(nameOf(each));
+    for (const each of this.finished.splice(FINISHED)) this.known.delete(nameOf(each));
     this.note("finished");
   }
 
