@@ -239,14 +239,14 @@ def _log_line(at: float, name: str, step: int) -> str:
 async def serving(scripted: Scripted, port: int = 0) -> AsyncIterator[str]:
     """Serve on this loop; yields the address."""
     with socket.create_server(("127.0.0.1", port)) as listener:
-        config = uvicorn.Config(PagesLayer(Api(scripted).build()), log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(PagesLayer(Api(scripted).build()), log_level="warning", lifespan="off")
         server = uvicorn.Server(config)
         task = asyncio.create_task(server._serve([listener]))  # `serve` would take the process's signal handlers
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             scripted.drop()
-            server.should_exit = True
+            server.should_exit = server.force_exit = True
             await task
 
 
