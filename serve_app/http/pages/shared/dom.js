@@ -73,6 +73,18 @@ export function replace(node, ...children) {
   return append(node, ...children);
 }
 
+/** Replace the children of a node as `replace` does, but keep those that stay equal: selections and focus in them survive. */
+export function patch(node, ...children) {
+  const wanted = [...append(document.createDocumentFragment(), ...children).childNodes];
+  for (const [index, child] of wanted.entries()) {
+    const old = node.childNodes[index];
+    if (!old) node.append(child);
+    else if (!old.isEqualNode(child)) old.replaceWith(child);
+  }
+  while (node.childNodes.length > wanted.length) node.lastChild.remove();
+  return node;
+}
+
 /** Return the element with an id; raises if there is none, since the page and its script then do not fit. */
 export function byId(id) {
   const node = document.getElementById(id);
