@@ -1,37 +1,20 @@
 """A browser in front of the scripted server: what every test of the operations page needs.
 
 Whatever a page does wrong without anybody noticing is collected: errors on its console, violations of its policy, requests to other
-machines. `Desk.check` fails on any of it; the fixtures call it at the end of each test.
+machines. `open_desk` fails on any of it at its end.
 """
 
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import pytest
-from playwright.async_api import Browser, ConsoleMessage, Locator, Page, Request, async_playwright
+from playwright.async_api import Browser, ConsoleMessage, Locator, Page, Request
 
 from tests.pages.ops_server import Scripted, serving
 
-TOOLS = Path(__file__).parents[2] / ".cache" / "tools"
-AXE = TOOLS / "axe-core" / "axe.min.js"
 REFUSED = "Failed to load resource"
 """What Chromium writes to the console about an answer that is an error: news in most tests, the very subject of some."""
-
-
-@asynccontextmanager
-async def open_browser() -> AsyncIterator[Browser]:
-    """Start Chromium, or skip the test where there is none."""
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("needs Chromium in PATH")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        await browser.close()
 
 
 @dataclass

@@ -5,15 +5,9 @@ from collections.abc import AsyncIterator
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.pages.ops_browser import Desk, open_browser, open_desk
+from tests.pages.ops_browser import Desk, open_desk
 from tests.pages.ops_data import TOKEN
 from tests.pages.ops_server import KEY, TICKET, WEAK_KEY
-
-
-@pytest.fixture(scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with open_browser() as started:
-        yield started
 
 
 @pytest.fixture

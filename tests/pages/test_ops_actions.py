@@ -6,13 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from playwright.async_api import Browser, Locator, expect
 
-from tests.pages.ops_browser import Desk, open_browser, open_desk
-
-
-@pytest.fixture(scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with open_browser() as started:
-        yield started
+from tests.pages.ops_browser import Desk, open_desk
 
 
 @pytest.fixture

@@ -7,13 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.pages.ops_browser import Desk, open_browser, open_desk
-
-
-@pytest.fixture(scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with open_browser() as started:
-        yield started
+from tests.pages.ops_browser import Desk, open_desk
 
 
 @pytest.fixture

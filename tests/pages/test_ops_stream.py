@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.pages.ops_browser import Desk, open_browser, open_desk
+from tests.pages.ops_browser import Desk, open_desk
 
 COUNT_ELEMENTS = """() => {
   window.built = 0;
@@ -14,12 +14,6 @@ COUNT_ELEMENTS = """() => {
   }).observe(document.getElementById("main"), { childList: true, subtree: true });
 }"""
 NEXT_FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
-
-
-@pytest.fixture(scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with open_browser() as started:
-        yield started
 
 
 @pytest.fixture
