@@ -70,7 +70,7 @@ bench-routing: $(STAMP) ## the routing policy against four simpler ones, in virt
 manifests: $(STAMP) ## write compose, KubeRay, chart and dashboard files anew from serve_config.yaml
 	$(BIN)/python -m serve_app.manifests.files
 
-tools: $(STAMP) ## fetch helm, promtool, prometheus, redis-server, Ollama's JavaScript client and two small models for the tests into .cache/tools; installs nothing
+tools: $(STAMP) ## fetch helm, promtool, prometheus, redis-server, Ollama's JavaScript client, a browser and two small models for the tests into .cache/tools; installs nothing
 	@$(BIN)/python -m tests.cluster.fetch_tools
 
 builders: $(STAMP) ## install older releases of onnxruntime-genai's builder for the tests into .cache/tools/builders (1 GB, about a minute)

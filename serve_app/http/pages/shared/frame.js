@@ -54,7 +54,7 @@ function setTheme(theme) {
 }
 
 function buildKeyButton() {
-  return h("button", { type: "button", class: "small quiet", onclick: () => askForKey("") }, "API key");
+  return h("button", { type: "button", class: "small quiet", "aria-label": "API key", title: "API key", onclick: () => askForKey("") }, "Key");
 }
 
 /**

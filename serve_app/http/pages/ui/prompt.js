@@ -80,6 +80,7 @@ export class PromptPanel {
       while (missing.length && run === this.#run) {
         const id = missing.pop();
         this.#known.set(`${model} ${id}`, (await postJson("/detokenize", { model, tokens: [id] })).prompt);
+        if (run === this.#run && missing.length % 16 === 0) show();
       }
     };
     await Promise.all(Array.from({ length: AT_ONCE }, work));
