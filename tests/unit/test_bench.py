@@ -99,10 +99,11 @@ async def test_a_queue_is_seen_in_the_time_to_the_first_token(tmp_path: Path) ->
     one, three = (_figures(select_runs(read_record(file), "a", Load(streams=count))) for count in (1, 3))
     assert one.ttft
     assert three.ttft
-    assert three.ttft.mean_s > 3 * one.ttft.mean_s
+    assert three.ttft.mean_s > 0.1  # by the script an answer takes 0.1 s, and all but the first two wait for two others
     assert one.tpot
     assert three.tpot
-    assert three.tpot.mean_s < 3 * one.tpot.mean_s
+    assert one.tpot.mean_s > 0.0095
+    assert three.tpot.mean_s > 0.0095
 
 
 @pytest.mark.parametrize("endpoint", ["chat", "completions"])
