@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from serve_app.client.commands import add_commands
+from serve_app.client.deploy import deploy, show_revisions
 from serve_app.client.keys import keys
 from serve_app.client.running import down, show_logs
 from serve_app.client.state import state
@@ -44,6 +45,8 @@ app.command("up")(up)
 app.command("down")(down)
 app.command("logs")(show_logs)
 app.command("status")(show_status)
+app.command("deploy")(deploy)
+app.command("revisions")(show_revisions)
 add_commands(app)
 add_steering(app)
 _console = Console(stderr=True)

@@ -84,12 +84,12 @@ class Server:
             raise ClientError(f"nothing answers at {self.url}; start it with `make serve`, or name another with --url") from error
 
     def _authorize(self) -> dict[str, str]:
-        """Return the header with the key in the environment, else with the operator's token where the server is on this machine."""
+        """Return the header with the key in the environment, and the operator's secret where the server is on this machine."""
         key = next((found for name in KEY_VARIABLES if (found := os.environ.get(name, "").strip())), "")
-        if key.isascii() and key.isprintable() and key:
-            return {"authorization": f"Bearer {key}"}
-        token = read_token() if _is_local(self.url) else None
-        return {"x-operator-token": token} if token else {}
+        secret = read_token() if _is_local(self.url) else ""
+        headers = {"authorization": f"Bearer {key}", "x-operator-token": secret}
+        used = {"authorization": key, "x-operator-token": secret}
+        return {name: value for name, value in headers.items() if (raw := used[name]) and raw.isascii() and raw.isprintable()}
 
 
 def _is_local(url: str) -> bool:
