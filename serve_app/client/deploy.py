@@ -64,7 +64,7 @@ def deploy(
         wanted = revision.config if revision else yaml.safe_load(require_valid(config, probes_ports=False))
         source = f"undo to revision {revision.number}" if revision else str(config)
         changes = compare_deployed(running, wanted)
-        if not changes or dry_run:
+        if dry_run or not any(map(is_deployable, changes)):
             _print_changes(console, changes)
             _print_json({"changes": [asdict(change) for change in changes], "outcome": None}, as_json=as_json)
             return
@@ -123,6 +123,11 @@ def compare_deployed(running: dict[str, Any], wanted: dict[str, Any]) -> list[Ch
     return compare(old, new)
 
 
+def is_deployable(change: Change) -> bool:
+    """Return whether a deployment can change it; Serve takes options of its own at its start only."""
+    return change.path.partition(".")[0] not in _SERVE_WIDE
+
+
 def await_outcome(read: Callable[[], JsonObject], limit_s: float, tell: Callable[[str], None]) -> Outcome:
     """Return the outcome of a deployment once Serve knows it; `tell` gets what it waits for when that changes."""
     began, told = time.monotonic(), ""
@@ -159,7 +164,7 @@ def judge(details: JsonObject) -> tuple[Outcome | None, str]:
 
 def _find_revision(address: str, running: dict[str, Any]) -> Revision:
     kept = [each for each in list_revisions(address) if each.config.get("applications")]
-    found = find_previous(kept, lambda each: not compare_deployed(running, each.config))
+    found = find_previous(kept, lambda each: not any(map(is_deployable, compare_deployed(running, each.config))))
     if found is None:
         raise ClientError("there is no earlier revision: `phi-serve revisions` lists what was deployed from here")
     return found
@@ -176,10 +181,11 @@ def _require_consent(*, yes: bool) -> None:
 
 
 def _print_changes(console: Console, changes: list[Change]) -> None:
-    if not changes:
-        print_plain(console, "nothing would change")
     for change in changes:
-        print_plain(console, f"{change.path}: {_show(change.before)} -> {_show(change.after)}")
+        note = "" if is_deployable(change) else "  (only by a restart: phi-serve down, then up)"
+        print_plain(console, f"{change.path}: {_show(change.before)} -> {_show(change.after)}{note}")
+    if not any(map(is_deployable, changes)):
+        print_plain(console, "nothing would change")
 
 
 def _show(value: Any) -> str:
