@@ -4,7 +4,10 @@ SHELL := /bin/bash
 PYTHON_VERSION := $(shell sed -n 's/^requires-python = ">=\([0-9.]*\),.*/\1/p' pyproject.toml)
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 PYTHON ?= python$(PYTHON_VERSION)
-VENV := .venv
+# ENGINES="onnx llama_cpp": an environment of its own with what these engines need, and only their groups of CONFIG.
+ENGINES ?=
+EXTRAS := $(shell echo $(sort $(ENGINES)) | tr ' ' ,)
+VENV := .venv$(addprefix -,$(shell echo $(sort $(ENGINES)) | tr ' ' -))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONFIG ?= serve_config.yaml
@@ -18,8 +21,9 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## create .venv and install the pinned dependencies
+setup: $(STAMP) ## create .venv and install the pinned dependencies; ENGINES="onnx llama_cpp": only theirs, in a .venv of their own
 
+ifeq ($(EXTRAS),)
 # --no-deps: the lock is complete, and vllm's unneeded CUDA builds of torchvision and torchaudio must stay out.
 # The CPU build of torch is not on PyPI: pip takes it from a configured wheel folder, else uv knows PyTorch's own index.
 $(STAMP): requirements/cpu.txt pyproject.toml
@@ -34,6 +38,23 @@ $(STAMP): requirements/cpu.txt pyproject.toml
 	@echo "==> installing phi-serve itself"
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
+else
+$(STAMP): requirements/edge.txt pyproject.toml
+	@test -z "$(filter-out onnx llama_cpp,$(ENGINES))" || { echo "ENGINES takes onnx and llama_cpp; vllm needs all: leave ENGINES out" >&2; exit 1; }
+	@echo "==> creating $(VENV) with $$($(PYTHON) --version)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "==> installing phi-serve[$(EXTRAS)] and its pinned dependencies (requirements/edge.txt, about 0.7 GB)"
+	@$(PIP_INSTALL) --constraint requirements/edge.txt --editable '.[$(EXTRAS)]'
+	@touch $(STAMP)
+
+SELECTED := $(VENV)/serve_config.yaml
+GIVEN := $(CONFIG)
+.PHONY: $(SELECTED)
+$(SELECTED): $(STAMP)
+	@$(BIN)/phi-serve select --engines "$(ENGINES)" "$(GIVEN)" > $@
+serve: $(SELECTED)
+serve: override CONFIG := $(SELECTED)
+endif
 
 serve: $(STAMP) ## start Ray and serve CONFIG (serve_config.yaml); the box at the end has the addresses (Ctrl-C stops both)
 	@test -r "$(CONFIG)" || { echo "there is no file $(CONFIG); cluster/profiles has configurations for the real model" >&2; exit 1; }
@@ -94,8 +115,9 @@ lock: $(STAMP) ## compile requirements/*.txt anew from pyproject.toml
 	$(UV_COMPILE) --extra cpu --extra dev --extra train --torch-backend cpu --output-file requirements/cpu.txt \
 		|| $(UV_COMPILE) --extra cpu --extra dev --extra train --find-links "$$PIP_FIND_LINKS" --output-file requirements/cpu.txt
 	$(UV_COMPILE) --extra gpu --output-file requirements/gpu.txt
+	$(UV_COMPILE) --extra onnx --extra llama_cpp --no-annotate --constraint requirements/cpu.txt --output-file requirements/edge.txt
 	$(UV_COMPILE) --extra cpu --no-annotate --constraint requirements/cpu.txt --output-file requirements/image-cpu.txt \
 		|| $(UV_COMPILE) --extra cpu --no-annotate --constraint requirements/cpu.txt --find-links "$$PIP_FIND_LINKS" --output-file requirements/image-cpu.txt
 
 clean: ## remove .venv and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info

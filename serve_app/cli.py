@@ -14,10 +14,13 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from serve_app.client.bench import bench
 from serve_app.client.commands import add_commands
 from serve_app.client.deploy import deploy, show_revisions
 from serve_app.client.keys import keys
+from serve_app.client.ops import print_link
 from serve_app.client.running import down, show_logs
+from serve_app.client.select import select_engines
 from serve_app.client.state import state
 from serve_app.client.status import show_status
 from serve_app.client.steering import add_steering
@@ -39,8 +42,11 @@ export = typer.Typer(no_args_is_help=True, help="Another form of a model, or of 
 app.add_typer(export, name="export")
 app.add_typer(state, name="state")
 app.add_typer(keys, name="keys")
+app.add_typer(bench, name="bench")
 app.command("usage")(show_usage)
 app.command("validate")(validate_file)
+app.command("ops")(print_link)
+app.command("select")(select_engines)
 app.command("up")(up)
 app.command("down")(down)
 app.command("logs")(show_logs)

@@ -25,6 +25,12 @@ class LoadedGroup:
     """Bytes of the weights in all of its replicas."""
     gpu_bytes: int
     """Bytes of these weights in GPU memory."""
+    memory_bytes: int | None = None
+    """Proportional set size of its replicas' processes; None until it is measured."""
+    kv_tokens: int | None = None
+    """Tokens that their KV caches hold together; None where they have none."""
+    kv_used_tokens: int = 0
+    """Tokens in them now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,7 +104,7 @@ def remove(models: Annotated[list[str], typer.Argument(help="The models to delet
 
 
 def ps(url: Url = DEFAULT_URL) -> None:
-    """Show which groups hold the model, and until when."""
+    """Show which groups hold the model, what their processes take in memory, and how full their KV caches are."""
     with report_errors():
         models = Server(url).request("/api/ps").get("models", [])
     rows = []
@@ -114,8 +114,13 @@ def ps(url: Url = DEFAULT_URL) -> None:
                 f"{group.get('name', '-')} ({group.get('engine', '-')} {group.get('precision', '')}) x {group.get('replicas', 1)}"
             )
             size = _format_size(group.get("size", entry["size"]))
-            rows.append((entry["name"], where, size, str(group.get("context_length", "")), _format_expiry(entry["expires_at"])))
-    print_table(("NAME", "GROUP", "SIZE", "CONTEXT", "UNTIL"), rows)
+            held = group.get("memory")
+            memory = "-" if held is None else _format_size(held)
+            tokens = group.get("kv_tokens")
+            cache = "-" if tokens is None else f"{group.get('kv_used_tokens', 0):,} / {tokens:,}"
+            context = str(group.get("context_length", ""))
+            rows.append((entry["name"], where, size, memory, cache, context, _format_expiry(entry["expires_at"])))
+    print_table(("NAME", "GROUP", "WEIGHTS", "MEMORY", "KV TOKENS", "CONTEXT", "UNTIL"), rows)
 
 
 def run(

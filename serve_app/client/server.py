@@ -85,11 +85,14 @@ class Server:
 
     def _authorize(self) -> dict[str, str]:
         """Return the header with the key in the environment, and the operator's secret where the server is on this machine."""
-        key = next((found for name in KEY_VARIABLES if (found := os.environ.get(name, "").strip())), "")
         secret = read_token() if _is_local(self.url) else ""
-        headers = {"authorization": f"Bearer {key}", "x-operator-token": secret}
-        used = {"authorization": key, "x-operator-token": secret}
-        return {name: value for name, value in headers.items() if (raw := used[name]) and raw.isascii() and raw.isprintable()}
+        return authorize() | ({"x-operator-token": secret} if secret.isascii() and secret.isprintable() and secret else {})
+
+
+def authorize() -> dict[str, str]:
+    """Return the header with the key in the environment, if there is one."""
+    key = next((found for name in KEY_VARIABLES if (found := os.environ.get(name, "").strip())), "")
+    return {"authorization": f"Bearer {key}"} if key.isascii() and key.isprintable() and key else {}
 
 
 def _is_local(url: str) -> bool:

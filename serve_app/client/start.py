@@ -22,8 +22,6 @@ _TICK_S = 0.25
 _HEALTH_LIMIT_S = 3.0
 _SERVE_EVERY_S = 2.0
 """Between questions to Serve, which costs more to answer than /health."""
-_TICKET_LIMIT_S = 1.0
-"""What the ingress prints reaches the log a moment after /health says ready."""
 _WATCH_EVERY_S = 1.0
 _REMEMBERED_CHARS = 4000
 _SILENT_TIMES = 3
@@ -70,8 +68,6 @@ class Start:
                 if signals.count or self.progress.verdict is not Verdict.UNDER_WAY:
                     break
                 signals.wait(_TICK_S)
-            if self.progress.verdict is Verdict.SERVING:
-                self._await_ticket(signals)
         if self.progress.verdict is Verdict.SERVING:
             start_times.remember({self._keys[name]: took_s for name, took_s in self.progress.list_seconds().items()})
         return self.progress.verdict
@@ -94,13 +90,6 @@ class Start:
         for line in self._follower.read():
             self._last = f"{self._last}\n{line}"[-_REMEMBERED_CHARS:]
             self.progress.push_line(line, self.elapsed_s())
-
-    def _await_ticket(self, signals: Signals) -> None:
-        began = self.elapsed_s()
-        while not (self._target.asks_for_keys or self.progress.ticket):
-            if self.elapsed_s() > began + _TICKET_LIMIT_S or signals.wait(_TICK_S):
-                return
-            self._read_lines()
 
 
 def watch(running: Running, url: str, signals: Signals, console: Console) -> int | None:

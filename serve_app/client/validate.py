@@ -1,6 +1,7 @@
 """`phi-serve validate`: every mistake of a configuration before anything starts."""
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from serve_app.client.configuration import print_error
 from serve_app.validation.agreement import Machine
-from serve_app.validation.check import describe_machine, validate
+from serve_app.validation.check import UNBOUNDED, describe_machine, validate
 from serve_app.validation.findings import Finding
 
 UNUSABLE = 2
@@ -26,9 +27,18 @@ def validate_file(
     memory_gib: Annotated[float | None, typer.Option(min=0, help="Memory of a node in GiB; left out: what is free here.")] = None,
     gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of a node; left out: this machine's.")] = None,
     ports: Annotated[bool, typer.Option(help="Whether the ports must be free.")] = True,
+    installed: Annotated[bool, typer.Option(help="Whether the engines must be installed here.")] = True,
+    elsewhere: Annotated[
+        bool,
+        typer.Option(
+            "--elsewhere", help="Replicas run on other machines: ports, sizes, engines and files of this one do not count."
+        ),
+    ] = False,
 ) -> None:
     """Check both halves of a configuration, without Ray and without a network; exits with 2 where there are mistakes."""
-    found = validate(read_config(config), _scale(describe_machine(), nodes, cpus, memory_gib, gpus), probes_ports=ports)
+    elsewhere = elsewhere or bool(os.environ.get("RAY_ADDRESS"))
+    machine = _scale(UNBOUNDED if elsewhere else describe_machine(), nodes, cpus, memory_gib, gpus)
+    found = validate(read_config(config), machine, probes_ports=ports and not elsewhere, starts_here=installed and not elsewhere)
     if as_json:
         typer.echo(json.dumps({"file": str(config), "findings": [asdict(each) for each in found]}, indent=2, allow_nan=False))
     else:

@@ -15,9 +15,6 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from serve_app.errors import ModelUnusable
 
-GGUF_FILE = "model.gguf"
-"""The name of the file that our export writes."""
-
 _MAX_NAME_BYTES = 64
 """llama.cpp's limit for tensors' names; longer ones overrun."""
 _MAX_TENSORS = 1 << 16

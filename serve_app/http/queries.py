@@ -108,6 +108,9 @@ class GatewayContext:
             context_length=info.context_length,
             weight_bytes=group.replicas * model.weights.loaded_bytes(info.precision),
             gpu_bytes=group.replicas * on_gpu,
+            memory_bytes=group.memory_bytes,
+            kv_tokens=None if info.kv_tokens is None else group.replicas * info.kv_tokens,
+            kv_used_tokens=round(group.load.kv_usage * group.replicas * (info.kv_tokens or 0)),
         )
 
     async def render(self, model: str | None, prompt: Prompt) -> RenderedPrompt:

@@ -82,9 +82,12 @@ def _harden(service: Service, *, memory: str, pids: int, cpus: str = "1", read_o
 def _build_container(variant: Hardware, role: str, plan: Plan, environment: dict[str, str]) -> Service:
     """Return the common part of all our containers."""
     image = f"${{PHI_SERVE_{variant.upper()}_IMAGE:-phi-serve-{variant}:{VERSION}}}"
+    build: Service = {"context": "..", "dockerfile": f"docker/{variant}.Dockerfile"}
+    if variant is Hardware.CPU:
+        build["args"] = {"LOCK": "${PHI_SERVE_LOCK:-image-cpu}"}  # edge: without vLLM
     return {
         "image": image,
-        "build": {"context": "..", "dockerfile": f"docker/{variant}.Dockerfile"},
+        "build": build,
         "command": [role],
         "user": f"{UID}:{UID}",
         "init": True,

@@ -26,7 +26,7 @@ from serve_app.files.cache import (
     write_folder,
 )
 from serve_app.files.encoder_folder import find_graph
-from serve_app.files.gguf_header import GGUF_FILE
+from serve_app.files.names import GGUF_FILE
 from serve_app.memory import read_available_bytes
 from serve_app.models import manifest
 from serve_app.models.checkpoint import Checkpoint, count_weights, require_rows

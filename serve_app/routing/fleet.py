@@ -68,6 +68,12 @@ class Group:
         return tuple(report.replica_id for report in self.reports if report.phase is Phase.READY)
 
     @property
+    def memory_bytes(self) -> int | None:
+        """Proportional set size of all its replicas' processes; None until it is measured."""
+        sizes = [each.process.memory_bytes for each in self.reports if each.process and each.process.memory_bytes is not None]
+        return sum(sizes) if sizes else None
+
+    @property
     def draining(self) -> frozenset[str]:
         """Ids of the replicas that should get nothing new."""
         return frozenset(report.replica_id for report in self.reports if report.phase is Phase.DRAINING)

@@ -1,4 +1,4 @@
-"""Checks what the configuration refers to outside itself: models' files, exported folders, contexts, templates, ports.
+"""Checks what the configuration refers to outside itself: models' files, exported folders, packages, templates, ports.
 
 Reads files and probes local ports; starts nothing and downloads nothing.
 """
@@ -12,6 +12,7 @@ from typing import Any
 from serve_app.chat import go_template
 from serve_app.config import AppSettings
 from serve_app.engine_config import EngineSettings, LlamaCppSettings
+from serve_app.engines.registry import explain_missing
 from serve_app.errors import ServeError
 from serve_app.models import manifest
 from serve_app.models.locate import EMBEDDED
@@ -24,24 +25,37 @@ Report = Callable[[Place, str, str], Finding]
 """Returns a finding at a place below `args`."""
 
 
-def check_surroundings(document: Document, place: Place, settings: AppSettings) -> Iterator[Finding]:
-    """Yield what is missing or does not fit around the configuration; `place` is that of `args`."""
+def check_surroundings(document: Document, place: Place, settings: AppSettings, *, has_files: bool = True) -> Iterator[Finding]:
+    """Yield what is missing or does not fit around the configuration; `place` is that of `args`.
+
+    `has_files`: models' files are on this machine if anywhere; else only what is here is looked at.
+    """
 
     def report(inner: Place, problem: str, fix: str) -> Finding:
         return document.report((*place, *inner), problem, fix)
 
     folders = {name: _find_folder(model.path) for name, model in settings.models.items()}
     for name, model in settings.models.items():
-        yield from _check_model(report, ("models", name, "path"), model.path, folders[name])
+        if has_files or folders[name] is not None:
+            yield from _check_model(report, ("models", name, "path"), model.path, folders[name])
     for name, group in settings.engines.items():
         config = _read_config(folders[settings.model_of(name)])
         yield from _check_context(report, ("engines", name, "max_model_len"), group, config)
-        yield from _check_export(report, name, group)
+        if has_files:
+            yield from _check_export(report, name, group)
     for name, variant in settings.variants.items():
         try:
             go_template.parse(variant.template)
         except (ServeError, InvalidValue) as error:
             yield report(("variants", name, "template"), f"the template cannot be used: {error}", "correct it, or leave it out")
+
+
+def check_installed(document: Document, place: Place, settings: AppSettings) -> Iterator[Finding]:
+    """Yield the groups whose engine is not installed in this environment; `place` is that of `args`."""
+    for name, group in settings.engines.items():
+        if missing := explain_missing(name, group):
+            problem, _, fix = missing.partition(": ")
+            yield document.report((*place, "engines", name, "kind"), problem, fix)
 
 
 def check_ports(document: Document, settings: list[tuple[Place, AppSettings]]) -> Iterator[Finding]:

@@ -58,7 +58,7 @@ def nodes(scratch: str) -> Iterator[tuple[str, Cluster, list[Any]]]:
             "access": {"keys_file": f"{scratch}/keys.json", "journal_dir": f"{scratch}/journal"},
         }
     )
-    app = build_app(settings)
+    app = build_app(settings.model_dump(mode="json", exclude_unset=True))
     try:
         serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
         for node in app._bound_deployment.init_args[1].values():

@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 from fastapi.routing import APIRoute
 
+from serve_app.access.operator import find_operators
 from serve_app.errors import ServeError
 from tests.unit.app import running
 
@@ -92,12 +93,13 @@ async def test_every_endpoint_is_described_and_nothing_else(document: Any) -> No
 async def test_streams_have_their_media_type(document: Any) -> None:
     streamed = {path: "text/event-stream" for path in ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses")}
     streamed |= {path: "application/x-ndjson" for path in ("/api/chat", "/api/generate", "/api/create", "/api/pull")}
+    others = {"/v1/operations": {"text/event-stream"}, "/v1/operations/bundle": {"application/zip"}}
     for path, method, operation in _operations(document):
         content = {
             each for status, answer in operation["responses"].items() if status < "300" for each in answer.get("content", ())
         }
         told = content - {"application/json", "text/plain"}
-        assert told == ({streamed[path]} if path in streamed and method == "post" else set()), path
+        assert told == ({streamed[path]} if path in streamed and method == "post" else others.get(path, set())), path
 
 
 CASES: list[tuple[str, str, Any, dict[str, str]]] = [
@@ -169,11 +171,41 @@ CASES: list[tuple[str, str, Any, dict[str, str]]] = [
 ]
 
 
-async def test_answers_and_errors_are_as_described(document: Any, tmp_path: Any) -> None:
+OPERATOR_CASES: list[tuple[str, str, Any]] = [
+    ("GET", "", None),
+    ("GET", "/state", None),
+    ("GET", "/session", None),
+    ("POST", "/session", {"ticket": "none"}),
+    ("GET", "/requests", None),
+    ("GET", "/requests?limit=many", None),
+    ("GET", "/requests/none", None),
+    ("POST", "/requests/none/cancel", {}),
+    ("POST", "/groups/a/drain", {}),
+    ("POST", "/groups/a/resume", {}),
+    ("POST", "/groups/none/resume", {}),
+    ("POST", "/groups/none/restart", {}),
+    ("POST", "/groups/a/scale", {"min": 1}),
+    ("POST", "/groups/a/wake", {}),
+    ("GET", "/configuration", None),
+    ("POST", "/configuration/diff", b"a: b"),
+    ("GET", "/logs", None),
+    ("GET", "/bundle", None),
+]
+
+
+async def test_answers_and_errors_are_as_described(document: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.operations.feed.LONGEST_S", 0.0)
     covered = set()
-    models = {"phi-4-mini-instruct": {"aliases": ["phi4-mini"]}, "mini": {}}
-    async with running({"models_dir": str(tmp_path), "models": models}, a={}, e={"kind": "onnx_encoder", "model": "mini"}) as app:
-        for method, path, body, headers in CASES:
+    extra = {
+        "models_dir": str(tmp_path),
+        "models": {"phi-4-mini-instruct": {"aliases": ["phi4-mini"]}, "mini": {}},
+        "access": {"open": True, "keys_file": str(tmp_path / "keys.json"), "journal_dir": None},
+    }
+    operator = {"x-operator-token": find_operators(str(tmp_path / "keys.json")).read_secret()}
+    operations = [(method, f"/v1/operations{path}", body, operator) for method, path, body in OPERATOR_CASES]
+    refused = [(method, f"/v1/operations{path}", body, {}) for method, path, body in OPERATOR_CASES]
+    async with running(extra, a={}, e={"kind": "onnx_encoder", "model": "mini"}) as app:
+        for method, path, body, headers in CASES + operations + refused:
             sent: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body} if body is not None else {}
             answer = await app.client.request(method, path, headers=headers, **sent)
             covered.add(_judge(document, method, path, answer))

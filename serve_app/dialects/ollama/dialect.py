@@ -63,6 +63,9 @@ def _show_loaded(model: ModelInfo, groups: list[LoadedGroup]) -> JsonObject:
                 "replicas": group.replicas,
                 "context_length": group.context_length,
                 "size": group.weight_bytes,
+                "memory": group.memory_bytes,
+                "kv_tokens": group.kv_tokens,
+                "kv_used_tokens": group.kv_used_tokens,
             }
             for group in groups
         ],

@@ -28,8 +28,9 @@ from serve_app.engines.llama_cpp.server import LlamaServer, find_majority_type, 
 from serve_app.engines.llama_cpp.stream import ServerEvent, read_events
 from serve_app.engines.throughput import Throughput
 from serve_app.errors import EngineDead, GenerationFailed, Overloaded
-from serve_app.files.gguf_header import GGUF_FILE, read_header
+from serve_app.files.gguf_header import read_header
 from serve_app.files.gguf_vocabulary import LoadedVocabulary, load_gguf_vocabulary
+from serve_app.files.names import GGUF_FILE
 from serve_app.types import (
     MAX_TOKENS,
     Capability,
