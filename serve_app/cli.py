@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 
 from serve_app.client.bench import bench
 from serve_app.client.commands import add_commands
+from serve_app.client.deploy import deploy, show_revisions
 from serve_app.client.doctor import examine
 from serve_app.client.keys import keys
 from serve_app.client.ops import print_link
@@ -54,6 +55,8 @@ app.command("logs")(show_logs)
 app.command("status")(show_status)
 app.command("plan")(plan_file)
 app.command("doctor")(examine)
+app.command("deploy")(deploy)
+app.command("revisions")(show_revisions)
 add_commands(app)
 add_steering(app)
 _console = Console(stderr=True)

@@ -152,7 +152,7 @@ def list_addresses(progress: Progress, target: Target, log: str) -> list[tuple[s
     url = target.public_url
     return [
         ("playground", f"{url}/ui"),
-        ("operations", progress.operations_url or f"{url}/ops"),
+        ("operations", f"{url}/ops#ticket={progress.ticket}" if progress.ticket else f"{url}/ops"),
         ("OpenAI", f"{url}/v1"),
         ("Ollama", target.ollama_url),
         ("metrics", f"{url}/metrics"),

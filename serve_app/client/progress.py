@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from serve_app.client.run_log import find_group
+from serve_app.client.run_log import find_dashboard, find_group
 
 RAY, INGRESS = "Ray", "ingress"
 READY, FAILED, ASLEEP = "ready", "failed", "asleep"
-_DASHBOARD = re.compile(r"View the dashboard at\s+(https?://[^\s]+)")
-_TICKET = re.compile(r"(https?://\S+/ops#ticket=\S+)")
+_TICKET = re.compile(r"/ops#ticket=(\S+)")
 _MODEL_FAULT = re.compile(r"The model (\S+) cannot be served: (.*)")
 _GROUP_FAULT = re.compile(r"Group (\S+) failed: (.*)")
 
@@ -54,8 +53,8 @@ class Progress:
     parts: dict[str, Part]
     dashboard: str = ""
     """URL of Ray's dashboard."""
-    operations_url: str = ""
-    """The operations page with a ticket that works once."""
+    ticket: str = ""
+    """Opens the operations page, once."""
     cause: str = ""
     """Why nothing can be served."""
     _groups: tuple[str, ...] = field(default=())
@@ -84,15 +83,15 @@ class Progress:
 
     def push_line(self, line: str, now_s: float) -> None:
         """Take a line of the log."""
-        if match := _DASHBOARD.search(line):
-            self.dashboard = match[1].rstrip("/.")
+        if dashboard := find_dashboard(line):
+            self.dashboard = dashboard
             self._settle(self.parts[RAY], now_s)
             self.parts[INGRESS].phase = self.parts[INGRESS].phase or "starting"
         writer = find_group(line)
         if writer is None or writer[0] != INGRESS:
             return
         if match := _TICKET.search(line):
-            self.operations_url = match[1]
+            self.ticket = match[1]
         elif match := _GROUP_FAULT.search(line):
             self._fail(match[1], match[2])
         elif (match := _MODEL_FAULT.search(line)) and not self.parts[INGRESS].reason:

@@ -49,6 +49,8 @@ class RunFile:
     """Path of the log."""
     version: str
     """Version of this package."""
+    dashboard: str = ""
+    """URL of Ray's dashboard, once it is known."""
 
     @property
     def lives(self) -> bool:

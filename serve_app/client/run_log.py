@@ -16,6 +16,7 @@ from serve_app.client.state_folder import find_folder
 _MAX_BYTES = 8 << 20
 _OLD_FILES = 4
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07|[\x00-\x08\x0b-\x1f\x7f]")
+_DASHBOARD = re.compile(r"View the dashboard at\s+(https?://[^\s]+)")
 _FROM_REPLICA = re.compile(r"\(ServeReplica:[^:()]*:(?P<group>[^ ()]+) pid=(?P<pid>\d+)")
 
 
@@ -61,6 +62,12 @@ def find_group(line: str) -> tuple[str, int] | None:
     """Return the deployment and the process that wrote a line; None for lines of Ray, Serve and the driver."""
     match = _FROM_REPLICA.match(line)
     return (match["group"], int(match["pid"])) if match else None
+
+
+def find_dashboard(line: str) -> str | None:
+    """Return the URL of Ray's dashboard where a clean line names it; Ray does so once it has started."""
+    match = _DASHBOARD.search(line)
+    return match[1].rstrip("/.") if match else None
 
 
 def select(lines: Iterable[str], group: str | None) -> Iterator[str]:

@@ -84,9 +84,9 @@ class Server:
             raise ClientError(f"nothing answers at {self.url}; start it with `make serve`, or name another with --url") from error
 
     def _authorize(self) -> dict[str, str]:
-        """Return the header with the key in the environment, else with the operator's token where the server is on this machine."""
-        token = read_token() if _is_local(self.url) else ""
-        return authorize() or ({"x-operator-token": token} if token else {})
+        """Return the header with the key in the environment, and the operator's secret where the server is on this machine."""
+        secret = read_token() if _is_local(self.url) else ""
+        return authorize() | ({"x-operator-token": secret} if secret.isascii() and secret.isprintable() and secret else {})
 
 
 def authorize() -> dict[str, str]:

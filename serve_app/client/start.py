@@ -11,7 +11,7 @@ from rich.console import Console
 
 from serve_app.client import start_times
 from serve_app.client.picture import Picture, print_plain
-from serve_app.client.progress import INGRESS, RAY, Progress, Verdict, list_changes
+from serve_app.client.progress import INGRESS, RAY, Progress, Verdict, list_changes, summarize
 from serve_app.client.ray_dashboard import RayDashboard
 from serve_app.client.run_log import Follower
 from serve_app.client.server import ClientError, Server
@@ -22,9 +22,8 @@ _TICK_S = 0.25
 _HEALTH_LIMIT_S = 3.0
 _SERVE_EVERY_S = 2.0
 """Between questions to Serve, which costs more to answer than /health."""
-_TICKET_LIMIT_S = 1.0
-"""What the ingress prints reaches the log a moment after /health says ready."""
 _WATCH_EVERY_S = 1.0
+_REMEMBERED_CHARS = 4000
 _SILENT_TIMES = 3
 """So many questions in a row without an answer are told."""
 
@@ -50,6 +49,7 @@ class Start:
         self._follower = Follower(log)
         self._server = Server(target.url)
         self._asked_s = 0.0
+        self._last = ""
 
     def elapsed_s(self) -> float:
         """Return the seconds since the command."""
@@ -64,12 +64,10 @@ class Start:
                 code = running.poll()
                 if code is not None:
                     self._read_lines()
-                    self.progress.cause = self.progress.cause or f"serve run ended with status {code}"
+                    self.progress.cause = self.progress.cause or f"serve run ended with status {code}: {summarize(self._last)}"
                 if signals.count or self.progress.verdict is not Verdict.UNDER_WAY:
                     break
                 signals.wait(_TICK_S)
-            if self.progress.verdict is Verdict.SERVING:
-                self._await_ticket(signals)
         if self.progress.verdict is Verdict.SERVING:
             start_times.remember({self._keys[name]: took_s for name, took_s in self.progress.list_seconds().items()})
         return self.progress.verdict
@@ -90,14 +88,8 @@ class Start:
 
     def _read_lines(self) -> None:
         for line in self._follower.read():
+            self._last = f"{self._last}\n{line}"[-_REMEMBERED_CHARS:]
             self.progress.push_line(line, self.elapsed_s())
-
-    def _await_ticket(self, signals: Signals) -> None:
-        began = self.elapsed_s()
-        while not (self._target.asks_for_keys or self.progress.operations_url):
-            if self.elapsed_s() > began + _TICKET_LIMIT_S or signals.wait(_TICK_S):
-                return
-            self._read_lines()
 
 
 def watch(running: Running, url: str, signals: Signals, console: Console) -> int | None:

@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, Protocol, TextIO
 
 from serve_app.client.run_file import Process, RunFile, find_process
-from serve_app.client.run_log import RunLog
+from serve_app.client.run_log import RunLog, clean, find_dashboard
 from serve_app.client.target import Target
 from serve_app.manifests.files import read_serve_environment
 
@@ -85,6 +86,10 @@ class Supervisor:
         while raw := pipe.readline(_LONGEST_LINE):
             line = raw.decode(errors="replace")
             self._log.write(line)
+            if not self.run.dashboard and (dashboard := find_dashboard(clean(line))):
+                self.run = replace(self.run, dashboard=dashboard)
+                with suppress(OSError):  # commands then need --address
+                    self.run.write()
             if self._copy is not None:
                 with suppress(OSError, ValueError):
                     print(line, end="", file=self._copy, flush=True)

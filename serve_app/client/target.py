@@ -28,6 +28,8 @@ class Target:
     """Where Ollama's clients find it."""
     groups: Mapping[str, str]
     """What each group is, by its name: two starts with the same text take about the same time."""
+    keys_file: str
+    """The file of keys, beside which operators sign in."""
     asks_for_keys: bool
     """Whether requests need a key."""
     example: str
@@ -56,6 +58,7 @@ def describe_target(config: Path, text: str) -> Target:
         public_url=public,
         ollama_url=public if second is None else f"http://{_bracket(_LOCAL.get(second.host, second.host))}:{second.port}",
         groups={name: _identify(settings, name) for name in settings.engines},
+        keys_file=settings.access.keys_file,
         asks_for_keys=asks_for_keys,
         example=_build_example(settings, public, asks_for_keys=asks_for_keys),
     )

@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 import warnings
+from contextlib import suppress
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from serve_app.access.operator import find_operators
 from serve_app.client.background import Background
 from serve_app.client.configuration import print_error
 from serve_app.client.picture import Moving, Picture, Plain, Silent, describe, print_box, print_causes, print_plain
@@ -96,6 +98,7 @@ class _Command:
         if verdict is Verdict.UNDER_WAY:
             self._end()
             return _INTERRUPTED + self._signals.last
+        self._require_ticket()
         print_box(self._console, self._start.progress, self._target, self._log)
         if isinstance(self._application, Background):
             self._say(f"It runs in the background (pid {self._application.run.supervisor.pid}); phi-serve down ends it.")
@@ -116,6 +119,12 @@ class _Command:
             return Silent()
         shape = Moving if self._console.is_terminal else Plain
         return shape(self._console, self._start.progress, self._start.elapsed_s)
+
+    def _require_ticket(self) -> None:
+        """Make a ticket of our own where the application has printed none: it does so only once every group is ready."""
+        if not self._target.asks_for_keys and not self._start.progress.ticket:
+            with suppress(OSError):
+                self._start.progress.ticket = find_operators(self._target.keys_file).issue_ticket()
 
     def _give_up(self) -> int:
         print_causes(self._console, self._start.progress)

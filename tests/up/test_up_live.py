@@ -167,3 +167,40 @@ def test_a_killed_command_leaves_what_down_can_end(place: Place) -> None:
     ended = place.run("down")
     assert ended.returncode == 0, ended.stderr
     assert place.list_left(run["child"]["pid"]) == []
+
+
+def _read_answers(place: Place) -> dict[str, Any]:
+    answer = httpx.post(f"{place.url}/reasoning", json={"prompt": "x"}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def test_deployments_good_and_bad_and_undone(place: Place) -> None:
+    def deploy(*words: str) -> subprocess.CompletedProcess[str]:
+        return place.run("deploy", *words, "--yes", "--timeout", "200")
+
+    file = str(place.write(a={"kind": "fake", "text": "first"}))
+    started = place.run("up", "--detach", file)
+    assert started.returncode == 0, started.stdout + started.stderr
+    assert _read_answers(place)["generated_text"] == "first"
+    assert "nothing would change" in deploy(file).stdout
+    place.write(a={"kind": "fake", "text": "second"})
+    shown = deploy(file)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert 'applications.phi-serve.args.engines.a.text: "first" -> "second"' in shown.stdout
+    assert _read_answers(place)["generated_text"] == "second"
+    place.write(a={"kind": "fake", "texd": "third"})
+    refused = deploy(file)
+    assert (refused.returncode, "texd" in refused.stdout) == (2, True)
+    place.write("serve_app.app:no_such_function", a={"kind": "fake", "text": "fourth"})
+    failed = deploy(file)
+    assert (failed.returncode, "no_such_function" in failed.stderr) == (1, True), failed.stdout + failed.stderr
+    undone = deploy("--undo")
+    assert undone.returncode == 0, undone.stdout + undone.stderr
+    assert _read_answers(place)["generated_text"] == "second"
+    further = deploy("--undo")
+    assert further.returncode == 0, further.stdout + further.stderr
+    assert _read_answers(place)["generated_text"] == "first"
+    outcomes = [each["outcome"] for each in json.loads(place.run("revisions", "--json").stdout)]
+    assert outcomes == ["before", "running", "failed", "running", "running"]
