@@ -13,7 +13,9 @@ export function drain(group, replica) {
   const what = replica ? `replica ${replica.id} of ${group.name}` : group.name;
   const running = replica ? replica.running : group.running;
   const alone = replica ? group.replicas.every((each) => each === replica || each.phase !== "ready") : true;
-  const others = alone ? "Requests go to other groups, or are refused where none can take them." : "The group's other replicas take its requests.";
+  const others = alone
+    ? "Requests go to other groups, or are refused where none can take them."
+    : "The group's other replicas take its requests.";
   confirm({
     title: `Drain ${what}?`,
     effect: `${underWay(running)}; nothing new is sent. ${others} It stays so until you resume it.`,
@@ -47,7 +49,8 @@ export function restart(group) {
     effect: `${replicasOf(group)}, one after the other: drained, ended, replaced. ${underWay(group.running)} first.${one}`,
     action: "Restart",
     danger: true,
-    act: async () => `Restarting ${(await act(group.name, "restart")).restarting.join(", ")} of ${group.name}; progress is shown in the group.`,
+    act: async () =>
+      `Restarting ${(await act(group.name, "restart")).restarting.join(", ")} of ${group.name}; progress is shown in the group.`,
   });
 }
 

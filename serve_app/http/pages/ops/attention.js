@@ -11,7 +11,13 @@ const WORDS = { bad: "act", warn: "watch", info: "wait" };
 export function createAttention() {
   const verdict = h("p", { class: "verdict" });
   const list = h("ul", { class: "problems" });
-  const root = h("section", { class: "panel attention", "aria-labelledby": "attention-title" }, h("h2", { id: "attention-title", class: "visually-hidden" }, "Needs attention"), verdict, list);
+  const root = h(
+    "section",
+    { class: "panel attention", "aria-labelledby": "attention-title" },
+    h("h2", { id: "attention-title", class: "visually-hidden" }, "Needs attention"),
+    verdict,
+    list,
+  );
   return {
     root,
     update(state) {
