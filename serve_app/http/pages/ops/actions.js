@@ -58,7 +58,11 @@ export function restart(group) {
 export function scale(group) {
   confirm({
     title: `Scale ${group.name}`,
-    effect: `Now ${group.bounds.min} to ${group.bounds.max} replicas, ${group.replicas.length} exist. More replicas take more memory, and time to start; surplus ones end when their requests have ended. The next deployment of the configuration sets its own figures again.`,
+    effect: [
+      `Now ${group.bounds.min} to ${group.bounds.max} replicas, ${group.replicas.length} exist.`,
+      "More replicas take more memory, and time to start; surplus ones end when their requests have ended.",
+      "The next deployment of the configuration sets its own figures again.",
+    ].join(" "),
     action: "Scale",
     fields: [
       { name: "min", label: "Minimum", value: group.bounds.min, required: true },
@@ -88,7 +92,7 @@ export function wake(group) {
 export function cancelRequest(request) {
   confirm({
     title: "Cancel this request?",
-    effect: `${request.id} of ${request.key} ends now; its client gets what was made so far (${plural(request.completion_tokens, "token")}) and no more.`,
+    effect: `${request.id} of ${request.key} ends now, after ${plural(request.completion_tokens, "token")}; its client gets no more.`,
     action: "Cancel the request",
     danger: true,
     act: async () => {

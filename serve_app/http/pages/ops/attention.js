@@ -36,7 +36,8 @@ function describe(state, problems) {
   const asleep = state.groups.length - awake.length;
   const parts = [`${ready} of ${plural(awake.length, "group")} ${ready === 1 ? "is" : "are"} ready`, asleep && `${asleep} asleep`];
   const grave = problems.filter((each) => each.kind === "bad").length;
-  return `${parts.filter(Boolean).join(", ")}. ${grave ? `${plural(grave, "thing")} to act on.` : problems.length ? "Nothing to act on at once." : "Nothing needs attention."}`;
+  const calm = problems.length ? "Nothing to act on at once." : "Nothing needs attention.";
+  return `${parts.filter(Boolean).join(", ")}. ${grave ? `${plural(grave, "thing")} to act on.` : calm}`;
 }
 
 function createProblem() {

@@ -101,7 +101,7 @@ function showHealth(replica, cell, now) {
   showBreaker(cell.breaker, replica.breaker);
   show(cell.breaker.root, replica.breaker !== "closed");
   show(cell.quarantine.root, replica.quarantined);
-  show(cell.fine, replica.breaker === "closed" && !replica.quarantined && !error);
+  show(cell.fine, replica.phase !== "failed" && replica.breaker === "closed" && !replica.quarantined && !error);
   show(cell.error, Boolean(error));
   show(cell.fix, Boolean(error?.fix));
   setText(cell.error, error ? `${age(now - error.at)} ago: ${error.message}` : "");

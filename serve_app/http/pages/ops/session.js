@@ -85,7 +85,9 @@ async function enter(text) {
 }
 
 const REFUSED = {
-  key: "This is neither a key that may operate nor a ticket that is still valid. A key needs the scope operate: phi-serve keys create NAME --scope operate.",
+  key:
+    "This is neither a key that may operate nor a ticket that is still valid. " +
+    "A key needs the scope operate: phi-serve keys create NAME --scope operate.",
   ticket: "This ticket is unknown or was used before: each works once.",
 };
 const INTRODUCTION = {
