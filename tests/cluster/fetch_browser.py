@@ -26,7 +26,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-_FOLLOWED = re.compile(r"lib|chromium-common$|fontconfig-config$|fonts-dejavu")
+_FOLLOWED = re.compile(r"lib|zlib1g$|chromium-common$|fontconfig-config$|fonts-dejavu")
 """Dependencies that a browser without a screen needs; the others are programs of desktops."""
 _NEVER = frozenset({"libc6", "libc-bin", "libpam-runtime"})
 """Every Debian has these, and another libc than the system's cannot be loaded."""
@@ -105,12 +105,14 @@ def _list_dependencies(name: str) -> list[str]:
     without = ("--no-recommends", "--no-suggests", "--no-conflicts", "--no-breaks", "--no-replaces", "--no-enhances")
     command = ("apt-cache", "depends", "--recurse", *without, name)
     needed: dict[str, list[str]] = {}
-    package = ""
+    package, is_alternative = "", False
     for line in subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout.splitlines():
-        if match := re.match(r"\s+(?:Pre)?Depends: ([a-z0-9][\w.+-]*)$", line):
-            needed[package].append(match[1])
+        if match := re.match(r"\s+(\|?)(?:Pre)?Depends: (\S+)$", line):
+            if not is_alternative:
+                needed[package].append(match[2])
+            is_alternative = bool(match[1])  # the next line is one to this
         elif re.match(r"[a-z0-9]", line):
-            package = line.strip()
+            package, is_alternative = line.strip(), False
             needed.setdefault(package, [])
     found, waiting = [name], [name]
     while waiting:

@@ -75,7 +75,7 @@ async def test_turns_are_repeated_edited_and_continued(page: Page, site: Site) -
     await open_playground(page, site)
     await ask(page, "hello")
     await expect(answers(page)).to_contain_text("Hello from the first group.")
-    await page.get_by_role("button", name="Answer again").click()
+    await page.get_by_role("button", name="Retry this answer").click()
     await expect(answers(page)).to_have_count(1)
     await expect(answers(page)).to_contain_text("Hello from the first group.")
     await page.get_by_role("button", name="Edit this prompt").click()
@@ -128,7 +128,7 @@ async def test_what_a_model_writes_is_never_run(page: Page, site: Site) -> None:
         await page.get_by_label("Token probabilities").set_checked(logprobs)
         await ask(page, "hostile")
         answer = answers(page).last
-        await expect(answer.get_by_role("button", name="Answer again")).to_be_visible()
+        await expect(answer.get_by_role("button", name="Retry this answer")).to_be_visible()
         assert "<script>window.hacked = 1</script>" in (await answer.text_content() or "")
         assert await answer.locator("script, img, svg, iframe").count() == 0
         assert [await each.get_attribute("href") for each in await answer.locator("a").all()] == []
@@ -200,7 +200,7 @@ async def test_a_failover_is_shown_in_its_place(page: Page, site: Site) -> None:
     headers = {"content-type": "text/event-stream", "x-engine": "vllm", "x-route-reason": "preferred", "x-attempts": "1"}
     await page.route("**/v1/chat/completions", lambda route: route.fulfill(body=FAILOVER, headers=headers))
     await ask(page, "hello")
-    await expect(answers(page).locator("strong")).to_have_text("Begun herecontinued on onnx and")
+    await expect(answers(page).locator("strong")).to_have_text("herecontinued on onnx and")
     await expect(answers(page)).to_contain_text("reason failover")
     await expect(answers(page)).to_contain_text("attempts 2")
     await page.unroute("**/v1/chat/completions")

@@ -80,6 +80,17 @@ async def test_a_session_that_ends_asks_again(desk: Desk) -> None:
     await expect(desk.group("onnx")).to_be_visible()
 
 
+@pytest.mark.parametrize("desk", ["ticket"], indirect=True)
+async def test_an_action_after_the_session_asks_again(desk: Desk) -> None:
+    await desk.open(f"#ticket={TICKET}")
+    desk.scripted.needs = "key"
+    await desk.page.get_by_role("button", name="Restart onnx", exact=True).click()
+    await desk.page.get_by_role("dialog").get_by_role("button", name="Restart", exact=True).click()
+    await expect(desk.page.get_by_role("alert")).to_have_text("this needs an API key")
+    await expect(desk.page.get_by_role("dialog")).to_be_hidden()
+    await expect(desk.page.get_by_label("API key, or ticket from the terminal")).to_be_focused()
+
+
 @pytest.mark.parametrize("desk", ["key"], indirect=True)
 async def test_who_signs_out_is_forgotten(desk: Desk) -> None:
     await desk.open(ready=False)

@@ -116,6 +116,20 @@ async def test_the_frame_stays_where_it_is(desk: Desk) -> None:
     assert await desk.page.evaluate(heights) == before
 
 
+async def test_a_page_out_of_sight_lets_go_of_its_stream(browser: Browser) -> None:
+    hide = "(hidden) => {Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});"
+    hide += "document.dispatchEvent(new Event('visibilitychange'))}"
+    async with open_desk(browser) as desk:
+        await desk.page.clock.install()
+        await desk.open()
+        await desk.page.evaluate(hide, True)
+        await desk.page.clock.fast_forward(61_000)
+        await expect(desk.page.locator("#connection")).to_contain_text("resting while out of sight")
+        await desk.page.evaluate(hide, False)
+        await expect(desk.page.locator("#connection")).to_contain_text("live")
+        assert desk.scripted.viewers == 1
+
+
 async def test_one_page_opens_one_stream_and_asks_no_more(desk: Desk) -> None:
     for _ in range(5):
         desk.scripted.tick()

@@ -28,7 +28,7 @@ async def test_groups_are_compared(page: Page, site: Site) -> None:
 
 async def test_tools_are_called_and_answered(page: Page, site: Site) -> None:
     await open_playground(page, site, "tools")
-    await page.get_by_label("Tools", exact=True).fill('[{"type": "function"')
+    await page.get_by_role("textbox", name="Tools").fill('[{"type": "function"')
     await expect(page.get_by_text(re.compile("^No JSON"))).to_be_visible()
     await page.reload()
     await page.locator("#settings select option").first.wait_for(state="attached")

@@ -136,7 +136,7 @@ async def running(
         }
         | extra
     )
-    view = FleetView(settings.engines, 60)
+    view = FleetView(settings.engines, 3600)  # its groups report once only
     built: dict[str, FakeEngine] = {}
     encoders: dict[str, FakeEncoder] = {}
     for name, engine_settings in settings.engines.items():

@@ -13,7 +13,9 @@ export function drain(group, replica) {
   const what = replica ? `replica ${replica.id} of ${group.name}` : group.name;
   const running = replica ? replica.running : group.running;
   const alone = replica ? group.replicas.every((each) => each === replica || each.phase !== "ready") : true;
-  const others = alone ? "Requests go to other groups, or are refused where none can take them." : "The group's other replicas take its requests.";
+  const others = alone
+    ? "Requests go to other groups, or are refused where none can take them."
+    : "The group's other replicas take its requests.";
   confirm({
     title: `Drain ${what}?`,
     effect: `${underWay(running)}; nothing new is sent. ${others} It stays so until you resume it.`,
@@ -47,7 +49,8 @@ export function restart(group) {
     effect: `${replicasOf(group)}, one after the other: drained, ended, replaced. ${underWay(group.running)} first.${one}`,
     action: "Restart",
     danger: true,
-    act: async () => `Restarting ${(await act(group.name, "restart")).restarting.join(", ")} of ${group.name}; progress is shown in the group.`,
+    act: async () =>
+      `Restarting ${(await act(group.name, "restart")).restarting.join(", ")} of ${group.name}; progress is shown in the group.`,
   });
 }
 
@@ -55,7 +58,11 @@ export function restart(group) {
 export function scale(group) {
   confirm({
     title: `Scale ${group.name}`,
-    effect: `Now ${group.bounds.min} to ${group.bounds.max} replicas, ${group.replicas.length} exist. More replicas take more memory, and time to start; surplus ones end when their requests have ended. The next deployment of the configuration sets its own figures again.`,
+    effect: [
+      `Now ${group.bounds.min} to ${group.bounds.max} replicas, ${group.replicas.length} exist.`,
+      "More replicas take more memory, and time to start; surplus ones end when their requests have ended.",
+      "The next deployment of the configuration sets its own figures again.",
+    ].join(" "),
     action: "Scale",
     fields: [
       { name: "min", label: "Minimum", value: group.bounds.min, required: true },
@@ -85,7 +92,7 @@ export function wake(group) {
 export function cancelRequest(request) {
   confirm({
     title: "Cancel this request?",
-    effect: `${request.id} of ${request.key} ends now; its client gets what was made so far (${plural(request.completion_tokens, "token")}) and no more.`,
+    effect: `${request.id} of ${request.key} ends now, after ${plural(request.completion_tokens, "token")}; its client gets no more.`,
     action: "Cancel the request",
     danger: true,
     act: async () => {

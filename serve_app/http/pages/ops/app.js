@@ -60,6 +60,7 @@ const bar = createBar(byId("bar"), VIEWS, {
 let view = "overview";
 let stale = new Set(EVERYTHING);
 let planned = false;
+let asking = false;
 
 function plan() {
   if (planned) return;
@@ -122,8 +123,12 @@ function begin() {
   stream.start();
 }
 
+/** Ask who is there, once: several calls may be refused at the same time. */
 async function ask(reason) {
+  if (asking) return;
+  asking = true;
   stream.stop();
+  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   byId("bar").hidden = true;
   for (const [name] of VIEWS) byId(`view-${name}`).hidden = true;
   let needs = "key";
@@ -132,7 +137,10 @@ async function ask(reason) {
   } catch {
     // The server does not answer now; the form says so when it is used.
   }
-  askWho({ needs, reason }, begin);
+  askWho({ needs, reason }, () => {
+    asking = false;
+    begin();
+  });
 }
 
 async function boot() {
@@ -148,6 +156,7 @@ async function boot() {
     plan();
   });
   setInterval(plan, 1000);
+  document.addEventListener("operator-refused", (event) => ask(event.detail));
   window.addEventListener("hashchange", () => byId("bar").hidden || openView());
   const fault = await takeTicket();
   try {
@@ -157,7 +166,13 @@ async function boot() {
   } catch (error) {
     replace(
       byId("sign-in"),
-      h("div", { class: "card stack" }, h("h2", { id: "sign-in-title" }, "The server does not answer"), h("p", { role: "alert" }, error.message), h("div", { class: "row" }, h("button", { type: "button", onclick: () => location.reload() }, "Try again"))),
+      h(
+        "div",
+        { class: "card stack" },
+        h("h2", { id: "sign-in-title" }, "The server does not answer"),
+        h("p", { role: "alert" }, error.message),
+        h("div", { class: "row" }, h("button", { type: "button", onclick: () => location.reload() }, "Try again")),
+      ),
     );
     byId("sign-in").hidden = false;
   }

@@ -11,7 +11,13 @@ const WORDS = { bad: "act", warn: "watch", info: "wait" };
 export function createAttention() {
   const verdict = h("p", { class: "verdict" });
   const list = h("ul", { class: "problems" });
-  const root = h("section", { class: "panel attention", "aria-labelledby": "attention-title" }, h("h2", { id: "attention-title", class: "visually-hidden" }, "Needs attention"), verdict, list);
+  const root = h(
+    "section",
+    { class: "panel attention", "aria-labelledby": "attention-title" },
+    h("h2", { id: "attention-title", class: "visually-hidden" }, "Needs attention"),
+    verdict,
+    list,
+  );
   return {
     root,
     update(state) {
@@ -30,7 +36,8 @@ function describe(state, problems) {
   const asleep = state.groups.length - awake.length;
   const parts = [`${ready} of ${plural(awake.length, "group")} ${ready === 1 ? "is" : "are"} ready`, asleep && `${asleep} asleep`];
   const grave = problems.filter((each) => each.kind === "bad").length;
-  return `${parts.filter(Boolean).join(", ")}. ${grave ? `${plural(grave, "thing")} to act on.` : problems.length ? "Nothing to act on at once." : "Nothing needs attention."}`;
+  const calm = problems.length ? "Nothing to act on at once." : "Nothing needs attention.";
+  return `${parts.filter(Boolean).join(", ")}. ${grave ? `${plural(grave, "thing")} to act on.` : calm}`;
 }
 
 function createProblem() {

@@ -11,12 +11,22 @@ const STALE_PERIODS = 3;
 export function createBar(root, views, actions) {
   const status = createBadge();
   status.root.id = "status";
-  const figures = Object.fromEntries(["Ingresses", "Active", "Waiting", "Tokens/s"].map((title) => [title, h("dd", { class: "number" })]));
-  const list = h("dl", { class: "figures" }, Object.entries(figures).map(([title, value]) => h("div", {}, h("dt", {}, title), value)));
+  const figures = Object.fromEntries(
+    ["Ingresses", "Active", "Waiting", "Tokens/s"].map((title) => [title, h("dd", { class: "number" })]),
+  );
+  const list = h(
+    "dl",
+    { class: "figures" },
+    Object.entries(figures).map(([title, value]) => h("div", {}, h("dt", {}, title), value)),
+  );
   const connection = createBadge();
   connection.root.id = "connection";
   const retry = h("button", { type: "button", class: "small", onclick: actions.retry }, "Try now");
-  const pause = h("button", { type: "button", class: "small", id: "pause", "aria-pressed": "false", onclick: actions.pause }, "Pause");
+  const pause = h(
+    "button",
+    { type: "button", class: "small", id: "pause", "aria-pressed": "false", onclick: actions.pause },
+    "Pause",
+  );
   const leave = h("button", { type: "button", class: "small quiet", onclick: actions.signOut }, "Sign out");
   const links = new Map(views.map(([name, title]) => [name, h("a", { href: `#${name}` }, title)]));
   replace(
@@ -48,7 +58,11 @@ export function createBar(root, views, actions) {
       const silentS = stream.heardAt ? (Date.now() - stream.heardAt) / 1000 : null;
       const seen = silentS === null ? "" : `last seen ${age(silentS)} ago`;
       const [kind, words] = describeStream(stream, silentS, seen, everyS);
-      connection.set(paused ? "warn" : kind, paused ? `paused ${age((Date.now() - pausedAt) / 1000)} ago` : words, kind === "good" && !paused ? "●" : "");
+      connection.set(
+        paused ? "warn" : kind,
+        paused ? `paused ${age((Date.now() - pausedAt) / 1000)} ago` : words,
+        kind === "good" && !paused ? "●" : "",
+      );
       write(connection.root, "title", stream.fault || null);
       show(retry, stream.phase === "waiting");
       write(pause, "aria-pressed", String(paused));

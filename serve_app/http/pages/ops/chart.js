@@ -63,7 +63,11 @@ export function createChart({ title, form = "line", whole = false, solid = false
       points = latest;
       series = read(points);
       if (chosen !== null) chosen = Math.min(chosen, points.length - 1);
-      keep(legend, series, { key: (each) => each.name, create: createEntry, update: (node, each) => write(node.firstChild, "class", `swatch ${each.look}`) });
+      keep(legend, series, {
+        key: (each) => each.name,
+        create: createEntry,
+        update: (node, each) => write(node.firstChild, "class", `swatch ${each.look}`),
+      });
       write(picture.root, "aria-label", `${title}, the last 15 minutes. Arrow keys read the values.`);
       render();
       if (details.open) table.update(points, series);
@@ -95,7 +99,8 @@ function createPicture({ form, whole, solid, tick }) {
     const top = roundUp(findTop(series, form === "bars"));
     const placeY = (value) => HEIGHT - EDGE.bottom - (value / (whole ? Math.max(top, 1) : top)) * (HEIGHT - EDGE.top - EDGE.bottom);
     drawGrid(grid, { width, top: whole ? Math.max(top, 1) : top, whole, tick, placeY });
-    const shapes = form === "bars" ? stack(points, series, solid, { placeX, placeY }) : lines(points, series, form === "step", placeX, placeY);
+    const shapes =
+      form === "bars" ? stack(points, series, solid, { placeX, placeY }) : lines(points, series, form === "step", placeX, placeY);
     keep(marks, shapes, {
       key: (shape) => shape.name,
       create: () => svg("path", { "vector-effect": "non-scaling-stroke" }),
@@ -121,7 +126,11 @@ function createPicture({ form, whole, solid, tick }) {
 function drawGrid(grid, { width, top, whole, tick, placeY }) {
   const ticks = listTicks(top, whole).map((value) => ({ name: `y${value}`, y: placeY(value), text: tick(value) }));
   const inner = width - EDGE.left - EDGE.right;
-  const times = MINUTES.map((minutes) => ({ name: `x${minutes}`, x: EDGE.left + (1 - minutes / 15) * inner, text: minutes ? `−${minutes} min` : "now" }));
+  const times = MINUTES.map((minutes) => ({
+    name: `x${minutes}`,
+    x: EDGE.left + (1 - minutes / 15) * inner,
+    text: minutes ? `−${minutes} min` : "now",
+  }));
   keep(grid, [...ticks, ...times], {
     key: (each) => each.name,
     create: (each) => svg("g", {}, each.y === undefined ? null : svg("line", {}), svg("text", {})),
@@ -134,7 +143,8 @@ function drawGrid(grid, { width, top, whole, tick, placeY }) {
         write(text, "text-anchor", each.name === "x0" ? "end" : "middle");
         return;
       }
-      for (const [name, value] of Object.entries({ x1: EDGE.left, x2: width - EDGE.right, y1: each.y, y2: each.y })) write(node.firstChild, name, value);
+      for (const [name, value] of Object.entries({ x1: EDGE.left, x2: width - EDGE.right, y1: each.y, y2: each.y }))
+        write(node.firstChild, name, value);
       write(text, "x", EDGE.left - 6);
       write(text, "y", each.y + 4);
       write(text, "text-anchor", "end");
@@ -144,7 +154,9 @@ function drawGrid(grid, { width, top, whole, tick, placeY }) {
 
 function lines(points, series, stepped, placeX, placeY) {
   return series.map(({ name, look, values }) => {
-    const places = values.map((value, at) => (value === null || value === undefined ? null : [placeX(points[at].at), placeY(value)]));
+    const places = values.map((value, at) =>
+      value === null || value === undefined ? null : [placeX(points[at].at), placeY(value)],
+    );
     return { name, look, path: drawPath(places, stepped) };
   });
 }
@@ -180,7 +192,13 @@ function createPointTable(title, format) {
       if (!table || now !== names) {
         names = now;
         const columns = series.map((each, at) => ({ title: each.name, number: true, show: (row) => format(row.values[at]) }));
-        table = createTable({ label: title, scrolls: true, key: (row) => row.at, empty: "No figures yet.", columns: [{ title: "Time", show: (row) => clock(row.at) }, ...columns] });
+        table = createTable({
+          label: title,
+          scrolls: true,
+          key: (row) => row.at,
+          empty: "No figures yet.",
+          columns: [{ title: "Time", show: (row) => clock(row.at) }, ...columns],
+        });
         box.replaceChildren(table.root);
       }
       table.update(points.map((point, at) => ({ at: point.at, values: series.map((each) => each.values[at]) })).reverse());

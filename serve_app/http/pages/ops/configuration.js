@@ -17,7 +17,12 @@ export function createConfiguration() {
   const shownRoot = h(
     "section",
     { class: "panel", "aria-labelledby": "configuration-title" },
-    h("div", { class: "row spread panel-head" }, h("div", { class: "row" }, h("h2", { id: "configuration-title" }, "Effective configuration"), note), h("div", { class: "row" }, search, fold, refresh)),
+    h(
+      "div",
+      { class: "row spread panel-head" },
+      h("div", { class: "row" }, h("h2", { id: "configuration-title" }, "Effective configuration"), note),
+      h("div", { class: "row" }, search, fold, refresh),
+    ),
     h("p", { class: "muted small-text" }, "What runs now, with every default. Secrets are left out by the server."),
     fault,
     tree,
@@ -62,12 +67,24 @@ function build(name, value, above, lines, parent = null) {
   if (line.leaf) {
     const words = spell(value);
     line.text = `${path}: ${words}`.toLowerCase();
-    line.node = h("div", { class: "tree-line", title: path }, key, h("span", { class: value === null ? "tree-null" : "tree-value" }, words));
+    line.node = h(
+      "div",
+      { class: "tree-line", title: path },
+      key,
+      h("span", { class: value === null ? "tree-null" : "tree-value" }, words),
+    );
     return line.node;
   }
   line.text = path.toLowerCase();
-  const children = Object.entries(value).map(([below, each]) => build(Array.isArray(value) ? `[${below}]` : below, each, path, lines, line));
-  line.node = h("details", { open: true }, h("summary", { title: path }, key, h("span", { class: "muted" }, String(children.length))), children);
+  const children = Object.entries(value).map(([below, each]) =>
+    build(Array.isArray(value) ? `[${below}]` : below, each, path, lines, line),
+  );
+  line.node = h(
+    "details",
+    { open: true },
+    h("summary", { title: path }, key, h("span", { class: "muted" }, String(children.length))),
+    children,
+  );
   return line.node;
 }
 
@@ -77,7 +94,8 @@ const isLeaf = (value) => isScalar(value) || Object.keys(value).length === 0 || 
 /** Write a leaf as YAML would; texts that YAML would read otherwise are quoted. */
 function spell(value) {
   if (Array.isArray(value)) return `[${value.map(spell).join(", ")}]`;
-  if (typeof value === "string" && /^[A-Za-z/~][\w./~ -]*$/.test(value) && !/^(true|false|null|yes|no|on|off)$/i.test(value)) return value;
+  if (typeof value === "string" && /^[A-Za-z/~][\w./~ -]*$/.test(value) && !/^(true|false|null|yes|no|on|off)$/i.test(value))
+    return value;
   return JSON.stringify(value);
 }
 
@@ -111,7 +129,14 @@ function createDiff() {
     ],
   });
   table.root.hidden = true;
-  const form = h("form", { class: "stack tight" }, field("Text", text), field("Or a file", file), fault, h("div", { class: "row" }, go, note));
+  const form = h(
+    "form",
+    { class: "stack tight" },
+    field("Text", text),
+    field("Or a file", file),
+    fault,
+    h("div", { class: "row" }, go, note),
+  );
   file.addEventListener("change", async () => {
     if (file.files[0]) text.value = await file.files[0].text();
   });
@@ -121,7 +146,11 @@ function createDiff() {
     setText(note, "");
     go.disabled = true;
     try {
-      const response = await call("/configuration/diff", { method: "POST", body: text.value, headers: { "content-type": "application/yaml" } });
+      const response = await call("/configuration/diff", {
+        method: "POST",
+        body: text.value,
+        headers: { "content-type": "application/yaml" },
+      });
       const { changes } = await response.json();
       table.update(changes);
       show(table.root, changes.length > 0);

@@ -12,7 +12,15 @@ export function confirm({ title, effect, action, danger = false, fields = [], ac
   const id = newId("dialog");
   const inputs = fields.map((each) => [
     each.name,
-    h("input", { type: "number", inputmode: "numeric", step: "1", min: each.min ?? 0, value: each.value ?? "", required: each.required, name: each.name }),
+    h("input", {
+      type: "number",
+      inputmode: "numeric",
+      step: "1",
+      min: each.min ?? 0,
+      value: each.value ?? "",
+      required: each.required,
+      name: each.name,
+    }),
   ]);
   const fault = h("p", { class: "fault", role: "alert" });
   const cancel = h("button", { type: "button", onclick: () => dialog.close() }, "Cancel");
@@ -22,7 +30,12 @@ export function confirm({ title, effect, action, danger = false, fields = [], ac
     {},
     h("h2", { id: `${id}-title` }, title),
     h("p", { id: `${id}-effect`, class: "effect" }, effect),
-    inputs.length > 0 && h("div", { class: "numbers" }, fields.map((each, at) => field(each.label, inputs[at][1], each.hint))),
+    inputs.length > 0 &&
+      h(
+        "div",
+        { class: "numbers" },
+        fields.map((each, at) => field(each.label, inputs[at][1], each.hint)),
+      ),
     fault,
     h("div", { class: "row end" }, cancel, go),
   );
@@ -64,7 +77,12 @@ export function openDrawer(title, closed = () => {}) {
   const dialog = h(
     "dialog",
     { class: "drawer", "aria-labelledby": id },
-    h("div", { class: "row spread drawer-head" }, h("h2", { id }, title), h("button", { type: "button", onclick: () => dialog.close() }, "Close")),
+    h(
+      "div",
+      { class: "row spread drawer-head" },
+      h("h2", { id }, title),
+      h("button", { type: "button", onclick: () => dialog.close() }, "Close"),
+    ),
     body,
   );
   dialog.addEventListener("click", (event) => {

@@ -54,14 +54,38 @@ export function createFlow(open) {
       return h("tr", {}, h("th", { scope: "row" }, task), buttons, cell(`${task}\n`, { class: "number sum" }));
     };
     table.replaceChildren(
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Task"), groups.map((group) => h("th", { scope: "col", class: "number" }, group)), h("th", { scope: "col", class: "number" }, "All"))),
-      h("tbody", {}, tasks.map(row), h("tr", {}, h("th", { scope: "row" }, "All"), groups.map((group) => cell(`\n${group}`, { class: "number sum" })), cell("\n", { class: "number sum" }))),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          h("th", { scope: "col" }, "Task"),
+          groups.map((group) => h("th", { scope: "col", class: "number" }, group)),
+          h("th", { scope: "col", class: "number" }, "All"),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        tasks.map(row),
+        h(
+          "tr",
+          {},
+          h("th", { scope: "row" }, "All"),
+          groups.map((group) => cell(`\n${group}`, { class: "number sum" })),
+          cell("\n", { class: "number sum" }),
+        ),
+      ),
     );
   };
   return {
     root,
     update(points, state) {
-      const flow = addFlows(points, state?.groups.filter((group) => group.phase === "ready").map((group) => group.name));
+      const flow = addFlows(
+        points,
+        state?.groups.filter((group) => group.phase === "ready").map((group) => group.name),
+      );
       const shape = JSON.stringify([flow.tasks, flow.groups]);
       if (shape !== built) build(flow);
       built = shape;
@@ -81,7 +105,11 @@ function fill(cells, { tasks, groups, cells: numbers, total }) {
       const [number, node] = [of(task, group), cells.get(`${task}\n${group}`)];
       setText(node.button, number ? count(number) : "0");
       node.button.disabled = number === 0;
-      write(node.button, "aria-label", `${count(number)} ${task} requests in ${group}, ${percent(all ? number / all : 0)} of the task`);
+      write(
+        node.button,
+        "aria-label",
+        `${count(number)} ${task} requests in ${group}, ${percent(all ? number / all : 0)} of the task`,
+      );
       setStyle(node, "--heat", `${Math.round((100 * number) / most)}%`);
     }
     setText(cells.get(`${task}\n`), count(all));

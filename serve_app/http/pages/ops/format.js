@@ -28,7 +28,8 @@ export function duration(seconds) {
 const pair = (large, largeUnit, small, smallUnit) => `${large} ${largeUnit}${small ? ` ${small} ${smallUnit}` : ""}`;
 
 /** Whole seconds of an age, without a fraction that flickers: 12.7 -> "12 s". */
-export const age = (seconds) => (missing(seconds) ? NONE : seconds < 60 ? `${Math.max(0, Math.floor(seconds))} s` : duration(Math.floor(seconds)));
+export const age = (seconds) =>
+  missing(seconds) ? NONE : seconds < 60 ? `${Math.max(0, Math.floor(seconds))} s` : duration(Math.floor(seconds));
 
 /** 1503238553 -> "1.4 GiB". */
 export const bytes = formatBytes;

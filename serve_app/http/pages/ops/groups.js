@@ -12,25 +12,43 @@ const MANY_REPLICAS = 6;
 export function createGroups() {
   const list = h("div", { class: "groups" });
   const nothing = h("p", { class: "muted" }, "No group is configured.");
-  const root = h("section", { class: "panel", "aria-labelledby": "groups-title" }, h("h2", { id: "groups-title" }, "Groups"), list, nothing);
+  const root = h(
+    "section",
+    { class: "panel", "aria-labelledby": "groups-title" },
+    h("h2", { id: "groups-title" }, "Groups"),
+    list,
+    nothing,
+  );
   return {
     root,
     update(state) {
       show(nothing, state.groups.length === 0);
-      keep(list, state.groups, { key: (group) => group.name, create: createGroup, update: (node, group) => node.follow(group, state.now) });
+      keep(list, state.groups, {
+        key: (group) => group.name,
+        create: createGroup,
+        update: (node, group) => node.follow(group, state.now),
+      });
     },
   };
 }
 
 function createFigures(titles) {
   const values = titles.map(() => h("dd", { class: "number" }));
-  const root = h("dl", { class: "figures" }, titles.map((title, at) => h("div", {}, h("dt", {}, title), values[at])));
+  const root = h(
+    "dl",
+    { class: "figures" },
+    titles.map((title, at) => h("div", {}, h("dt", {}, title), values[at])),
+  );
   return { root, values };
 }
 
 function createActions(name, current) {
   const make = (label, action, title, kind = "") =>
-    h("button", { type: "button", class: `small ${kind}`, "aria-label": `${label} ${name}`, title, onclick: () => action(current()) }, label);
+    h(
+      "button",
+      { type: "button", class: `small ${kind}`, "aria-label": `${label} ${name}`, title, onclick: () => action(current()) },
+      label,
+    );
   const buttons = {
     wake: make("Wake", actions.wake, "Start this sleeping group", "primary"),
     resume: make("Resume", (group) => actions.resume(group), "Send requests here again"),
@@ -42,7 +60,10 @@ function createActions(name, current) {
     const phases = group.replicas.map((each) => each.phase);
     show(buttons.wake, group.phase === "asleep");
     show(buttons.resume, phases.includes("draining"));
-    show(buttons.drain, phases.some((phase) => phase !== "draining" && phase !== "failed"));
+    show(
+      buttons.drain,
+      phases.some((phase) => phase !== "draining" && phase !== "failed"),
+    );
     show(buttons.restart, phases.length > 0);
     show(buttons.scale, group.bounds !== null);
   };
@@ -66,7 +87,13 @@ function createGroup(first) {
   const root = h(
     "article",
     { class: "group", "aria-labelledby": id, id: `group-${first.name}`, tabIndex: -1 },
-    h("div", { class: "group-head" }, h("div", { class: "group-name" }, h("div", { class: "row" }, h("h3", { id }, first.name), phase.root, breaker.root), about), figures, buttons.root),
+    h(
+      "div",
+      { class: "group-head" },
+      h("div", { class: "group-name" }, h("div", { class: "row" }, h("h3", { id }, first.name), phase.root, breaker.root), about),
+      figures,
+      buttons.root,
+    ),
     why.root,
     details,
   );
@@ -104,11 +131,17 @@ function createReason() {
 
 function describe(group) {
   const window = `context ${count(group.context_length)}`;
-  return [group.model, [group.engine, group.precision].filter(Boolean).join(" "), window, group.sleeps && "sleeps when idle"].filter(Boolean).join(" · ");
+  return [group.model, [group.engine, group.precision].filter(Boolean).join(" "), window, group.sleeps && "sleeps when idle"]
+    .filter(Boolean)
+    .join(" · ");
 }
 
 function showFigures([ready, running, waiting, tokens, , wait], kv, group) {
-  const bounds = group.bounds ? (group.bounds.min === group.bounds.max ? `of ${group.bounds.max}` : `of ${group.bounds.min}–${group.bounds.max}`) : "";
+  const bounds = group.bounds
+    ? group.bounds.min === group.bounds.max
+      ? `of ${group.bounds.max}`
+      : `of ${group.bounds.min}–${group.bounds.max}`
+    : "";
   setText(ready, `${group.ready_replicas} ${bounds}`.trim());
   setText(running, group.capacity ? `${count(group.running)} of ${count(group.capacity)}` : count(group.running));
   setText(waiting, group.backlog_tokens ? `${count(group.waiting)} (${count(group.backlog_tokens)} tok)` : count(group.waiting));
@@ -116,6 +149,12 @@ function showFigures([ready, running, waiting, tokens, , wait], kv, group) {
   setText(tokens, rate(group.tokens_per_second));
   const part = group.kv_total_tokens ? group.kv_used_tokens / group.kv_total_tokens : null;
   kv.set(part, percent(part));
-  write(kv.root, "title", group.kv_total_tokens ? `${count(group.kv_used_tokens)} of ${count(group.kv_total_tokens)} tokens, ${bytes(group.kv_bytes)}` : "no figure");
+  write(
+    kv.root,
+    "title",
+    group.kv_total_tokens
+      ? `${count(group.kv_used_tokens)} of ${count(group.kv_total_tokens)} tokens, ${bytes(group.kv_bytes)}`
+      : "no figure",
+  );
   setText(wait, duration(group.estimated_wait_s));
 }

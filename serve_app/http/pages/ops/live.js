@@ -34,7 +34,12 @@ export function createLive() {
   const root = h(
     "section",
     { class: "panel", "aria-labelledby": "live-title" },
-    h("div", { class: "row spread panel-head" }, h("div", { class: "row" }, h("h2", { id: "live-title" }, "Live requests"), note), filter),
+    h(
+      "div",
+      { class: "row spread panel-head" },
+      h("div", { class: "row" }, h("h2", { id: "live-title" }, "Live requests"), note),
+      filter,
+    ),
     table.root,
   );
   const render = () => {
@@ -42,7 +47,15 @@ export function createLive() {
     const text = filter.value.trim().toLowerCase();
     const found = state.live.filter((request) => matches(request, text));
     table.update(found.slice(0, SHOWN));
-    setText(note, [text ? `${found.length} of ${state.live.length}` : plural(found.length, "request"), found.length > SHOWN && `the oldest ${SHOWN} are shown`].filter(Boolean).join(", "));
+    setText(
+      note,
+      [
+        text ? `${found.length} of ${state.live.length}` : plural(found.length, "request"),
+        found.length > SHOWN && `the oldest ${SHOWN} are shown`,
+      ]
+        .filter(Boolean)
+        .join(", "),
+    );
   };
   filter.addEventListener("input", render);
   return {

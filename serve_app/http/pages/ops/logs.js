@@ -11,7 +11,11 @@ const FOLLOW_S = 3;
 export function createLogs(store) {
   const group = h("select", {}, h("option", { value: "" }, "all"));
   const replica = h("select", {}, h("option", { value: "" }, "all"));
-  const lines = h("select", {}, [100, 200, 500, 1000].map((number) => h("option", { value: number, selected: number === 200 }, number)));
+  const lines = h(
+    "select",
+    {},
+    [100, 200, 500, 1000].map((number) => h("option", { value: number, selected: number === 200 }, number)),
+  );
   const search = h("input", { type: "search", placeholder: "Text in the line" });
   const follow = h("input", { type: "checkbox", id: newId("follow") });
   const refresh = h("button", { type: "submit" }, "Refresh");
@@ -36,7 +40,11 @@ export function createLogs(store) {
     const text = search.value.toLowerCase();
     show(nothing, sources.length === 0);
     write(list, "data-many", sources.length > 2 || null);
-    keep(list, sources, { key: (each) => `${each.group} ${each.id}`, create: createSource, update: (node, each) => node.follow(each, text) });
+    keep(list, sources, {
+      key: (each) => `${each.group} ${each.id}`,
+      create: createSource,
+      update: (node, each) => node.follow(each, text),
+    });
   };
   async function load() {
     if (asking) return;
@@ -78,12 +86,20 @@ export function createLogs(store) {
     const groups = store.state?.groups ?? [];
     setOptions(group, [...groups.map((each) => each.name), "ingress"]);
     const own = groups.filter((each) => each.name === group.value).flatMap((each) => each.replicas);
-    setOptions(replica, group.value === "ingress" ? (store.state?.ingresses ?? []).map((each) => each.id) : own.map((each) => each.id));
+    setOptions(
+      replica,
+      group.value === "ingress" ? (store.state?.ingresses ?? []).map((each) => each.id) : own.map((each) => each.id),
+    );
   }
   const root = h(
     "section",
     { class: "panel", "aria-labelledby": "logs-title" },
-    h("div", { class: "row spread panel-head" }, h("div", { class: "row" }, h("h2", { id: "logs-title" }, "Logs"), note), createBundle()),
+    h(
+      "div",
+      { class: "row spread panel-head" },
+      h("div", { class: "row" }, h("h2", { id: "logs-title" }, "Logs"), note),
+      createBundle(),
+    ),
     form,
     fault,
     list,
@@ -115,7 +131,18 @@ function setOptions(select, values) {
 
 function createSource(first) {
   const text = h("pre", { class: "log", tabIndex: 0, role: "region", "aria-label": `Log of ${first.group} ${first.id}` });
-  const root = h("div", {}, h("h3", {}, `${first.group} `, h("span", { class: "mono" }, first.id), h("span", { class: "muted small-text" }, ` on ${first.node}`)), text);
+  const root = h(
+    "div",
+    {},
+    h(
+      "h3",
+      {},
+      `${first.group} `,
+      h("span", { class: "mono" }, first.id),
+      h("span", { class: "muted small-text" }, ` on ${first.node}`),
+    ),
+    text,
+  );
   root.follow = (source, wanted) => {
     const lines = wanted ? source.lines.filter((line) => line.toLowerCase().includes(wanted)) : source.lines;
     const atEnd = text.scrollHeight - text.scrollTop - text.clientHeight < 24;
@@ -126,7 +153,11 @@ function createSource(first) {
 }
 
 function createBundle() {
-  const button = h("button", { type: "button", title: "Configuration, state, health, metrics, requests without text, versions, log tails; no secrets" }, "Download support bundle");
+  const button = h(
+    "button",
+    { type: "button", title: "Configuration, state, health, metrics, requests without text, versions, log tails; no secrets" },
+    "Download support bundle",
+  );
   button.addEventListener("click", async () => {
     button.disabled = true;
     try {

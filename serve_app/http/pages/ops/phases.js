@@ -4,7 +4,15 @@ import { h } from "/pages/shared/dom.js";
 import { age, clock, duration } from "./format.js";
 import { keep, setStyle, setText, show, write } from "./elements.js";
 
-const PHASE_KINDS = { ready: "good", starting: "info", loading: "info", warming: "info", failed: "bad", draining: "warn", asleep: "" };
+const PHASE_KINDS = {
+  ready: "good",
+  starting: "info",
+  loading: "info",
+  warming: "info",
+  failed: "bad",
+  draining: "warn",
+  asleep: "",
+};
 const PHASE_SIGNS = { ready: "●", starting: "◔", loading: "◑", warming: "◕", failed: "✕", draining: "◒", asleep: "☾" };
 const BREAKER_KINDS = { closed: "", open: "bad", probing: "warn" };
 const STATUS = {
@@ -40,7 +48,8 @@ export function showBreaker(badge, breaker) {
 export const describeStatus = (status) => STATUS[status] ?? ["", status];
 
 /** Return the kind (good, warn, bad) of a request's outcome. */
-export const kindOfOutcome = (outcome) => (outcome === "ok" ? "good" : outcome === "cancelled" || outcome === "running" ? "" : "bad");
+export const kindOfOutcome = (outcome) =>
+  outcome === "ok" ? "good" : outcome === "cancelled" || outcome === "running" ? "" : "bad";
 
 /** A bar of the phases that a replica went through, each as wide as the root of its time, and their durations in words. */
 export function createTimeline() {
@@ -54,7 +63,11 @@ export function createTimeline() {
       create: () => h("span"),
       update: (node, part) => {
         write(node, "class", `segment ${part.phase}`);
-        write(node, "title", `${part.phase} since ${clock(part.at)}, ${duration(part.lasts)}${part.reason ? `: ${part.reason}` : ""}`);
+        write(
+          node,
+          "title",
+          `${part.phase} since ${clock(part.at)}, ${duration(part.lasts)}${part.reason ? `: ${part.reason}` : ""}`,
+        );
         setStyle(node, "flex-grow", Math.max(0.5, Math.sqrt(Math.min(part.lasts, 300))).toFixed(1));
       },
     });

@@ -16,7 +16,12 @@ export function createReplicas(name, group) {
     empty: "No replica.",
     columns: [
       { title: "Replica", make: makeName, show: showName },
-      { title: "Phase", wide: true, make: makePhase, show: (replica, cell) => showPhaseOf(replica, cell, { now, said: group().reason }) },
+      {
+        title: "Phase",
+        wide: true,
+        make: makePhase,
+        show: (replica, cell) => showPhaseOf(replica, cell, { now, said: group().reason }),
+      },
       { title: "Slots", number: true, show: describeSlots },
       { title: "Tokens/s", number: true, show: (replica) => rate(replica.tokens_per_second) },
       { title: "KV cache", make: makeKv, show: showKv },
@@ -72,7 +77,13 @@ function makeKv(cell) {
 function showKv(replica, cell) {
   const known = replica.kv_total_tokens !== null;
   cell.meter.set(known ? replica.kv_usage : null, known ? percent(replica.kv_usage) : "–");
-  write(cell.meter.root, "title", known ? `${count(replica.kv_used_tokens)} of ${count(replica.kv_total_tokens)} tokens, ${bytes(replica.kv_bytes)}` : "no figure");
+  write(
+    cell.meter.root,
+    "title",
+    known
+      ? `${count(replica.kv_used_tokens)} of ${count(replica.kv_total_tokens)} tokens, ${bytes(replica.kv_bytes)}`
+      : "no figure",
+  );
 }
 
 function makeHealth(cell) {
@@ -90,7 +101,7 @@ function showHealth(replica, cell, now) {
   showBreaker(cell.breaker, replica.breaker);
   show(cell.breaker.root, replica.breaker !== "closed");
   show(cell.quarantine.root, replica.quarantined);
-  show(cell.fine, replica.breaker === "closed" && !replica.quarantined && !error);
+  show(cell.fine, replica.phase !== "failed" && replica.breaker === "closed" && !replica.quarantined && !error);
   show(cell.error, Boolean(error));
   show(cell.fix, Boolean(error?.fix));
   setText(cell.error, error ? `${age(now - error.at)} ago: ${error.message}` : "");

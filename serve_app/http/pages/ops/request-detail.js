@@ -57,8 +57,16 @@ function listFacts(request) {
   return h(
     "div",
     {},
-    h("div", { class: "row end" }, copyButton(() => request.id, "Copy the id")),
-    h("dl", { class: "facts" }, rows.map(([title, value]) => [h("dt", {}, title), h("dd", {}, value)])),
+    h(
+      "div",
+      { class: "row end" },
+      copyButton(() => request.id, "Copy the id"),
+    ),
+    h(
+      "dl",
+      { class: "facts" },
+      rows.map(([title, value]) => [h("dt", {}, title), h("dd", {}, value)]),
+    ),
   );
 }
 
@@ -73,7 +81,12 @@ function drawTrail(request) {
     return h(
       "li",
       {},
-      h("div", { class: "row spread small-text" }, h("strong", {}, where), h("span", {}, `${duration(each.at_s)} to ${duration(ends[at])}`)),
+      h(
+        "div",
+        { class: "row spread small-text" },
+        h("strong", {}, where),
+        h("span", {}, `${duration(each.at_s)} to ${duration(ends[at])}`),
+      ),
       h("span", { class: "attempt-line", "aria-hidden": "true" }, bar),
       h("span", { class: "small-text muted" }, `${each.outcome}, ${plural(each.tokens, "token")}`),
     );
@@ -82,7 +95,9 @@ function drawTrail(request) {
     "section",
     {},
     h("h3", {}, plural(request.trail.length, "attempt")),
-    request.trail.length ? h("ol", { class: "attempts" }, items) : h("p", { class: "muted" }, "It was refused before it was sent anywhere."),
+    request.trail.length
+      ? h("ol", { class: "attempts" }, items)
+      : h("p", { class: "muted" }, "It was refused before it was sent anywhere."),
   );
 }
 
@@ -95,7 +110,12 @@ function listCandidates(request) {
     mark: (each) => (each.group === request.group ? "chosen" : ""),
     columns: [
       { title: "Group", show: (each) => (each.group === request.group ? `${each.group} (answered)` : each.group) },
-      { title: "Obstacle", wide: true, show: (each) => (each.obstacle ? `${each.obstacle}${MEANINGS[each.obstacle] ? `: ${MEANINGS[each.obstacle]}` : ""}` : "none") },
+      {
+        title: "Obstacle",
+        wide: true,
+        show: (each) =>
+          each.obstacle ? `${each.obstacle}${MEANINGS[each.obstacle] ? `: ${MEANINGS[each.obstacle]}` : ""}` : "none",
+      },
       { title: "Ahead", number: true, show: (each) => count(each.ahead) },
       { title: "Wait", number: true, show: (each) => duration(each.wait_s) },
       { title: "Finish", number: true, show: (each) => duration(each.finish_s) },

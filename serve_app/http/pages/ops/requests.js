@@ -26,8 +26,14 @@ export function createRequests(store) {
   let source = store.finished;
   let loaded = false;
   const text = h("input", { type: "search", placeholder: "Id, key, model…", autocomplete: "off", spellcheck: "false" });
-  const selects = Object.fromEntries(Object.keys(CHOICES).map((name) => [name, h("select", {}, h("option", { value: "" }, "all"))]));
-  const order = h("select", {}, Object.entries(ORDERS).map(([name, [words]]) => h("option", { value: name }, words)));
+  const selects = Object.fromEntries(
+    Object.keys(CHOICES).map((name) => [name, h("select", {}, h("option", { value: "" }, "all"))]),
+  );
+  const order = h(
+    "select",
+    {},
+    Object.entries(ORDERS).map(([name, [words]]) => h("option", { value: name }, words)),
+  );
   const clear = h("button", { type: "reset", class: "quiet" }, "Clear");
   const form = h(
     "form",
@@ -41,14 +47,25 @@ export function createRequests(store) {
   const fault = h("p", { class: "fault", role: "alert" });
   const news = h("button", { type: "button", class: "small", onclick: () => follow() });
   const look = h("button", { type: "button", class: "small", onclick: () => openRequest(text.value.trim()) });
-  const table = createTable({ label: "Finished requests", key: nameOf, empty: "No request matches.", columns: listColumns(), mark: (request) => kindOfOutcome(request.outcome) });
+  const table = createTable({
+    label: "Finished requests",
+    key: nameOf,
+    empty: "No request matches.",
+    columns: listColumns(),
+    mark: (request) => kindOfOutcome(request.outcome),
+  });
   const previous = h("button", { type: "button", class: "small", onclick: () => turn(-1) }, "Previous");
   const next = h("button", { type: "button", class: "small", onclick: () => turn(1) }, "Next");
   const place = h("span", { class: "number small-text" });
   const root = h(
     "section",
     { class: "panel", "aria-labelledby": "requests-title" },
-    h("div", { class: "row spread panel-head" }, h("div", { class: "row" }, h("h2", { id: "requests-title" }, "Finished requests"), note), h("div", { class: "row" }, look, news)),
+    h(
+      "div",
+      { class: "row spread panel-head" },
+      h("div", { class: "row" }, h("h2", { id: "requests-title" }, "Finished requests"), note),
+      h("div", { class: "row" }, look, news),
+    ),
     form,
     fault,
     table.root,
@@ -56,7 +73,11 @@ export function createRequests(store) {
   );
 
   /** New rows move the others: not while someone is in the table, on a later page, or reads a story. */
-  const busy = () => page > 0 || table.root.matches(":hover") || table.root.contains(document.activeElement) || document.querySelector("dialog[open]") !== null;
+  const busy = () =>
+    page > 0 ||
+    table.root.matches(":hover") ||
+    table.root.contains(document.activeElement) ||
+    document.querySelector("dialog[open]") !== null;
   function follow() {
     source = store.finished;
     page = 0;
@@ -69,7 +90,9 @@ export function createRequests(store) {
   function select() {
     const words = text.value.trim().toLowerCase();
     const chosen = Object.entries(selects).filter(([, each]) => each.value);
-    return source.filter((request) => matches(request, words) && chosen.every(([name, each]) => String(request[name]) === each.value)).sort(ORDERS[order.value][1]);
+    return source
+      .filter((request) => matches(request, words) && chosen.every(([name, each]) => String(request[name]) === each.value))
+      .sort(ORDERS[order.value][1]);
   }
   function render() {
     offer(selects, store.finished);
@@ -77,7 +100,12 @@ export function createRequests(store) {
     const pages = Math.max(1, Math.ceil(found.length / PAGE));
     page = Math.min(page, pages - 1);
     table.update(found.slice(page * PAGE, (page + 1) * PAGE));
-    setText(note, found.length === source.length ? plural(found.length, "request") : `${count(found.length)} of ${plural(source.length, "request")}`);
+    setText(
+      note,
+      found.length === source.length
+        ? plural(found.length, "request")
+        : `${count(found.length)} of ${plural(source.length, "request")}`,
+    );
     setText(place, `page ${page + 1} of ${pages}`);
     previous.disabled = page === 0;
     next.disabled = page >= pages - 1;
@@ -147,7 +175,11 @@ function listColumns() {
   return [
     { title: "Ended", number: true, show: (request) => clock(request.at) },
     { title: "Request", wide: true, make: makeLink, show: showLink },
-    { title: "Outcome", make: makeOutcome, show: (request, cell) => cell.badge.set(kindOfOutcome(request.outcome), request.outcome) },
+    {
+      title: "Outcome",
+      make: makeOutcome,
+      show: (request, cell) => cell.badge.set(kindOfOutcome(request.outcome), request.outcome),
+    },
     { title: "Group", show: (request) => request.group ?? "none" },
     { title: "Why there", show: describeReason },
     { title: "Task", show: (request) => request.task ?? "–" },

@@ -30,12 +30,18 @@ function setToken(token) {
 
 const withToken = (options) => ({ ...options, headers: { "x-operator-token": getToken(), ...options.headers } });
 
+/** Let the page know that the server no longer knows this caller, and pass the error on. */
+function noteRefusal(error) {
+  if (error.status === 401) document.dispatchEvent(new CustomEvent("operator-refused", { detail: error.message }));
+  throw error;
+}
+
 /** Send a request below /v1/operations and return the Response; raises ApiError. */
-export const call = (path, options = {}) => request(BASE + path, withToken(options));
+export const call = (path, options = {}) => request(BASE + path, withToken(options)).catch(noteRefusal);
 /** Return the JSON that a path below /v1/operations answers. */
-export const read = (path, options = {}) => getJson(BASE + path, withToken(options));
+export const read = (path, options = {}) => getJson(BASE + path, withToken(options)).catch(noteRefusal);
 /** Send JSON to a path below /v1/operations and return its answer. */
-export const post = (path, body = {}) => postJson(BASE + path, body, withToken({}));
+export const post = (path, body = {}) => postJson(BASE + path, body, withToken({})).catch(noteRefusal);
 
 /** Forget key and session. */
 export function signOut() {
@@ -79,12 +85,15 @@ async function enter(text) {
 }
 
 const REFUSED = {
-  key: "This is neither a key that may operate nor a ticket that is still valid. A key needs the scope operate: phi-serve keys create NAME --scope operate.",
+  key:
+    "This is neither a key that may operate nor a ticket that is still valid. " +
+    "A key needs the scope operate: phi-serve keys create NAME --scope operate.",
   ticket: "This ticket is unknown or was used before: each works once.",
 };
 const INTRODUCTION = {
   key: "This server asks for an API key with the scope operate.",
-  ticket: "This server has no API keys. The terminal in which it was started prints an address of this page with a ticket, which works once.",
+  ticket:
+    "This server has no API keys. The terminal in which it was started prints an address of this page with a ticket, which works once.",
 };
 
 /** Show the form; calls `entered` once the caller is let in. `reason` says why the form is there. */

@@ -15,7 +15,12 @@ import { keep, setText, show, write } from "./elements.js";
 export function createTable({ label, columns, key, empty, mark = () => "", scrolls = false }) {
   const heads = columns.map((each) => h("th", { scope: "col", role: "columnheader", class: classOf(each) }, each.title));
   const body = h("tbody", { role: "rowgroup" });
-  const table = h("table", { role: "table", "aria-label": label, class: "cards" }, h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads)), body);
+  const table = h(
+    "table",
+    { role: "table", "aria-label": label, class: "cards" },
+    h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads)),
+    body,
+  );
   const nothing = h("p", { class: "muted nothing" }, empty);
   const create = () => {
     const node = h("tr", { role: "row" });
@@ -48,4 +53,5 @@ export function createTable({ label, columns, key, empty, mark = () => "", scrol
   };
 }
 
-const classOf = ({ number, minor, wide }) => [number && "number", minor && "minor", wide && "wide"].filter(Boolean).join(" ") || null;
+const classOf = ({ number, minor, wide }) =>
+  [number && "number", minor && "minor", wide && "wide"].filter(Boolean).join(" ") || null;

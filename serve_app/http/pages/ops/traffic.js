@@ -12,11 +12,16 @@ const halves = (field) => (points) => [
   { name: "p50: half are faster", short: "p50", look: "series-1", values: points.map((each) => each[field].p50) },
   { name: "p95: 19 of 20 are faster", short: "p95", look: "series-2", values: points.map((each) => each[field].p95) },
 ];
-const plain = (fields) => (points) => fields.map(([field, name, look]) => ({ name, look, values: points.map((each) => each[field]) }));
+const plain = (fields) => (points) =>
+  fields.map(([field, name, look]) => ({ name, look, values: points.map((each) => each[field]) }));
 
 function listReplicas(points) {
   const names = [...new Set(points.flatMap((each) => Object.keys(each.replicas)))].sort();
-  return names.map((name, at) => ({ name, look: `series-${(at % 6) + 1}${at >= 6 ? " again" : ""}`, values: points.map((each) => each.replicas[name] ?? 0) }));
+  return names.map((name, at) => ({
+    name,
+    look: `series-${(at % 6) + 1}${at >= 6 ? " again" : ""}`,
+    values: points.map((each) => each.replicas[name] ?? 0),
+  }));
 }
 
 const CHARTS = [
@@ -26,10 +31,23 @@ const CHARTS = [
     title: "Requests in 10 s",
     form: "bars",
     whole: true,
-    read: plain([["ok", "ok", "look-good"], ["cancelled", "cancelled", "look-muted"], ["errors", "errors", "look-bad"]]),
+    read: plain([
+      ["ok", "ok", "look-good"],
+      ["cancelled", "cancelled", "look-muted"],
+      ["errors", "errors", "look-bad"],
+    ]),
     format: count,
   },
-  { title: "Queue", form: "step", whole: true, read: plain([["running", "running", "series-1"], ["waiting", "waiting", "series-2"]]), format: count },
+  {
+    title: "Queue",
+    form: "step",
+    whole: true,
+    read: plain([
+      ["running", "running", "series-1"],
+      ["waiting", "waiting", "series-2"],
+    ]),
+    format: count,
+  },
   { title: "Replicas", form: "bars", solid: true, whole: true, read: listReplicas, format: count },
   { title: "Tokens per second", read: plain([["tokens_per_second", "tokens/s", "series-1"]]), format: rate, tick: count },
 ];
@@ -42,7 +60,16 @@ export function createTraffic(store, open) {
   const root = h(
     "div",
     { class: "stack" },
-    h("section", { class: "panel", "aria-labelledby": "charts-title" }, h("h2", { id: "charts-title" }, "The last 15 minutes"), h("div", { class: "charts" }, charts.map((each) => each.root))),
+    h(
+      "section",
+      { class: "panel", "aria-labelledby": "charts-title" },
+      h("h2", { id: "charts-title" }, "The last 15 minutes"),
+      h(
+        "div",
+        { class: "charts" },
+        charts.map((each) => each.root),
+      ),
+    ),
     flow.root,
     use.root,
   );
@@ -59,8 +86,16 @@ export function createTraffic(store, open) {
 }
 
 const TILES = [
-  { title: "Tokens/s", values: (points) => points.map((each) => each.tokens_per_second), words: (points) => rate(points.at(-1)?.tokens_per_second) },
-  { title: "First token, p95", values: (points) => points.map((each) => each.first_token_s.p95), words: (points) => duration(points.at(-1)?.first_token_s.p95) },
+  {
+    title: "Tokens/s",
+    values: (points) => points.map((each) => each.tokens_per_second),
+    words: (points) => rate(points.at(-1)?.tokens_per_second),
+  },
+  {
+    title: "First token, p95",
+    values: (points) => points.map((each) => each.first_token_s.p95),
+    words: (points) => duration(points.at(-1)?.first_token_s.p95),
+  },
   { title: "Waiting", values: (points) => points.map((each) => each.waiting), words: (points) => count(points.at(-1)?.waiting) },
   { title: "Errors, 15 min", values: (points) => points.map((each) => each.errors), words: describeErrors, look: "look-bad" },
 ];
@@ -77,15 +112,26 @@ export function createTiles() {
     const value = h("span", { class: "tile-value number" });
     const path = svg("path", { class: `mark line ${tile.look ?? "series-1"}`, "vector-effect": "non-scaling-stroke" });
     const spark = svg("svg", { class: "spark", viewBox: "0 0 100 24", preserveAspectRatio: "none", "aria-hidden": "true" }, path);
-    return { ...tile, value, path, root: h("a", { class: "tile", href: "#traffic" }, h("span", { class: "tile-title" }, tile.title), value, spark) };
+    return {
+      ...tile,
+      value,
+      path,
+      root: h("a", { class: "tile", href: "#traffic" }, h("span", { class: "tile-title" }, tile.title), value, spark),
+    };
   });
   return {
-    root: h("div", { class: "tiles" }, tiles.map((each) => each.root)),
+    root: h(
+      "div",
+      { class: "tiles" },
+      tiles.map((each) => each.root),
+    ),
     update(points) {
       for (const { value, path, values, words } of tiles) {
         const course = values(points);
         const top = Math.max(0, ...course.map((each) => each ?? 0)) || 1;
-        const places = course.map((each, at) => (each === null ? null : [100 - ((course.length - 1 - at) * 100) / 89, 22 - (each / top) * 20]));
+        const places = course.map((each, at) =>
+          each === null ? null : [100 - ((course.length - 1 - at) * 100) / 89, 22 - (each / top) * 20],
+        );
         setText(value, words(points));
         write(path, "d", drawPath(places));
       }

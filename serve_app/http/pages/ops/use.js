@@ -37,10 +37,21 @@ export function createUse() {
     ],
   });
   return {
-    root: h("section", { class: "panel", "aria-labelledby": "use-title" }, h("h2", { id: "use-title" }, "Who uses it"), since, table.root),
+    root: h(
+      "section",
+      { class: "panel", "aria-labelledby": "use-title" },
+      h("h2", { id: "use-title" }, "Who uses it"),
+      since,
+      table.root,
+    ),
     update(requests) {
       const oldest = requests.at(-1);
-      setText(since, oldest ? `The ${count(requests.length)} requests that this page knows, since ${clock(oldest.at)}. Days and models: phi-serve usage.` : "");
+      setText(
+        since,
+        oldest
+          ? `The ${count(requests.length)} requests that this page knows, since ${clock(oldest.at)}. Days and models: phi-serve usage.`
+          : "",
+      );
       table.update(addByKey(requests));
     },
   };

@@ -17,7 +17,7 @@ export function buildHeader(current, { showKey = false } = {}) {
   const links = LINKS.map(([path, name]) => h("a", { href: path, "aria-current": path === current ? "page" : null }, name));
   replace(
     document.querySelector("header.top"),
-    h("a", { href: "/", class: "brand", "aria-label": "phi-serve, home" }, h("span", { class: "mark", "aria-hidden": "true" }, "φ"), "phi-serve"),
+    h("a", { href: "/", class: "brand" }, "phi-serve"),
     h("nav", { "aria-label": "Pages" }, links),
     h("div", { class: "top-tools" }, showKey && buildKeyButton(), buildThemeButton()),
   );

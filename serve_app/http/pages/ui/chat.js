@@ -158,7 +158,7 @@ export class ChatPanel {
       return node;
     }
     const actions = [
-      h("button", { type: "button", class: "small quiet", "aria-label": "Answer again", onclick: () => this.#retry(index) }, "Retry"),
+      h("button", { type: "button", class: "small quiet", "aria-label": "Retry this answer", onclick: () => this.#retry(index) }, "Retry"),
       h("button", { type: "button", class: "small quiet", "aria-label": "Edit this answer", onclick: () => this.#edit(turn, index, turn.view.node) }, "Edit"),
     ];
     turn.view = new AnswerView(turn.answer, { actions, sent: turn.sent, probabilities: this.#settings.wantsLogprobs, speak: turn.answer.busy });
