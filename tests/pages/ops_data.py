@@ -46,7 +46,6 @@ def replica(now: float, name: str, phases: list[dict[str, Any]], **changes: Any)
         "slots": 16,
         "tokens_per_second": 0.0,
         "breaker": "closed",
-        "quarantined": False,
         "last_error": None,
     } | changes
 
@@ -67,7 +66,6 @@ def group(name: str, replicas: list[dict[str, Any]], **changes: Any) -> dict[str
         "context_length": 4096,
         "phase": "ready",
         "reason": None,
-        "fix": None,
         "ready_replicas": len(ready),
         "capacity": sum(each["slots"] for each in ready),
         "running": sum(each["running"] for each in replicas),
@@ -77,16 +75,18 @@ def group(name: str, replicas: list[dict[str, Any]], **changes: Any) -> dict[str
         "kv_used_tokens": total("kv_used_tokens"),
         "kv_total_tokens": total("kv_total_tokens"),
         "kv_bytes": total("kv_bytes"),
+        "pss_bytes": total("pss_bytes"),
         "estimated_wait_s": 0.0 if ready else None,
         "breaker": "closed",
         "sleeps": False,
         "bounds": {"min": 1, "max": 2},
+        "silent": [],
         "replicas": replicas,
     } | changes
 
 
 def ingress(name: str = "ab12", **changes: Any) -> dict[str, Any]:
-    return {"id": name, "node": "node-a", "active": 3, "pss_bytes": 310_000_000, "uptime_s": 86_400.0} | changes
+    return {"id": name, "node": "node-a", "pid": 77, "active": 3, "pss_bytes": 310_000_000, "uptime_s": 86_400.0} | changes
 
 
 def live(name: str, **changes: Any) -> dict[str, Any]:
@@ -156,18 +156,18 @@ def candidate(name: str, obstacle: str | None = None, ahead: int = 0, wait_s: fl
 def attempt(
     at_s: float, name: str = "onnx", replica: str | None = "x1y2", outcome: str = "ok", tokens: int = 128
 ) -> dict[str, Any]:
-    """Return one entry of a request's trail."""
-    return {"at_s": at_s, "group": name, "replica": replica, "outcome": outcome, "tokens": tokens}
+    """Return one attempt at a request."""
+    return {"at_s": at_s, "seconds": 0.4, "group": name, "replica": replica, "outcome": outcome, "tokens": tokens}
 
 
-def detail(request: dict[str, Any], candidates: list[dict[str, Any]], trail: list[dict[str, Any]]) -> dict[str, Any]:
-    return request | {"candidates": candidates, "trail": trail}
+def detail(request: dict[str, Any], candidates: list[dict[str, Any]], timeline: list[dict[str, Any]]) -> dict[str, Any]:
+    return request | {"candidates": candidates, "timeline": timeline}
 
 
 def state(now: float, groups: list[dict[str, Any]], under_way: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
     phases = {each["phase"] for each in groups if each["phase"] != "asleep"}
     status = "healthy" if phases <= {"ready"} else "degraded" if "ready" in phases else "not_ready"
-    return {"now": now, "status": status, "ingresses": [ingress()], "groups": groups, "live": under_way} | changes
+    return {"now": now, "status": status, "models": {}, "ingresses": [ingress()], "groups": groups, "live": under_way} | changes
 
 
 def hello(now: float, history: list[dict[str, Any]], requests: list[dict[str, Any]], snapshot: dict[str, Any]) -> dict[str, Any]:
@@ -189,12 +189,12 @@ def configuration() -> dict[str, Any]:
             "limits": {"max_body_bytes": 1_000_000, "max_choices": 4, "request_timeout_s": 600.0},
             "browsers": {"origins": [], "hosts": []},
             "store": None,
-        },
-        "routing": {
-            "require_model": True,
-            "prefer": {"math": ["onnx", "vllm"], "coding": ["vllm", "onnx"], "general": ["onnx", "vllm"]},
-            "max_attempts": 3,
-            "stale_after_s": 6.0,
+            "routing": {
+                "require_model": True,
+                "prefer": {"math": ["onnx", "vllm"], "coding": ["vllm", "onnx"], "general": ["onnx", "vllm"]},
+                "max_attempts": 3,
+                "stale_after_s": 6.0,
+            },
         },
     }
 
@@ -203,7 +203,7 @@ def logs(name: str, replica: str, lines: list[str]) -> dict[str, Any]:
     return {"object": "operations.logs", "sources": [{"group": name, "id": replica, "node": "node-a", "lines": lines}]}
 
 
-_ERROR = {"at": NOW - 60, "message": "the step took longer than 60 s", "fix": "lower max_num_seqs"}
+_ERROR = {"at": NOW - 60, "message": "the step took longer than 60 s"}
 STATE = state(NOW, [group("onnx", [replica(NOW, "x1y2", started(NOW, 3600), last_error=_ERROR)])], [live("req-1")])
 FINISHED = finished("req-0", NOW - 3)
 POINT = point(NOW)

@@ -124,7 +124,7 @@ class World:
     def _place(self, request: dict[str, Any], change: int) -> None:
         """Count the request in the least (or, at its end, most) loaded replica of its group."""
         everyone = self.groups[request["group"]]["replicas"]
-        replicas = [each for each in everyone if each["phase"] == "ready" and not each["quarantined"]] or everyone
+        replicas = [each for each in everyone if each["phase"] == "ready"] or everyone
         chosen = (min if change > 0 else max)(replicas, key=lambda each: each["running"])
         chosen["running"] = max(0, chosen["running"] + change)
         chosen["tokens_per_second"] = round(chosen["running"] * 17.4, 1)
@@ -136,7 +136,7 @@ class World:
         phases = [each["phase"] for each in group["replicas"]]
         kept = {
             name: group[name]
-            for name in ("model", "engine", "precision", "context_length", "reason", "fix", "breaker", "sleeps", "bounds")
+            for name in ("model", "engine", "precision", "context_length", "reason", "silent", "breaker", "sleeps", "bounds")
         }
         phase = next(
             (each for each in ("ready", "warming", "loading", "starting", "draining", "failed") if each in phases), "asleep"
@@ -202,7 +202,7 @@ class World:
 
 
 def _explain(done: dict[str, Any]) -> dict[str, Any]:
-    """Return a finished request with candidates and trail that fit its figures."""
+    """Return a finished request with candidates and timeline that fit its figures."""
     first = "onnx" if done["task"] != "coding" else "vllm"
     others = [each for each in ("onnx", "vllm") if each != first]
     candidates = [data.candidate(first, ahead=1, wait_s=0.12), *(data.candidate(each, ahead=0, wait_s=0.0) for each in others)]
@@ -213,24 +213,23 @@ def _explain(done: dict[str, Any]) -> dict[str, Any]:
     ]
     tokens = done["completion_tokens"]
     if done["attempts"] == 1:
-        trail = [
+        timeline = [
             data.attempt(0.004, done["group"], outcome="ok" if done["outcome"] == "cancelled" else done["outcome"], tokens=tokens)
         ]
     else:
-        trail = [
+        timeline = [
             data.attempt(0.004, first, "x1y2", "engine_dead", tokens // 3),
             data.attempt(round(done["seconds"] * 0.4, 3), done["group"], "v1w2", done["outcome"], tokens - tokens // 3),
         ]
-    return data.detail(done, candidates, trail)
+    return data.detail(done, candidates, timeline)
 
 
 def _first_groups(now: float) -> list[dict[str, Any]]:
     error = {
         "at": now - 340,
         "message": "the engine's step took longer than 60 s",
-        "fix": "lower slots, or give the replica more threads",
     }
-    out_of_memory = {"at": now - 45, "message": "killed by the kernel while it loaded: out of memory", "fix": "use precision q4_0"}
+    out_of_memory = {"at": now - 45, "message": "killed by the kernel while it loaded: out of memory"}
     loading = data.timeline(now, ("starting", 31.0, ""), ("loading", 22.5, "exporting int8: 35 %"))
     failed = data.timeline(now, ("starting", 95, ""), ("loading", 80, ""), ("failed", 45, out_of_memory["message"]))
     drained = [*data.started(now, 7_200), {"phase": "draining", "at": now - 12, "reason": "drained by an operator"}]
@@ -248,9 +247,10 @@ def _first_groups(now: float) -> list[dict[str, Any]]:
             "vllm",
             [
                 data.replica(now, "v1w2", data.started(now, 85_950, 48.0), pss_bytes=int(3.1 * data.GIB), slots=16),
-                data.replica(now, "v9q0", data.started(now, 600, 51.0), quarantined=True, breaker="open", last_error=error),
+                data.replica(now, "v9q0", data.started(now, 600, 51.0), breaker="open", last_error=error),
             ],
-            breaker="probing",
+            breaker="half-open",
+            silent=["v0z0"],
         ),
         data.group(
             "vllm_int8",
@@ -263,8 +263,7 @@ def _first_groups(now: float) -> list[dict[str, Any]]:
             "llama_cpp",
             [data.replica(now, "l1c1", failed, slots=4, pss_bytes=None, last_error=out_of_memory, **empty)],
             precision="f32",
-            reason="killed by the kernel while it loaded: out of memory (needs 15.4 GiB, 7.8 GiB are free)",
-            fix="use precision q4_0, which needs 2.5 GiB",
+            reason="killed by the kernel while it loaded: out of memory (needs 15.4 GiB, 7.8 GiB are free); use precision q4_0",
         ),
         data.group("onnx_int4", [data.replica(now, "i4d1", drained, running=2)], engine="onnx", precision="int4"),
         data.group("spare", [], engine="llama_cpp", precision="q8_0", sleeps=True, bounds={"min": 0, "max": 1}),

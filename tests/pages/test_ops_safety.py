@@ -22,9 +22,9 @@ async def desk(browser: Browser) -> AsyncIterator[Desk]:
 
 async def test_texts_of_the_server_stay_texts(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     world = desk.scripted.world
-    error = {"at": world.now, "message": MARKUP, "fix": MARKUP}
+    error = {"at": world.now, "message": MARKUP}
     phases = data.timeline(world.now, ("failed", 5, MARKUP))
-    replicas = [data.replica(world.now, MARKUP, phases, node=MARKUP, last_error=error, quarantined=True)]
+    replicas = [data.replica(world.now, MARKUP, phases, node=MARKUP, last_error=error)]
     world.groups = {
         MARKUP: data.group(MARKUP, replicas, model=MARKUP, precision=MARKUP, reason=MARKUP, fix=MARKUP),
         "onnx": world.groups["onnx"],

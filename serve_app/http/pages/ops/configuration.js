@@ -46,7 +46,7 @@ export function createConfiguration() {
     try {
       const found = await read("/configuration");
       lines = [];
-      replace(tree, build("args", found.args, "", lines), build("routing", found.routing, "", lines));
+      replace(tree, build("args", found.args, "", lines));
       setText(fault, "");
       filter();
     } catch (error) {

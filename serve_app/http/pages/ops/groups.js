@@ -116,15 +116,11 @@ function createGroup(first) {
 
 function createReason() {
   const reason = h("span");
-  const fix = h("span");
-  const fixLine = h("span", { class: "fix" }, h("strong", {}, "What to do: "), fix);
-  const root = h("p", { class: "notice group-reason" }, reason, fixLine);
+  const root = h("p", { class: "notice group-reason" }, reason);
   const update = (group) => {
-    show(root, Boolean(group.reason || group.fix));
+    show(root, Boolean(group.reason));
     write(root, "class", `notice group-reason ${group.phase === "failed" ? "bad" : ""}`.trim());
     setText(reason, group.reason ?? "");
-    show(fixLine, Boolean(group.fix));
-    setText(fix, group.fix ?? "");
   };
   return { root, update };
 }

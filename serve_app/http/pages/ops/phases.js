@@ -14,7 +14,7 @@ const PHASE_KINDS = {
   asleep: "",
 };
 const PHASE_SIGNS = { ready: "●", starting: "◔", loading: "◑", warming: "◕", failed: "✕", draining: "◒", asleep: "☾" };
-const BREAKER_KINDS = { closed: "", open: "bad", probing: "warn" };
+const BREAKER_KINDS = { closed: "", open: "bad", "half-open": "warn" };
 const STATUS = {
   healthy: ["good", "Healthy"],
   degraded: ["warn", "Degraded"],

@@ -24,7 +24,6 @@ function listOfGroup(group) {
       key: `${group.name} failed`,
       kind: "bad",
       text: `${group.name} failed: ${group.reason ?? "no reason given"}`,
-      fix: group.fix,
     });
   } else if (["starting", "loading", "warming"].includes(group.phase)) {
     found.push({
@@ -32,7 +31,6 @@ function listOfGroup(group) {
       key: `${group.name} starts`,
       kind: "info",
       text: `${group.name} is ${group.phase}${group.reason ? `: ${group.reason}` : ""}`,
-      fix: group.fix,
     });
   } else if (group.phase === "draining") {
     found.push({
@@ -49,14 +47,21 @@ function listOfGroup(group) {
       key: `${group.name} breaker`,
       kind: "bad",
       text: `The breaker of ${group.name} is open: it failed too often lately and gets nothing`,
-      fix: group.fix,
     });
-  } else if (group.breaker === "probing") {
+  } else if (group.breaker === "half-open") {
     found.push({
       ...about,
       key: `${group.name} breaker`,
       kind: "warn",
-      text: `The breaker of ${group.name} is probing: one request at a time tries whether it works again`,
+      text: `The breaker of ${group.name} is half-open: one request at a time tries whether it works again`,
+    });
+  }
+  for (const id of group.silent) {
+    found.push({
+      ...about,
+      key: `${group.name} ${id} silent`,
+      kind: "warn",
+      text: `Replica ${id} of ${group.name} stopped reporting: it is gone or hangs, and gets nothing`,
     });
   }
   if (group.phase === "ready" && group.waiting > 0) {
@@ -76,32 +81,21 @@ function listOfReplica(group, replica, now) {
   const about = { group: group.name };
   const name = `${group.name} ${replica.id}`;
   const found = [];
-  if (replica.quarantined) {
-    found.push({
-      ...about,
-      key: `${name} quarantine`,
-      kind: "warn",
-      text: `Replica ${replica.id} of ${group.name} is in quarantine: it gets nothing until it proves itself`,
-      fix: replica.last_error?.fix,
-    });
-  }
   if (replica.phase === "failed" && group.phase !== "failed") {
     found.push({
       ...about,
       key: `${name} failed`,
       kind: "warn",
       text: `Replica ${replica.id} of ${group.name} failed: ${replica.reason ?? "no reason given"}`,
-      fix: replica.last_error?.fix,
     });
   }
   const error = replica.last_error;
-  if (error && replica.phase === "ready" && !replica.quarantined && now - error.at < RECENT_S) {
+  if (error && replica.phase === "ready" && now - error.at < RECENT_S) {
     found.push({
       ...about,
       key: `${name} error`,
       kind: "warn",
       text: `Replica ${replica.id} of ${group.name}, ${age(now - error.at)} ago: ${error.message}`,
-      fix: error.fix,
     });
   }
   return found;

@@ -88,24 +88,18 @@ function showKv(replica, cell) {
 
 function makeHealth(cell) {
   cell.breaker = createBadge();
-  cell.quarantine = createBadge();
   cell.fine = h("span", { class: "muted" }, "no fault");
   cell.error = h("span", { class: "small-text" });
-  cell.fix = h("span", { class: "small-text muted" });
-  cell.append(h("div", { class: "health-cell" }, cell.fine, cell.breaker.root, cell.quarantine.root, cell.error, cell.fix));
-  cell.quarantine.set("warn", "quarantined", "⊘");
+  cell.append(h("div", { class: "health-cell" }, cell.fine, cell.breaker.root, cell.error));
 }
 
 function showHealth(replica, cell, now) {
   const error = replica.last_error?.message === replica.reason ? null : replica.last_error;
   showBreaker(cell.breaker, replica.breaker);
   show(cell.breaker.root, replica.breaker !== "closed");
-  show(cell.quarantine.root, replica.quarantined);
-  show(cell.fine, replica.phase !== "failed" && replica.breaker === "closed" && !replica.quarantined && !error);
+  show(cell.fine, replica.phase !== "failed" && replica.breaker === "closed" && !error);
   show(cell.error, Boolean(error));
-  show(cell.fix, Boolean(error?.fix));
   setText(cell.error, error ? `${age(now - error.at)} ago: ${error.message}` : "");
-  setText(cell.fix, error?.fix ? `What to do: ${error.fix}` : "");
 }
 
 function makeButtons(cell, current, group) {

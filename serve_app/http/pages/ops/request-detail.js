@@ -31,7 +31,7 @@ export async function openRequest(id, known = null) {
   drawer.fill(known && listFacts(known), waiting);
   try {
     const found = await read(`/requests/${encodeURIComponent(id)}`);
-    drawer.fill(listFacts(found), drawTrail(found), listCandidates(found));
+    drawer.fill(listFacts(found), drawAttempts(found), listCandidates(found));
   } catch (error) {
     const why = error.status === 404 ? "No ingress remembers this request: each keeps its last 1,000." : error.message;
     drawer.fill(known && listFacts(known), h("p", { class: "notice warn", role: "alert" }, why));
@@ -70,10 +70,10 @@ function listFacts(request) {
   );
 }
 
-function drawTrail(request) {
-  const ends = request.trail.map((each, at) => request.trail[at + 1]?.at_s ?? Math.max(request.seconds, each.at_s));
+function drawAttempts(request) {
+  const ends = request.timeline.map((each) => each.at_s + each.seconds);
   const whole = Math.max(request.seconds, ...ends, 0.001);
-  const items = request.trail.map((each, at) => {
+  const items = request.timeline.map((each, at) => {
     const bar = h("span", { class: `attempt-bar ${kindOfOutcome(each.outcome)}` });
     setStyle(bar, "margin-inline-start", `${((100 * each.at_s) / whole).toFixed(2)}%`);
     setStyle(bar, "inline-size", `${Math.max(0.8, (100 * (ends[at] - each.at_s)) / whole).toFixed(2)}%`);
@@ -94,8 +94,8 @@ function drawTrail(request) {
   return h(
     "section",
     {},
-    h("h3", {}, plural(request.trail.length, "attempt")),
-    request.trail.length
+    h("h3", {}, plural(request.timeline.length, "attempt")),
+    request.timeline.length
       ? h("ol", { class: "attempts" }, items)
       : h("p", { class: "muted" }, "It was refused before it was sent anywhere."),
   );
