@@ -15,8 +15,6 @@ import os
 import random
 import threading
 import time
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -25,7 +23,7 @@ from deployments.replica import EngineReplica, NamedModel
 from serve_app.config import ModelSettings
 from serve_app.encoding import EncodeRequest
 from serve_app.engine_config import ENCODERS, EngineSettings, VllmSettings
-from serve_app.memory import _list_tree, measure_tree_bytes
+from serve_app.memory import measure_tree_bytes
 from serve_app.models.export import derive
 from serve_app.models.locate import locate
 from serve_app.reports import ReplicaReport
@@ -53,18 +51,6 @@ class Peak(threading.Thread):
         self._end.set()
         self.join()
         return self.bytes
-
-
-def split_tree() -> dict[str, int]:
-    """Return the PSS of this process and its descendants, anonymous and of mapped files, in bytes."""
-    found = {"Pss_Anon": 0, "Pss_File": 0, "Pss_Shmem": 0}
-    for pid in {os.getpid(), *(each for each in _list_tree(os.getpid()))}:
-        with suppress(OSError):
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                name, _, size = line.partition(":")
-                if name in found:
-                    found[name] += int(size.split()[0]) * 1024
-    return found
 
 
 async def _send(report: ReplicaReport) -> bool:
@@ -116,13 +102,13 @@ async def measure(model: str, given: str) -> dict[str, Any]:
     await replica.__init__("group", settings, named, lambda: ("replica", _send))  # type: ignore[misc,func-returns-value]
     start_s = time.monotonic() - began
     await asyncio.sleep(1.0)  # what the warm-up leaves behind is freed
-    loaded, split = measure_tree_bytes(os.getpid()), split_tree()
+    loaded = measure_tree_bytes(os.getpid())
     vocabulary = json.loads((locate(named.settings, weights=False) / "config.json").read_text())["vocab_size"]
     peak = Peak()
     peak.start()
     await _fill(replica, settings, min(vocabulary, 199_998))
     full = measure_tree_bytes(os.getpid())
-    found = {"loaded": loaded, "full": full, "peak": peak.end(), "start_s": round(start_s, 1), "split": [split, split_tree()]}
+    found = {"loaded": loaded, "full": full, "peak": peak.end(), "start_s": round(start_s, 1)}
     await replica.close()
     return found
 

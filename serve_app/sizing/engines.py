@@ -45,7 +45,7 @@ RUNTIMES: Mapping[str, Runtime] = MappingProxyType(
     {
         "vllm": Runtime(base_bytes=1485 * _MB, token_bytes=6600, start_s=30, token_start_s=1e-4),
         "onnx": Runtime(base_bytes=160 * _MB, token_bytes=1350, start_s=1, token_start_s=25e-6),
-        "llama_cpp": Runtime(base_bytes=170 * _MB, token_bytes=1500, start_s=1, token_start_s=35e-6),
+        "llama_cpp": Runtime(base_bytes=140 * _MB, token_bytes=1500, start_s=1, token_start_s=35e-6),
         "onnx_encoder": Runtime(base_bytes=140 * _MB, token_bytes=0, start_s=1, token_start_s=0),
         "fake": Runtime(base_bytes=70 * _MB, token_bytes=0, start_s=0, token_start_s=0),
     }
@@ -150,8 +150,8 @@ _ONNX_BITS = MappingProxyType({"fp32": 32, "int8": 8, "int4": 4, "int4_mixed": 4
 def _estimate_onnx(settings: OnnxSettings, shape: DecoderShape) -> ReplicaSize:
     """Weights as `plan_layout` in models/onnx_export/layout.py places them; float32 caches as `KvPool` in engines/onnx/kv_pool.py.
 
-    onnxruntime packs the head for its product and keeps the original for the look-up of embeddings, so it counts twice. The pool's
-    spare slot is never full. A chunk of a prompt needs the scores of all its heads over the longest context, and `Graph` in
+    onnxruntime packs the head for its product; where it is the table of embeddings too, the original stays and counts as well. The
+    pool's spare slot is never full. A chunk of a prompt needs the scores of all its heads over the longest context, and `Graph` in
     engines/onnx/graph.py a buffer of logits for each number of rows.
     """
     stored, head = _size_onnx(settings, shape)
@@ -174,20 +174,21 @@ _ONNX_SCRATCH = 2.5
 
 
 def _size_onnx(settings: OnnxSettings, shape: DecoderShape) -> tuple[float, float]:
-    """Return the bytes of the data file, and those of the head within it."""
+    """Return the bytes of the data file, and those of the head within it that is the table of embeddings as well."""
+    tied = has_tied_embeddings(shape.weights.config)
+    is_shared = tied and settings.precision != "int8"  # with int8 weights the table of embeddings is one of its own, in float32
     if settings.exported is not None and (file := _sum_files(settings.exported, ("*.data", "*.onnx"))):
         share = shape.vocabulary * shape.hidden / shape.weights.parameters
-        return file, file * share
+        return file, file * share if is_shared else 0.0
     bits = _ONNX_BITS[settings.precision]
     raised = 8 if settings.precision == "int4_mixed" else bits
     scale = 0.0 if bits == 32 else 4.0 / settings.block_size
     table = float(shape.vocabulary * shape.hidden)
     finer = float(shape.layers * shape.hidden * shape.inner)
-    tied = has_tied_embeddings(shape.weights.config)
     rest = shape.weights.parameters - table * (1 if tied else 2) - finer
     head = table * (raised / 8 + scale)
-    embedding = 0.0 if tied and settings.precision != "int8" else 4.0 * table
-    return rest * (bits / 8 + scale) + finer * (raised / 8 + scale) + head + embedding, head
+    embedding = 0.0 if is_shared else 4.0 * table
+    return rest * (bits / 8 + scale) + finer * (raised / 8 + scale) + head + embedding, head if is_shared else 0.0
 
 
 _GGUF_BYTES = MappingProxyType({"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32})

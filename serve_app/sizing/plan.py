@@ -228,7 +228,7 @@ def _list_lacks(group: GroupPlan, node: _Node) -> list[str]:
 def _explain(group: GroupPlan, nodes: list[_Node]) -> str:
     nearest = min(nodes, key=lambda node: (len(_list_lacks(group, node)), -node.memory_bytes))
     where = "the machine has no" if len(nodes) == 1 else "no node has"
-    return f"{where} room for a replica of '{group.name}': it lacks {' and '.join(_list_lacks(group, nearest))}"
+    return f"{where} room for a replica of '{group.name}': it needs {' and '.join(_list_lacks(group, nearest))}"
 
 
 def _list_notes(groups: tuple[GroupPlan, ...], machine: Machine, most: Total) -> Iterator[str]:
