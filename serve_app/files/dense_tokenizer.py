@@ -12,12 +12,15 @@ from typing import Any
 from serve_app.chat.vocabulary import TOKENIZER_FILE, Vocabulary, read_tokenizer_file, read_vocabulary
 from serve_app.files.cache import cache_dir, write_cached_folder
 
-_FORMAT = "every id is a token"
+_CONFIG = {"model_type": "phi3"}
+"""vLLM looks for a config.json beside every tokenizer; without one it logs errors and waits 2 s, twice a start. With this type
+transformers read tokenizer.json as it is, whatever the model; with others, such as qwen2, they change it."""
+_FORMAT = "every id is a token; with config.json"
 """Part of the cache key; change it whenever the folder's content changes."""
 
 
 def write_dense_tokenizer(model_dir: Path) -> Path:
-    """Return a cached folder with tokenizer.json and tokenizer_config.json for transformers' fast tokenizers.
+    """Return a cached folder with tokenizer.json, tokenizer_config.json and config.json for transformers' fast tokenizers.
 
     Raises `ModelUnusable` where the model's files contradict each other.
     """
@@ -31,6 +34,7 @@ def write_dense_tokenizer(model_dir: Path) -> Path:
     def write(folder: Path) -> None:
         (folder / TOKENIZER_FILE).write_text(text, encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(settings, encoding="utf-8")
+        (folder / "config.json").write_text(json.dumps(_CONFIG), encoding="utf-8")
 
     return write_cached_folder(target, "writing the tokenizer for vLLM", write)
 
