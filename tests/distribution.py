@@ -34,6 +34,7 @@ TOGETHER = {
         "tests/contract/test_damaged_graphs.py",
     ),
     "the engines": ("tests/contract/*",),
+    "a browser": ("tests/pages/*",),
 }
 """What is started once, and the files that need it; a file belongs to the first that names it."""
 FIRST = ("the running application", "the engines", "the real model's files")

@@ -49,7 +49,10 @@ async def _use(page: Page, name: str) -> None:
         await expect(page.locator(".token-text").first).not_to_have_text("…")
 
 
-@pytest.mark.parametrize("name", ["landing", "docs", "chat", "compare", "tools", "json", "prompt"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("docs", "chat", "compare", "tools", "json", "prompt")]
+
+
+@pytest.mark.parametrize("name", ["landing", *SLOW])
 async def test_pages_have_no_serious_fault(browser: Browser, site: Site, watched: Watched, name: str) -> None:
     context = await browser.new_context(reduced_motion="reduce")
     watch(context, site.url, watched)
@@ -66,6 +69,7 @@ async def test_pages_have_no_serious_fault(browser: Browser, site: Site, watched
     assert not watched.faults
 
 
+@pytest.mark.slow
 async def test_token_probabilities_can_be_read(page: Page, site: Site) -> None:
     await open_playground(page, site)
     await page.get_by_label("Token probabilities").check()

@@ -112,6 +112,7 @@ async def test_markdown_becomes_nodes(page: Page, site: Site) -> None:
     await expect(answer.locator("pre code")).to_have_text('print("code")')
     await expect(answer.get_by_role("cell")).to_have_text(["1", "2"])
     links = answer.get_by_role("link")
+    await expect(links).to_have_count(2)
     assert [await each.get_attribute("href") for each in await links.all()] == [
         "https://example.com/x",
         "https://example.com/i.png",

@@ -2,9 +2,11 @@
 
 import json
 import re
+from pathlib import Path
 
 from playwright.async_api import Browser, Page, expect
 
+from serve_app.access.keys import Key, KeyList, hash_key, make_key
 from tests.pages.conftest import FAST, LIMITS, Watched, open_playground, watch
 from tests.pages.site import Site, serve
 
@@ -128,14 +130,10 @@ async def test_schemas_that_contain_themselves_end(page: Page, site: Site) -> No
     await expect(page.get_by_text("<b>x</b>").first).to_be_visible()
 
 
-async def test_a_key_is_asked_for_where_one_is_needed(
-    browser: Browser, watched: Watched, tmp_path_factory: object, site: Site
-) -> None:
-    from tests.unit.test_access import SECRETS, list_keys
-
-    folder = tmp_path_factory.mktemp("keys")  # type: ignore[attr-defined]
-    file = folder / "keys.json"
-    file.write_text(list_keys().model_dump_json())
+async def test_a_key_is_asked_for_where_one_is_needed(browser: Browser, watched: Watched, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    key = make_key()
+    file.write_text(KeyList(keys=(Key(name="user", sha256=hash_key(key)),)).model_dump_json())
     settings = {"limits": LIMITS, "models": {"phi": {}}, "access": {"keys_file": str(file), "journal_dir": None}}
     async with serve(settings, onnx=FAST | {"model": "phi"}) as guarded:
         context = await browser.new_context()
@@ -146,14 +144,14 @@ async def test_a_key_is_asked_for_where_one_is_needed(
         await dialog.get_by_label("Key").fill("sk-wrong")
         await dialog.get_by_role("button", name="Use this key").click()
         await expect(dialog.get_by_role("alert")).to_contain_text("Incorrect API key")
-        await dialog.get_by_label("Key").fill(SECRETS["user"])
+        await dialog.get_by_label("Key").fill(key)
         await page.keyboard.press("Enter")
         await expect(dialog).to_be_hidden()
         await page.get_by_role("textbox", name="Prompt", exact=True).fill("hello")
         await page.keyboard.press("Enter")
         answer = page.get_by_role("article", name="Answer")
         await expect(answer).to_contain_text("Hello from the first group.")
-        assert SECRETS["user"] not in await page.content()
+        assert key not in await page.content()
         assert await page.evaluate("() => [localStorage.length, sessionStorage.length]") == [0, 1]
         await context.close()
     assert not watched.faults
