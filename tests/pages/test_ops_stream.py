@@ -27,7 +27,8 @@ async def test_a_dropped_stream_is_opened_again(desk: Desk) -> None:
     desk.scripted.drop()
     await expect(desk.page.locator("#connection")).to_contain_text("reconnecting")
     await expect(desk.page.locator("#connection")).to_contain_text("live")
-    assert desk.scripted.opened == 2
+    assert desk.scripted.opened > 1
+    assert desk.scripted.viewers == 1
     desk.scripted.world.begin(key="after-the-drop")
     desk.scripted.publish()
     await expect(desk.page.get_by_role("table", name="Live requests")).to_contain_text("after-the-drop")
