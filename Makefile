@@ -6,7 +6,7 @@ TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 PYTHON ?= python$(PYTHON_VERSION)
 # ENGINES="onnx llama_cpp": an environment of its own with what these engines need, and only their groups of CONFIG.
 ENGINES ?=
-EXTRAS := $(shell echo $(sort $(ENGINES)) | tr ' ' ,)
+EXTRAS := $(shell echo $(sort $(ENGINES)) | tr "_ " "-,")
 VENV := .venv$(addprefix -,$(shell echo $(sort $(ENGINES)) | tr ' ' -))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -39,12 +39,14 @@ $(STAMP): requirements/cpu.txt pyproject.toml
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 else
+# uv installs in seconds what pip takes a minute for; where it cannot be had, or looks at other indexes than pip, pip does it.
+EDGE := --constraint requirements/edge.txt --editable '.[$(EXTRAS)]'
 $(STAMP): requirements/edge.txt pyproject.toml
 	@test -z "$(filter-out onnx llama_cpp,$(ENGINES))" || { echo "ENGINES takes onnx and llama_cpp; vllm needs all: leave ENGINES out" >&2; exit 1; }
 	@echo "==> creating $(VENV) with $$($(PYTHON) --version)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "==> installing phi-serve[$(EXTRAS)] and its pinned dependencies (requirements/edge.txt, about 0.7 GB)"
-	@$(PIP_INSTALL) --constraint requirements/edge.txt --editable '.[$(EXTRAS)]'
+	@{ $(PIP_INSTALL) uv && $(BIN)/uv pip install --quiet --python $(BIN)/python $(EDGE); } 2>/dev/null || $(PIP_INSTALL) $(EDGE)
 	@touch $(STAMP)
 
 SELECTED := $(VENV)/serve_config.yaml
@@ -115,7 +117,7 @@ lock: $(STAMP) ## compile requirements/*.txt anew from pyproject.toml
 	$(UV_COMPILE) --extra cpu --extra dev --extra train --torch-backend cpu --output-file requirements/cpu.txt \
 		|| $(UV_COMPILE) --extra cpu --extra dev --extra train --find-links "$$PIP_FIND_LINKS" --output-file requirements/cpu.txt
 	$(UV_COMPILE) --extra gpu --output-file requirements/gpu.txt
-	$(UV_COMPILE) --extra onnx --extra llama_cpp --no-annotate --constraint requirements/cpu.txt --output-file requirements/edge.txt
+	$(UV_COMPILE) --extra onnx --extra llama-cpp --no-annotate --constraint requirements/cpu.txt --output-file requirements/edge.txt
 	$(UV_COMPILE) --extra cpu --no-annotate --constraint requirements/cpu.txt --output-file requirements/image-cpu.txt \
 		|| $(UV_COMPILE) --extra cpu --no-annotate --constraint requirements/cpu.txt --find-links "$$PIP_FIND_LINKS" --output-file requirements/image-cpu.txt
 

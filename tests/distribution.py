@@ -9,6 +9,7 @@ from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
 APART = (
+    "tests/contract/test_bench_definitions.py",
     "tests/contract/test_encoder*.py",
     "tests/contract/test_export*.py",
     "tests/contract/test_gguf.py",

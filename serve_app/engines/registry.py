@@ -27,7 +27,7 @@ _NEEDS: dict[EngineKind, tuple[str, tuple[str, ...]]] = {
     EngineKind.VLLM: ("vllm", ("vllm",)),
     EngineKind.ONNX: _ONNX,
     EngineKind.ONNX_ENCODER: _ONNX,
-    EngineKind.LLAMA_CPP: ("llama_cpp", ("xllamacpp", "gguf")),
+    EngineKind.LLAMA_CPP: ("llama-cpp", ("xllamacpp", "gguf")),
 }
 """The extra of pyproject.toml that installs a kind, and the modules it must bring."""
 
@@ -41,7 +41,7 @@ def explain_missing(group: str, settings: EngineSettings) -> str:
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if not missing:
         return ""
-    if extra != "llama_cpp" and count_gpu_layers(settings) != 0:
+    if extra != "llama-cpp" and count_gpu_layers(settings) != 0:
         extra = "gpu"
     return (
         f"the group '{group}' is of kind {settings.kind}, and {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not "

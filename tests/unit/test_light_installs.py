@@ -84,8 +84,8 @@ def test_the_edge_lock_is_small_and_agrees_with_the_others() -> None:
 
 def test_the_extras_are_made_of_the_engines() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
-    assert extras["cpu"] == ["phi-serve[onnx,llama_cpp,vllm]"]
-    assert {"onnx", "llama_cpp", "vllm", "gpu"} <= extras.keys()
+    assert extras["cpu"] == ["phi-serve[onnx,llama-cpp,vllm]"]
+    assert {"onnx", "llama-cpp", "vllm", "gpu"} <= extras.keys()
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def _missing(monkeypatch: pytest.MonkeyPatch, *names: str) -> Iterator[None]:
         (VllmSettings(device="cuda"), ("vllm",), "pip install 'phi-serve[gpu]'"),
         (OnnxSettings(), ("onnxruntime", "onnx"), "onnxruntime and onnx are not installed here: pip install 'phi-serve[onnx]'"),
         (OnnxEncoderSettings(), ("onnx_ir",), "pip install 'phi-serve[onnx]'"),
-        (LlamaCppSettings(gpu_layers=-1), ("xllamacpp",), "pip install 'phi-serve[llama_cpp]'"),
+        (LlamaCppSettings(gpu_layers=-1), ("xllamacpp",), "pip install 'phi-serve[llama-cpp]'"),
     ],
 )
 def test_a_missing_engine_says_so_with_the_fix(
