@@ -72,12 +72,13 @@ async def _judge_all(desk: Desk, label: str) -> None:
             assert await judge(desk.page) == [], (label, width, scheme)
 
 
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("view", [VIEWS[0], *(pytest.param(view, marks=pytest.mark.slow) for view in VIEWS[1:])])
 async def test_axe_finds_nothing_grave(desk: Desk, view: str) -> None:
     await desk.show(view)
     await _judge_all(desk, view)
 
 
+@pytest.mark.slow
 async def test_axe_finds_nothing_grave_in_dialogs(desk: Desk) -> None:
     await desk.page.get_by_role("button", name="Scale onnx", exact=True).click()
     await _judge_all(desk, "a dialog")

@@ -1,4 +1,4 @@
-"""Serves the pages for browsers: the playground, the operations console, the API reference and the landing page.
+"""Serves the pages for browsers: the playground, the operations page, the API reference and the landing page.
 
 One ASGI layer in front of the check of callers: pages hold nothing that a key protects, and the data behind them needs the key. It
 knows files of the package only, which are read once. Everything else, and `GET /` of clients that are no browsers, passes through.
