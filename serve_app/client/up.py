@@ -121,10 +121,16 @@ class _Command:
         return shape(self._console, self._start.progress, self._start.elapsed_s)
 
     def _require_ticket(self) -> None:
-        """Make a ticket of our own where the application has printed none: it does so only once every group is ready."""
-        if not self._target.asks_for_keys and not self._start.progress.ticket:
-            with suppress(OSError):
-                self._start.progress.ticket = find_operators(self._target.keys_file).issue_ticket()
+        """Make the operator's secret, which commands read, and a ticket where the application has printed none.
+
+        The application prints one only once every group is ready.
+        """
+        if self._target.asks_for_keys:
+            return
+        operators = find_operators(self._target.keys_file)
+        with suppress(OSError):
+            operators.read_secret()
+            self._start.progress.ticket = self._start.progress.ticket or operators.issue_ticket()
 
     def _give_up(self) -> int:
         print_causes(self._console, self._start.progress)

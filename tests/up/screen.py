@@ -19,7 +19,9 @@ class Screen:
         self._tmux = ("tmux", "-S", str(socket))
         settings = [word for name, value in environment.items() for word in ("-e", f"{name}={value}")]
         size = ("-x", str(COLUMNS), "-y", str(ROWS))
-        self._run("-f", "/dev/null", "new-session", "-d", *size, *settings, "-e", "PS1=$ ", "bash --norc --noprofile")
+        self._run(
+            "-f", "/dev/null", "new-session", "-d", *size, *settings, "-e", "PS1=$ ", "-e", "HISTFILE=", "bash --norc --noprofile"
+        )
 
     def type(self, text: str) -> None:
         """Type a line and Enter."""
