@@ -61,7 +61,8 @@ class Operators:
         return file.read_text(encoding="ascii").strip()
 
     def issue_ticket(self) -> str:
-        """Return a new ticket, good for one session within a week; raises `OSError`."""
+        """Return a new ticket, good for one session within a week; raises `OSError`. Makes the secret too, for commands."""
+        self.read_secret()
         folder = self._folder / "tickets"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for old in folder.iterdir():
