@@ -57,7 +57,7 @@ async def test_answers_are_held_to_a_schema(page: Page, site: Site) -> None:
     await expect(page.get_by_text("does not fit the schema")).to_be_visible()
     await page.get_by_role("spinbutton", name="Max tokens").fill("3")
     await page.get_by_role("button", name="Send", exact=True).click()
-    await expect(page.get_by_text("cut short by max tokens")).to_be_visible()
+    await expect(page.get_by_text("cut short at its token limit")).to_be_visible()
 
 
 async def test_the_prompt_is_shown_with_its_ids(page: Page, site: Site) -> None:

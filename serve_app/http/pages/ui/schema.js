@@ -98,7 +98,7 @@ function judge(answer, parsed) {
   if (answer.busy) return ["", "writing"];
   if (answer.state === "failed") return ["bad", "failed"];
   if (answer.state === "stopped") return ["warn", "stopped"];
-  if (answer.finish === "length") return ["warn", "cut short by max tokens"];
+  if (answer.finish === "length") return ["warn", "cut short at its token limit"];
   if (!parsed) return ["bad", "no JSON"];
   return answer.invalidAnswer ? ["bad", "does not fit the schema"] : ["good", "fits the schema"];
 }
