@@ -16,7 +16,7 @@ TRAIN_FLAGS ?= --minutes 60 --tokens-per-step 4096 --threads 2 --compile
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve check test test-slow test-unit cluster-test bench bench-routing manifests tools builders quantizer train evaluate-embedded evaluate-routing lock clean
+.PHONY: help setup serve check test test-slow test-memory test-unit cluster-test bench bench-routing manifests tools builders quantizer train evaluate-embedded evaluate-routing lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,11 +70,14 @@ check: $(STAMP) ## ruff, mypy strict, import-linter
 
 # Two processes; tests/distribution.py says which tests share one. More would gain little and take memory for engines of their own.
 test: $(STAMP) ## unit, contract over every engine, golden bytes, manifests, the app on Ray; all but the slow ones
-	$(BIN)/pytest -n 2 -m "not slow and not containers"
+	$(BIN)/pytest -n 2 -m "not slow and not containers and not measured"
 
 test-slow: $(STAMP) ## soak, several Ray nodes, random schemas by the hundred, processes killed, the contract on the real model's files
 	$(BIN)/pytest -m slow
 	$(BIN)/pytest --model stand-in tests/contract/test_contract.py tests/contract/test_interleaving.py
+
+test-memory: $(STAMP) ## what `phi-serve plan` says against measured memory, engine by engine (a quarter of an hour, 6 GB)
+	$(BIN)/pytest -m measured -s tests/models/test_memory.py
 
 test-unit: $(STAMP) ## the tests that need neither Ray nor an engine (seconds)
 	$(BIN)/pytest -n 2 tests/unit tests/golden

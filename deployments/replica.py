@@ -96,7 +96,7 @@ class EngineReplica:
         self._drain = DrainRate()
         self._metrics = ReplicaMetrics(model.name, self._build_sink(model.name))
         self._phase_changed = asyncio.Event()
-        self._reporter = asyncio.create_task(self._report_forever())
+        self._tasks = [asyncio.create_task(self._report_forever()), asyncio.create_task(self._measure_forever())]
         began, pause_s = time.monotonic(), _RETRY_S
         while not await self._try_to_load(settings, model):
             gc.collect()  # before the next attempt needs the memory
@@ -186,17 +186,18 @@ class EngineReplica:
 
     async def _report_forever(self) -> None:
         """Report every second, and at once when the phase changes."""
-        measure_s = 0.0
         while True:
             self._phase_changed.clear()
-            if time.monotonic() >= measure_s:
-                measure_s = time.monotonic() + _MEASURE_EVERY_S
-                self._process = replace(self._process, memory_bytes=await asyncio.to_thread(measure_tree_bytes, os.getpid()))
             await self._send(self.report())
             # Not wait_for: Python 3.11's loses a cancellation that arrives with the event, and `close` would hang.
             with suppress(TimeoutError):
                 async with asyncio.timeout(REPORT_EVERY_S):
                     await self._phase_changed.wait()
+
+    async def _measure_forever(self) -> None:
+        while True:
+            self._process = replace(self._process, memory_bytes=await asyncio.to_thread(measure_tree_bytes, os.getpid()))
+            await asyncio.sleep(_MEASURE_EVERY_S)
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[Batch, None]:
         """Yield an empty batch on acceptance, then batches of events, the last ending with `Finished`.
@@ -297,9 +298,10 @@ class EngineReplica:
 
     async def close(self) -> None:
         """Release the engine."""
-        self._reporter.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._reporter
+        for task in self._tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         if self._engine is not None:
             await self._engine.close()
 

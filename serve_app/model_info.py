@@ -29,8 +29,8 @@ class LoadedGroup:
     """Proportional set size of its replicas' processes; None until it is measured."""
     kv_tokens: int | None = None
     """Tokens that their KV caches hold together; None where they have none."""
-    kv_used_tokens: int = 0
-    """Tokens in them now."""
+    kv_used_tokens: int | None = None
+    """Tokens in them now; None where that is unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

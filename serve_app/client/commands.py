@@ -117,7 +117,7 @@ def ps(url: Url = DEFAULT_URL) -> None:
             held = group.get("memory")
             memory = "-" if held is None else _format_size(held)
             tokens = group.get("kv_tokens")
-            cache = "-" if tokens is None else f"{group.get('kv_used_tokens', 0):,} / {tokens:,}"
+            cache = "-" if tokens is None else f"{group.get('kv_used_tokens') or 0:,} / {tokens:,}"
             context = str(group.get("context_length", ""))
             rows.append((entry["name"], where, size, memory, cache, context, _format_expiry(entry["expires_at"])))
     print_table(("NAME", "GROUP", "WEIGHTS", "MEMORY", "KV TOKENS", "CONTEXT", "UNTIL"), rows)

@@ -5,6 +5,7 @@ Pure. Knows dialects as data, no web framework. Describes bodies exactly, whole 
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any
@@ -85,13 +86,23 @@ class _WireSchema(GenerateJsonSchema):
         return described
 
 
-def describe(
-    dialects: Iterable[Dialect], status: Mapping[str, str], operations: Iterable[tuple[str, str, str, str]] = ()
-) -> JsonObject:
+@dataclass(frozen=True, slots=True)
+class OperatorPath:
+    """An endpoint of operators."""
+
+    method: str
+    path: str
+    summary: str
+    media_type: str = "application/json"
+    """Of the answer."""
+    body: type[WireBody] | type[bytes] | None = None
+    """Type of the request's body: a `WireBody`, or `bytes` for the text of a file; None: no body."""
+
+
+def describe(dialects: Iterable[Dialect], status: Mapping[str, str], operations: Iterable[OperatorPath] = ()) -> JsonObject:
     """Return the document; `status` maps the paths of the status endpoints to the media types of their answers.
 
-    `operations` are operators' endpoints: method, path, media type of the answer and meaning.
-    A path of several dialects is described once, with the answers of all of them.
+    `operations` are operators' endpoints. A path of several dialects is described once, with the answers of all of them.
     """
     dialects = tuple(dialects)
     paths: dict[str, JsonObject] = {}
@@ -109,9 +120,12 @@ def describe(
                 _add_answers(verbs[method]["responses"], operation["responses"])
             else:
                 verbs[method] = operation
-    for method, path, media_type, summary in operations:
-        error = f"{find_dialect(path, dialects).name.capitalize()}Error"
-        paths.setdefault(path, {})[method.lower()] = _describe_operator_path(method, path, media_type, error) | {"summary": summary}
+    for each in operations:
+        error = f"{find_dialect(each.path, dialects).name.capitalize()}Error"
+        paths.setdefault(each.path, {})[each.method.lower()] = _describe_operator_path(each, error)
+        if each.body is not None and issubclass(each.body, WireBody):
+            name = f"Operations{each.body.__name__}"
+            schemas[name] = each.body.model_json_schema(schema_generator=_WireSchema) | {"title": name}
     for path, media_type in status.items():
         paths.setdefault(path, {})["get"] = _describe_status(
             path, media_type, f"{find_dialect(path, dialects).name.capitalize()}Error"
@@ -214,31 +228,31 @@ def _name_operation(method: str, path: str) -> str:
     )
 
 
-def _describe_operator_path(method: str, path: str, media_type: str, error: str) -> JsonObject:
+def _describe_operator_path(endpoint: OperatorPath, error: str) -> JsonObject:
+    method, path = endpoint.method, endpoint.path
     refusals = {"400", "401", "403", "503"} | ({"404"} if "{" in path else set()) | ({"413"} if method == "POST" else set())
+    answer = {endpoint.media_type: {"schema": _SCHEMAS.get(endpoint.media_type, _BYTES)}}
+    token = {"name": "x-operator-token", "in": "header", "schema": {"type": "string"}, "description": "Where there are no keys."}
     operation: JsonObject = {
         "operationId": _name_operation(method, path),
+        "summary": endpoint.summary,
         "tags": ["operations"],
         "parameters": [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in _PLACEHOLDER.findall(path)
-        ]
-        + [
-            {
-                "name": "x-operator-token",
-                "in": "header",
-                "schema": {"type": "string"},
-                "description": "Where no keys are asked for.",
-            }
+            *({"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in _PLACEHOLDER.findall(path)),
+            token,
         ],
-        "responses": {"200": {"description": "The answer.", "content": {media_type: {"schema": _SCHEMAS.get(media_type, _BYTES)}}}}
+        "responses": {"200": {"description": "The answer.", "content": answer}}
         | {
             status: {"description": (_REFUSALS | _FAILURES | _BODY_REFUSALS)[status]}
             | _describe_error(f"#/components/schemas/{error}")
             for status in sorted(refusals)
         },
     }
-    if method == "POST":
-        operation["requestBody"] = {"content": {"application/json": {"schema": _OPEN_OBJECT}}}
+    if endpoint.body is bytes:
+        operation["requestBody"] = {"required": True, "content": {"application/yaml": {"schema": {"type": "string"}}}}
+    elif endpoint.body is not None:
+        schema = {"$ref": f"#/components/schemas/Operations{endpoint.body.__name__}"}
+        operation["requestBody"] = {"content": {"application/json": {"schema": schema}}}
     return operation
 
 

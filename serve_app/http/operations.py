@@ -18,6 +18,7 @@ from serve_app.access.operator import Operators
 from serve_app.caller import Scope
 from serve_app.dialects.base import JsonObject, WireBody, parse
 from serve_app.errors import Forbidden, InvalidRequest, StoreUnavailable, Unauthenticated
+from serve_app.http.openapi import OperatorPath
 from serve_app.http.respond import json_response, read_body
 from serve_app.http.status import Mount
 from serve_app.operations.bundle import build_bundle
@@ -31,25 +32,6 @@ from serve_app.request_book import KEPT
 TOKEN_HEADER = "x-operator-token"
 _ROOT = "/v1/operations"
 SESSION_PATH = f"{_ROOT}/session"
-OPERATION_PATHS: tuple[tuple[str, str, str, str], ...] = (
-    ("GET", _ROOT, "text/event-stream", "Follow the state, requests and history as server-sent events."),
-    ("GET", f"{_ROOT}/state", "application/json", "Return groups, replicas, ingresses and live requests."),
-    ("GET", SESSION_PATH, "application/json", "Return how a page signs in, and whether it is."),
-    ("POST", SESSION_PATH, "application/json", "Exchange a ticket, which works once, for a token."),
-    ("GET", f"{_ROOT}/requests", "application/json", "List the last requests of every ingress."),
-    ("GET", f"{_ROOT}/requests/{{id}}", "application/json", "Return a request that has ended, with candidates and attempts."),
-    ("POST", f"{_ROOT}/requests/{{id}}/cancel", "application/json", "End a request."),
-    ("POST", f"{_ROOT}/groups/{{group}}/drain", "application/json", "Send a group or replica nothing new."),
-    ("POST", f"{_ROOT}/groups/{{group}}/resume", "application/json", "Send it requests again."),
-    ("POST", f"{_ROOT}/groups/{{group}}/restart", "application/json", "Replace a group's replicas one by one."),
-    ("POST", f"{_ROOT}/groups/{{group}}/scale", "application/json", "Change how many replicas a group may have."),
-    ("POST", f"{_ROOT}/groups/{{group}}/wake", "application/json", "Start a sleeping group."),
-    ("GET", f"{_ROOT}/configuration", "application/json", "Return the effective configuration."),
-    ("POST", f"{_ROOT}/configuration/diff", "application/json", "Compare it with a file."),
-    ("GET", f"{_ROOT}/logs", "application/json", "Return the ends of the logs."),
-    ("GET", f"{_ROOT}/bundle", "application/zip", "Return a support bundle."),
-)
-"""Method, path, media type of the answer and meaning of each endpoint."""
 _MAX_LINES = 5000
 _LINES = 200
 _MAX_FILE_BYTES = 1_000_000
@@ -74,6 +56,26 @@ class ScaleBody(WireBody):
 
     min: int
     max: int | None = None
+
+
+OPERATION_PATHS: tuple[OperatorPath, ...] = (
+    OperatorPath("GET", _ROOT, "Follow the state, requests and history as server-sent events.", "text/event-stream"),
+    OperatorPath("GET", f"{_ROOT}/state", "Return groups, replicas, ingresses and live requests."),
+    OperatorPath("GET", SESSION_PATH, "Return how a page signs in, and whether it is."),
+    OperatorPath("POST", SESSION_PATH, "Exchange a ticket, which works once, for a token.", body=TicketBody),
+    OperatorPath("GET", f"{_ROOT}/requests", "List the last requests of every ingress."),
+    OperatorPath("GET", f"{_ROOT}/requests/{{id}}", "Return a request that has ended, with candidates and attempts."),
+    OperatorPath("POST", f"{_ROOT}/requests/{{id}}/cancel", "End a request."),
+    OperatorPath("POST", f"{_ROOT}/groups/{{group}}/drain", "Send a group or replica nothing new.", body=ReplicaBody),
+    OperatorPath("POST", f"{_ROOT}/groups/{{group}}/resume", "Send it requests again.", body=ReplicaBody),
+    OperatorPath("POST", f"{_ROOT}/groups/{{group}}/restart", "Replace a group's replicas one by one."),
+    OperatorPath("POST", f"{_ROOT}/groups/{{group}}/scale", "Change how many replicas a group may have.", body=ScaleBody),
+    OperatorPath("POST", f"{_ROOT}/groups/{{group}}/wake", "Start a sleeping group."),
+    OperatorPath("GET", f"{_ROOT}/configuration", "Return the effective configuration."),
+    OperatorPath("POST", f"{_ROOT}/configuration/diff", "Compare it with a file, the body.", body=bytes),
+    OperatorPath("GET", f"{_ROOT}/logs", "Return the ends of the logs."),
+    OperatorPath("GET", f"{_ROOT}/bundle", "Return a support bundle.", "application/zip"),
+)
 
 
 class OperatorCheck:

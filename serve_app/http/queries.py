@@ -18,6 +18,7 @@ from serve_app.gateway import Gateway
 from serve_app.http.hints import apply_header_hints
 from serve_app.http.respond import open_archive
 from serve_app.model_info import LoadedGroup, ModelInfo
+from serve_app.operations.shapes import count_used_tokens
 from serve_app.record import RequestRecord
 from serve_app.routing.fleet import Group
 from serve_app.routing.tasks import confusion
@@ -99,6 +100,7 @@ class GatewayContext:
         settings = self._gateway.settings
         model = self._gateway.catalog.resolve_any(settings.model_of(group.name)).model
         on_gpu = model.weights.gpu_bytes(info.precision, count_gpu_layers(settings.engines[group.name]))
+        room = None if info.kv_tokens is None else group.replicas * info.kv_tokens
         return LoadedGroup(
             group=group.name,
             model=model.name,
@@ -109,8 +111,8 @@ class GatewayContext:
             weight_bytes=group.replicas * model.weights.loaded_bytes(info.precision),
             gpu_bytes=group.replicas * on_gpu,
             memory_bytes=group.memory_bytes,
-            kv_tokens=None if info.kv_tokens is None else group.replicas * info.kv_tokens,
-            kv_used_tokens=round(group.load.kv_usage * group.replicas * (info.kv_tokens or 0)),
+            kv_tokens=room,
+            kv_used_tokens=count_used_tokens(group.load.kv_usage, room),
         )
 
     async def render(self, model: str | None, prompt: Prompt) -> RenderedPrompt:

@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import json
 import platform
 import sys
 import zipfile
@@ -12,6 +11,7 @@ from serve_app.operations.base import JsonObject
 from serve_app.operations.configuration import show_settings
 from serve_app.operations.service import Operations
 from serve_app.request_book import KEPT
+from serve_app.strict_json import dump
 
 _LOG_LINES = 1000
 _PACKAGES = (
@@ -30,7 +30,7 @@ async def build_bundle(operations: Operations) -> bytes:
         "versions.json": list_versions(),
     }
     logs = await operations.read_logs(None, None, _LOG_LINES)
-    texts = {name: json.dumps(content, indent=1, allow_nan=False) for name, content in files.items()}
+    texts = {name: dump(content).decode() for name, content in files.items()}
     texts["metrics.txt"] = operations.render_metrics().decode()
     texts |= {f"logs/{log['group']}-{log['id']}.log": "\n".join(log["lines"]) for log in logs}
     return await asyncio.to_thread(_pack, texts)

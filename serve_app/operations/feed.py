@@ -4,7 +4,6 @@ Knows `Operations` and bytes; no HTTP.
 """
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncGenerator
 from importlib.metadata import version
@@ -12,6 +11,7 @@ from importlib.metadata import version
 from serve_app.operations.base import JsonObject
 from serve_app.operations.history import add_outcomes
 from serve_app.operations.service import Operations
+from serve_app.strict_json import dump
 
 EVERY_S = 2.0
 """Seconds between two states."""
@@ -20,7 +20,6 @@ LONGEST_S = 300.0
 _HELD = 32
 """Events that a slow viewer may be behind; beyond that its stream ends."""
 _FIRST_REQUESTS = 200
-_JSON = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 _Queue = asyncio.Queue[bytes | None]
 
 
@@ -88,4 +87,4 @@ class Feed:
 
 def encode_event(name: str, content: JsonObject) -> bytes:
     """Return one server-sent event."""
-    return b"event: %s\ndata: %s\n\n" % (name.encode(), _JSON.encode(content).encode())
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), dump(content))

@@ -58,12 +58,15 @@ def estimate_wait_s(group: Group) -> float | None:
     return round(load.waiting_tokens / load.tokens_per_second, 3) if load.tokens_per_second > 0 else None
 
 
+def count_used_tokens(usage: float, room: int | None) -> int | None:
+    """Return how many tokens are in a KV cache with `room` for so many; None where that is unknown."""
+    return None if room is None or not math.isfinite(usage) else round(usage * room)
+
+
 def show_memory(report: ReplicaReport) -> JsonObject:
     """Return what a replica holds in memory: its processes, and its KV cache where it works."""
     process, info = report.process, report.info
-    used = None
-    if info is not None and info.kv_tokens is not None and report.phase in _WORKING:
-        used = round(report.load.kv_usage * info.kv_tokens)
+    used = count_used_tokens(report.load.kv_usage, info.kv_tokens) if info and report.phase in _WORKING else None
     return {
         "pss_bytes": process.memory_bytes if process else None,
         "kv_used_tokens": used,

@@ -20,7 +20,7 @@ from serve_app.memory import read_available_bytes
 from serve_app.sizing.engines import estimate_replica
 from serve_app.sizing.shape import find_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.measured, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).parents[2]
 BOUND = 0.15
 MINILM = ROOT / ".cache" / "tools" / "all-MiniLM-L6-v2"

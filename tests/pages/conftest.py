@@ -65,6 +65,30 @@ OTHER = FAST | {
 SLOW = {"tokens_per_second": 40, "structured": True, "text": "Slow and steady. " * 40}
 
 
+QUICK = frozenset(
+    {
+        "test_a_prompt_is_answered_with_its_route_and_figures",
+        "test_what_a_model_writes_is_never_run",
+        "test_groups_are_compared",
+        "test_the_landing_page_shows_what_runs",
+        "test_the_reference_shows_every_endpoint",
+        "test_the_head_says_how_it_stands",
+        "test_what_needs_attention_comes_first_with_its_cure",
+        "test_a_request_tells_why_it_went_where_it_went",
+    }
+)
+"""One test of each panel; the others that need a browser are slow tests."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of this folder that start a browser as slow."""
+    for item in items:
+        names = getattr(item, "fixturenames", ())
+        is_here = item.path.parent.name == "pages"
+        if is_here and "browser" in names and getattr(item, "originalname", "") not in QUICK:
+            item.add_marker(pytest.mark.slow)
+
+
 @dataclass
 class Watched:
     """What pages did since the test began."""

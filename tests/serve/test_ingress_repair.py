@@ -29,7 +29,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         only = AppSettings.model_validate({"models": {name: settings}, "engines": {"a": {"kind": "fake"}}})
         return served_models(only)[0]
 
-    replica = SimpleNamespace(replica_id=SimpleNamespace(unique_id="x"))
+    replica = SimpleNamespace(replica_id=SimpleNamespace(unique_id="x"), app_name="app")
     monkeypatch.setattr(ingress.serve, "get_replica_context", lambda: replica)
     monkeypatch.setattr(ingress, "locate", lambda settings, weights: Path())
     monkeypatch.setattr(ServedModel, "load", load)

@@ -139,7 +139,8 @@ async def test_every_mounted_route_asks(tmp_path: Path) -> None:
             path = re.sub(r"\{[^}]*\}", "x", route.path)
             for method in route.methods or ():
                 answer = await guarded.ask(method, path, None)
-                assert answer.status_code == (200 if path in ("/livez", "/health") else 401), (method, path)
+                is_open = path in ("/livez", "/health") or (path == "/v1/operations/session" and method != "POST")
+                assert answer.status_code == (200 if is_open else 401), (method, path)
 
 
 async def test_health_shows_strangers_only_phases(tmp_path: Path) -> None:
@@ -159,6 +160,9 @@ async def test_a_key_that_uses_may_not_operate(tmp_path: Path) -> None:
         ("GET", "/metrics", None),
         ("GET", "/v1/cluster", None),
         ("GET", "/v1/usage?key=operator", None),
+        ("HEAD", "/v1/operations", None),
+        ("GET", "/v1/operations/state", None),
+        ("POST", "/v1/operations/groups/a/drain", {}),
         ("POST", "/api/create", new),
         ("POST", "/api/copy", {"source": "new", "destination": "newer"}),
         ("DELETE", "/api/delete", {"model": "new"}),

@@ -374,7 +374,10 @@ async def test_every_documented_body_has_a_schema() -> None:
         schema = (await app.client.get("/openapi.json")).json()
     posts = {path: verbs["post"] for path, verbs in schema["paths"].items() if "post" in verbs}
     bare = {path for path, post in posts.items() if "requestBody" not in post}
-    assert bare == {"/v1/responses/{response_id}/cancel"}
+    groups = "/v1/operations/groups/{group}"
+    actions = {"/v1/operations/requests/{id}/cancel", f"{groups}/restart", f"{groups}/wake"}
+    assert bare == {"/v1/responses/{response_id}/cancel"} | actions
+    assert posts.pop("/v1/operations/configuration/diff")["requestBody"]["content"].keys() == {"application/yaml"}
     posts = {path: post for path, post in posts.items() if path not in bare}
     uploads = {path for path, post in posts.items() if "application/octet-stream" in post["requestBody"]["content"]}
     assert uploads == {"/api/blobs/{digest}"}
