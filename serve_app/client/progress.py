@@ -164,7 +164,7 @@ def list_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[st
         if old is None or (old.get("phase"), old.get("replicas")) == (state.get("phase"), state.get("replicas")):
             continue
         phase, count, earlier = state.get("phase"), state.get("replicas"), old.get("replicas")
-        if old.get("phase") == READY and phase == "starting":
+        if old.get("phase") == READY and phase in ("starting", "loading", "warming"):
             changes.append(f"{name} has no replica left; it starts again")
         elif phase != old.get("phase"):
             reason = f": {state['reason']}" if state.get("reason") else ""

@@ -73,7 +73,7 @@ def place() -> Iterator[Place]:
 
 
 def test_from_the_command_to_the_box_and_ctrl_c(place: Place) -> None:
-    file = place.write(quick={"kind": "fake"}, slow={"kind": "fake", "load_s": 4})
+    file = place.write(quick={"kind": "fake"}, slow={"kind": "fake", "load_s": 12})
     with screen(place.folder, place.environment) as terminal:
         terminal.type(f"clear; {PHI_SERVE} up {file}")
         terminal.wait("slow", 60)
@@ -98,9 +98,9 @@ def test_from_the_command_to_the_box_and_ctrl_c(place: Place) -> None:
         assert all("(ServeReplica:phi-serve:quick " in line for line in logged)
         again = place.run("up", str(file))
         assert (again.returncode, "runs already" in again.stderr) == (2, True)
-        _kill_replica("quick", run["child"]["pid"])
-        terminal.wait("quick has no replica left", 60)
-        terminal.wait("quick is ready", 120)
+        _kill_replica("slow", run["child"]["pid"])  # it loads for longer than a silent replica counts as there
+        terminal.wait("slow has no replica left", 60)
+        terminal.wait("slow is ready", 120)
         terminal.press("C-c")
         terminal.wait("Stopped.", 60)
         assert place.list_left(run["child"]["pid"]) == []
