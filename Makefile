@@ -16,7 +16,7 @@ TRAIN_FLAGS ?= --minutes 60 --tokens-per-step 4096 --threads 2 --compile
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve check test test-slow test-memory test-unit cluster-test bench bench-routing manifests tools builders quantizer train evaluate-embedded evaluate-routing lock clean
+.PHONY: help setup serve check test test-slow test-stand-in test-memory test-unit cluster-test bench bench-routing manifests tools builders quantizer train evaluate-embedded evaluate-routing lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ test: $(STAMP) ## unit, contract over every engine, golden bytes, manifests, the
 
 test-slow: $(STAMP) ## soak, several Ray nodes, random schemas by the hundred, processes killed, the contract on the real model's files
 	$(BIN)/pytest -m slow
+	@test "$(STAND_IN)" = no || $(MAKE) test-stand-in
+
+test-stand-in: $(STAMP) ## the contract of engines on the real model's files; part of test-slow, unless STAND_IN=no
 	$(BIN)/pytest --model stand-in tests/contract/test_contract.py tests/contract/test_interleaving.py
 
 test-memory: $(STAMP) ## what `phi-serve plan` says against measured memory, engine by engine (a quarter of an hour, 6 GB)

@@ -20,6 +20,7 @@ _CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
 _END = b'data: {"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":7}}\n\ndata: [DONE]\n\n'
 
 
+@pytest.mark.slow
 def test_the_same_samples_give_the_same_figures() -> None:
     from vllm.benchmarks.lib.endpoint_request_func import RequestFuncOutput  # imports torch; only this file needs it
     from vllm.benchmarks.serve import calculate_metrics
@@ -63,6 +64,7 @@ def test_the_same_samples_give_the_same_figures() -> None:
         assert [each * 1e3 for each in spread.percentiles_s] == pytest.approx(theirs_ms)
 
 
+@pytest.mark.slow
 async def test_both_clients_see_the_same_stream() -> None:
     from vllm.benchmarks.lib.endpoint_request_func import RequestFuncInput, async_request_openai_chat_completions
 

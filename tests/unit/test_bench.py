@@ -55,6 +55,7 @@ def _figures(runs: list[Run]) -> Figures:
     return compute_figures(runs, Deadlines(), (20, 10))
 
 
+@pytest.mark.slow
 async def test_what_it_measures_is_what_the_script_does(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     groups = {name: {"tokens_per_second": speed, "slots": 4} for name, speed in (("slow", _SLOW), ("fast", _FAST))}
@@ -92,6 +93,7 @@ async def test_what_it_measures_is_what_the_script_does(tmp_path: Path) -> None:
     assert "round 1, slow, 1 stream: 8 requests" in said  # no terminal: a line per run
 
 
+@pytest.mark.slow
 async def test_a_queue_is_seen_in_the_time_to_the_first_token(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     async with _listening(a={"tokens_per_second": 100.0, "slots": 1}) as (_, url):
@@ -227,6 +229,7 @@ async def test_where_nothing_listens_or_no_group_is_ready() -> None:
     assert (code, "no group is ready to generate" in fault) == (1, True)
 
 
+@pytest.mark.slow
 async def test_ctrl_c_prints_what_there_is(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     async with _listening(a={"tokens_per_second": 100.0}) as (_, url):
@@ -250,6 +253,7 @@ async def test_ctrl_c_prints_what_there_is(tmp_path: Path) -> None:
     assert sum(len(run.samples) for run in record.runs) >= 5
 
 
+@pytest.mark.slow
 async def test_two_measurements_beside_each_other(tmp_path: Path) -> None:
     files = [tmp_path / "a.json", tmp_path / "b.json"]
     for file, speed in zip(files, (50.0, 200.0), strict=True):

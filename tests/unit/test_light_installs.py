@@ -71,6 +71,7 @@ def test_the_command_and_the_ingress_need_no_engine(names: tuple[str, ...]) -> N
     ("form", "precision", "others"),
     [("onnx", "int8", ("xllamacpp", "gguf")), ("gguf", "q8_0", ("onnx", "onnx_ir", "onnxruntime", "xllamacpp"))],
 )
+@pytest.mark.slow
 def test_an_export_needs_neither_torch_nor_another_engine(form: str, precision: str, others: tuple[str, ...]) -> None:
     assert _run_without((*_HEAVY, *others), _EXPORT.format(form=form, precision=precision)) == "done\n"
 
