@@ -1,5 +1,6 @@
 """The pages over the running application, in a browser: an engine killed under a stream, and an operator at work."""
 
+import asyncio
 import json
 import os
 import signal
@@ -64,7 +65,7 @@ def _find_busy(app: LiveApp, token: str) -> list[Any]:
 
 
 async def test_an_engine_is_killed_under_a_stream(app: LiveApp, context: BrowserContext) -> None:
-    app.await_replicas("onnx", 2)
+    await asyncio.to_thread(app.await_replicas, "onnx", 2)
     page = await context.new_page()
     await page.route("**/v1/chat/completions", _lengthen)
     await page.goto(f"{app.url}/ui")
@@ -85,14 +86,14 @@ async def test_an_engine_is_killed_under_a_stream(app: LiveApp, context: Browser
     dialog = operations.get_by_role("dialog")
     await expect(dialog).to_contain_text("2 attempts")
     await expect(dialog).to_contain_text("engine_dead")
-    app.await_replicas("onnx", 2)
+    await asyncio.to_thread(app.await_replicas, "onnx", 2)
 
 
 async def test_an_operator_drains_a_group_and_resumes_it(app: LiveApp, context: BrowserContext) -> None:
     page = await _open_operations(context, app)
     for group in ("vllm", "onnx", "llama_cpp"):
         await expect(page.locator(f"#group-{group}")).to_contain_text("ready", timeout=LIMIT_MS)
-    await expect(page.locator("#group-vllm")).to_contain_text("MiB")
+    await expect(page.locator("#group-vllm")).to_contain_text("iB")
     assert await judge(page) == []
     for action, phase in (("Drain", "draining"), ("Resume", "ready")):
         await page.get_by_role("button", name=f"{action} llama_cpp", exact=True).click()
