@@ -87,7 +87,7 @@ def _end(run: RunFile, limit_s: float) -> bool:
     in_order = not run.lives
     end_session(run.child, limit_s=max(1.0, deadline - time.monotonic()) if in_order else 0)
     while run.supervisor.lives:  # sees the end of `serve run`, closes the log and ends
-        time.sleep(_TICK_S)
+        time.sleep(_TICK_S)  # it is not our child either
     run.remove()
     return in_order
 

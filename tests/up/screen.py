@@ -55,7 +55,7 @@ class Screen:
 def screen(folder: Path, environment: Mapping[str, str]) -> Iterator[Screen]:
     """Yield a terminal; it ends with the block."""
     if shutil.which("tmux") is None:
-        pytest.skip("tmux draws the screen that this test looks at, and it is not installed")
+        pytest.skip("tmux draws the screen that this test looks at, and it is not installed")  # nothing else draws one
     socket = folder / "tmux"
     try:
         yield Screen(socket, environment)
