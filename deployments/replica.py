@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 REPORT_EVERY_S = 1.0
 _MEASURE_EVERY_S = 15.0
-"""Time between two measurements of the memory, each of which takes some milliseconds for every gigabyte."""
+"""Seconds between two measurements of memory. One takes some milliseconds per gigabyte."""
 _SHOWN_PHASES = 20
 _FLUSH_AFTER_S = 0.02
 _SERVING = (Phase.READY, Phase.DRAINING)

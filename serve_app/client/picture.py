@@ -72,7 +72,7 @@ class Moving:
 
 
 class Plain:
-    """A line for every change, without control codes."""
+    """Prints one line per change, without control codes."""
 
     def __init__(self, console: Console, progress: Progress, clock: Callable[[], float]) -> None:
         """Print what changes in `progress`; `clock` gives the seconds since the command."""

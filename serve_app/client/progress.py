@@ -157,7 +157,7 @@ def summarize(message: str) -> str:
 
 
 def list_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for every group whose phase or number of ready replicas differs between two answers of /health."""
+    """Return one sentence per group that changed its phase or its number of ready replicas between two answers of /health."""
     changes = []
     for name, state in after.items():
         old = before.get(name)

@@ -1,4 +1,4 @@
-"""Remembers how long the parts of an application took to start on this machine, to tell how long the next start may take."""
+"""Remembers how long each part of an application took to start on this machine, and estimates the next start from that."""
 
 import json
 import statistics

@@ -43,8 +43,7 @@ def drain(
     """Send nothing new to a group or a replica, and wait until its requests have ended."""
     with report_errors():
         server = Server(find_url(url, port))
-        group, replica = find_target(_read_state(server), target)
-        answer = _act(server, group, "drain", {"replica": replica} if replica else {})
+        group, answer = _act_on_target(server, target, "drain")
         drained = frozenset(answer.get("replicas") or ())
         _report(answer, f"draining {target}: {_requests(answer.get('running'))} to end", as_json=as_json)
         if not no_wait:
@@ -59,9 +58,7 @@ def resume(
 ) -> None:
     """Send requests again to what was drained."""
     with report_errors():
-        server = Server(find_url(url, port))
-        group, replica = find_target(_read_state(server), target)
-        answer = _act(server, group, "resume", {"replica": replica} if replica else {})
+        _, answer = _act_on_target(Server(find_url(url, port)), target, "resume")
         _report(answer, f"{target} gets requests again", as_json=as_json)
 
 
@@ -168,6 +165,12 @@ def _show_bounds(bounds: JsonObject | None) -> str:
 
 def _requests(count: Any) -> str:
     return "1 request" if count == 1 else f"{count or 0} requests"
+
+
+def _act_on_target(server: Server, target: str, action: str) -> tuple[str, JsonObject]:
+    """Let a group, or one replica, do something; return the group and the answer."""
+    group, replica = find_target(_read_state(server), target)
+    return group, _act(server, group, action, {"replica": replica} if replica else {})
 
 
 def _act(server: Server, group: str, action: str, body: JsonObject) -> JsonObject:

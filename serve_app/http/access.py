@@ -26,7 +26,7 @@ OPEN_PATHS = frozenset({"/livez"})
 """Paths that answer everybody and say nothing about the application."""
 STRANGER_PATHS = frozenset({"/health", "/v1/operations/session"})
 """Paths that answer everybody, with less for strangers."""
-_UNAUDITED_PATHS = OPEN_PATHS | STRANGER_PATHS | {"/metrics"}
+_UNAUDITED_PATHS = OPEN_PATHS | {"/health", "/metrics"}
 """Probes ask for these all the time."""
 _CALLER, _RECORD = "phi_serve.caller", "phi_serve.record"
 _KEY_HEADERS = frozenset(name.encode() for name in KEY_HEADERS)

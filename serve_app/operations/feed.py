@@ -31,6 +31,8 @@ class Feed:
         self._operations = operations
         self._viewers: set[_Queue] = set()
         self._task: asyncio.Task[None] | None = None
+        self._has_begun = asyncio.Event()
+        """Whether ended requests are counted, so that none is missed from now on."""
         self._seen: dict[str, int] = {}
         self._point_at = 0
 
@@ -40,9 +42,11 @@ class Feed:
         until_s = time.monotonic() + LONGEST_S
         self._viewers.add(queue)
         try:
-            yield encode_event("hello", await self._build_hello())
             if self._task is None or self._task.done():
+                self._has_begun.clear()
                 self._task = asyncio.create_task(self._run())
+            await self._has_begun.wait()  # what ends while `hello` is built is then in an event, and perhaps in both
+            yield encode_event("hello", await self._build_hello())
             while time.monotonic() < until_s and (event := await queue.get()) is not None:
                 yield event
         finally:
@@ -60,19 +64,31 @@ class Feed:
         }
 
     async def _run(self) -> None:
-        """Send what happens, while somebody watches."""
-        self._seen.clear()
-        while self._viewers:
-            pulses = await self._operations.ask("pulse", self._seen)
-            self._seen = {pulse["ingress"]["id"]: pulse["count"] for pulse in pulses}
-            self._send("state", await self._operations.show_state(pulses))
-            if ended := sorted((each for pulse in pulses for each in pulse["ended"]), key=lambda each: each["at"]):
-                self._send("requests", {"finished": ended})
-            own, *others = [pulse["point"] for pulse in pulses if pulse["point"]] or [None]
-            if own is not None and own["at"] > self._point_at:
-                self._point_at = own["at"]
-                self._send("point", add_outcomes(own, [other for other in others if other["at"] == own["at"]]))
-            await asyncio.sleep(EVERY_S)
+        """Send what happens, while somebody watches; where that fails, end the streams, so that pages connect again."""
+        try:
+            self._note_counts(await self._operations.ask("pulse"))
+            self._has_begun.set()
+            while self._viewers:
+                await self._send_news()
+                await asyncio.sleep(EVERY_S)
+        finally:
+            self._has_begun.set()
+            for queue in self._viewers:
+                _end(queue)
+
+    def _note_counts(self, pulses: list[JsonObject]) -> None:
+        self._seen = {pulse["ingress"]["id"]: pulse["count"] for pulse in pulses}
+
+    async def _send_news(self) -> None:
+        pulses = await self._operations.ask("pulse", self._seen)
+        self._note_counts(pulses)
+        self._send("state", await self._operations.show_state(pulses))
+        if ended := sorted((each for pulse in pulses for each in pulse["ended"]), key=lambda each: each["at"]):
+            self._send("requests", {"finished": ended})
+        own, *others = [pulse["point"] for pulse in pulses if pulse["point"]] or [None]
+        if own is not None and own["at"] > self._point_at:
+            self._point_at = own["at"]
+            self._send("point", add_outcomes(own, [other for other in others if other["at"] == own["at"]]))
 
     def _send(self, name: str, content: JsonObject) -> None:
         event = encode_event(name, content)
@@ -81,8 +97,14 @@ class Feed:
                 queue.put_nowait(event)
             except asyncio.QueueFull:
                 self._viewers.discard(queue)
-                queue.get_nowait()
-                queue.put_nowait(None)
+                _end(queue)
+
+
+def _end(queue: _Queue) -> None:
+    """End a viewer's stream, in place of the oldest event where there is no room."""
+    if queue.full():
+        queue.get_nowait()
+    queue.put_nowait(None)
 
 
 def encode_event(name: str, content: JsonObject) -> bytes:

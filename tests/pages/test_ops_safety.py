@@ -1,4 +1,4 @@
-"""The operations page for everybody: texts stay texts, nothing leaves the machine, axe finds no grave fault, keys suffice."""
+"""Safety and accessibility of the operations page: markup stays text, no request leaves, axe finds no serious fault."""
 
 from collections.abc import AsyncIterator
 

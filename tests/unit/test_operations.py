@@ -337,3 +337,38 @@ async def test_an_ingress_without_a_gateway_shows_why() -> None:
         assert state["status"] == "failed"
         assert await operations.list_requests(5) == []
         assert b"phi_serve_replica_phase" in operations.render_metrics()
+
+
+async def test_a_stream_that_fails_ends_and_the_next_one_works(
+    tmp_path: Path, operators: Operators, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.operations.feed.LONGEST_S", 3.0)
+    async with running(extra(tmp_path), a={}) as app:
+        original, asked = app.cluster.ask_ingresses, 0
+
+        async def fail_once(question: str, argument: Any = None) -> list[Any]:
+            nonlocal asked
+            asked += question == "pulse" and bool(argument)
+            if asked == 1:
+                asked += 1
+                raise RuntimeError("a broadcast broke")
+            return await original(question, argument)
+
+        app.cluster.ask_ingresses = fail_once  # type: ignore[method-assign]
+        monkeypatch.setattr("serve_app.operations.feed.EVERY_S", 0.05)
+        names = []
+        for _ in range(2):
+            async with app.client.stream("GET", "/v1/operations", headers=sign(operators)) as response:
+                names.append([name async for name, _ in read_events(response)])
+    assert "state" not in names[0]
+    assert names[1].count("state") > 1
+
+
+async def test_signing_in_leaves_a_line_in_the_audit_log(
+    tmp_path: Path, operators: Operators, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="serve_app.audit")
+    async with running(extra(tmp_path), a={}) as app:
+        ticket = operators.issue_ticket()
+        await app.client.post("/v1/operations/session", json={"ticket": ticket})
+    assert any("/v1/operations/session" in line and ticket not in line for line in caplog.messages)
