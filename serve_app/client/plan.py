@@ -9,32 +9,24 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from serve_app.client.configuration import Mistake, print_error, read_text
-from serve_app.client.validate import print_findings
+from serve_app.client.validate import UNUSABLE, Cpus, Gpus, MemoryGib, Nodes, print_findings, read_config
 from serve_app.sizing.advice import Advice, Edit, advise
 from serve_app.sizing.plan import GroupPlan, Plan, Total, build_plan
 from serve_app.validation.check import describe_cluster
 
-_UNUSABLE = 2
-"""Exit code where it does not fit, or the file cannot be used."""
 _console = Console(highlight=False, soft_wrap=True)
 
 
 def plan_file(
     config: Annotated[Path, typer.Argument(help="The configuration.")] = Path("serve_config.yaml"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON; sizes are bytes.")] = False,
-    nodes: Annotated[int, typer.Option(min=1, help="Nodes of the cluster, all like this machine or like the options below.")] = 1,
-    cpus: Annotated[float | None, typer.Option(min=0, help="Cores of a node; left out: this machine's.")] = None,
-    memory_gib: Annotated[float | None, typer.Option(min=0, help="Memory of a node in GiB; left out: what is free here.")] = None,
-    gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of a node; left out: this machine's.")] = None,
+    nodes: Nodes = 1,
+    cpus: Cpus = None,
+    memory_gib: MemoryGib = None,
+    gpus: Gpus = None,
 ) -> None:
     """Show what each replica takes with its KV cache full, and whether all fit; exits with 2 where they do not."""
-    try:
-        text = read_text(config)
-    except Mistake as error:
-        print_error(str(error))
-        raise typer.Exit(_UNUSABLE) from error
-    plan = build_plan(text, describe_cluster(nodes, cpus, memory_gib, gpus))
+    plan = build_plan(read_config(config), describe_cluster(nodes, cpus, memory_gib, gpus))
     advice = advise(plan)
     if as_json:
         typer.echo(json.dumps(_to_json(config, plan, advice), indent=2, allow_nan=False))
@@ -43,7 +35,7 @@ def plan_file(
     else:
         _print(plan, advice)
     if not plan.fits:
-        raise typer.Exit(_UNUSABLE)
+        raise typer.Exit(UNUSABLE)
 
 
 def _to_json(config: Path, plan: Plan, advice: Advice) -> dict[str, Any]:

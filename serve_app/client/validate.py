@@ -17,14 +17,19 @@ UNUSABLE = 2
 """Exit code where there are mistakes."""
 _console = Console(highlight=False, soft_wrap=True)
 
+Nodes = Annotated[int, typer.Option(min=1, help="Nodes of the cluster, all like this machine or like the options below.")]
+Cpus = Annotated[float | None, typer.Option(min=0, help="Cores of a node; left out: this machine's.")]
+MemoryGib = Annotated[float | None, typer.Option(min=0, help="Memory of a node in GiB; left out: what is free here.")]
+Gpus = Annotated[float | None, typer.Option(min=0, help="GPUs of a node; left out: this machine's.")]
+
 
 def validate_file(
     config: Annotated[Path, typer.Argument(help="The configuration.")] = Path("serve_config.yaml"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the mistakes as JSON.")] = False,
-    nodes: Annotated[int, typer.Option(min=1, help="Nodes of the cluster, all like this machine or like the options below.")] = 1,
-    cpus: Annotated[float | None, typer.Option(min=0, help="Cores of a node; left out: this machine's.")] = None,
-    memory_gib: Annotated[float | None, typer.Option(min=0, help="Memory of a node in GiB; left out: what is free here.")] = None,
-    gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of a node; left out: this machine's.")] = None,
+    nodes: Nodes = 1,
+    cpus: Cpus = None,
+    memory_gib: MemoryGib = None,
+    gpus: Gpus = None,
     ports: Annotated[bool, typer.Option(help="Whether the ports must be free.")] = True,
     installed: Annotated[bool, typer.Option(help="Whether the engines must be installed here.")] = True,
     elsewhere: Annotated[

@@ -97,8 +97,9 @@ class Watched:
     """Errors in the console, violations of the policy and requests to other servers."""
 
 
-@pytest.fixture(scope="session")
-async def browser() -> AsyncIterator[Browser]:
+@contextlib.asynccontextmanager
+async def running_browser() -> AsyncIterator[Browser]:
+    """Start a browser; skips the test where there is none."""
     found = find_chromium()
     if found is None:
         pytest.skip("there is no chromium on PATH or in .cache/tools; `make tools` fetches one")  # nothing else can show a page
@@ -108,6 +109,12 @@ async def browser() -> AsyncIterator[Browser]:
         launched = await playwright.chromium.launch(executable_path=program, args=list(FLAGS), env={**os.environ, **environment})
         yield launched
         await launched.close()
+
+
+@pytest.fixture(scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    async with running_browser() as launched:
+        yield launched
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, Route, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Page, Route, expect
 
 from serve_app.access.operator import find_operators
-from tests.cluster.fetch_browser import FLAGS, find_chromium
 from tests.live import LiveApp
-from tests.pages.conftest import Watched, judge, watch
+from tests.pages.conftest import Watched, judge, running_browser, watch
 
 pytestmark = pytest.mark.slow
 LIMIT_MS = 60_000
@@ -21,14 +20,8 @@ LIMIT_MS = 60_000
 
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:
-    found = find_chromium()
-    if found is None:
-        pytest.skip("there is no chromium on PATH or in .cache/tools; `make tools` fetches one")  # nothing else can show a page
-    program, environment = found
-    async with async_playwright() as playwright:
-        launched = await playwright.chromium.launch(executable_path=program, args=list(FLAGS), env={**os.environ, **environment})
+    async with running_browser() as launched:
         yield launched
-        await launched.close()
 
 
 @pytest.fixture
