@@ -1,10 +1,12 @@
 """The other panels of the playground, the landing page and the API reference."""
 
+import asyncio
 import json
 import re
 from pathlib import Path
 
-from playwright.async_api import Browser, Page, expect
+import pytest
+from playwright.async_api import Browser, Page, Route, expect
 
 from serve_app.access.keys import Key, KeyList, hash_key, make_key
 from tests.pages.conftest import FAST, LIMITS, Watched, open_playground, watch
@@ -71,6 +73,41 @@ async def test_the_prompt_is_shown_with_its_ids(page: Page, site: Site) -> None:
     await page.get_by_label("What to render").select_option("raw")
     await page.get_by_role("button", name="Render").click()
     await expect(tokens.first).not_to_contain_text("<|user|>")
+
+
+@pytest.mark.parametrize(
+    ("panel", "button", "answer"),
+    [
+        ("chat", "", "Hello from the first group."),
+        ("compare", "Compare", "Answer of vllm"),
+        ("tools", "Send", "Arguments do not fit the schema"),
+        ("json", "Send", "fits the schema"),
+        ("prompt", "Render", "Copy ids"),
+    ],
+)
+async def test_what_is_sent_before_the_models_are_known_waits_for_them(
+    page: Page, site: Site, panel: str, button: str, answer: str
+) -> None:
+    known = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        await known.wait()
+        await route.continue_()
+
+    await page.route("**/v1/models", hold)
+    await page.goto(f"{site.url}/ui#{panel}")
+    if button:
+        if panel == "compare":
+            await page.get_by_role("textbox", name="Prompt", exact=True).fill("the same")
+        await page.get_by_role("button", name=button, exact=True).click()
+    else:
+        await page.get_by_role("textbox", name="Prompt", exact=True).fill("hello")
+        await page.keyboard.press("Enter")
+    shown = page.locator(f"#panel-{panel}")
+    await expect(shown.get_by_role("article", name="Answer")).to_have_count(0)
+    known.set()
+    found = shown.get_by_role("article", name=answer) if panel == "compare" else shown.get_by_text(answer)
+    await expect(found.first).to_be_visible()
 
 
 async def test_the_landing_page_shows_what_runs(page: Page, site: Site) -> None:

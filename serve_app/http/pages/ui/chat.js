@@ -4,6 +4,7 @@ import { withKey } from "/pages/shared/frame.js";
 import { announce, h, replace } from "/pages/shared/dom.js";
 import { AnswerView } from "/pages/ui/answer.js";
 import { RoutePreview } from "/pages/ui/route.js";
+import { onSend } from "/pages/ui/send.js";
 import { Answer, fetchAnswer } from "/pages/ui/stream.js";
 
 const EXAMPLES = ["What is 15% of 240?", "Write a Python function that reverses a string.", "If all bloops are razzies and all razzies are lazzies, are all bloops lazzies?"];
@@ -27,16 +28,7 @@ export class ChatPanel {
     this.#route = new RoutePreview(settings, () => this.#messages(this.#turns));
     const form = h("form", { class: "composer" }, this.#route.node, h("div", { class: "composer-box" }, this.#prompt, h("div", { class: "composer-buttons" },
       h("span", { class: "hint", id: "prompt-keys" }, "Enter sends, Shift+Enter starts a line"), h("button", { type: "button", class: "quiet", onclick: () => this.clear() }, "New"), this.#stop, this.#send)));
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      this.#submit();
-    });
-    this.#prompt.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-        event.preventDefault();
-        this.#submit();
-      }
-    });
+    onSend(form, settings, () => this.#submit(), this.#prompt);
     this.#prompt.addEventListener("input", () => {
       fit(this.#prompt);
       this.#route.update(this.#prompt.value);

@@ -4,6 +4,7 @@ import { copyButton, field, h, replace } from "/pages/shared/dom.js";
 import { withKey } from "/pages/shared/frame.js";
 import { buildError, buildFacts } from "/pages/ui/answer.js";
 import { fit } from "/pages/ui/chat.js";
+import { onSend } from "/pages/ui/send.js";
 import { check } from "/pages/ui/settings.js";
 import { Answer, fetchAnswer } from "/pages/ui/stream.js";
 import { renderDifference } from "/pages/ui/tokens.js";
@@ -27,17 +28,8 @@ export class ComparePanel {
     const form = h("form", { class: "card stack" }, field("Prompt", this.#prompt), this.#choices,
       h("div", { class: "row spread" }, h("div", { class: "row" }, check("Most probable tokens only (temperature 0)", this.#greedy), h("label", { class: "check" }, "Max tokens", this.#limit)),
         h("div", { class: "row" }, this.#stop, this.#run)));
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      this.#compare();
-    });
+    onSend(form, settings, () => this.#compare(), this.#prompt);
     this.#prompt.addEventListener("input", () => fit(this.#prompt));
-    this.#prompt.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-        event.preventDefault();
-        this.#compare();
-      }
-    });
     settings.addEventListener("groups", () => this.#showChoices());
     this.node = h("div", { class: "stack" }, h("h1", { class: "visually-hidden" }, "Compare groups"), form, this.#verdict, this.#columns);
     this.#showChoices();

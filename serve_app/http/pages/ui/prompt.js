@@ -4,6 +4,7 @@ import { postJson } from "/pages/shared/api.js";
 import { copyButton, field, h, replace } from "/pages/shared/dom.js";
 import { withKey } from "/pages/shared/frame.js";
 import { buildError } from "/pages/ui/answer.js";
+import { onSend } from "/pages/ui/send.js";
 import { showToken } from "/pages/ui/tokens.js";
 
 const MOST_TOKENS = 2000;
@@ -24,10 +25,7 @@ export class PromptPanel {
     this.#messages = messages;
     this.#text.value = "What is 15% of 240?";
     const form = h("form", { class: "card stack" }, field("What to render", this.#source), field("Text", this.#text), h("div", { class: "row end" }, h("button", { type: "submit", class: "primary" }, "Render")));
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      this.#render();
-    });
+    onSend(form, settings, () => this.#render());
     this.node = h("div", { class: "stack" }, h("h1", { class: "visually-hidden" }, "The rendered prompt"), form, this.#result);
   }
 

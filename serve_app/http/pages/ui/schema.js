@@ -4,6 +4,7 @@ import { copyButton, field, h, replace } from "/pages/shared/dom.js";
 import { withKey } from "/pages/shared/frame.js";
 import { buildError, buildFacts, pretty } from "/pages/ui/answer.js";
 import { JsonEditor } from "/pages/ui/editor.js";
+import { onSend } from "/pages/ui/send.js";
 import { check } from "/pages/ui/settings.js";
 import { Answer, fetchAnswer } from "/pages/ui/stream.js";
 
@@ -33,16 +34,7 @@ export class SchemaPanel {
     this.#prompt.value = "Describe Paris.";
     const form = h("form", { class: "card stack" }, this.#editor.node, check("Strict: refuse a schema that cannot be enforced as a whole", this.#strict), field("Prompt", this.#prompt),
       h("div", { class: "row end" }, this.#stop, this.#send));
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      this.#ask();
-    });
-    this.#prompt.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-        event.preventDefault();
-        this.#ask();
-      }
-    });
+    onSend(form, settings, () => this.#ask(), this.#prompt);
     this.#result.append(h("div", { class: "row spread" }, h("h2", {}, "Answer"), this.#validity), h("pre", { class: "json", tabindex: "0" }, this.#text), this.#rest,
       h("div", { class: "row actions" }, copyButton(() => this.#text.textContent, "Copy", { "aria-label": "Copy the JSON" })));
     this.node = h("div", { class: "halves" }, h("h1", { class: "visually-hidden" }, "Answers in a JSON schema"), form, this.#result);

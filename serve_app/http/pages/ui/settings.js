@@ -62,6 +62,11 @@ export class Settings extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 
+  /** Resolves when models and groups are known; asks the server where they are not yet. */
+  async whenKnown() {
+    if (!this.#known) await this.refresh();
+  }
+
   get model() {
     return this.#model.value;
   }

@@ -4,6 +4,7 @@ import { field, h, replace } from "/pages/shared/dom.js";
 import { withKey } from "/pages/shared/frame.js";
 import { AnswerView } from "/pages/ui/answer.js";
 import { JsonEditor } from "/pages/ui/editor.js";
+import { onSend } from "/pages/ui/send.js";
 import { fillSelect } from "/pages/ui/settings.js";
 import { Answer, fetchAnswer } from "/pages/ui/stream.js";
 
@@ -41,17 +42,8 @@ export class ToolsPanel {
     this.#prompt.value = "What is the weather in Paris?";
     const form = h("form", { class: "card stack" }, this.#editor.node, field("Tool choice", this.#choice), field("Prompt", this.#prompt),
       h("div", { class: "row end" }, this.#stop, this.#send));
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      this.#begin();
-    });
+    onSend(form, settings, () => this.#begin(), this.#prompt);
     form.addEventListener("input", () => this.#showChoices());
-    this.#prompt.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-        event.preventDefault();
-        this.#begin();
-      }
-    });
     this.node = h("div", { class: "halves" }, h("h1", { class: "visually-hidden" }, "Tool bench"), form, h("section", { class: "stack", "aria-label": "Conversation with tools" }, this.#log));
     this.#showChoices();
     this.#showStart();
