@@ -72,8 +72,11 @@ check: $(STAMP) ## ruff, mypy strict, import-linter
 test: $(STAMP) ## unit, contract over every engine, golden bytes, manifests, the app on Ray; all but the slow ones
 	$(BIN)/pytest -n 2 -m "not slow and not containers and not measured"
 
+# What runs inside the test's process is tested in two processes; an application on Ray has the machine to itself.
+IN_PROCESS := contract pages real store unit
 test-slow: $(STAMP) ## soak, several Ray nodes, random schemas by the hundred, processes killed, the contract on the real model's files
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n 2 -m slow $(IN_PROCESS:%=tests/%)
+	$(BIN)/pytest -m slow $(IN_PROCESS:%=--ignore=tests/%)
 	@test "$(STAND_IN)" = no || $(MAKE) test-stand-in
 
 test-stand-in: $(STAMP) ## the contract of engines on the real model's files; part of test-slow, unless STAND_IN=no
