@@ -9,7 +9,7 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from serve_app.routing.placing import choose_replica
-from serve_app.types import Placement, TokenRequest
+from serve_app.types import Placement
 
 _SLACK = 4
 """Requests that a conversation's own replica may have more than the least busy one."""
@@ -53,6 +53,7 @@ def build_router_config() -> RequestRouterConfig:
 
 
 def _find_placement(pending_request: PendingRequest | None) -> Placement | None:
-    """Return the placement of a token request; None for other calls. Serve keeps the arguments unchanged."""
+    """Return the placement of a request of any kind to an engine; None for other calls. Serve keeps the arguments unchanged."""
     first = pending_request.args[0] if pending_request is not None and pending_request.args else None
-    return first.placement if isinstance(first, TokenRequest) else None
+    placement = getattr(first, "placement", None)
+    return placement if isinstance(placement, Placement) else None

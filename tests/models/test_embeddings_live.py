@@ -89,7 +89,9 @@ def test_a_replica_killed_under_eight_requests_is_not_noticed(app: LiveApp) -> N
         running = [pool.submit(work, number) for number in range(CLIENTS)]
         started.wait()
         while len(loads := app.loads("encoder")) < 2 or not all(load.running for load in loads):
-            pass  # both work, so the victim does
+            pass
+        os.kill(victim, signal.SIGSTOP)  # what it has, and what comes now, stays under way
+        time.sleep(0.5)  # a request takes milliseconds; one of the next goes to the stopped replica
         os.kill(victim, signal.SIGKILL)
         answers = [answer for each in running for answer in each.result(timeout=120)]
     assert len(answers) == CLIENTS * ROUNDS
@@ -98,6 +100,10 @@ def test_a_replica_killed_under_eight_requests_is_not_noticed(app: LiveApp) -> N
     lines = httpx.get(f"{app.url}/metrics").text.splitlines()
     failed = [each for each in lines if each.startswith("phi_serve_attempts_total") and "encoder" in each and '"ok"' not in each]
     assert failed  # else the replica had nothing under way
+    closed = [
+        each for each in lines if each.startswith("phi_serve_breaker{") and 'state="closed"' in each and each.endswith(" 1.0")
+    ]
+    assert [each for each in closed if 'group="encoder"' in each and 'replica=""' in each]  # one replica's failures are its own
     app.await_replicas("encoder", 2)
     _await_reports(app)
     assert _embed(app, TEXTS[:3]) == expected[:3]
